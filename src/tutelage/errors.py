@@ -1,0 +1,28 @@
+"""The one exception a user is meant to read, and the sentence that lists the choices."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in a command, a configuration or a file: shown as one message, exit code 2, no traceback.
+
+    The message says what was expected, what came and what the choices are.
+    """
+
+
+class TestSetClosed(RuntimeError):
+    """The test split was asked for before a checkpoint had been selected on validation."""
+
+    __test__ = False  # pytest would otherwise collect the class by its name
+
+
+def choices(name: str, known: Iterable[str], *, limit: int = 12) -> str:
+    """Say which names exist, the nearest to `name` first: "did you mean 'a'? Known: a, b, c"."""
+    names = sorted(set(map(str, known)))
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    listed = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Known: {listed or 'none'}"

@@ -1,0 +1,114 @@
+"""The identity of a run: a hash of everything in its configuration that can change a number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from tutelage.errors import UserError
+
+LENGTH = 12
+"""Hexadecimal digits of an identity: 48 bits, so that a million runs collide with probability 0.002."""
+
+EXCLUDED: dict[str, str] = {
+    "runs_dir": "where a run is stored",
+    "logger": "mirrors of the record",
+    "display": "what the screen shows",
+    "verbose": "what the screen shows",
+    "rerun": "an order to this command, not a property of the run",
+    "retry": "what happens after a failure",
+    "on_failure": "what happens to the rest of a sweep after a failure",
+    "launcher": "where and beside what a job runs",
+    "tags": "labels for people",
+    "notes": "labels for people",
+    "hardware.threads": "a matter of speed",
+    "hardware.num_workers": "batches are a function of the seed and the step, whoever loads them",
+    "data.root": "content counts, not its place; folders of a user carry `data.fingerprint`",
+    "data.cache*": "a matter of speed",
+    "data.num_workers": "batches are a function of the seed and the step, whoever loads them",
+    "data.prefetch*": "a matter of speed",
+    "data.pin_memory": "a matter of speed",
+    "data.download": "how the files came here",
+    "needs.*.command": "how a needed run is made; which run it is stays in (`needs.*.run`)",
+}
+"""Dotted patterns of the keys outside the identity (each with all that is below it), with the reason."""
+
+
+def identify(config: Mapping[str, Any]) -> str:
+    """Return the identity of a resolved configuration: 12 hexadecimal digits.
+
+    The order of keys, tuple or list, and 1 or 1.0 make no difference; True and 1 differ; NaN equals NaN.
+
+    Raises:
+        UserError: a value is not plain data (mapping, list, text, number, bool, None); the message names its
+            key.
+    """
+    text = json.dumps(canonical(without_excluded(config)), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:LENGTH]
+
+
+def is_excluded(key: str) -> bool:
+    """Say whether a dotted key lies outside the identity."""
+    return any(_covers(pattern, key) for pattern in EXCLUDED)
+
+
+def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Copy the nested mapping without the keys that lie outside the identity."""
+    kept: dict[str, Any] = {}
+    for key, value in config.items():
+        dotted = f"{prefix}{key}"
+        if is_excluded(dotted):
+            continue
+        kept[key] = without_excluded(value, f"{dotted}.") if isinstance(value, Mapping) else value
+    return kept
+
+
+def canonical(value: Any, key: str = "") -> Any:
+    """Bring plain data into the one form that is hashed; `key` is the dotted place, for messages."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, float):
+        # repr of a float subclass (numpy's) is not a number, hence the conversion; inf has no integer value.
+        return int(value) if value.is_integer() else float(value)
+    if isinstance(value, int):
+        if abs(value) >= 10**4000:
+            raise UserError(f"'{key}' is an integer of more than 4,000 digits")
+        return int(value)
+    if isinstance(value, list | tuple):
+        return [canonical(item, f"{key}[{place}]") for place, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        return _canonical_mapping(value, key)
+    raise UserError(
+        f"'{key or 'the configuration'}' must be plain data (mapping, list, text, number, bool, null), "
+        f"got {type(value).__name__}: {value!r:.80}"
+    )
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) for every leaf; lists and empty mappings are leaves."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _canonical_mapping(value: Mapping[Any, Any], key: str) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, item in value.items():
+        # JSON has text keys only: 1 and "1" name the same entry, and a mapping with both has no one meaning.
+        text = name if isinstance(name, str) else json.dumps(canonical(name, f"{key} (a key)"))
+        if text in result:
+            raise UserError(
+                f"'{key or 'the configuration'}' has the key {text} twice (as text and as number)"
+            )
+        result[text] = canonical(item, f"{key}.{text}" if key else text)
+    return result
+
+
+def _covers(pattern: str, key: str) -> bool:
+    wanted, given = pattern.split("."), key.split(".")
+    return len(wanted) <= len(given) and all(map(fnmatchcase, given, wanted))

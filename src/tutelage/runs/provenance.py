@@ -1,0 +1,218 @@
+"""Where a number comes from: code, versions, machine, command and times of one attempt at a run.
+
+Privacy: no user name and no host name is recorded; the home folder is written `~` and the working folder `.`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tutelage
+
+PACKAGE = Path(tutelage.__file__).parent
+DIFF_LIMIT_BYTES = 200_000
+_UNTRACKED_LIMIT = 100
+_GIT_TIMEOUT_S = 5.0
+
+
+def collect(*, command: Sequence[str] | None = None, gpus: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return the provenance of an attempt that starts now.
+
+    Everything but the time is gathered once per process: a sweep's jobs share one reading. `gpus` are the
+    names of the devices if the caller knows them; otherwise nvidia-smi is asked, if it exists.
+    """
+    return {
+        "started": now(),
+        "command": [scrub(word) for word in (sys.argv if command is None else command)],
+        "code": code(),
+        "working_folder": repository(Path.cwd()),
+        "packages": packages(),
+        "python": platform.python_version(),
+        "machine": {**machine(), "gpus": list(gpus) if gpus is not None else list(_gpus())},
+    }
+
+
+def now() -> str:
+    """The time, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def scrub(text: str) -> str:
+    """Write the working folder as `.` and the home folder as `~`, so that no user name leaves the machine."""
+    for folder, short in ((str(Path.cwd()), "."), (str(Path.home()), "~")):
+        if len(folder) > 1:
+            text = re.sub(rf"{re.escape(folder)}(?=$|[/\\\s'\",:;=\]])", short, text)
+    return text
+
+
+@functools.cache
+def code() -> dict[str, Any]:
+    """The package's version, the digest of its files, and its commit where it runs from a checkout."""
+    # An installed package may lie in a virtual environment inside the user's own repository, which is not its
+    # origin.
+    installed = {"site-packages", "dist-packages"} & set(PACKAGE.parts)
+    return {
+        "version": tutelage.__version__,
+        "digest": code_digest(),
+        "rooms": room_digests(),
+        **({} if installed else repository(PACKAGE, below=True) or {}),
+    }
+
+
+@functools.cache
+def repository(folder: Path, *, below: bool = False) -> dict[str, Any] | None:
+    """Return commit, diff and names of untracked files of the repository around a folder, or None.
+
+    With `below`, only changes below the folder count, not those elsewhere in the repository.
+    """
+    scope = ("--", ".") if below else ()
+    status = _git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=normal", "-z", *scope)
+    if status is None:
+        return None
+    entries = status.split("\0")
+    commit = next((e.removeprefix("# branch.oid ") for e in entries if e.startswith("# branch.oid ")), None)
+    untracked = sorted(e[2:] for e in entries if e.startswith("? "))
+    changed = any(e[:2] in ("1 ", "2 ", "u ") for e in entries)
+    facts: dict[str, Any] = {"commit": None if commit == "(initial)" else commit, "changed": changed}
+    if changed and facts["commit"]:
+        diff = _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff", *scope) or ""
+        facts["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest()
+        facts["diff"] = diff if len(diff) <= DIFF_LIMIT_BYTES else diff[:DIFF_LIMIT_BYTES] + "\n[cut]\n"
+    if untracked:
+        facts["untracked"] = untracked[:_UNTRACKED_LIMIT]
+    return facts
+
+
+@functools.cache
+def packages() -> dict[str, str]:
+    """Versions of the installed packages that Tutelage asks for; nothing is imported."""
+    try:
+        wanted = metadata.requires("tutelage") or []
+    except metadata.PackageNotFoundError:
+        wanted = []
+    found: dict[str, str] = {}
+    for name in sorted({re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in wanted}):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def machine() -> dict[str, Any]:
+    """Platform, processor, cores (those this process may use, too) and memory in MB; no host name."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "cores_usable": usable,
+        "memory_mb": _memory_mb(),
+    }
+
+
+@functools.cache
+def room_digests() -> dict[str, str]:
+    """Digest of the source files of each room; the files beside the rooms count as the room "."."""
+    rooms: dict[str, list[Path]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).parts
+        rooms.setdefault(parts[0] if len(parts) > 1 else ".", []).append(path)
+    return {room: _digest(paths) for room, paths in rooms.items()}
+
+
+@functools.cache
+def code_digest() -> str:
+    """Digest of the package's source: equal digests mean equal code, with or without git."""
+    text = "\n".join(f"{room} {digest}" for room, digest in sorted(room_digests().items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def changed_rooms(provenance: Mapping[str, Any]) -> list[str]:
+    """Name the rooms whose code differs from that of a recorded attempt."""
+    recorded = provenance.get("code", {}).get("rooms", {})
+    current = room_digests()
+    return sorted(r for r in {*recorded, *current} if recorded.get(r) != current.get(r)) if recorded else []
+
+
+def commits(attempts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Short names of the code of a run's attempts, each once: a commit (+ digest if changed) or a digest."""
+    names: list[str] = []
+    for attempt in attempts:
+        facts = attempt.get("code", {})
+        if facts.get("commit"):
+            name = facts["commit"][:9] + (
+                f"+{facts.get('diff_sha256', '')[:6]}" if facts.get("changed") else ""
+            )
+        else:
+            name = f"code {facts['digest'][:9]}" if facts.get("digest") else "unknown"
+        if name not in names:
+            names.append(name)
+    return names
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    result = hashlib.sha256()
+    for path in paths:
+        content = path.read_bytes()
+        result.update(f"{path.relative_to(PACKAGE).as_posix()} {len(content)}\n".encode())
+        result.update(content)
+    return result.hexdigest()[:16]
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # GIT_OPTIONAL_LOCKS: reading the state must not write the user's index.
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    return _output("git", "-C", str(folder), *arguments, environment=environment)
+
+
+def _output(*command: str, environment: Mapping[str, str] | None = None) -> str | None:
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=_GIT_TIMEOUT_S,
+            env=environment,
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode("utf-8", errors="replace")
+
+
+@functools.cache
+def _gpus() -> tuple[str, ...]:
+    text = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or ""
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return (_output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()).strip()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+def _memory_mb() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -1,0 +1,263 @@
+"""Files that survive a kill: atomic writes, strict JSON, and the append-only record of metrics.
+
+JSON knows no NaN, so a number that is not finite is written as the text "NaN", "Infinity" or "-Infinity"
+(which float() of any language reads) and comes back as that number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from tutelage.errors import UserError
+
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+TEMPORARY_SUFFIX = ".tmp"
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends well, that file takes the place of `path`.
+
+    Whatever happens (an error, a full disk, a kill), `path` holds either its old or its new content, whole.
+    With `keep`, the old content stays under that name; `path` exists at every moment in between.
+    """
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        _sync(temporary)
+        if keep is not None and path.exists():
+            _link(path, keep)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically; numbers that are not finite become text."""
+    write_text(path, json.dumps(_encode(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours.
+
+    Raises:
+        UserError: the file is not JSON (truncated, or changed by hand).
+    """
+    try:
+        return _decode(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: expected JSON, but {error}") from error
+
+
+def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a YAML file atomically, keys in their order; tuples become lists."""
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    # No aliases: a value used twice is written twice, so that the file can be edited and compared line by
+    # line.
+    dumper = type("_PlainDumper", (dumper,), {"ignore_aliases": lambda *_: True})
+    write_text(path, yaml.dump(_plain(value), Dumper=dumper, sort_keys=False, allow_unicode=True, width=110))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping; nothing in it can run code.
+
+    Raises:
+        UserError: the file is not YAML, or not a mapping.
+    """
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: expected YAML, but {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{path} is damaged: expected a mapping of keys to values, got {type(value).__name__}"
+        )
+    return value
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed writers left in a folder; call it under the run's lock only."""
+    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+class Metrics(NamedTuple):
+    """The rows of a metrics file, and a sentence for each line that could not be read."""
+
+    rows: list[dict[str, Any]]
+    dropped: list[str]
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read a metrics file; a torn or broken line is dropped and named. A missing file has no rows."""
+    if not path.exists():
+        return Metrics([], [])
+    rows: list[dict[str, Any]] = []
+    dropped: list[str] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        row = _parse_row(line)
+        if row is None:
+            dropped.append(f"{path.name}: line {number} is torn or broken and was dropped: {line[:60]!r}")
+        else:
+            rows.append(row)
+    return Metrics(rows, dropped)
+
+
+class MetricsWriter:
+    """Appends rows to a metrics file, a JSON object a line: {"step": 100, "time_s": 3.2, "train/loss": 0.1}.
+
+    Rows wait in memory until `flush`, which puts all of them on the disk in one write. Flush before a
+    checkpoint is written, so that the record is never behind the checkpoint a run resumes from.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: list[str] = []
+        _repair_tail(path)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Take a row; `step` is required."""
+        if "step" not in row:
+            raise ValueError(f"a metrics row needs 'step', got the keys {sorted(row)}")
+        self._waiting.append(json.dumps(_encode(row), ensure_ascii=False, allow_nan=False))
+
+    def flush(self) -> None:
+        """Put the waiting rows on the disk.
+
+        Raises:
+            OSError: the disk is full or gone; the file is as before and the rows still wait.
+        """
+        if not self._waiting:
+            return
+        data = ("\n".join(self._waiting) + "\n").encode()
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(descriptor).st_size
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        except BaseException:
+            os.ftruncate(descriptor, size)
+            raise
+        finally:
+            os.close(descriptor)
+        self._waiting.clear()
+
+    def truncate_after(self, step: int) -> int:
+        """Drop the rows beyond `step` (a resumed run writes them again) and return how many there were."""
+        self._waiting.clear()
+        rows = read_metrics(self._path).rows
+        kept = [row for row in rows if row["step"] <= step]
+        if len(kept) < len(rows):
+            lines = [json.dumps(_encode(row), ensure_ascii=False, allow_nan=False) + "\n" for row in kept]
+            write_text(self._path, "".join(lines))
+        return len(rows) - len(kept)
+
+    def close(self) -> None:
+        """Flush; the writer holds no open file."""
+        self.flush()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _parse_row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = _decode(json.loads(line))
+    except (ValueError, RecursionError):
+        return None
+    # A line torn inside a number may still parse as a number, never as an object with a step.
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int | float) else None
+
+
+def _repair_tail(path: Path) -> None:
+    # A kill can leave half a line; the next row must not be glued to it.
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    data = path.read_bytes()
+    if data.endswith(b"\n"):
+        return
+    start = data.rfind(b"\n") + 1
+    whole = _parse_row(data[start:]) is not None
+    with replacing(path) as temporary:
+        temporary.write_bytes(data + b"\n" if whole else data[:start])
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _link(path: Path, keep: Path) -> None:
+    # A second name for the old content first, so that no moment lacks `path`; file systems without links
+    # copy.
+    temporary = _temporary(keep)
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    temporary.replace(keep)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, Mapping):
+        return {str(key): _encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, str):
+        return _NOT_FINITE.get(value, value)
+    if isinstance(value, dict):
+        return {key: _decode(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    return value

@@ -1,0 +1,278 @@
+"""One run: its folder, its files, its state, and the lock that lets one process at a time write them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tutelage.errors import UserError
+from tutelage.runs.identity import LENGTH, identify
+from tutelage.runs.records import (
+    Metrics,
+    MetricsWriter,
+    read_json,
+    read_metrics,
+    read_yaml,
+    remove_temporaries,
+    write_json,
+    write_yaml,
+)
+
+_GRACE_S = 0.3
+"""How long "at once" is: another process asking for a run's state holds its lock for an instant."""
+
+
+class State(StrEnum):
+    """What a run's files and lock say about it."""
+
+    MISSING = "missing"
+    INTERRUPTED = "interrupted"
+    RUNNING = "running"
+    FAILED = "failed"
+    COMPLETE = "complete"
+
+
+class RunBusy(UserError):
+    """Another process works on this run."""
+
+
+class Run:
+    """A run's folder `<runs_dir>/<name>/<identity>/`, which need not exist yet.
+
+    Files, in the order they come: `config.yaml`, `provenance.json`, `metrics.jsonl`, `log.txt`,
+    `checkpoints/{last,previous,best}.ckpt`, `failed.json` after a failure, and last `result.json`.
+    """
+
+    def __init__(self, path: Path, *, name: str | None = None) -> None:
+        self.path = path
+        self._name = name
+        self._file_lock: FileLock | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def identity(self) -> str:
+        """The 12 hexadecimal digits."""
+        return self.path.name[:LENGTH]
+
+    @property
+    def name(self) -> str:
+        """The experiment's name, such as `demo/plain`."""
+        if self._name is None:
+            self._name = str(self.config.get("name", self.path.parent.name))
+        return self._name
+
+    @property
+    def key(self) -> str:
+        """`<name>/<identity>`: what a report and `needs.<name>.run` call this run."""
+        return f"{self.name}/{self.identity}"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, read from the folder."""
+        path = self.path / "config.yaml"
+        if not path.is_file():
+            raise UserError(f"no run in {self.path}: expected a file config.yaml there")
+        return read_yaml(path)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """`{"attempts": [...]}`: where each attempt's numbers came from; empty if there is no record."""
+        path = self.path / "provenance.json"
+        return read_json(path) if path.is_file() else {"attempts": []}
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The finished result, or None."""
+        path = self.path / "result.json"
+        return read_json(path) if path.is_file() else None
+
+    @property
+    def failure(self) -> dict[str, Any] | None:
+        """Why the last attempt failed ("error", "message", ...), or None."""
+        path = self.path / "failed.json"
+        return read_json(path) if path.is_file() else None
+
+    @property
+    def metrics(self) -> Metrics:
+        """The recorded rows."""
+        return read_metrics(self.path / "metrics.jsonl")
+
+    @property
+    def log(self) -> Path:
+        """The text log."""
+        return self.path / "log.txt"
+
+    def checkpoint(self, which: str) -> Path:
+        """Return the path of the checkpoint `last`, `previous` or `best`."""
+        return self.path / "checkpoints" / f"{which}.ckpt"
+
+    @property
+    def state(self) -> State:
+        """The state that the files and the lock show now."""
+        if self.is_complete:
+            return State.COMPLETE
+        if self.is_locked:
+            return State.RUNNING
+        if not self.path.is_dir():
+            return State.MISSING
+        if (self.path / "failed.json").is_file():
+            return State.FAILED
+        return State.INTERRUPTED
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a whole result is stored; a damaged one does not count, so the run is finished again."""
+        try:
+            result = self.result
+        except (UserError, OSError):
+            return False
+        return isinstance(result, dict) and result.get("state") == State.COMPLETE
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process holds the run's lock (a killed one does not: the system frees its lock)."""
+        if self._file_lock is not None and self._file_lock.is_locked:
+            return True
+        if not self._lock_path.is_file():
+            return False
+        probe = FileLock(self._lock_path, thread_local=False)
+        try:
+            probe.acquire(timeout=0)
+        except Timeout:
+            return True
+        except OSError:  # somebody else's folder: we cannot ask, and cannot write there either
+            return False
+        probe.release()
+        return False
+
+    @contextlib.contextmanager
+    def lock(self, *, wait: bool = True, say: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Hold the run: one process at a time writes it. Holding it again from the same object is allowed.
+
+        The lock lies beside the folder, so it stays valid while an attempt is archived, and the system frees
+        it when its process dies. `say` is told once, in words, whom a waiting process waits for.
+
+        Raises:
+            RunBusy: another process holds it and `wait` is false.
+            UserError: the folder cannot be written.
+        """
+        make_folder(self._lock_path.parent)
+        lock = self._file_lock = self._file_lock or FileLock(self._lock_path, thread_local=False, mode=0o666)
+        try:
+            self._acquire(lock, wait, say)
+        except OSError as error:
+            raise UserError(f"cannot lock {self.path}: {error.strerror or error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+        """Open an attempt (new, resumed or again after a failure): write the configuration, note the attempt.
+
+        Call it under the lock. What killed writers left is cleared; an old failure moves to
+        `failed-<n>.json`.
+        """
+        if identify(config) != self.identity:
+            raise ValueError(
+                f"this configuration has the identity {identify(config)}, not that of {self.path}"
+            )
+        make_folder(self.path / "checkpoints")
+        for folder in (self.path, self.path / "checkpoints"):
+            remove_temporaries(folder)
+        write_yaml(self.path / "config.yaml", config)
+        if (self.path / "failed.json").exists():
+            (self.path / "failed.json").rename(self.path / f"failed-{self.failures + 1}.json")
+        try:
+            attempts = list(self.provenance["attempts"])
+        except (UserError, KeyError, TypeError):  # damaged: the new attempt still gets its record
+            attempts = []
+        write_json(self.path / "provenance.json", {"attempts": [*attempts, dict(provenance)]})
+
+    @property
+    def failures(self) -> int:
+        """How many earlier attempts failed and were begun again (an open failure not counted)."""
+        return len(list(self.path.glob("failed-*.json")))
+
+    def writer(self) -> MetricsWriter:
+        """Open the record of metrics for appending."""
+        return MetricsWriter(self.path / "metrics.jsonl")
+
+    def complete(self, result: Mapping[str, Any]) -> None:
+        """Store the result; from this moment the run is complete."""
+        write_json(self.path / "result.json", {"state": str(State.COMPLETE), **result})
+
+    def fail(self, error: str, message: str, **facts: Any) -> None:
+        """Record why this attempt failed: the error's kind, its message, and facts such as the step."""
+        write_json(self.path / "failed.json", {"error": error, "message": message, **facts})
+
+    def archive(self) -> Path | None:
+        """Move the whole attempt to `<name>/.archive/<identity>-<n>` and return where (None: nothing there).
+
+        Call it under the lock. Nothing is deleted.
+        """
+        if not self.path.exists():
+            return None
+        folder = self.path.parent / ".archive"
+        make_folder(folder)
+        number = 1 + max((_number(path) for path in folder.glob(f"{self.identity}-*")), default=0)
+        return self.path.rename(folder / f"{self.identity}-{number}")
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.parent / ".locks" / f"{self.path.name}.lock"
+
+    @property
+    def _holder_path(self) -> Path:
+        return self._lock_path.with_suffix(".json")
+
+    def _acquire(self, lock: FileLock, wait: bool, say: Callable[[str], None] | None) -> None:
+        try:
+            lock.acquire(timeout=_GRACE_S, poll_interval=0.05)
+        except Timeout:
+            if not wait:
+                raise RunBusy(f"{self.key} is being run by {self._holder()}") from None
+            if say is not None:
+                say(f"waiting for {self.key}, which {self._holder()} is running")
+            lock.acquire(poll_interval=0.25)
+        # For messages only; the lock itself says who holds it. So a failure to note it is none.
+        note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        with contextlib.suppress(OSError):
+            self._holder_path.write_text(json.dumps(note), encoding="utf-8")
+
+    def _holder(self) -> str:
+        try:
+            note = json.loads(self._holder_path.read_text(encoding="utf-8"))
+            return f"process {note['pid']} on {note['host']} since {note['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        UserError: that is not possible; the message names the folder and `runs_dir`.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {path}: {error.strerror}. Name one that can be written: runs_dir=..."
+        ) from error
+
+
+def _number(path: Path) -> int:
+    digits = path.name.rpartition("-")[2]
+    return int(digits) if digits.isdigit() else 0

@@ -1,0 +1,131 @@
+"""Where runs live: `<runs_dir>/<name>/<identity>/`, found by name, by first digits, or by path."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import UserError, choices
+from tutelage.runs.identity import LENGTH, identify
+from tutelage.runs.run import Run
+
+_NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
+_IDENTITY = re.compile(rf"[0-9a-f]{{{LENGTH}}}")
+_SHORTEST_PREFIX = 3
+
+
+class Store:
+    """All runs below one folder. Creating a store touches no file."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser()
+
+    def run(self, name: str, identity: str) -> Run:
+        """Return the run of a name and an identity, whether or not it exists yet."""
+        check_name(name)
+        if not _IDENTITY.fullmatch(identity):
+            raise UserError(f"expected an identity of {LENGTH} hexadecimal digits, got {identity!r}")
+        return Run(self.root / name / identity, name=name)
+
+    def at(self, key: str) -> Run:
+        """Return the run of a key `<name>/<identity>`, as `needs.<name>.run` holds it."""
+        name, _, identity = key.rpartition("/")
+        return self.run(name, identity)
+
+    def for_config(self, config: Mapping[str, Any]) -> Run:
+        """Return the run of a resolved configuration (its `name` and its identity)."""
+        return self.run(name_of(config), identify(config))
+
+    def runs(self, under: str = "") -> Iterator[Run]:
+        """Yield the runs that exist at or below a name ("" for all), ordered by key; no archive."""
+        folder = self.root / under.strip("/")
+        if under and not folder.resolve().is_relative_to(self.root.resolve()):
+            raise UserError(f"'{under}' is not below {self.root}")
+        yield from self._walk(folder, under.strip("/"))
+
+    def names(self) -> list[str]:
+        """Return the names that have runs."""
+        return sorted({run.name for run in self.runs()})
+
+    def find(self, text: str) -> Run:
+        """Return the one run meant: by a folder, `<name>/<prefix>`, a prefix, or a name with one run.
+
+        Raises:
+            UserError: no run or several; the message lists them.
+        """
+        folder = Path(text).expanduser()
+        if (folder / "config.yaml").is_file():
+            return self.at_path(folder)
+        wanted = text.strip("/")
+        found = [run for run in self.runs() if _matches(run, wanted)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            lines = "\n".join(f"  {run.key}  {run.state}" for run in found[:20])
+            more = f"\n  ... and {len(found) - 20} more" if len(found) > 20 else ""
+            raise UserError(
+                f"'{text}' means {len(found)} runs; give more digits of one of them:\n{lines}{more}"
+            )
+        keys = [run.key for run in self.runs()]
+        raise UserError(f"no run '{text}' in {self.root}: {choices(wanted, {*self.names(), *keys})}")
+
+    def at_path(self, folder: Path) -> Run:
+        """Return the run in a folder, inside or outside this store (a copy, an archived attempt)."""
+        folder = folder.resolve()
+        root = self.root.resolve()
+        inside = folder.is_relative_to(root) and ".archive" not in folder.parts
+        return Run(folder, name=str(folder.parent.relative_to(root)) if inside else None)
+
+    def _walk(self, folder: Path, name: str) -> Iterator[Run]:
+        try:
+            with os.scandir(folder) as entries:
+                below = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise UserError(f"cannot read the runs folder {folder}: {error.strerror}") from error
+        for entry in below:
+            if name and _IDENTITY.fullmatch(entry):
+                yield Run(self.root / name / entry, name=name)
+            else:
+                yield from self._walk(folder / entry, f"{name}/{entry}" if name else entry)
+
+
+def check_name(name: str) -> str:
+    """Return a run's name (`demo/plain`) if it can be a folder below the runs folder.
+
+    Raises:
+        UserError: an empty part, "..", a leading dot, a character outside letters, digits and `._+=-`, or a
+            part that looks like an identity.
+    """
+    for part in str(name).split("/"):
+        if not _NAME_PART.fullmatch(part) or _IDENTITY.fullmatch(part):
+            raise UserError(
+                f"a run's name has parts like 'demo/plain' (letters, digits and ._+=-, not an identity), "
+                f"got {name!r}"
+            )
+    return name
+
+
+def name_of(config: Mapping[str, Any]) -> str:
+    """Return the name of a configuration's run.
+
+    Raises:
+        UserError: there is none, or it cannot be a folder.
+    """
+    name = config.get("name")
+    if not isinstance(name, str):
+        raise UserError(f"a configuration needs 'name', the run's name such as 'demo/plain', got {name!r}")
+    return check_name(name)
+
+
+def _matches(run: Run, wanted: str) -> bool:
+    if wanted in (run.name, run.key):
+        return True
+    name, _, prefix = wanted.rpartition("/")
+    if len(prefix) < _SHORTEST_PREFIX or not run.identity.startswith(prefix):
+        return False
+    return not name or run.name == name or run.name.endswith(f"/{name}")

@@ -1,0 +1,151 @@
+"""Identity: what changes a number changes the hash, nothing else does."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tutelage.errors import UserError
+from tutelage.runs.identity import EXCLUDED, flatten, identify, is_excluded, without_excluded
+
+quick = settings(max_examples=60, deadline=None)
+keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6).filter(lambda k: "." not in k)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+plain = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=12,
+)
+configs = st.dictionaries(keys, plain, max_size=5)
+
+
+def _shuffled(value, random):
+    if isinstance(value, dict):
+        items = [(key, _shuffled(item, random)) for key, item in value.items()]
+        random.shuffle(items)
+        return dict(items)
+    if isinstance(value, list):
+        return tuple(_shuffled(item, random) for item in value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+@quick
+@given(configs, st.randoms())
+def test_order_of_keys_tuples_and_whole_floats_do_not_matter(config, random):
+    assert identify(config) == identify(_shuffled(config, random))
+
+
+@quick
+@given(configs, keys, plain)
+def test_another_value_is_another_run(config, key, value):
+    changed = {**config, key: value}
+    same = key in config and repr(without_excluded(config)) == repr(without_excluded(changed))
+    if same or is_excluded(key):
+        return
+    before = config.get(key, "absent: no such value is drawn")
+    if _equal(before, value):
+        return
+    assert identify(config) != identify(changed)
+
+
+def _equal(one, other):
+    # The meaning of "same value" written the slow way: numbers by value, booleans apart, NaN equal to itself.
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return one == other or (math.isnan(one) and math.isnan(other))
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
+    return type(one) is type(other) and one == other
+
+
+@quick
+@given(configs)
+def test_survives_json_and_yaml(tmp_path_factory, config):
+    from tutelage.runs.records import read_yaml, write_yaml
+
+    assert identify(config) == identify(json.loads(json.dumps(config)))
+    printable = json.loads(json.dumps(config, default=str))
+    path = tmp_path_factory.mktemp("c") / "config.yaml"
+    write_yaml(path, printable)
+    assert identify(read_yaml(path)) == identify(printable)
+
+
+def test_true_is_not_one_and_text_is_not_number():
+    hashes = {
+        identify({"a": value})
+        for value in (True, 1, "1", "true", None, [1], math.nan, "NaN", math.inf, -math.inf)
+    }
+    assert len(hashes) == 10
+    assert identify({"a": 1}) == identify({"a": 1.0}) == identify({"a": 1.0 + 0.0})
+    assert identify({"a": 0.0}) == identify({"a": -0.0})
+
+
+@pytest.mark.parametrize("pattern", EXCLUDED)
+def test_every_exclusion_is_outside(pattern):
+    key = pattern.replace("needs.*", "needs.teacher").replace("*", "_anything")
+    config: dict = {
+        "name": "demo/plain",
+        "data": {"batch_size": 8},
+        "hardware": {"devices": 1},
+        "needs": {"teacher": {"run": "a"}},
+    }
+    before = identify(config)
+    *way, last = key.split(".")
+    place = config
+    for part in way:
+        place = place.setdefault(part, {})
+    place[last] = {"deep": ["/somewhere"]}
+    assert identify(config) == before
+    assert EXCLUDED[pattern]
+
+
+def test_what_stays_inside():
+    base = {
+        "name": "n",
+        "hardware": {"devices": 1},
+        "data": {"root": "a", "batch_size": 8},
+        "needs": {"t": {"run": "x/1", "command": ["a"]}},
+    }
+    for change in (
+        {"name": "m"},
+        {"hardware": {"devices": 2}},
+        {"data": {"root": "a", "batch_size": 9}},
+        {"needs": {"t": {"run": "x/2", "command": ["a"]}}},
+        {"needs": {"u": {"run": "x/1", "command": ["a"]}}},
+    ):
+        assert identify({**base, **change}) != identify(base)
+    # A key deeper down that only shares its last word with an excluded one.
+    assert identify({"model": {"runs_dir": 1}}) != identify({"model": {"runs_dir": 2}})
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", 1j, {"a": object()}, [object()]])
+def test_what_is_not_plain_data_is_named(value):
+    with pytest.raises(UserError, match=r"model\.thing"):
+        identify({"model": {"thing": value}})
+
+
+def test_number_keys():
+    assert identify({"a": {1: "x", 2: "y"}}) == identify({"a": {"2": "y", "1": "x"}})
+    with pytest.raises(UserError, match="twice"):
+        identify({"a": {1: "x", "1": "y"}})
+
+
+def test_huge_integer_is_a_message():
+    with pytest.raises(UserError, match="4,000 digits"):
+        identify({"seed": 10**5000})
+
+
+def test_form_is_fixed():
+    # Changing the form would orphan every finished run: do it knowingly.
+    assert identify({"name": "demo/plain", "seed": 0, "lr": 1e-3, "runs_dir": "x"}) == "285009cc520a"
+
+
+def test_flatten():
+    assert dict(flatten({"a": {"b": 1, "c": {}}, "d": [1]})) == {"a.b": 1, "a.c": {}, "d": [1]}

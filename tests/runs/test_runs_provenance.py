@@ -1,0 +1,119 @@
+"""Provenance: what code, what machine; nothing private; cheap enough to ask once per job."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tutelage.runs import provenance
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    git("init", "-q")
+    git("config", "user.email", "a@example.org")
+    git("config", "user.name", "A")
+    (tmp_path / "code.py").write_text("x = 1\n")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    provenance.repository.cache_clear()
+    yield tmp_path
+    provenance.repository.cache_clear()
+
+
+def test_clean_changed_and_untracked(checkout):
+    clean = provenance.repository(checkout)
+    assert (
+        len(clean["commit"]) == 40
+        and not clean["changed"]
+        and "diff" not in clean
+        and "untracked" not in clean
+    )
+    (checkout / "code.py").write_text("x = 2\n")
+    (checkout / "new file.py").write_text("")
+    assert provenance.repository(checkout) == clean  # one reading per process
+    provenance.repository.cache_clear()
+    changed = provenance.repository(checkout)
+    assert changed["commit"] == clean["commit"] and changed["changed"]
+    assert "-x = 1\n+x = 2" in changed["diff"] and changed["untracked"] == ["new file.py"]
+
+
+def test_changes_elsewhere_do_not_change_the_code(checkout):
+    (checkout / "package").mkdir()
+    (checkout / "code.py").write_text("x = 2\n")
+    assert not provenance.repository(checkout / "package", below=True)["changed"]
+    assert provenance.repository(checkout / "package")["changed"]
+
+
+def test_long_diff_is_cut(checkout, monkeypatch):
+    monkeypatch.setattr(provenance, "DIFF_LIMIT_BYTES", 100)
+    (checkout / "code.py").write_text("y = 3\n" * 1000)
+    facts = provenance.repository(checkout)
+    assert len(facts["diff"]) < 120 and facts["diff"].endswith("[cut]\n") and len(facts["diff_sha256"]) == 64
+
+
+def test_no_repository_no_git_no_commit(tmp_path, monkeypatch):
+    assert provenance.repository(Path("/")) is None
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    assert provenance.repository(tmp_path)["commit"] is None
+    monkeypatch.setenv("PATH", "")
+    assert provenance.repository(tmp_path / "elsewhere") is None
+
+
+def test_collect_is_json_and_names_what_matters():
+    facts = provenance.collect(command=["tutelage", "train", "seed=1"], gpus=["A GPU"])
+    facts = json.loads(json.dumps(facts, allow_nan=False))
+    assert facts["command"] == ["tutelage", "train", "seed=1"]
+    assert facts["machine"]["gpus"] == ["A GPU"] and facts["machine"]["cores"] >= 1
+    assert facts["code"]["version"] and len(facts["code"]["digest"]) == 16
+    assert facts["started"].endswith("+00:00")
+    assert not facts["packages"] or "torch" in facts["packages"]
+
+
+def test_nothing_private(monkeypatch, tmp_path):
+    import socket
+
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/secretname"))
+    work = tmp_path / "project"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    command = [
+        "/home/secretname/.venv/bin/tutelage",
+        f"data.root={work}/images",
+        "x=/home/secretname",
+        "y=/home/secretnameX",
+    ]
+    words = provenance.collect(command=command)["command"]
+    assert words == ["~/.venv/bin/tutelage", "data.root=./images", "x=~", "y=/home/secretnameX"]
+    text = json.dumps(provenance.collect(command=[])["machine"])
+    assert len(socket.gethostname()) < 4 or socket.gethostname() not in text
+
+
+def test_second_reading_is_fast():
+    provenance.collect()
+    started = time.perf_counter()
+    for _ in range(20):
+        provenance.collect()
+    assert (time.perf_counter() - started) / 20 < 0.01
+
+
+def test_changed_rooms_and_commits():
+    record = json.loads(json.dumps(provenance.collect()))
+    assert provenance.changed_rooms(record) == []
+    record["code"]["rooms"]["runs"] = "0" * 16
+    record["code"]["rooms"]["gone"] = "0" * 16
+    assert provenance.changed_rooms(record) == ["gone", "runs"]
+    assert provenance.changed_rooms({}) == []
+    attempts = [
+        {"code": {"commit": "a" * 40}},
+        {"code": {"commit": "a" * 40}},
+        {"code": {"commit": "b" * 40, "changed": True, "digest": "c" * 16}},
+        {"code": {"digest": "d" * 16}},
+        {},
+    ]
+    assert provenance.commits(attempts) == ["aaaaaaaaa", "bbbbbbbbb+cccccc", "code ddddddddd", "unknown"]

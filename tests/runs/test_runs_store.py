@@ -1,0 +1,327 @@
+"""Store and run: states from files and lock, search, archive, and locks that die with their process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tutelage.errors import UserError
+from tutelage.runs.run import RunBusy, State
+from tutelage.runs.store import Store, check_name
+
+HOLD = """
+import sys, time
+from tutelage.runs.store import Store
+run = Store(sys.argv[1]).at(sys.argv[2])
+with run.lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def config(name="demo/plain", **more):
+    return {"name": name, "seed": 0, **more}
+
+
+def start(store, cfg):
+    run = store.for_config(cfg)
+    with run.lock():
+        run.begin(cfg, {"started": "now"})
+    return run
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "runs")
+
+
+@pytest.fixture
+def holder(store):
+    """Start a process that holds a run's lock; it dies with the test."""
+    started = []
+
+    def hold(run):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(store.root), run.key], stdout=subprocess.PIPE
+        )
+        started.append(process)
+        assert process.stdout.readline() == b"held\n"
+        return process
+
+    yield hold
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_states(store):
+    cfg = config()
+    run = store.for_config(cfg)
+    assert run.state is State.MISSING
+    assert not store.root.exists()  # asking changes nothing
+    with run.lock():
+        assert run.state is State.RUNNING
+        run.begin(cfg, {"started": "t0"})
+    assert run.state is State.INTERRUPTED
+    run.fail("NotFinite", "the term 'task' is NaN at step 7", step=7)
+    assert run.state is State.FAILED and run.failure["step"] == 7
+    with run.lock():
+        run.begin(cfg, {"started": "t1"})
+        assert run.failure is None and run.failures == 1
+        run.complete({"best": {"step": 3}})
+        assert run.state is State.COMPLETE
+    assert run.state == "complete" and run.result["best"] == {"step": 3}
+    assert [a["started"] for a in run.provenance["attempts"]] == ["t0", "t1"]
+    assert run.config == cfg
+
+
+def test_damaged_result_is_not_complete(store):
+    run = start(store, config())
+    (run.path / "result.json").write_text('{"state": "comp')
+    assert run.state is State.INTERRUPTED
+    (run.path / "result.json").write_text("[]")
+    assert run.state is State.INTERRUPTED
+
+
+def test_damaged_config_and_provenance_are_written_anew(store):
+    cfg = config()
+    run = start(store, cfg)
+    (run.path / "config.yaml").write_text("name: [")
+    (run.path / "provenance.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.yaml is damaged"):
+        run.config
+    with run.lock():
+        run.begin(cfg, {"started": "t1"})
+    assert run.config == cfg and len(run.provenance["attempts"]) == 1
+
+
+def test_another_configuration_is_refused(store):
+    run = start(store, config())
+    with pytest.raises(ValueError, match="identity"):
+        run.begin(config(seed=1), {})
+
+
+def test_iterates_in_order_without_archive_and_strangers(store):
+    made = [
+        start(store, config(f"{n}/arm-{i}", seed=s)) for n in ("b", "a") for i in range(2) for s in range(2)
+    ]
+    (store.root / "a" / "notes").mkdir()
+    (store.root / "a" / "table.md").write_text("a table")
+    with made[0].lock():
+        made[0].archive()
+    keys = [run.key for run in store.runs()]
+    assert keys == sorted(run.key for run in made[1:])
+    assert [r.key for r in store.runs("a")] == [k for k in keys if k.startswith("a/")]
+    assert [r.key for r in store.runs("a/arm-1/")] == [k for k in keys if k.startswith("a/arm-1/")]
+    assert list(store.runs("none")) == []
+    with pytest.raises(UserError, match="not below"):
+        list(store.runs("../elsewhere"))
+
+
+def test_find(store):
+    one, two = start(store, config("demo/plain", seed=0)), start(store, config("demo/plain", seed=1))
+    other = start(store, config("demo/cnn"))
+    assert store.find(one.key).key == one.key
+    assert store.find(one.identity[:6]).key == one.key
+    assert store.find(f"demo/plain/{two.identity[:4]}").key == two.key
+    assert store.find(f"plain/{two.identity[:4]}").key == two.key
+    assert store.find("demo/cnn").key == other.key
+    assert store.find(str(other.path)).key == other.key
+    with pytest.raises(UserError, match="means 2 runs") as several:
+        store.find("demo/plain")
+    assert one.key in str(several.value) and two.key in str(several.value)
+    with pytest.raises(UserError, match="did you mean 'demo/cnn'"):
+        store.find("demo/cn")
+    with pytest.raises(UserError, match="no run"):
+        store.find("ab")  # two digits are too few to mean anything
+
+
+def test_a_copied_run_is_found_by_path(store, tmp_path):
+    run = start(store, config("demo/plain"))
+    copy = tmp_path / "elsewhere" / run.identity
+    copy.mkdir(parents=True)
+    (copy / "config.yaml").write_text((run.path / "config.yaml").read_text())
+    assert store.find(str(copy)).key == run.key
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/", "a//b", "../a", "a/..", ".hidden", "a b", "ä", "a/0123456789ab", "-x"]
+)
+def test_names_that_cannot_be_folders(name):
+    with pytest.raises(UserError, match="name"):
+        check_name(name)
+
+
+def test_name_is_required(store):
+    with pytest.raises(UserError, match="name"):
+        store.for_config({"seed": 0})
+
+
+def test_archive_keeps_everything(store):
+    cfg = config()
+    for attempt in (1, 2, 3):
+        run = start(store, cfg)
+        (run.path / "log.txt").write_text(str(attempt))
+        with run.lock():
+            moved = run.archive()
+        assert moved.name == f"{run.identity}-{attempt}" and (moved / "log.txt").read_text() == str(attempt)
+        assert run.state is State.MISSING
+        assert store.at_path(moved).key == run.key
+    with run.lock():
+        assert run.archive() is None
+
+
+def test_lock_is_held_and_freed_by_a_kill(store, holder):
+    run = start(store, config())
+    process = holder(run)
+    assert run.state is State.RUNNING
+    with pytest.raises(RunBusy, match=f"process {process.pid}"), run.lock(wait=False):
+        pytest.fail("two holders")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert run.state is State.INTERRUPTED
+    with run.lock(wait=False):
+        pass
+
+
+def test_waiting_says_so_and_gets_it(store, holder):
+    run = start(store, config())
+    process = holder(run)
+    threading.Timer(0.6, process.kill).start()
+    said = []
+    with run.lock(say=said.append):
+        assert len(said) == 1 and str(process.pid) in said[0] and run.key in said[0]
+
+
+def test_two_objects_in_one_process_exclude_each_other(store):
+    run, twin = start(store, config()), store.for_config(config())
+    with run.lock():
+        with run.lock():  # again from the same object
+            pass
+        assert run.is_locked and twin.state is State.RUNNING
+        with pytest.raises(RunBusy), twin.lock(wait=False):
+            pytest.fail("two holders")
+    with twin.lock(wait=False):
+        assert run.is_locked
+    assert not run.is_locked
+
+
+def test_asking_for_states_does_not_make_a_lock_fail(store):
+    run = start(store, config())
+    stop = threading.Event()
+
+    def ask():
+        twin = store.for_config(config())
+        while not stop.is_set():
+            twin.state
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    try:
+        for _ in range(30):
+            with run.lock(wait=False):
+                pass
+    finally:
+        stop.set()
+        asker.join()
+
+
+def test_a_waiter_is_right_after_an_archive(store):
+    """Who waited while the holder archived must write the new folder, alone."""
+    cfg = config()
+    run, twin = start(store, cfg), store.for_config(cfg)
+    order = []
+    with run.lock():
+        waiter = threading.Thread(target=lambda: _write(twin, cfg, order))
+        waiter.start()
+        time.sleep(0.5)
+        run.archive()
+        run.begin(cfg, {"started": "rerun"})
+        order.append("holder")
+    waiter.join()
+    assert order == ["holder", "waiter"]
+    assert [a["started"] for a in run.provenance["attempts"]] == ["rerun", "waiter"]
+
+
+def _write(run, cfg, order):
+    with run.lock():
+        run.begin(cfg, {"started": "waiter"})
+        order.append("waiter")
+
+
+def test_a_forked_child_does_not_keep_the_lock(store):
+    run = start(store, config())
+    with run.lock():
+        child = os.fork()
+        if child == 0:
+            time.sleep(30)
+            os._exit(0)
+    try:
+        with store.for_config(config()).lock(wait=False):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_root_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    run = Store(tmp_path / "file" / "runs").for_config(config())
+    with pytest.raises(UserError, match="runs_dir"), run.lock():
+        pass
+    assert run.state is State.MISSING
+
+
+def test_lock_file_that_cannot_be_opened(store, monkeypatch):
+    from filelock import FileLock
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    start(store, config())
+    monkeypatch.setattr(FileLock, "acquire", denied)
+    with pytest.raises(UserError, match="Permission denied"), store.for_config(config()).lock():
+        pass
+    assert store.for_config(config()).state is State.INTERRUPTED
+
+
+def test_open_files_go_back(store):
+    run = start(store, config())
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(50):
+        with run.lock():
+            run.state
+        store.for_config(config()).state
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+
+
+def test_rooms_import_nothing_heavy():
+    code = (
+        "import sys, json, importlib, pkgutil, tutelage.runs, tutelage.reporting\n"
+        "for room in (tutelage.runs, tutelage.reporting):\n"
+        "    for m in pkgutil.iter_modules(room.__path__):\n"
+        "        importlib.import_module(f'{room.__name__}.{m.name}')\n"
+        "heavy = 'torch lightning pytorch_lightning hydra omegaconf torchmetrics pandas scipy numpy'\n"
+        "heavy = [*heavy.split(), 'matplotlib']\n"
+        "print(json.dumps([m for m in heavy if m in sys.modules]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_many_runs_are_listed_quickly(store):
+    for seed in range(300):
+        folder = store.root / "sweep" / f"arm-{seed % 7}" / f"{seed:012x}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text('{"state": "complete"}')
+    started = time.perf_counter()
+    states = [run.state for run in store.runs()]
+    assert len(states) == 300 and set(states) == {State.COMPLETE}
+    assert time.perf_counter() - started < 1.0

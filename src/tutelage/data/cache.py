@@ -1,0 +1,94 @@
+"""Decoded data kept for the next job: in this process (a few sets), and on disk as memory-mapped arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from filelock import FileLock
+
+T = TypeVar("T")
+
+KEPT_SETS = 8
+"""Values kept in the process; the one unused for longest goes first."""
+
+_kept: OrderedDict[Hashable, Any] = OrderedDict()
+
+
+def remember(key: Hashable, make: Callable[[], T]) -> T:
+    """Return the value made earlier in this process under the key, or make it. The key must name all that
+    determines the value.
+    """
+    if key not in _kept:
+        _kept[key] = make()
+        while len(_kept) > KEPT_SETS:
+            _kept.popitem(last=False)
+    _kept.move_to_end(key)
+    return _kept[key]
+
+
+def forget() -> None:
+    """Drop every value kept in this process."""
+    _kept.clear()
+
+
+def cache_folder() -> Path:
+    """Return the folder for decoded and downloaded data: TUTELAGE_CACHE, by default ~/.cache/tutelage."""
+    return Path(os.environ.get("TUTELAGE_CACHE") or "~/.cache/tutelage").expanduser()
+
+
+def stored(
+    name: str, write: Callable[[Path], dict[str, Any]]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays and facts of the cache entry `name`, made on first use.
+
+    write: fills a folder with .npy files and returns JSON facts. The entry appears atomically and once, also
+    when several processes ask for it. Where the cache cannot be written, the entry lives in a temporary
+    folder of this process.
+    """
+    entry = cache_folder() / "decoded" / name
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        if not (entry / "facts.json").is_file():
+            with FileLock(f"{entry}.lock"):
+                if not (entry / "facts.json").is_file():
+                    _write_entry(entry, write)
+    except PermissionError as error:
+        warnings.warn(
+            f"decoded data cannot be kept in {entry.parent} ({error}); "
+            f"set TUTELAGE_CACHE to a folder of yours"
+        )
+        entry = Path(tempfile.mkdtemp(prefix="tutelage-")) / name
+        _write_entry(entry, write)
+        with contextlib.ExitStack() as stack:  # the mapping outlives the file's name
+            stack.callback(shutil.rmtree, entry.parent, ignore_errors=True)
+            return _read_entry(entry)
+    return _read_entry(entry)
+
+
+def _write_entry(entry: Path, write: Callable[[Path], dict[str, Any]]) -> None:
+    shutil.rmtree(entry, ignore_errors=True)
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=entry.parent, prefix=f".{entry.name}-") as temporary:
+        made = Path(temporary) / "entry"
+        made.mkdir()
+        facts = write(made)
+        (made / "facts.json").write_text(json.dumps(facts))
+        made.rename(entry)
+
+
+def _read_entry(entry: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    # Copy-on-write mappings: torch wants writable memory, and nothing may reach the file.
+    arrays = {
+        path.stem: np.load(path, mmap_mode="c", allow_pickle=False) for path in sorted(entry.glob("*.npy"))
+    }
+    return arrays, json.loads((entry / "facts.json").read_text())

@@ -1,0 +1,264 @@
+"""What every image classification set shares: the resident store, subsets, hard data and normalisation."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tutelage.data import cache, corruption
+from tutelage.data import splits as splitting
+from tutelage.data.augment import Augmentation, Chain
+from tutelage.data.base import DataModule, Resident, Store
+from tutelage.errors import UserError, choices
+from tutelage.tasks import Batch, Classification
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageStore(Resident):
+    """Images (N, C, H, W), uint8 or float, with labels (N,); a batch is augmented, then multiplied by
+    `scale` and shifted by `shift` (1, C, 1, 1).
+    """
+
+    images: Tensor
+    labels: Tensor
+    scale: Tensor
+    shift: Tensor
+    augment: Augmentation | None = None
+
+    @property
+    def draws(self) -> int:
+        """See `Store`."""
+        return 0 if self.augment is None else self.augment.draws
+
+    def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
+        """See `Resident`."""
+        images = self.images.index_select(0, index)
+        if self.augment is not None and noise is not None:
+            images = self.augment(images, noise)
+        return Batch(
+            images.float().mul_(self.scale).add_(self.shift), self.labels.index_select(0, index), index
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSource:
+    """What an image set holds before splitting.
+
+    images: (N, C, H, W), uint8 or float, of values 0 ... peak. labels: (N,) int64. official: the splits the
+    set comes with. key: names the content, for the caches.
+    """
+
+    images: Tensor
+    labels: np.ndarray
+    class_names: Sequence[str]
+    official: Mapping[str, np.ndarray]
+    peak: float
+    key: tuple[Any, ...]
+
+
+class ImageData(DataModule):
+    """Image classification: splits, class and label subsets, hard data, normalisation and augmentation of
+    any image source.
+
+    validation: fraction of the training images, or their number, held out (stratified) where the set has no
+    validation part. test: the same of all images, where the set has no test part.
+    classes: names or numbers of the classes to keep, re-numbered in this order. train_size: training images
+    to keep, stratified. per_class: training images to keep of each class, after validation was taken.
+    label_noise: share of wrong training labels; label_noise_kind and label_noise_map as in
+    `corruption.flip_labels`. missing: share of pixels set to 0 before normalisation, all channels of a pixel
+    together, in the training images ("train") or "all". normalization: "train" (mean and standard deviation
+    of the training images), null, or [means, deviations] per channel, of images scaled to [0, 1]. augment:
+    named augmentations in order.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        validation: float = 0.1,
+        test: float = 0.2,
+        classes: Sequence[str | int] | None = None,
+        train_size: int | None = None,
+        per_class: int | None = None,
+        label_noise: float = 0.0,
+        label_noise_kind: str = "symmetric",
+        label_noise_map: Mapping[int, int] | None = None,
+        missing: float = 0.0,
+        missing_in: str = "train",
+        normalization: str | Sequence[Sequence[float]] | None = "train",
+        augment: Mapping[str, Augmentation] | None = None,
+        eval_batch_size: int | None = None,
+        split_seed: int = 0,
+        fingerprint: str | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            split_seed=split_seed,
+            fingerprint=fingerprint,
+        )
+        if missing_in not in ("train", "all"):
+            raise UserError(
+                f"missing_in '{missing_in}' does not exist: {choices(missing_in, ('train', 'all'))}"
+            )
+        self.validation, self.test = validation, test
+        self.classes, self.train_size, self.per_class = classes, train_size, per_class
+        self.label_noise = corruption.check_rate(label_noise, "label_noise")
+        self.label_noise_kind, self.label_noise_map = label_noise_kind, label_noise_map
+        self.missing, self.missing_in = corruption.check_rate(missing, "missing"), missing_in
+        self.requested_normalization = normalization
+        steps = list((augment or {}).values())
+        self.augment: Augmentation | None = Chain(steps) if steps else None
+
+    @abstractmethod
+    def source(self) -> ImageSource:
+        """Return the images, labels and official splits."""
+
+    def load(self) -> None:
+        """See `DataModule`."""
+        source = self.source()
+        labels, names = self._choose_classes(source)
+        self.splits = self._split(labels, source.official)
+        self.facts["classes"] = names
+        self.facts["train_class_counts"] = np.bincount(
+            labels[self.splits["train"]], minlength=len(names)
+        ).tolist()
+        self._check_repeats(
+            cache.remember(("hashes", *source.key), lambda: splitting.row_hashes(source.images.numpy()))
+        )
+        images = self._spoil(source)
+        if self.label_noise:
+            labels, realised = corruption.flip_labels(
+                labels,
+                self.splits["train"],
+                rate=self.label_noise,
+                classes=len(names),
+                seed=self.split_seed,
+                kind=self.label_noise_kind,
+                mapping=self.label_noise_map,
+            )
+            self.facts["wrong_train_labels"] = realised
+        self.task = Classification(len(names))
+        self.input_shape = tuple(images.shape[1:])
+        self.normalization = self._normalization(images, source)
+        self.store = self._store(images, torch.from_numpy(labels), source.peak)
+
+    def _choose_classes(self, source: ImageSource) -> tuple[np.ndarray, list[str]]:
+        names = [str(name) for name in source.class_names]
+        if self.classes is None:
+            return source.labels, names
+        table = np.full(len(names), -1)
+        for position, name in enumerate(self.classes):
+            number = name if isinstance(name, int) else names.index(name) if name in names else -1
+            if not 0 <= number < len(names) or table[number] >= 0:
+                what = (
+                    "occurs twice"
+                    if 0 <= number < len(names)
+                    else f"does not exist: {choices(str(name), names)}"
+                )
+                raise UserError(f"data.classes: class {name!r} {what}")
+            table[number] = position
+        return table[source.labels], [names[i] for i in np.argsort(table)[len(names) - len(self.classes) :]]
+
+    def _split(self, labels: np.ndarray, official: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        parts = {name: indices[labels[indices] >= 0] for name, indices in official.items()}
+        train = parts["train"] if "train" in parts else np.flatnonzero(labels >= 0)
+        if "test" not in parts:
+            train, parts["test"] = splitting.hold_out(
+                train, self.test, seed=self.split_seed, name="test", labels=labels
+            )
+        if "validation" not in parts:
+            train, parts["validation"] = splitting.hold_out(
+                train, self.validation, seed=self.split_seed, name="validation", labels=labels
+            )
+        if self.train_size is not None:
+            train = splitting.limit(train, self.train_size, seed=self.split_seed, labels=labels)
+        if self.per_class is not None:
+            train = splitting.take_per_class(train, labels, self.per_class, seed=self.split_seed)
+        return {"train": train, "validation": parts["validation"], "test": parts["test"]}
+
+    def _spoil(self, source: ImageSource) -> Tensor:
+        if not self.missing:
+            return source.images
+        spoilt = (
+            np.sort(self.splits["train"]) if self.missing_in == "train" else np.arange(len(source.images))
+        )
+        key = ("missing", *source.key, self.missing, self.split_seed, splitting.digest(spoilt))
+
+        def make() -> tuple[Tensor, float]:
+            images, gone, pixels = source.images.clone(), 0, source.images[0, 0].numel()
+            chosen = np.zeros(len(images), dtype=bool)
+            chosen[spoilt] = True
+            for start in range(0, len(images), 4096):
+                block = images[start : start + 4096].flatten(2)
+                mask = corruption.missing_values(
+                    start, len(block), pixels, rate=self.missing, seed=self.split_seed
+                )
+                mask &= chosen[start : start + 4096, None]
+                block.masked_fill_(torch.from_numpy(mask)[:, None], 0)
+                gone += int(mask.sum())
+            return images, gone / (len(spoilt) * pixels)
+
+        images, self.facts["missing_values"] = cache.remember(key, make)
+        return images
+
+    def _normalization(
+        self, images: Tensor, source: ImageSource
+    ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        wanted, channels = self.requested_normalization, images.shape[1]
+        if wanted is None:
+            return None
+        if wanted == "train":
+            train = self.splits["train"]
+            key = (
+                "moments",
+                *source.key,
+                self.missing,
+                self.missing_in,
+                self.split_seed,
+                splitting.digest(train),
+            )
+            return cache.remember(key, lambda: _moments(images, train, source.peak))
+        if isinstance(wanted, str) or len(wanted) != 2 or any(len(part) != channels for part in wanted):
+            raise UserError(
+                f"normalization must be 'train', null or two lists of {channels} numbers "
+                f"(means, deviations), got {wanted!r}"
+            )
+        mean, deviation = (tuple(float(value) for value in part) for part in wanted)
+        if min(deviation) <= 0:
+            raise UserError(f"normalization: standard deviations must be positive, got {list(deviation)}")
+        return mean, deviation
+
+    def _store(self, images: Tensor, labels: Tensor, peak: float) -> Store:
+        channels = images.shape[1]
+        mean, deviation = self.normalization or ((0.0,) * channels, (1.0,) * channels)
+        scale = (1 / (peak * torch.tensor(deviation, dtype=torch.float64))).float().view(1, -1, 1, 1)
+        shift = (-torch.tensor(mean, dtype=torch.float64) / torch.tensor(deviation)).float().view(1, -1, 1, 1)
+        return ImageStore(images, labels, scale, shift, self.augment)
+
+
+MOMENT_IMAGES = 10_000
+"""Training images, evenly spaced, that the mean and deviation are taken from."""
+
+
+def _moments(images: Tensor, train: np.ndarray, peak: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of the training images scaled to [0, 1]; a constant channel
+    has deviation 1.
+    """
+    chosen = torch.from_numpy(train[:: max(1, len(train) // MOMENT_IMAGES)])
+    total = squares = torch.zeros(images.shape[1], dtype=torch.float64)
+    count = 0
+    for part in chosen.split(512):
+        block = images[part].transpose(0, 1).flatten(1).double() / peak
+        total, squares = total + block.sum(1), squares + block.square().sum(1)
+        count += block.shape[1]
+    mean = total / count
+    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+    deviation = torch.where(deviation < 1e-6, torch.ones_like(deviation), deviation)
+    return tuple(mean.tolist()), tuple(deviation.tolist())

@@ -1,0 +1,120 @@
+"""Phase diagrams: which pattern is cheapest over two of the sizes' exponents, as data and as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tutelage.errors import UserError
+from tutelage.scaling.predict import Energy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class PhaseDiagram:
+    """Winners and energies on a grid of exponents (sizes are d^exponent).
+
+    `winner[i, j]` indexes `labels` at y[i], x[j]; `tied` counts the patterns of equal least exponent there;
+    `exponent` is that of P*.
+    """
+
+    x_name: str
+    y_name: str
+    x: np.ndarray
+    y: np.ndarray
+    labels: tuple[str, ...]
+    winner: np.ndarray
+    tied: np.ndarray
+    exponent: np.ndarray
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per grid point, for a CSV file."""
+        return [
+            {
+                self.x_name: float(self.x[j]),
+                self.y_name: float(self.y[i]),
+                "pattern": self.labels[self.winner[i, j]],
+                "tied": int(self.tied[i, j]),
+                "exponent": float(self.exponent[i, j]),
+            }
+            for i in range(len(self.y))
+            for j in range(len(self.x))
+        ]
+
+
+def phase_diagram(
+    candidates: Sequence[Energy],
+    *,
+    x: tuple[str, Sequence[float]],
+    y: tuple[str, Sequence[float]],
+    fixed: Mapping[str, float] | None = None,
+) -> PhaseDiagram:
+    """Evaluate the exact minima of all candidates over a grid of exponents.
+
+    Args:
+        candidates: energies, in the order in which ties are named (`predict.energies` gives it).
+        x, y: a size's name and its exponents along the axis.
+        fixed: exponents of the other sizes; d has 1 unless given.
+
+    Raises:
+        UserError: for an axis that no energy depends on, or a size without an exponent.
+    """
+    at: dict[str, Any] = {"d": 1.0, **(fixed or {})}
+    known = sorted({name for energy in candidates for name in energy.sizes})
+    for axis in (x[0], y[0]):
+        if axis not in known:
+            raise UserError(f"No energy depends on '{axis}': axes can be {', '.join(known)}")
+    missing = [name for name in known if name not in {*at, x[0], y[0]}]
+    if missing:
+        raise UserError(f"No exponent given for {', '.join(missing)}: pass it in `fixed`")
+    xs, ys = np.asarray(x[1], float), np.asarray(y[1], float)
+    at |= dict(zip((x[0], y[0]), np.meshgrid(xs, ys), strict=True))
+    surfaces = []
+    for energy in candidates:
+        monomials = [sum(float(power) * at[name] for name, power in m.items()) for m in energy.minimum]
+        surfaces.append(np.max([np.broadcast_to(m, (len(ys), len(xs))) for m in monomials], axis=0))
+    stacked = np.stack(surfaces)
+    least = stacked.min(axis=0)
+    ties = stacked <= least + 1e-9
+    labels = tuple(energy.label for energy in candidates)
+    return PhaseDiagram(x[0], y[0], xs, ys, labels, ties.argmax(axis=0), ties.sum(axis=0), least)
+
+
+def plot_phase_diagram(diagram: PhaseDiagram, axes: Axes) -> None:
+    """Draw the regions with their names, hatched where patterns tie, and contours of the exponent of P*."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    present = sorted(set(diagram.winner.ravel().tolist()))
+    palette = ["#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c"]
+    colours = [palette[place % len(palette)] for place in range(len(present))]
+    region = np.searchsorted(present, diagram.winner)
+    axes.pcolormesh(
+        diagram.x,
+        diagram.y,
+        region,
+        cmap=ListedColormap(colours),
+        vmin=-0.5,
+        vmax=len(present) - 0.5,
+        alpha=0.6,
+    )
+    if (diagram.tied > 1).any():
+        axes.contourf(
+            diagram.x, diagram.y, diagram.tied > 1, levels=[0.5, 1.5], colors="none", hatches=["//"]
+        )
+    if np.ptp(diagram.exponent) > 0:
+        lines = axes.contour(diagram.x, diagram.y, diagram.exponent, colors="black", linewidths=0.6)
+        axes.clabel(lines, fontsize=7)
+    axes.set_xlabel(f"log {diagram.x_name} / log d")
+    axes.set_ylabel(f"log {diagram.y_name} / log d")
+    handles = [
+        Patch(color=c, alpha=0.6, label=diagram.labels[p]) for c, p in zip(colours, present, strict=True)
+    ]
+    if (diagram.tied > 1).any():
+        handles.append(Patch(facecolor="white", edgecolor="black", hatch="//", label="patterns tie"))
+    axes.legend(handles=handles, fontsize=7, loc="best")

@@ -94,6 +94,7 @@ def test_every_exclusion_is_outside(pattern):
         "name": "demo/plain",
         "data": {"batch_size": 8},
         "hardware": {"devices": 1},
+        "fit": {"max_steps": 3},
         "needs": {"teacher": {"run": "a"}},
     }
     before = identify(config)

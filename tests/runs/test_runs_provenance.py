@@ -103,10 +103,11 @@ def test_second_reading_is_fast():
 
 
 def test_changed_rooms_and_commits():
-    record = json.loads(json.dumps(provenance.collect()))
+    attempt = json.loads(json.dumps(provenance.collect()))
+    record = {"attempts": [{}, attempt]}
     assert provenance.changed_rooms(record) == []
-    record["code"]["rooms"]["runs"] = "0" * 16
-    record["code"]["rooms"]["gone"] = "0" * 16
+    attempt["code"]["rooms"]["runs"] = "0" * 16
+    attempt["code"]["rooms"]["gone"] = "0" * 16
     assert provenance.changed_rooms(record) == ["gone", "runs"]
     assert provenance.changed_rooms({}) == []
     attempts = [

@@ -191,6 +191,13 @@ def test_full_disk_keeps_file_and_rows(tmp_path, monkeypatch):
     assert _steps(path) == [1, 2]
 
 
+def test_append_json_line_mends_what_is_torn(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2')
+    records.append_json_line(path, {"a": math.nan})
+    assert path.read_text() == '{"a": 1}\n{"a": "NaN"}\n'
+
+
 def test_leftovers_of_killed_writers_are_cleared(tmp_path):
     (tmp_path / ".last.ckpt.123.tmp").write_text("half")
     (tmp_path / ".folder.9.tmp").mkdir()

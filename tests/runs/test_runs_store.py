@@ -149,6 +149,7 @@ def test_a_copied_run_is_found_by_path(store, tmp_path):
     copy.mkdir(parents=True)
     (copy / "config.yaml").write_text((run.path / "config.yaml").read_text())
     assert store.find(str(copy)).key == run.key
+    assert Store(copy.parent).at_path(copy).key == run.key
 
 
 @pytest.mark.parametrize(

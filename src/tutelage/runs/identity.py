@@ -24,6 +24,7 @@ EXCLUDED: dict[str, str] = {
     "launcher": "where and beside what a job runs",
     "tags": "labels for people",
     "notes": "labels for people",
+    "fit.checkpoint_every_s": "a resumed run equals an undisturbed one",
     "hardware.threads": "a matter of speed",
     "hardware.num_workers": "batches are a function of the seed and the step, whoever loads them",
     "data.root": "content counts, not its place; folders of a user carry `data.fingerprint`",

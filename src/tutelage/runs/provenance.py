@@ -142,8 +142,9 @@ def code_digest() -> str:
 
 
 def changed_rooms(provenance: Mapping[str, Any]) -> list[str]:
-    """Name the rooms whose code differs from that of a recorded attempt."""
-    recorded = provenance.get("code", {}).get("rooms", {})
+    """Name the rooms whose code differs from that of a run's last attempt, given `Run.provenance`."""
+    attempts = provenance.get("attempts") or [{}]
+    recorded = attempts[-1].get("code", {}).get("rooms", {})
     current = room_digests()
     return sorted(r for r in {*recorded, *current} if recorded.get(r) != current.get(r)) if recorded else []
 
@@ -154,9 +155,8 @@ def commits(attempts: Iterable[Mapping[str, Any]]) -> list[str]:
     for attempt in attempts:
         facts = attempt.get("code", {})
         if facts.get("commit"):
-            name = facts["commit"][:9] + (
-                f"+{facts.get('diff_sha256', '')[:6]}" if facts.get("changed") else ""
-            )
+            differs = facts.get("changed") or facts.get("untracked")
+            name = facts["commit"][:9] + (f"+{facts.get('digest', '')[:6]}" if differs else "")
         else:
             name = f"code {facts['digest'][:9]}" if facts.get("digest") else "unknown"
         if name not in names:

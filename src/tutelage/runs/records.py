@@ -101,6 +101,12 @@ def remove_temporaries(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def append_json_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Add one JSON object as a line, in one write; a torn line that a kill left is mended first."""
+    _repair_tail(path)
+    _append(path, json.dumps(_encode(value), ensure_ascii=False, allow_nan=False) + "\n")
+
+
 class Metrics(NamedTuple):
     """The rows of a metrics file, and a sentence for each line that could not be read."""
 
@@ -151,19 +157,7 @@ class MetricsWriter:
         """
         if not self._waiting:
             return
-        data = ("\n".join(self._waiting) + "\n").encode()
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        size = os.fstat(descriptor).st_size
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        except BaseException:
-            os.ftruncate(descriptor, size)
-            raise
-        finally:
-            os.close(descriptor)
+        _append(self._path, "\n".join(self._waiting) + "\n")
         self._waiting.clear()
 
     def truncate_after(self, step: int) -> int:
@@ -187,13 +181,35 @@ class MetricsWriter:
         self.close()
 
 
+def _append(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    size = os.fstat(descriptor).st_size
+    try:
+        view = memoryview(text.encode())
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    except BaseException:
+        os.ftruncate(descriptor, size)
+        raise
+    finally:
+        os.close(descriptor)
+
+
 def _parse_row(line: bytes) -> dict[str, Any] | None:
     try:
         row = _decode(json.loads(line))
     except (ValueError, RecursionError):
         return None
-    # A line torn inside a number may still parse as a number, never as an object with a step.
     return row if isinstance(row, dict) and isinstance(row.get("step"), int | float) else None
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _repair_tail(path: Path) -> None:
@@ -204,7 +220,7 @@ def _repair_tail(path: Path) -> None:
     if data.endswith(b"\n"):
         return
     start = data.rfind(b"\n") + 1
-    whole = _parse_row(data[start:]) is not None
+    whole = _is_json(data[start:])
     with replacing(path) as temporary:
         temporary.write_bytes(data + b"\n" if whole else data[:start])
 

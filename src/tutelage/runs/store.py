@@ -76,8 +76,8 @@ class Store:
         """Return the run in a folder, inside or outside this store (a copy, an archived attempt)."""
         folder = folder.resolve()
         root = self.root.resolve()
-        inside = folder.is_relative_to(root) and ".archive" not in folder.parts
-        return Run(folder, name=str(folder.parent.relative_to(root)) if inside else None)
+        inside = folder.parent != root and folder.is_relative_to(root) and ".archive" not in folder.parts
+        return Run(folder, name=folder.parent.relative_to(root).as_posix() if inside else None)
 
     def _walk(self, folder: Path, name: str) -> Iterator[Run]:
         try:

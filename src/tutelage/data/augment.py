@@ -86,3 +86,55 @@ class HorizontalFlip:
         """See `Augmentation`."""
         flip = noise[:, 0] < self.probability
         return torch.where(flip[:, None, None, None], images.flip(-1), images)
+
+
+class RandomResizedCrop:
+    """Cut out a random part and resize it to the image's size (Szegedy et al. 2015, arXiv 1409.4842).
+
+    scale: range of the part's area as a share of the image's. ratio: range of its width over height. Area is
+    uniform and the ratio log-uniform within what fits, where torchvision draws again. Bilinear; streamed
+    files are cut from the original, antialiased.
+    """
+
+    draws = 4
+
+    def __init__(self, scale: Sequence[float] = (0.08, 1.0), ratio: Sequence[float] = (3 / 4, 4 / 3)) -> None:
+        for name, (low, high) in (("scale", scale), ("ratio", ratio)):
+            if not 0 < low <= high or (name == "scale" and high > 1):
+                raise UserError(
+                    f"RandomResizedCrop needs an ordered, positive {name} range (scale at most 1), "
+                    f"got {low}, {high}"
+                )
+        self.scale, self.ratio = tuple(scale), tuple(ratio)
+
+    def boxes(self, height: int, width: int, noise: Tensor) -> Tensor:
+        """Return the parts for noise (n, 4): (n, 4) whole numbers top, left, height, width, inside the
+        image.
+        """
+        u = noise.double()
+        area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, 0])
+        low = (area / height**2).clamp(*self.ratio).log()
+        high = (width**2 / area).clamp(*self.ratio).log()
+        ratio = (low + (high - low).clamp(min=0) * u[:, 1]).exp()
+        w = (area * ratio).sqrt().round().clamp(1, width).long()
+        h = (area / ratio).sqrt().round().clamp(1, height).long()
+        return torch.stack([below(u[:, 2], height - h + 1), below(u[:, 3], width - w + 1), h, w], dim=1)
+
+    def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
+        """See `Augmentation`: noise columns are area, ratio, vertical and horizontal place."""
+        height, width = images.shape[2:]
+        top, left, h, w = self.boxes(height, width, noise).unbind(1)
+        grid = torch.stack(
+            torch.broadcast_tensors(_places(left, w, width)[:, None, :], _places(top, h, height)[:, :, None]),
+            dim=3,
+        )
+        cut = F.grid_sample(images.float(), grid, mode="bilinear", align_corners=True)
+        return cut if images.is_floating_point() else cut.round().to(images.dtype)
+
+
+def _places(start: Tensor, length: Tensor, size: int) -> Tensor:
+    # Where the centres of `size` output pixels lie in a part of an axis, clamped to the part, in
+    # grid_sample's -1 ... 1.
+    centres = (torch.arange(size, device=start.device) + 0.5) * (length / size)[:, None] - 0.5
+    inside = torch.minimum(centres.clamp(min=0), length[:, None] - 1.0) + start[:, None]
+    return 2 * inside / max(size - 1, 1) - 1

@@ -15,6 +15,7 @@ from tutelage.data import cache, corruption
 from tutelage.data import splits as splitting
 from tutelage.data.augment import Augmentation, Chain
 from tutelage.data.base import DataModule, Resident, Store
+from tutelage.data.image_files import Files
 from tutelage.errors import UserError, choices
 from tutelage.tasks import Batch, Classification
 
@@ -50,11 +51,11 @@ class ImageStore(Resident):
 class ImageSource:
     """What an image set holds before splitting.
 
-    images: (N, C, H, W), uint8 or float, of values 0 ... peak. labels: (N,) int64. official: the splits the
-    set comes with. key: names the content, for the caches.
+    images: (N, C, H, W), uint8 or float, of values 0 ... peak; or files to be streamed. labels: (N,) int64.
+    official: the splits the set comes with. key: names the content, for the caches.
     """
 
-    images: Tensor
+    images: Tensor | Files
     labels: np.ndarray
     class_names: Sequence[str]
     official: Mapping[str, np.ndarray]
@@ -114,7 +115,7 @@ class ImageData(DataModule):
         self.missing, self.missing_in = corruption.check_rate(missing, "missing"), missing_in
         self.requested_normalization = normalization
         steps = list((augment or {}).values())
-        self.augment: Augmentation | None = Chain(steps) if steps else None
+        self.augment = Chain(steps) if steps else None
 
     @abstractmethod
     def source(self) -> ImageSource:
@@ -129,9 +130,9 @@ class ImageData(DataModule):
         self.facts["train_class_counts"] = np.bincount(
             labels[self.splits["train"]], minlength=len(names)
         ).tolist()
-        self._check_repeats(
-            cache.remember(("hashes", *source.key), lambda: splitting.row_hashes(source.images.numpy()))
-        )
+        if isinstance(source.images, Tensor):
+            pixels = source.images.numpy()
+            self._check_repeats(cache.remember(("hashes", *source.key), lambda: splitting.row_hashes(pixels)))
         images = self._spoil(source)
         if self.label_noise:
             labels, realised = corruption.flip_labels(
@@ -145,7 +146,7 @@ class ImageData(DataModule):
             )
             self.facts["wrong_train_labels"] = realised
         self.task = Classification(len(names))
-        self.input_shape = tuple(images.shape[1:])
+        self.input_shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
         self.normalization = self._normalization(images, source)
         self.store = self._store(images, torch.from_numpy(labels), source.peak)
 
@@ -183,16 +184,17 @@ class ImageData(DataModule):
             train = splitting.take_per_class(train, labels, self.per_class, seed=self.split_seed)
         return {"train": train, "validation": parts["validation"], "test": parts["test"]}
 
-    def _spoil(self, source: ImageSource) -> Tensor:
+    def _spoil(self, source: ImageSource) -> Tensor | Files:
+        clean = source.images
         if not self.missing:
-            return source.images
-        spoilt = (
-            np.sort(self.splits["train"]) if self.missing_in == "train" else np.arange(len(source.images))
-        )
+            return clean
+        if not isinstance(clean, Tensor):
+            raise UserError("data.missing needs images in memory: set data.storage=resident")
+        spoilt = np.sort(self.splits["train"]) if self.missing_in == "train" else np.arange(len(clean))
         key = ("missing", *source.key, self.missing, self.split_seed, splitting.digest(spoilt))
 
         def make() -> tuple[Tensor, float]:
-            images, gone, pixels = source.images.clone(), 0, source.images[0, 0].numel()
+            images, gone, pixels = clean.clone(), 0, clean[0, 0].numel()
             chosen = np.zeros(len(images), dtype=bool)
             chosen[spoilt] = True
             for start in range(0, len(images), 4096):
@@ -209,9 +211,9 @@ class ImageData(DataModule):
         return images
 
     def _normalization(
-        self, images: Tensor, source: ImageSource
+        self, images: Tensor | Files, source: ImageSource
     ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        wanted, channels = self.requested_normalization, images.shape[1]
+        wanted, channels = self.requested_normalization, self.input_shape[0]
         if wanted is None:
             return None
         if wanted == "train":
@@ -235,30 +237,43 @@ class ImageData(DataModule):
             raise UserError(f"normalization: standard deviations must be positive, got {list(deviation)}")
         return mean, deviation
 
-    def _store(self, images: Tensor, labels: Tensor, peak: float) -> Store:
-        channels = images.shape[1]
+    def _affine(self, peak: float) -> tuple[Tensor, Tensor]:
+        # (x / peak - mean) / deviation as one product and one sum, each (1, C, 1, 1).
+        channels = self.input_shape[0]
         mean, deviation = self.normalization or ((0.0,) * channels, (1.0,) * channels)
-        scale = (1 / (peak * torch.tensor(deviation, dtype=torch.float64))).float().view(1, -1, 1, 1)
-        shift = (-torch.tensor(mean, dtype=torch.float64) / torch.tensor(deviation)).float().view(1, -1, 1, 1)
-        return ImageStore(images, labels, scale, shift, self.augment)
+        spread = torch.tensor(deviation, dtype=torch.float64).view(1, -1, 1, 1)
+        shift = -torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1) / spread
+        return (1 / (peak * spread)).float(), shift.float()
+
+    def _store(self, images: Tensor | Files, labels: Tensor, peak: float) -> Store:
+        if not isinstance(images, Tensor):
+            raise TypeError(f"{type(self).__name__} cannot stream files")
+        return ImageStore(images, labels, *self._affine(peak), self.augment)
 
 
-MOMENT_IMAGES = 10_000
-"""Training images, evenly spaced, that the mean and deviation are taken from."""
+MOMENT_IMAGES = {Tensor: 10_000, Files: 1_000}
+"""Training images, evenly spaced, that the mean and deviation are taken from: in memory, and from files."""
 
 
-def _moments(images: Tensor, train: np.ndarray, peak: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments(
+    images: Tensor | Files, train: np.ndarray, peak: float
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of the training images scaled to [0, 1]; a constant channel
     has deviation 1.
     """
-    chosen = torch.from_numpy(train[:: max(1, len(train) // MOMENT_IMAGES)])
-    total = squares = torch.zeros(images.shape[1], dtype=torch.float64)
-    count = 0
-    for part in chosen.split(512):
-        block = images[part].transpose(0, 1).flatten(1).double() / peak
-        total, squares = total + block.sum(1), squares + block.square().sum(1)
-        count += block.shape[1]
-    mean = total / count
-    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+    chosen = train[:: -(-len(train) // MOMENT_IMAGES[type(images)])]
+    totals, count = [], 0
+    for start in range(0, len(chosen), 500):
+        part = chosen[start : start + 500]
+        block = (
+            images[torch.from_numpy(part)]
+            if isinstance(images, Tensor)
+            else torch.from_numpy(images.decode_many(part.tolist()))
+        )
+        values = block.transpose(0, 1).flatten(1).double() / peak
+        totals.append(torch.stack([values.sum(1), values.square().sum(1)]))
+        count += values.shape[1]
+    mean, square = torch.stack(totals).sum(0) / count
+    deviation = (square - mean.square()).clamp(min=0).sqrt()
     deviation = torch.where(deviation < 1e-6, torch.ones_like(deviation), deviation)
     return tuple(mean.tolist()), tuple(deviation.tolist())

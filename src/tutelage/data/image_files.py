@@ -1,0 +1,154 @@
+"""Image files: the layout of a folder, and decoding to one size (no torch)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tutelage.data.fingerprint import listing
+from tutelage.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+PART_FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+MODES = {1: "L", 3: "RGB"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Image files of a folder: relative paths and labels (N,), class names, and the splits its folders
+    state.
+    """
+
+    root: Path
+    paths: Sequence[str]
+    labels: np.ndarray
+    class_names: Sequence[str]
+    official: dict[str, np.ndarray]
+
+
+def read_layout(root: Path) -> Layout:
+    """List the images of root/<class>/... or of root/train/<class>/... with test/ and val/ beside it.
+
+    A val/ without a test/ is the test split (ImageNet's layout, where test labels are unpublished);
+    validation then comes from train. Classes are the sorted folder names of the training part. Raises
+    UserError where the folder has neither form.
+    """
+    forms = "root/<class>/<images> or root/{train,test}/<class>/<images>"
+    if not root.is_dir():
+        raise UserError(f"there is no image folder {root}: data.root must hold {forms}")
+    found = sorted(name for name, _ in listing(root) if name.lower().endswith(EXTENSIONS))
+    paths: list[str] = []
+    labels: list[int] = []
+    class_names: list[str] = []
+    official: dict[str, np.ndarray] = {}
+    for part, prefix in _part_prefixes(found).items():
+        inside = [name for name in found if name.startswith(prefix) and "/" in name[len(prefix) :]]
+        classes = [name[len(prefix) :].split("/", 1)[0] for name in inside]
+        class_names = class_names or sorted(set(classes))
+        if unknown := sorted(set(classes) - set(class_names)):
+            raise UserError(f"{root / prefix} has classes that train/ lacks: {', '.join(unknown[:5])}")
+        number = {name: label for label, name in enumerate(class_names)}
+        if part != "all":
+            official[part] = np.arange(len(paths), len(paths) + len(inside))
+        paths += inside
+        labels += [number[name] for name in classes]
+    if len(class_names) < 2:
+        raise UserError(
+            f"{root} holds {len(found)} images in {len(class_names)} class folders: expected {forms}, "
+            f"two classes or more; images end in {', '.join(EXTENSIONS)}"
+        )
+    return Layout(root, paths, np.asarray(labels, dtype=np.int64), class_names, official)
+
+
+def _part_prefixes(found: Sequence[str]) -> dict[str, str]:
+    folders = {name.split("/", 1)[0] for name in found if name.count("/") >= 2}
+    prefixes = {
+        part: f"{next(name for name in names if name in folders)}/"
+        for part, names in PART_FOLDERS.items()
+        if folders.intersection(names)
+    }
+    if "train" not in prefixes:
+        return {"all": ""}
+    if "test" not in prefixes and "validation" in prefixes:
+        prefixes["test"] = prefixes.pop("validation")
+    return prefixes
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Images to be decoded to one form: (channels, size, size) uint8, or their own common size where `size`
+    is None.
+    """
+
+    layout: Layout
+    size: int | None
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.layout.paths)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width after decoding."""
+        return (self.channels, self.size, self.size) if self.size is not None else self.decode(0).shape
+
+    def decode(self, index: int, box: Callable[[int, int], tuple[float, ...]] | None = None) -> np.ndarray:
+        """Return one image as uint8 (channels, height, width), resized with antialiased bilinear
+        interpolation.
+
+        box: from the height and width to the part (top, left, height, width) that is resized to `size`; by
+        default the largest centred square. Raises UserError where the file is no whole image.
+        """
+        path = self.layout.root / self.layout.paths[index]
+        try:
+            with Image.open(path) as image:
+                array = np.asarray(self._resized(image, box or _centre).convert(MODES[self.channels]))
+        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+            raise UserError(f"cannot read the image {path}: {error}. Replace or remove it") from error
+        return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+    def _resized(self, image: Image.Image, box: Callable[[int, int], tuple[float, ...]]) -> Image.Image:
+        if self.size is None:
+            return image
+        width, height = image.size
+        top, left, part_height, part_width = box(height, width)
+        if (part_height, part_width) == (
+            min(height, width),
+        ) * 2:  # a JPEG decodes faster at a fraction of its size
+            image.draft(MODES[self.channels], (self.size, self.size))
+        if image.size == (self.size, self.size) == (part_width, part_height):
+            return image
+        by = image.width / width, image.height / height
+        right, bottom = (
+            min((left + part_width) * by[0], image.width),
+            min((top + part_height) * by[1], image.height),
+        )
+        return image.convert(MODES[self.channels]).resize(
+            (self.size, self.size), Image.Resampling.BILINEAR, box=(left * by[0], top * by[1], right, bottom)
+        )
+
+    def decode_many(self, indices: Sequence[int]) -> np.ndarray:
+        """Return decoded images (n, channels, height, width). Raises UserError where their sizes differ."""
+        return self.stack(indices, [self.decode(index) for index in indices])
+
+    def stack(self, indices: Sequence[int], images: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the images as one array. Raises UserError, naming the file, where one has another size than
+        the first.
+        """
+        for index, image in zip(indices, images, strict=True):
+            if image.shape != images[0].shape:
+                (_, height, width), (_, first_height, first_width) = image.shape, images[0].shape
+                raise UserError(
+                    f"{self.layout.paths[index]} has {width}x{height} pixels, "
+                    f"others {first_width}x{first_height}: set data.image_size to decode all to one size"
+                )
+        return np.stack(images)
+
+
+def _centre(height: int, width: int) -> tuple[float, ...]:
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side

@@ -1,0 +1,145 @@
+"""Batches of image files, decoded while training by worker processes; what a batch holds does not depend on
+how many.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tutelage.data.augment import Augmentation, RandomResizedCrop
+from tutelage.data.base import Draw
+from tutelage.data.image_files import Files
+from tutelage.errors import UserError
+from tutelage.tasks import Batch
+
+CPU = torch.device("cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class FileStore:
+    """Image files with labels (N,). Workers decode, and cut out where there is a `crop`; the device augments
+    and normalises.
+
+    num_workers: processes per stream; 0 decodes in the training process.
+    """
+
+    files: Files
+    labels: Tensor
+    scale: Tensor
+    shift: Tensor
+    crop: RandomResizedCrop | None = None
+    augment: Augmentation | None = None
+    num_workers: int = 0
+    device: torch.device = CPU
+
+    @property
+    def crop_draws(self) -> int:
+        """Columns of noise that the workers use; the rest is the device's."""
+        return 0 if self.crop is None else self.crop.draws
+
+    @property
+    def draws(self) -> int:
+        """See `Store`."""
+        return self.crop_draws + (0 if self.augment is None else self.augment.draws)
+
+    @property
+    def index_device(self) -> torch.device:
+        """See `Store`: the workers read indices on the CPU."""
+        return CPU
+
+    def to(self, device: torch.device) -> FileStore:
+        """See `Store`."""
+        return dataclasses.replace(
+            self, device=device, scale=self.scale.to(device), shift=self.shift.to(device)
+        )
+
+    def reader(self, plan: Iterable[Draw]) -> Iterable[Batch]:
+        """See `Store`. The workers live as long as the reader."""
+        return _FileReader(self, plan)
+
+    def finish(self, decoded: _Decoded) -> Batch:
+        """Turn decoded images into the batch on the device."""
+        images, noise, index = (
+            None if part is None else part.to(self.device, non_blocking=True) for part in decoded
+        )
+        assert images is not None and index is not None
+        if self.augment is not None and noise is not None:
+            images = self.augment(images, noise[:, self.crop_draws :])
+        labels = self.labels[decoded[2]].to(self.device, non_blocking=True)
+        return Batch(images.float().mul_(self.scale).add_(self.shift), labels, index)
+
+
+_Decoded = tuple[Tensor, Tensor | None, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decoder(Dataset["_Decoded | UserError"]):
+    files: Files
+    crop: RandomResizedCrop | None
+
+    def __getitem__(self, draw: tuple[np.ndarray, np.ndarray | None]) -> _Decoded | UserError:
+        index, noise = draw
+        try:
+            if self.crop is None or noise is None:
+                images = self.files.decode_many(index.tolist())
+            else:
+                images = self.files.stack(
+                    index.tolist(), [self._cut(i, row) for i, row in zip(index, noise, strict=True)]
+                )
+        except UserError as error:  # raised in a worker, it would arrive as a traceback
+            return error
+        return (
+            torch.from_numpy(images),
+            None if noise is None else torch.from_numpy(noise),
+            torch.from_numpy(index),
+        )
+
+    def _cut(self, index: int, noise: np.ndarray) -> np.ndarray:
+        assert self.crop is not None
+        crop, row = self.crop, torch.from_numpy(noise[None, : self.crop.draws])
+        return self.files.decode(
+            int(index), lambda height, width: tuple(crop.boxes(height, width, row)[0].tolist())
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _ArrayPlan:
+    plan: Iterable[Draw]
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        # Arrays travel to the workers by value, tensors through a file descriptor each.
+        for index, noise in self.plan:
+            yield index.numpy(), None if noise is None else noise.numpy()
+
+
+class _FileReader:
+    def __init__(self, store: FileStore, plan: Iterable[Draw]) -> None:
+        self.store = store
+        self.loader: DataLoader[_Decoded | UserError] = DataLoader(
+            _Decoder(store.files, store.crop),
+            sampler=_ArrayPlan(plan),
+            batch_size=None,
+            num_workers=store.num_workers,
+            persistent_workers=store.num_workers > 0,
+            pin_memory=store.device.type == "cuda",
+            collate_fn=_unchanged,
+            # Drawing from the global generator would change the network's dropout.
+            generator=torch.Generator(),
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        for decoded in self.loader:
+            if isinstance(decoded, UserError):
+                raise decoded
+            yield self.store.finish(decoded)
+
+
+def _unchanged(decoded: Any) -> Any:
+    return decoded

@@ -1,0 +1,4 @@
+"""Networks: FCN, ConvNets, recurrent, Transformer, any of timm or torchvision; frozen ones; weights files.
+
+Imports nothing else of Tutelage but errors.
+"""

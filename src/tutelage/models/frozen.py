@@ -1,0 +1,109 @@
+"""The one meaning of frozen: guides, teachers and sources."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from tutelage.errors import UserError
+from tutelage.models.arguments import one_of
+from tutelage.models.weights import digest
+
+Normalization = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel
+
+
+class FrozenNetwork(nn.Module):
+    """A network that never changes: no gradients, in evaluation for ever, outside state_dict, optimiser, DDP.
+
+    network: taken over; its parameters stop requiring gradients. Reach its layers through `.network`: as a child of
+    another module this wrapper shows no parameters, buffers or children, so strict loading neither asks for nor takes any.
+    norm_mode: "eval" (running statistics; an untrained network's are 0 and 1, so that its norms do nothing: the choice
+    of arXiv 2410.20035) or "batch" (each batch's own statistics; the running ones never move).
+    expects: mean and std per channel under which the network was trained; None: whatever the batches carry.
+    given: mean and std the image batches (n, channels, height, width) were normalised with; None: they were not.
+    Where the two differ, inputs are converted from one to the other; where they are equal this costs nothing.
+    Raises UserError on an unknown mode or on normalisations that cannot be converted.
+    """
+
+    _network: nn.Module
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        norm_mode: str = "eval",
+        expects: Normalization | None = None,
+        given: Normalization | None = None,
+    ) -> None:
+        super().__init__()
+        one_of("FrozenNetwork", ("eval", "batch"), norm_mode=norm_mode)
+        self.norm_mode = norm_mode
+        self.training = False
+        # Past nn.Module's own __setattr__, which would register the network as a child.
+        object.__setattr__(self, "_network", network.requires_grad_(False))
+        self._takes_mask = "mask" in inspect.signature(network.forward).parameters
+        self._affine = _conversion(expects, given)
+        self._settle()
+
+    @property
+    def network(self) -> nn.Module:
+        """The frozen network itself, for taps and names."""
+        return self._network
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Run without gradients; the mask reaches networks that take one."""
+        if self._network.training:
+            self._settle()
+        with torch.no_grad():
+            if self._affine is not None:
+                scale, shift = self._affine
+                inputs = torch.addcmul(shift, inputs, scale)
+            return self._network(inputs, mask) if self._takes_mask else self._network(inputs)
+
+    def train(self, mode: bool = True) -> FrozenNetwork:
+        """Stay asleep, whatever a surrounding module asks."""
+        return self
+
+    def digest(self) -> str:
+        """Return the sha256 of the network's weights, see `weights.digest`."""
+        return digest(self._network)
+
+    def _settle(self) -> None:
+        self._network.eval()
+        if self.norm_mode == "batch":
+            for module in self._network.modules():
+                if isinstance(module, _NormBase):
+                    module.training = True  # use the batch's statistics ...
+                    module.track_running_stats = False  # ... and leave the running ones alone
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
+        # What `.to(device)` goes through: the network is no registered child, so it is carried along here.
+        self._network._apply(fn)
+        if self._affine is not None:
+            self._affine = (fn(self._affine[0]), fn(self._affine[1]))
+        return self
+
+
+def _conversion(expects: Normalization | None, given: Normalization | None) -> tuple[Tensor, Tensor] | None:
+    """Return scale and shift (channels, 1, 1) from given to expected inputs; None if nothing changes."""
+    if expects is None:
+        return None
+    mean, std = (torch.tensor(list(part), dtype=torch.float64) for part in expects)
+    given = given or ([0.0] * len(mean), [1.0] * len(mean))
+    given_mean, given_std = (torch.tensor(list(part), dtype=torch.float64) for part in given)
+    if not len(mean) == len(std) == len(given_mean) == len(given_std):
+        raise UserError(
+            f"the frozen network expects inputs of {len(mean)} channels (mean {mean.tolist()}, std "
+            f"{std.tolist()}), the data are normalised over {len(given_mean)} "
+            f"(mean {given_mean.tolist()}, std {given_std.tolist()})"
+        )
+    if not bool((std > 0).all()) or not bool((given_std > 0).all()):
+        raise UserError(f"a standard deviation must be above 0, got {std.tolist()} and {given_std.tolist()}")
+    if torch.equal(mean, given_mean) and torch.equal(std, given_std):
+        return None
+    scale, shift = given_std / std, (given_mean - mean) / std
+    return scale.float().view(-1, 1, 1), shift.float().view(-1, 1, 1)

@@ -1,0 +1,114 @@
+"""Every file of conf/model: it names only real arguments, builds small, runs, learns everywhere, and repeats under a seed."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tutelage.models.weights import digest
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
+FILES = sorted(CONF.glob("*.yaml"))
+PASSED = {"input_shape", "output_size", "vocab_size"}  # what the builder passes by itself
+IMAGE, SERIES, TOKENS = (3, 32, 32), (12, 2), (12,)
+SMALL = {
+    "deep_fcn": {"depth": 3, "width": 16},
+    "wide_fcn": {"width": 16},
+    "deep_convnet": {"small_images": True},
+    "resnet50": {"small_images": True},
+    "vit_b16": {"name": "test_vit", "options": {"patch_size": 8}},
+    "timm": {"name": "test_resnet"},
+}
+
+
+def arguments(path):
+    values = yaml.safe_load(path.read_text())
+    module, _, name = values.pop("_target_").rpartition(".")
+    assert values.pop("weights") == "scratch"
+    return getattr(importlib.import_module(module), name), values
+
+
+def build(path, shape, vocab_size=None, output_size=5, **overrides):
+    make, values = arguments(path)
+    sequence = "Recurrent" in str(make) or "Transformer" in str(make)
+    small = (
+        {"depth": 2, "width": 16, **({"heads": 4} if "heads" in values else {})}
+        if sequence
+        else SMALL.get(path.stem, {})
+    )
+    given = {"input_shape": shape, "output_size": output_size} | (
+        {"vocab_size": vocab_size} if sequence else {}
+    )
+    return make(**(values | small | overrides), **given)
+
+
+def is_sequence(path):
+    return "cell" in (values := arguments(path)[1]) or "causal" in values
+
+
+def check_learns(network, inputs, shape):
+    output = network(inputs)
+    assert output.shape == shape
+    (output - torch.randn_like(output)).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        # A bias before a batch norm has no effect by nature, and timm starts the last norm of each block at zero.
+        if parameter.ndim > 1 and not network.__module__.startswith("timm"):
+            assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_a_file_states_every_argument_once(path):
+    make, values = arguments(path)
+    assert path.read_text().startswith("# ")
+    signature = set(inspect.signature(make).parameters)
+    assert set(values) <= signature
+    assert signature - set(values) <= PASSED | {"pretrained"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if not is_sequence(p)], ids=lambda p: p.stem)
+def test_an_image_network_builds_runs_and_learns(path):
+    torch.manual_seed(0)
+    shape = (1, 64, 64) if path.stem in ("resnet18", "torchvision") else IMAGE
+    network = build(path, shape)
+    check_learns(network, torch.randn(4, *shape), (4, 5))
+    torch.manual_seed(0)
+    again = build(path, shape)
+    other = build(path, shape)
+    fresh = {name: tensor for name, tensor in network.state_dict().items() if tensor.ndim > 1}
+    assert all(torch.equal(fresh[n], t) for n, t in again.state_dict().items() if n in fresh)
+    assert digest(again) != digest(other)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if is_sequence(p)], ids=lambda p: p.stem)
+def test_a_sequence_network_takes_tokens_and_series(path):
+    torch.manual_seed(0)
+    stated = arguments(path)[1]["per_position"]
+    tokens = build(path, TOKENS, vocab_size=7)
+    check_learns(tokens, torch.randint(7, (4, 12)), (4, 5) if stated is False else (4, 12, 5))
+    series = build(path, SERIES)
+    check_learns(series, torch.randn(4, 12, 2), (4, 12, 5) if stated else (4, 5))
+    torch.manual_seed(0)
+    assert digest(build(path, TOKENS, vocab_size=7)) == digest(tokens)
+
+
+def test_the_papers_sizes():
+    sizes = {
+        "deep_fcn": 3072 * 2048 + 49 * 2048**2 + 50 * 3 * 2048 + 2048 * 10 + 10,
+        "wide_fcn": 3072 * 8192 + 2 * 8192**2 + 3 * 3 * 8192 + 8192 * 10 + 10,
+    }
+    with torch.device("meta"):
+        for name, expected in sizes.items():
+            make, values = arguments(CONF / f"{name}.yaml")
+            network = make(input_shape=(3, 32, 32), output_size=10, **values)
+            assert sum(p.numel() for p in network.parameters()) == expected
+        make, values = arguments(CONF / "copy_paste_transformer.yaml")
+        network = make(input_shape=(80,), output_size=12, vocab_size=12, **values)
+        block = 12 * 768**2 + (3 + 1 + 4 + 1) * 768 + 4 * 768
+        assert sum(p.numel() for p in network.blocks.parameters()) == 4 * block
+        make, values = arguments(CONF / "lm_rnn_large.yaml")
+        network = make(input_shape=(70,), output_size=100, vocab_size=100, **values)
+        assert sum(p.numel() for p in network.layers.parameters()) == 6 * (2 * 1024**2 + 2 * 1024)

@@ -1,0 +1,152 @@
+"""Weights files: round trips, strictness, damaged and hostile files, new heads."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tutelage.errors import UserError
+from tutelage.models.fcn import FCN
+from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.weights import digest, load_weights, read_state, save_weights
+
+
+def fcn(output_size=5, seed=0, **options):
+    torch.manual_seed(seed)
+    return FCN((4,), output_size, depth=2, width=8, **options)
+
+
+class Hostile:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".ckpt"])
+def test_round_trip(tmp_path, suffix):
+    network, path = fcn(), tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        save_weights(network, path)
+    elif suffix == ".ckpt":
+        state = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+        torch.save({"state_dict": state | {"projector.weight": torch.zeros(2)}, "epoch": 3}, path)
+    else:
+        torch.save(network.state_dict() if suffix == ".pt" else {"model": network.state_dict()}, path)
+    other = fcn(seed=1)
+    assert digest(other) != digest(network)
+    assert load_weights(other, path) == []
+    assert digest(other) == digest(network)
+
+
+def test_a_network_with_a_part_called_network_keeps_its_names(tmp_path):
+    wrapped = nn.ModuleDict({"network": nn.Linear(2, 2)})
+    save_weights(wrapped, tmp_path / "w.safetensors")
+    assert set(read_state(tmp_path / "w.safetensors")) == {"network.weight", "network.bias"}
+
+
+def test_saving_is_whole_and_leaves_frozen_networks_out(tmp_path):
+    network = nn.ModuleDict({"a": nn.Linear(2, 2), "guide": FrozenNetwork(fcn())})
+    network["b"] = network["a"]  # shared memory
+    path = tmp_path / "deep" / "w.safetensors"
+    save_weights(network, path)
+    save_weights(network, path)
+    assert [p.name for p in path.parent.iterdir()] == ["w.safetensors"]
+    assert set(read_state(path)) == {"a.weight", "a.bias", "b.weight", "b.bias"}
+
+
+def test_a_mismatch_lists_both_sides_and_changes_nothing(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(FCN((4,), 5, depth=3, width=9), path)
+    network = fcn(activation="tanh", dropout=0.1)
+    before = digest(network)
+    with pytest.raises(UserError) as error:
+        load_weights(network, path)
+    text = str(error.value)
+    assert "not of this FCN" in text and str(path) in text
+    assert "unexpected: layers.2." in text
+    assert "layers.0.linear.weight is (9, 4) there, (8, 4) here" in text and "in all)" in text
+    assert digest(network) == before
+    small = fcn(batch_norm=False)
+    with pytest.raises(
+        UserError, match=r"missing: layers\.0\.norm\.weight, layers\.0\.norm\.bias, .*running_mean"
+    ):
+        load_weights(fcn(), small.state_dict())
+
+
+def test_a_new_head_is_always_fresh():
+    source = fcn(output_size=7, seed=1)
+    for classes in (5, 7):
+        network = fcn(output_size=classes)
+        head = network.head.weight.clone()
+        assert load_weights(network, source.state_dict(), new_head=True) == ["head.bias", "head.weight"]
+        assert torch.equal(network.head.weight, head)
+        assert torch.equal(network.layers[1].linear.weight, source.layers[1].linear.weight)
+    with pytest.raises(UserError, match="Only the final layer differs: load it with new_head"):
+        load_weights(fcn(), source.state_dict())
+    with pytest.raises(UserError, match=r"of another shape: layers\.0\.linear\.weight"):
+        load_weights(FCN((9,), 5, depth=2, width=8), source.state_dict(), new_head=True)
+    headless = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("head")}
+    assert load_weights(fcn(), headless, new_head=True) == ["head.bias", "head.weight"]
+
+
+def test_files_from_before_the_batch_counter_load():
+    state = {n: t for n, t in fcn(seed=1).state_dict().items() if not n.endswith("num_batches_tracked")}
+    network = fcn()
+    load_weights(network, state)
+    assert torch.equal(network.head.weight, state["head.weight"])
+
+
+@pytest.mark.parametrize("protocol", ["torch", "pickle", "legacy"])
+def test_a_hostile_file_is_refused_and_runs_nothing(tmp_path, protocol):
+    path, target = tmp_path / "w.pt", tmp_path / "executed"
+    payload = {"state_dict": fcn().state_dict(), "extra": Hostile(target)}
+    if protocol == "pickle":
+        path.write_bytes(pickle.dumps(payload))
+    else:
+        torch.save(payload, path, _use_new_zipfile_serialization=protocol == "torch")
+    with pytest.raises(UserError, match="it is refused"):
+        read_state(path)
+    assert not target.exists()
+    pickle.loads(pickle.dumps(Hostile(target)))
+    assert target.exists()  # the payload would have worked
+
+
+def test_a_pickle_dressed_as_safetensors_is_refused(tmp_path):
+    path, target = tmp_path / "w.safetensors", tmp_path / "executed"
+    path.write_bytes(pickle.dumps(Hostile(target)))
+    with pytest.raises(UserError, match="damaged or not safetensors"):
+        read_state(path)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_damaged_file_is_named(tmp_path, suffix, damage):
+    path = tmp_path / f"w{suffix}"
+    save_weights(fcn(), path) if suffix == ".safetensors" else torch.save(fcn().state_dict(), path)
+    content = path.read_bytes()
+    path.write_bytes(
+        {"truncated": content[: len(content) // 2], "empty": b"", "text": b"epoch,loss\n1,2\n"}[damage]
+    )
+    with pytest.raises(UserError, match=r"w\.(safetensors|pt) is damaged or not"):
+        read_state(path)
+
+
+def test_other_wrong_sources(tmp_path):
+    with pytest.raises(UserError, match=r"expected a weights file at .*, found nothing"):
+        load_weights(fcn(), tmp_path / "absent.pt")
+    with pytest.raises(UserError, match="found a folder"):
+        read_state(tmp_path)
+    (tmp_path / "w.onnx").write_bytes(b"x")
+    with pytest.raises(UserError, match="unknown kind of weights file"):
+        read_state(tmp_path / "w.onnx")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(UserError, match="holds no state_dict"):
+        read_state(tmp_path / "list.pt")
+    torch.save({"lr": 0.1}, tmp_path / "values.pt")
+    with pytest.raises(UserError, match="holds no state_dict"):
+        read_state(tmp_path / "values.pt")

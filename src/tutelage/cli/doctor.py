@@ -1,0 +1,126 @@
+"""`tutelage doctor`: what a command would run, where each value comes from, layer pairs, splits, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import UserError
+from tutelage.runs.needs import Plan
+from tutelage.runs.provenance import changed_rooms
+from tutelage.runs.store import Store
+
+HELP = """usage: tutelage doctor [--build] [the words of a train command]
+
+Shows the resolved values with the file that sets each, the run and those it needs with their states, and whether the code of
+a finished run has changed since. With --build it also loads the data and builds the networks: split sizes, layer pairs with
+shapes, and what is missing.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    if any(word in ("-h", "--help") for word in arguments):
+        print(HELP)
+        return 0
+    build = "--build" in arguments
+    overrides = [word for word in arguments if word not in ("--build", "-m")]
+    from rich.console import Console
+
+    from tutelage.cli.compose import plan_of
+    from tutelage.cli.origins import origins
+
+    console = Console(highlight=False, soft_wrap=True)
+    plan = plan_of(overrides)
+    where = origins(overrides)
+    console.print("[bold]Values[/bold] (and what sets each)")
+    width = max(len(key) for key in flat(plan.config))
+    for key, value in flat(plan.config).items():
+        console.print(
+            f"  {key:<{width}}  {value!r:<24}  {where.get(key) or where.get(key.rpartition('.')[0], 'resolved')}",
+            markup=False,
+        )
+    console.print("\n[bold]Runs[/bold]")
+    problems = _runs(plan, console)
+    if build:
+        problems += _build(plan, console)
+    for problem in problems:
+        console.print(f"missing: {problem}", style="red", markup=False)
+    return 2 if problems and build else 0
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted key: value} of a nested configuration; empty mappings are kept."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: config} if prefix else {}
+    return {
+        k: v
+        for name, value in config.items()
+        for k, v in flat(value, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
+
+
+def _runs(plan: Plan, console: Any) -> list[str]:
+    store = Store(plan.config["runs_dir"])
+    for role, item in [
+        *((f"need {i}", p) for i, p in enumerate(plan.prerequisites(), 1)),
+        ("this run", plan),
+    ]:
+        run = store.run(item.name, item.identity)
+        note = ""
+        if run.is_complete and (rooms := changed_rooms(run.provenance)):
+            note = f" (the code of {', '.join(rooms)} has changed since)"
+        console.print(f"  {role:<9} {item.key}  {run.state}{note}", markup=False)
+    return []
+
+
+def _build(plan: Plan, console: Any) -> list[str]:
+    from tutelage.engine.build import build, build_data
+
+    try:
+        data = build_data(plan.config)
+    except UserError as error:
+        return [str(error)]
+    console.print("\n[bold]Data[/bold]")
+    for key, value in data.summary().items():
+        console.print(f"  {key}: {value}", markup=False)
+    missing = [
+        p.key
+        for p in plan.prerequisites()
+        if not (Path(plan.config["runs_dir"]) / p.key / "result.json").exists()
+    ]
+    if missing:
+        console.print(
+            "\nneeded runs are not complete yet, so their weights are shown as scratch: "
+            + ", ".join(missing),
+            markup=False,
+        )
+    config = plan.config if not missing else _without_needs(plan.config)
+    try:
+        method = build(config, data).method
+    except UserError as error:
+        return [str(error)]
+    console.print("\n[bold]Networks[/bold]")
+    trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    console.print(f"  trained: {type(method.network).__name__}, {trained:,} parameters", markup=False)
+    for role, frozen in method.frozen.items():
+        console.print(
+            f"  {role}: {sum(p.numel() for p in frozen.parameters()):,} frozen parameters", markup=False
+        )
+    for key, value in method.describe().items():
+        console.print(f"\n[bold]{key}[/bold]")
+        for line in value if isinstance(value, list) else [value]:
+            console.print(f"  {line}", markup=False)
+    return []
+
+
+def _without_needs(config: dict[str, Any]) -> dict[str, Any]:
+    def scratch(node: Any) -> Any:
+        return (
+            node | {"weights": "scratch"}
+            if isinstance(node, dict) and str(node.get("weights", "")).startswith("need:")
+            else node
+        )
+
+    return {key: scratch(node) for key, node in config.items()}

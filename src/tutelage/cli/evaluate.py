@@ -1,0 +1,90 @@
+"""`tutelage evaluate`: the selected network of a finished run, on its own data or on any that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tutelage.errors import UserError
+
+HELP = """usage: tutelage evaluate <run> [data=<choice>] [data.key=value ...] [split=test] [device=cpu] [runs_dir=runs]
+
+<run> is a folder, or a name with the first digits of an identity (`tutelage list runs`). Without data= the run's own data are used.
+split: train | validation | test. The metrics are printed and appended to the run's evaluations.jsonl; its result is not touched.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    words = list(arguments)
+    if not words or any(word in ("-h", "--help") for word in words):
+        print(HELP)
+        return 0 if words else 2
+    if "=" in words[0]:
+        raise UserError(
+            f"evaluate needs a run first, such as `tutelage evaluate runs/demo/plain/<identity>`; got {words[0]!r}"
+        )
+    options = {"split": "test", "device": "cpu", "runs_dir": "runs"}
+    data_words = []
+    for word in words[1:]:
+        key, equals, value = word.partition("=")
+        if equals and key in options:
+            options[key] = value
+        elif key == "data" or key.lstrip("+").startswith("data."):
+            data_words.append(word)
+        else:
+            raise UserError(f"evaluate takes {', '.join(options)} and data settings, got {word!r}")
+    print(evaluate(words[0], data_words, **options))
+    return 0
+
+
+def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_dir: str) -> str:
+    """Evaluate a run's network and return the line to print."""
+    from tutelage.runs.records import append_json_line
+    from tutelage.runs.store import Store
+
+    run = Store(runs_dir).find(name)
+    overrides = _data_overrides(run.config, data_words)
+    import torch
+
+    from tutelage.engine.build import build_data
+    from tutelage.engine.load import evaluate_network, load_run
+
+    loaded = load_run(run.path, runs_dir=runs_dir)
+    data = loaded.data
+    if overrides is not None:
+        data = build_data(loaded.config | {"data": overrides})
+        if (
+            tuple(data.input_shape) != tuple(loaded.data.input_shape)
+            or data.task.output_size != loaded.data.task.output_size
+        ):
+            raise UserError(
+                f"{run.key} was trained on inputs {tuple(loaded.data.input_shape)} and {loaded.data.task.output_size} outputs; "
+                f"these data have {tuple(data.input_shape)} and {data.task.output_size}"
+            )
+    data.open_test()
+    try:
+        target = torch.device(device)
+        metrics = evaluate_network(loaded.network, data.task, data.batches(split, device=target), target)
+    except RuntimeError as error:
+        raise UserError(f"cannot evaluate on device={device!r}: {error}") from error
+    append_json_line(
+        run.path / "evaluations.jsonl", {"split": split, "data": data.summary(), "metrics": metrics}
+    )
+    return f"{run.key} on {split}: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+
+
+def _data_overrides(config: dict[str, Any], words: list[str]) -> dict[str, Any] | None:
+    if not words:
+        return None
+    from tutelage.cli.compose import compose
+
+    if any(word.startswith("data=") for word in words):
+        return dict(compose(words)["data"])
+    data = dict(config["data"])
+    for word in words:
+        import yaml
+
+        key, _, value = word.lstrip("+").partition("=")
+        data[key.removeprefix("data.")] = yaml.safe_load(value)
+    return data

@@ -1,0 +1,75 @@
+"""The console script: finds the command, and turns a user's mistake into one message and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+
+from tutelage.errors import UserError, choices
+
+COMMANDS = {
+    "train": ("train", "run one experiment, or a sweep with -m (Hydra overrides)"),
+    "evaluate": ("evaluate", "evaluate a finished run on any data that fit"),
+    "report": ("report", "turn runs into a table and figures"),
+    "doctor": ("doctor", "show what a command would run, and what is missing for it"),
+    "list": ("listing", "list experiments, methods, models, data or runs"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code: 0 done, 1 a run failed, 2 a mistake in the command, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        from tutelage import __version__
+
+        print(f"tutelage {__version__}")
+        return 0
+    _speak_plainly()
+    try:
+        if arguments[0] not in COMMANDS:
+            raise UserError(f"there is no command '{arguments[0]}'; {choices(arguments[0], COMMANDS)}")
+        module = importlib.import_module(f"tutelage.cli.{COMMANDS[arguments[0]][0]}")
+        return int(module.main(arguments[1:]) or 0)
+    except UserError as error:
+        print(f"tutelage: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tutelage: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def usage() -> str:
+    """Return the help text."""
+    lines = [f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items()]
+    return (
+        "usage: tutelage <command> [...]\n\n"
+        + "\n".join(lines)
+        + "\n\n`tutelage <command> --help` says more. Examples:\n"
+        "  tutelage train -m sweep=demo\n"
+        "  tutelage train method=guidance model=fcn model@guide=residual_convnet data=digits\n"
+        "  tutelage doctor experiment=demo/guided-untrained\n"
+    )
+
+
+def _speak_plainly() -> None:
+    logger = logging.getLogger("tutelage")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setLevel(logging.INFO)
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""What happens beside the training steps: rows for the record, checkpoints and selection, the progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import load_file, save_file
+
+from tutelage.engine.mirrors import Mirrors
+from tutelage.runs.records import MetricsWriter
+from tutelage.tasks import Batch
+
+log = logging.getLogger("tutelage")
+
+
+class Recording(pl.Callback):
+    """Write a row of the training terms every `log_every` steps, and one with the validation metrics after each validation.
+
+    steps_per_epoch: updates per pass over the training data, for the `epoch` column.
+    """
+
+    def __init__(
+        self, writer: MetricsWriter | None, mirrors: Mirrors, *, log_every: int, steps_per_epoch: float
+    ) -> None:
+        self.writer, self.mirrors = writer, mirrors
+        self.log_every, self.steps_per_epoch = log_every, steps_per_epoch
+        self.train_s = 0.0
+        self.step = 0
+        self._resumed_at = 0.0
+        self._batch: Batch | None = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, method: Any) -> None:
+        self._resumed_at = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, method: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._batch = batch
+        step = method.step
+        if step % self.log_every == 0 and method.pending >= self.log_every:
+            self._write(trainer, step, method.flush(batch))
+
+    def on_validation_start(self, trainer: pl.Trainer, method: Any) -> None:
+        self.train_s += time.perf_counter() - self._resumed_at
+
+    def on_validation_end(self, trainer: pl.Trainer, method: Any) -> None:
+        self.step = method.step
+        row = method.flush(self._batch)  # before any checkpoint: a loss that is not finite must not be saved
+        row |= {f"validation/{name}": value for name, value in method.values["validation"].items()}
+        self._write(trainer, method.step, row)
+        if self.writer is not None:
+            self.writer.flush()
+
+    def _write(self, trainer: pl.Trainer, step: int, values: dict[str, float]) -> None:
+        if not trainer.is_global_zero or not values:
+            return
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        row = {
+            "step": step,
+            "epoch": step / self.steps_per_epoch,
+            "train_s": round(self.train_s, 3),
+            "lr": rate,
+            **values,
+        }
+        if self.writer is not None:
+            self.writer.write(row)
+        self.mirrors.log(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"train_s": self.train_s, "step": self.step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.train_s, self.step = state_dict["train_s"], state_dict["step"]
+
+
+class Checkpoints(pl.Callback):
+    """Keep the state to resume from (`last.ckpt`, and the one before it) and the best weights by the task's validation metric.
+
+    The last state is saved at the end of a chunk when `every_s` seconds have passed since the latest save, and at the end of fit.
+    The best weights stay in memory until then, so that a metric that rises at each validation does not write at each.
+    Files appear by renaming: a kill at any moment leaves the previous ones whole.
+    """
+
+    def __init__(self, folder: Path, *, monitor: str, mode: str, every_s: float) -> None:
+        self.folder, self.monitor, self.mode, self.every_s = folder, monitor, mode, every_s
+        self.best: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
+        self.best_state: dict[str, torch.Tensor] | None = None
+        self._saved_at = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, method: Any) -> None:
+        if self.last and self.last["step"] == method.step:
+            return  # Lightning closes the chunk once more after resuming at its end
+        values = dict(method.values["validation"])
+        self.last = {"step": method.step, "validation": values}
+        if self._improves(values[self.monitor]):
+            self.best = dict(self.last)
+            state = trainer.strategy.lightning_module_state_dict()  # gathers where the weights are sharded
+            self.best_state = {
+                name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()
+            }
+        due = torch.tensor(
+            time.monotonic() - self._saved_at >= self.every_s or method.step >= method.max_steps
+        )
+        if trainer.strategy.broadcast(bool(due)):  # the ranks' clocks differ, saving is collective
+            self.save(trainer)
+
+    def _improves(self, value: float) -> bool:
+        if not self.best:
+            return True  # the first state counts, also when its metric is NaN: an untrainable network has a best state too
+        best = self.best["validation"][self.monitor]
+        if best != best:
+            return value == value
+        return value > best if self.mode == "max" else value < best
+
+    def best_path(self) -> Path:
+        """Return the file of the best weights so far."""
+        return self.folder / f"best-{self.best['step']}.safetensors"
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write the best weights, then the state to resume from, then drop what neither needs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        last, previous, fresh = (
+            self.folder / "last.ckpt",
+            self.folder / "previous.ckpt",
+            self.folder / "fresh.tmp",
+        )
+        if trainer.is_global_zero and self.best_state is not None:
+            part = self.folder / "best.tmp"
+            save_file(self.best_state, part, metadata={"step": str(self.best["step"])})
+            part.replace(self.best_path())
+        trainer.save_checkpoint(fresh)
+        if trainer.is_global_zero:
+            _sync(fresh)
+            if last.exists():
+                last.replace(previous)
+            fresh.replace(last)
+            for old in self.folder.glob("best-*.safetensors"):
+                if old != self.best_path():
+                    old.unlink()
+        self._saved_at = time.monotonic()
+
+    def load_best(self) -> dict[str, torch.Tensor]:
+        """Return the best weights, from memory or from the file of an earlier attempt."""
+        return self.best_state if self.best_state is not None else load_file(self.best_path())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "last": self.last}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.last = state_dict["best"], state_dict["last"]
+
+
+def _sync(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class Progress(pl.Callback):
+    """A bar on a terminal, a line per validation elsewhere; refreshed with the record, so that it costs a step nothing."""
+
+    def __init__(self, title: str, max_steps: int, monitor: str) -> None:
+        self.title, self.max_steps, self.monitor = title, max_steps, monitor
+        self._bar: Any = None
+        self._shown_at = 0.0
+
+    def on_fit_start(self, trainer: pl.Trainer, method: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task(self.title, total=self.max_steps, completed=method.step, note="")
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, method: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if self._bar is not None and time.monotonic() - self._shown_at > 0.2:
+            self._shown_at = time.monotonic()
+            self._bar.update(self._task, completed=method.step)
+
+    def on_validation_end(self, trainer: pl.Trainer, method: Any) -> None:
+        value = method.values["validation"][self.monitor]
+        log.debug(
+            "%s: step %d of %d, validation %s %.4f",
+            self.title,
+            method.step,
+            self.max_steps,
+            self.monitor,
+            value,
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=method.step, note=f"validation {self.monitor} {value:.3f}")
+
+    def on_fit_end(self, trainer: pl.Trainer, method: Any) -> None:
+        self.close()
+
+    def on_exception(self, trainer: pl.Trainer, method: Any, exception: BaseException) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

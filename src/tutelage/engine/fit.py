@@ -1,0 +1,277 @@
+"""One run, from its configuration to its result: build, fit or resume, select on validation, open the test set once, write."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import save_file
+
+from tutelage.engine.build import Built, build
+from tutelage.engine.callbacks import Checkpoints, Progress, Recording
+from tutelage.engine.chunks import Chunks
+from tutelage.engine.mirrors import Mirrors, open_mirrors
+from tutelage.errors import UserError, choices
+from tutelage.methods.base import Method
+from tutelage.runs.records import write_json
+from tutelage.runs.run import Run
+
+log = logging.getLogger("tutelage")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+
+
+def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
+    """Train what the configuration describes in the run's folder, and return the result.
+
+    Call it under the run's lock, in one process or in every rank of a started group. A checkpoint in the folder is resumed.
+    Raises UserError for what the user can mend; NonFiniteLoss when a loss term is not finite.
+    """
+    started = time.perf_counter()
+    quiet_lightning()
+    if config["hardware"].get("threads"):
+        torch.set_num_threads(config["hardware"]["threads"])
+    built = build(config)
+    max_steps, every = plan_steps(config["fit"], built)
+    checkpoint = latest_checkpoint(run)
+    first_step = 0 if checkpoint is None else checkpoint[1]
+    trainer, recording, checkpoints, mirrors = assemble(config, run, built, max_steps)
+    if trainer.is_global_zero:
+        write_json(run.path / "setup.json", {"data": built.data.summary(), "method": built.method.describe()})
+        if recording.writer is not None:
+            recording.writer.truncate_after(first_step)
+    result: dict[str, Any] = {}
+    try:
+        train(
+            trainer,
+            built,
+            every=every,
+            max_steps=max_steps,
+            checkpoint=checkpoint and checkpoint[0],
+            config=config,
+        )
+        result = evaluate_and_save(trainer, built, checkpoints, run)
+        result["cost"] = cost(trainer, recording, built, max_steps, first_step, started)
+        if trainer.is_global_zero:
+            run.complete(result)
+    finally:
+        if recording.writer is not None:
+            recording.writer.close()
+        mirrors.finish(result.get("metrics", {}))
+    return result
+
+
+def plan_steps(settings: dict[str, Any], built: Built) -> tuple[int, int]:
+    """Return (updates in all, updates between validations), and tell the method, whose schedules end with them."""
+    per_epoch = max(1, built.data.steps_per_epoch // settings["accumulate"])
+    steps, epochs = settings["max_steps"], settings["epochs"]
+    max_steps = int(steps) if steps is not None else max(1, round(epochs * per_epoch))
+    every = settings.get("validate_every_steps") or per_epoch
+    built.method.max_steps, built.method.accumulate = max_steps, settings["accumulate"]
+    return max_steps, min(every, max_steps)
+
+
+def assemble(
+    config: dict[str, Any], run: Run, built: Built, max_steps: int
+) -> tuple[pl.Trainer, Recording, Checkpoints, Mirrors]:
+    """Return the trainer and the callbacks of this run."""
+    settings, task = config["fit"], built.data.task
+    is_first = _rank() == 0
+    mirrors = open_mirrors(config["logger"], run.path, config) if is_first else Mirrors([])
+    per_epoch = built.data.steps_per_epoch / settings["accumulate"]
+    recording = Recording(
+        run.writer() if is_first else None,
+        mirrors,
+        log_every=settings["log_every_steps"],
+        steps_per_epoch=per_epoch,
+    )
+    checkpoints = Checkpoints(
+        run.path / "checkpoints", monitor=task.monitor, mode=task.mode, every_s=settings["checkpoint_every_s"]
+    )
+    callbacks = [
+        recording,
+        checkpoints,
+        Progress(f"{config['name']} seed {config['seed']}", max_steps, task.monitor),
+    ]
+    return make_trainer(config, run.path, callbacks, max_steps), recording, checkpoints, mirrors
+
+
+def make_trainer(
+    config: dict[str, Any], folder: Path, callbacks: list[pl.Callback], max_steps: int
+) -> pl.Trainer:
+    """Return Lightning's trainer for a configuration's hardware. Raises UserError where this machine cannot run it."""
+    settings, hardware = config["fit"], config["hardware"]
+    if hardware["precision"] not in PRECISIONS:
+        known = choices(hardware["precision"], PRECISIONS)
+        raise UserError(f"there is no hardware.precision {hardware['precision']!r}; {known}")
+    trainer_keys = ("accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic")
+    try:
+        return pl.Trainer(
+            **{key: hardware[key] for key in trainer_keys},
+            max_steps=max_steps,
+            max_epochs=-1,
+            accumulate_grad_batches=settings["accumulate"],
+            gradient_clip_val=settings["gradient_clip"],
+            callbacks=callbacks,
+            default_root_dir=folder,
+            reload_dataloaders_every_n_epochs=1,  # the last chunk may be shorter than the others
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # our streams know their rank
+        )
+    except (pl.utilities.exceptions.MisconfigurationException, ValueError, RuntimeError) as error:
+        shown = {key: hardware[key] for key in trainer_keys}
+        raise UserError(f"this machine cannot run hardware {shown}: {error}") from error
+
+
+def train(
+    trainer: pl.Trainer,
+    built: Built,
+    *,
+    every: int,
+    max_steps: int,
+    checkpoint: Path | None,
+    config: dict[str, Any],
+) -> None:
+    """Fit, from a checkpoint if there is one."""
+    method, data, device = built.method, built.data, trainer.strategy.root_device
+    _check_ranks(trainer)
+    share: dict[str, Any] = {"rank": trainer.global_rank, "world_size": trainer.world_size, "device": device}
+    stream = data.train_stream(seed=config["seed"], **share)
+    chunks = Chunks(
+        stream, lambda: method.step, every=every, max_steps=max_steps, accumulate=method.accumulate
+    )
+    if config["hardware"].get("compile"):
+        method.network.compile()
+    trainer.fit(
+        method,
+        chunks,
+        data.batches("validation", **share),
+        ckpt_path=checkpoint and str(checkpoint),
+        weights_only=True,
+    )
+    if method.step < max_steps:
+        raise KeyboardInterrupt(f"stopped at step {method.step} of {max_steps}")
+
+
+def evaluate_and_save(
+    trainer: pl.Trainer, built: Built, checkpoints: Checkpoints, run: Run
+) -> dict[str, Any]:
+    """Open the test set, evaluate the last and the selected weights on it, and store the selected network."""
+    method, data = built.method, built.data
+    last, best = dict(checkpoints.last), dict(checkpoints.best)
+    data.open_test()
+    batches = data.batches(
+        "test", rank=trainer.global_rank, world_size=trainer.world_size, device=trainer.strategy.root_device
+    )
+    last["test"] = _test(trainer, method, batches)
+    if best["step"] == last["step"]:
+        best["test"] = dict(last["test"])
+    else:
+        method.load_state_dict(checkpoints.load_best())
+        best["test"] = _test(trainer, method, batches)
+    if trainer.is_global_zero:
+        state = {
+            n.removeprefix("network."): t
+            for n, t in checkpoints.load_best().items()
+            if n.startswith("network.")
+        }
+        part = run.path / "network.tmp"
+        save_file(
+            state, part, metadata={"step": str(best["step"]), "normalization": json.dumps(data.normalization)}
+        )
+        part.replace(run.path / "network.safetensors")
+    selection = {"monitor": checkpoints.monitor, "mode": checkpoints.mode, "split": "validation"}
+    return {
+        "metrics": {split: best[split] for split in ("validation", "test")},
+        "best": best,
+        "last": last,
+        "selection": selection,
+    }
+
+
+def _test(trainer: pl.Trainer, method: Method, batches: Any) -> dict[str, float]:
+    trainer.test(method, batches, verbose=False)
+    return dict(method.values["test"])
+
+
+def cost(
+    trainer: pl.Trainer, recording: Recording, built: Built, max_steps: int, first_step: int, started: float
+) -> dict[str, Any]:
+    """Return what the run cost: updates, samples per second of training alone, peak memory, seconds; energy is not measured."""
+    samples = max_steps * built.data.batch_size * built.method.accumulate
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    unit = (
+        1024**2 if sys.platform == "darwin" else 1024
+    )  # getrusage counts bytes on macOS, kilobytes elsewhere
+    peak_mb = (
+        torch.cuda.max_memory_allocated() / 2**20
+        if on_gpu
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    )
+    return {
+        "steps": max_steps,
+        "resumed_at_step": first_step,
+        "train_s": round(recording.train_s, 3),
+        "samples_per_s": round(samples / max(recording.train_s, 1e-9), 1),
+        "peak_memory_mb": round(peak_mb, 1),
+        "peak_memory_of": "device" if on_gpu else "process",
+        "total_s": round(time.perf_counter() - started, 3),
+        "ranks": trainer.world_size,
+    }
+
+
+def latest_checkpoint(run: Run) -> tuple[Path, int] | None:
+    """Return the newest readable state to resume from and its step; a damaged one is named and passed over."""
+    for which in ("last", "previous"):
+        path = run.checkpoint(which)
+        if not path.exists():
+            continue
+        try:
+            state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+            return path, int(state["callbacks"]["Recording"]["step"])
+        except Exception as error:
+            log.warning(
+                "checkpoint %s of %s cannot be read (%s); trying the one before", path.name, run.key, error
+            )
+    return None
+
+
+def _check_ranks(trainer: pl.Trainer) -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        actual = torch.distributed.get_world_size()
+        if actual != trainer.world_size:
+            raise RuntimeError(
+                f"the process group has {actual} ranks, the trainer counts {trainer.world_size}"
+            )
+
+
+def _rank() -> int:
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0) or 0)
+
+
+def quiet_lightning() -> None:
+    """Leave Lightning's warnings, drop its greetings and advertisements."""
+    import warnings
+
+    for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*Consider increasing the value of the `num_workers`.*",
+        ".*is smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)

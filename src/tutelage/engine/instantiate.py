@@ -1,0 +1,143 @@
+"""From a `_target_` and its arguments to an object, under a stated policy of what may be built.
+
+Policy: a target is (1) a class or function that Tutelage's models, data, methods or generators define, (2) a class derived from
+torch.nn.Module or LightningDataModule, or (3) a function that a module in the folder of the command defines.
+Everything else is refused: a configuration from somebody else can name `os.system`, and must not reach it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tutelage.engine.values import describe, fits
+from tutelage.errors import UserError, choices
+
+_ROOMS = frozenset({"models", "data", "methods", "generators"})
+_STANDARD_LIBRARY = frozenset(sys.stdlib_module_names)
+
+
+def resolve(target: str, where: str) -> Callable[..., Any]:
+    """Return what a dotted path names. `where` is the configuration key, for the message.
+
+    Raises UserError when it cannot be imported or is not of a kind that a configuration may name.
+    """
+    if not isinstance(target, str) or "." not in target:
+        raise UserError(
+            f"{where}._target_ must be a dotted path such as my_package.MyNetwork, got {target!r}"
+        )
+    module_name, _, attribute = target.rpartition(".")
+    if module_name.split(".")[0] in _STANDARD_LIBRARY:
+        raise UserError(f"{where}._target_={target} is refused: {_ALLOWED}")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"{where}._target_={target}: module {module_name!r} cannot be imported ({error}). Expected an installed package "
+            "or a module of the folder in which the command is given"
+        ) from error
+    if not hasattr(module, attribute):
+        names = [n for n, v in vars(module).items() if inspect.isclass(v) or inspect.isfunction(v)]
+        raise UserError(
+            f"{where}._target_={target}: {module_name} has no {attribute!r}; {choices(attribute, names)}"
+        )
+    found = getattr(module, attribute)
+    if not _allowed(found, module_name):
+        raise UserError(f"{where}._target_={target} is refused: {_ALLOWED}")
+    return found
+
+
+_ALLOWED = (
+    "a configuration may name Tutelage's own classes and functions, classes derived from torch.nn.Module or LightningDataModule, "
+    "and functions defined in a module of your own folder"
+)
+
+
+def _allowed(found: Any, module_name: str) -> bool:
+    if module_name.split(".")[0] == "tutelage":
+        home = getattr(found, "__module__", "").split(".")
+        return callable(found) and home[0] == "tutelage" and bool(_ROOMS.intersection(home[1:2]))
+    if inspect.isclass(found):
+        bases = {f"{base.__module__}.{base.__name__}" for base in inspect.getmro(found)}
+        return bool(
+            bases
+            & {"torch.nn.modules.module.Module", "pytorch_lightning.core.datamodule.LightningDataModule"}
+        )
+    if inspect.isfunction(found):
+        source = getattr(sys.modules.get(found.__module__), "__file__", None)
+        return source is not None and Path(source).resolve().is_relative_to(Path.cwd())
+    return False
+
+
+def parameters_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any], bool]:
+    """Return (parameters, type hints, open-ended) of a callable.
+
+    A class whose constructor passes **keywords on to its base takes the base's arguments too: they are collected along the
+    inheritance, so that a subclass need not repeat them and a misspelt one is still an error.
+    """
+    parameters: dict[str, inspect.Parameter] = {}
+    hints: dict[str, Any] = {}
+    constructors = (
+        [c.__dict__["__init__"] for c in inspect.getmro(function) if "__init__" in c.__dict__]
+        if inspect.isclass(function)
+        else [function]
+    )
+    open_ended = False
+    for constructor in constructors:
+        try:
+            found = list(inspect.signature(constructor).parameters.values())
+        except (TypeError, ValueError):
+            break
+        with contextlib.suppress(NameError, TypeError):  # annotations that only a type checker can resolve
+            hints = typing.get_type_hints(constructor) | hints
+        for parameter in found:
+            if (
+                parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+                and parameter.name != "self"
+            ):
+                parameters.setdefault(parameter.name, parameter)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in found)
+        if not open_ended:
+            break
+    return parameters, hints, open_ended
+
+
+def construct(where: str, config: Mapping[str, Any], **context: Any) -> Any:
+    """Build the object that a configuration node describes.
+
+    config: `_target_` and plain keyword arguments. context: what the engine supplies; only what the signature names is passed.
+    Raises UserError for an unknown argument (naming the nearest), a missing one, a value of another type, or a failed constructor.
+    """
+    target = config.get("_target_")
+    if target is None:
+        raise UserError(
+            f"{where} has no _target_: it must name a class, for instance by choosing one of the group's files"
+        )
+    function = resolve(target, where)
+    given = {key: value for key, value in config.items() if key != "_target_"}
+    parameters, hints, open_ended = parameters_of(function)
+    for key, value in given.items():
+        if key not in parameters and not open_ended:
+            raise UserError(
+                f"{where}: {target} takes no '{key}'; {choices(key, set(parameters) - set(context))}"
+            )
+        if key in hints and not fits(value, hints[key]):
+            raise UserError(
+                f"{where}.{key} must be {describe(hints[key])}, got {value!r} ({type(value).__name__})"
+            )
+    arguments = given | {key: value for key, value in context.items() if key in parameters}
+    missing = [
+        n for n, p in parameters.items() if p.default is inspect.Parameter.empty and n not in arguments
+    ]
+    if missing:
+        raise UserError(f"{where}: {target} needs {', '.join(sorted(missing))}; give it in the configuration")
+    try:
+        return function(**arguments)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise UserError(f"{where}: {target} cannot be built from {given}: {error}") from error

@@ -1,0 +1,30 @@
+"""One rank of a run: `python -m tutelage.engine.rank <run folder>`, started by torch elastic with the finished configuration."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from tutelage.engine.launch import attempt, logging_to
+from tutelage.errors import UserError
+from tutelage.runs.store import Store
+
+
+def main(folder: str) -> int:
+    """Fit the run in `folder`; return the exit code. Only the first rank writes; every rank's own failure is recorded."""
+    path = Path(folder)
+    run = Store(path.parent).at_path(path)
+    config = run.config
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    sys.path.insert(0, str(Path.cwd()))  # the user's own networks live in the folder of the command
+    try:
+        with logging_to(path / "log.txt"):
+            attempt(config, run)
+    except UserError:
+        return 2  # recorded; the launching process prints it once
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

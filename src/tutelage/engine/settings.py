@@ -1,0 +1,105 @@
+"""The sections of a configuration that are settings rather than objects: which keys there are and of which type.
+
+No torch here: a mistake in a command is found before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
+
+from tutelage.engine.values import describe, fits
+from tutelage.errors import UserError, choices
+
+
+class Fit(TypedDict):
+    """How long to train, and how often to look. Exactly one of max_steps (updates) and epochs is given."""
+
+    max_steps: int | None
+    epochs: float | None
+    validate_every_steps: int | None
+    log_every_steps: int
+    checkpoint_every_s: float
+    accumulate: int
+    gradient_clip: float | None
+
+
+class Hardware(TypedDict):
+    """What Lightning's Trainer is told about the machine."""
+
+    accelerator: Literal["cpu", "gpu", "mps", "auto"]
+    devices: int | str | list[int]
+    num_nodes: int
+    strategy: str
+    precision: str
+    threads: int | None
+    compile: bool
+    deterministic: bool | None
+
+
+class Logger(TypedDict):
+    """Which mirror of the record is kept."""
+
+    kind: Literal["wandb", "tensorboard", "csv", "none"]
+    project: str
+    mode: Literal["offline", "online", "disabled"]
+
+
+class Configuration(TypedDict):
+    """The whole: one section per group of `conf/`, and the run's own keys."""
+
+    name: str
+    seed: int
+    runs_dir: str
+    rerun: bool
+    retry: int
+    fit: dict[str, Any]
+    hardware: dict[str, Any]
+    logger: dict[str, Any]
+    optimizer: dict[str, Any]
+    data: dict[str, Any]
+    model: dict[str, Any]
+    guide: dict[str, Any] | None
+    teacher: dict[str, Any] | None
+    source: dict[str, Any] | None
+    method: dict[str, Any]
+    needs: dict[str, Any]
+
+
+SECTIONS: dict[str, Any] = {"fit": Fit, "hardware": Hardware, "logger": Logger}
+_LEAST = {"fit.max_steps": 1, "fit.validate_every_steps": 1, "fit.log_every_steps": 1, "fit.accumulate": 1, "fit.checkpoint_every_s": 0,
+          "fit.epochs": 0, "fit.gradient_clip": 0, "seed": 0, "retry": 0, "hardware.threads": 1, "hardware.num_nodes": 1}  # fmt: skip
+_MOST = {"seed": 2**32 - 1}
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise UserError for an unknown key, a value of another type or out of range in the sections that are settings."""
+    _check_section("", config, Configuration)
+    for name, schema in SECTIONS.items():
+        _check_section(f"{name}.", config[name], schema)
+    steps, epochs = config["fit"]["max_steps"], config["fit"]["epochs"]
+    if (steps is None) == (epochs is None):
+        raise UserError(
+            f"give either fit.max_steps or fit.epochs (the other null), got max_steps={steps}, epochs={epochs}"
+        )
+
+
+def _check_section(prefix: str, section: Mapping[str, Any], schema: Any) -> None:
+    hints = typing.get_type_hints(schema)
+    for key, value in section.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            raise UserError(f"there is no setting '{name}'; {choices(str(key), hints)}")
+        if not fits(value, hints[key]):
+            raise UserError(f"{name} must be {describe(hints[key])}, got {value!r} ({type(value).__name__})")
+        in_range = not isinstance(value, int | float) or _LEAST.get(name, value) <= value <= _MOST.get(
+            name, value
+        )
+        if not in_range:
+            raise UserError(
+                f"{name} must be at least {_LEAST[name]}{f' and at most {_MOST[name]}' if name in _MOST else ''}, got {value!r}"
+            )
+    for key in hints:
+        if key not in section:
+            raise UserError(f"the setting '{prefix}{key}' is missing")

@@ -1,0 +1,231 @@
+"""What every method shares: weighting and summing named terms, recording them, metrics, optimisers, and the step's seed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import UserError, choices
+from tutelage.methods.optim import OptimizerSpec
+from tutelage.models.frozen import FrozenNetwork
+from tutelage.tasks import Batch, Task
+
+_MASK64 = 2**64 - 1
+
+
+class NonFiniteLoss(UserError):
+    """A loss term became NaN or infinite: the run stops, its last good checkpoint stays."""
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Mix (seed, step, rank) into one 63-bit seed by splitmix64's finaliser (Steele et al. 2014): neighbours are unrelated."""
+    state = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + rank * 0x8CB92BA72F3D8DD7 + 1) & _MASK64
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return (state ^ (state >> 31)) >> 1
+
+
+class Method(pl.LightningModule):
+    """Base of all methods: a subclass names its `terms` and returns them, unweighted, from `losses`.
+
+    network: the one being trained. task: loss and metrics. optimizer: what to build for every trainable parameter.
+    weights: one number per term. frozen: guides, teachers and sources by role; they are no part of the module's parameters or
+    state, so they stay outside DDP, optimisers and checkpoints.
+    seed: every training step draws (dropout and the like) from torch's generators seeded by (seed, step, rank), so that a
+    resumed run continues exactly without any stored generator state.
+    Raises UserError when the weights' names are not exactly the terms.
+    """
+
+    terms: ClassVar[tuple[str, ...]] = ("task",)
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        task: Task,
+        optimizer: OptimizerSpec,
+        weights: Mapping[str, float],
+        frozen: Mapping[str, FrozenNetwork] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name in set(weights) ^ set(self.terms):
+            problem = "no weight is given for its term" if name in self.terms else "there is no term"
+            raise UserError(f"{type(self).__name__}: {problem} '{name}'; {choices(name, self.terms)}")
+        self.network = network
+        self.task = task
+        self.optimizer_spec = optimizer
+        self.weights = {name: float(weights[name]) for name in self.terms}
+        self.frozen = dict(frozen or {})  # a plain dict on purpose: nn.Module must not register these
+        self.seed = seed
+        self.max_steps = 0  # set by the engine before fit: schedules end there
+        self.accumulate = 1  # likewise: batches per update
+        self.metrics_of = {"validation": task.metrics(), "test": task.metrics(), "train": task.metrics()}
+        self.values: dict[str, dict[str, float]] = {}  # split -> metrics of the last complete evaluation
+        self._history: list[tuple[int, tuple[str, ...], Tensor]] = []
+        self._takes_mask = "mask" in inspect.signature(network.forward).parameters
+        self._last_output: Tensor | None = None
+
+    # --- what a subclass writes
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the named, unweighted loss terms of one batch; call `self.predict(batch)` exactly once."""
+        return {"task": self.task.loss(self.predict(batch), batch)}
+
+    def term_weights(self) -> Mapping[str, float | Tensor]:
+        """Return the weight of each term at this step; a term whose weight is 0 may be left out of `losses`."""
+        return self.weights
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the record should say of this method beyond its configuration (layer pairs, digests)."""
+        return {f"{role}_digest": network.digest() for role, network in self.frozen.items()}
+
+    @property
+    def step(self) -> int:
+        """Updates of the trained network so far; a method with several optimisers counts its own."""
+        return self.global_step
+
+    # --- shared by all
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Run the trained network, with the mask where it takes one."""
+        return self.network(inputs, mask) if self._takes_mask else self.network(inputs)
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Run the trained network on a training batch: the one forward of the step."""
+        output = self(batch.inputs, batch.mask)
+        self._last_output = output.detach()
+        return output
+
+    def on_fit_start(self) -> None:
+        """Bring the frozen networks to the device of the trained one."""
+        for frozen in self.frozen.values():
+            frozen.to(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Seed the step, weight and sum the terms, and remember them for the next record without waiting for the device."""
+        seed = step_seed(
+            self.seed, self.step * self.accumulate + batch_idx % self.accumulate, self.global_rank
+        )
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        terms = self.losses(batch)
+        weights = self.term_weights()
+        if len(terms) != len(self.terms):
+            self._check_terms(terms, weights)
+        values = list(terms.values())
+        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        self._history.append((self.step, tuple(terms), torch.stack([total, *values]).detach()))
+        return total
+
+    def _check_terms(self, terms: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> None:
+        for name in terms:
+            if name not in self.terms:
+                raise UserError(
+                    f"{type(self).__name__}.losses returned an undeclared term '{name}'; {choices(name, self.terms)}"
+                )
+        for name in self.terms:
+            if name not in terms and not (isinstance(weights[name], float | int) and weights[name] == 0):
+                raise UserError(
+                    f"{type(self).__name__}.losses left out the term '{name}', whose weight is {weights[name]}"
+                )
+
+    @property
+    def pending(self) -> int:
+        """How many batches' terms wait for the next flush."""
+        return len(self._history)
+
+    def flush(self, batch: Batch | None = None) -> dict[str, float]:
+        """Return the mean of each term since the last flush, and forget them.
+
+        batch: the latest training batch, to add its metrics. One device synchronisation. Means are over all ranks.
+        Raises NonFiniteLoss naming the first step and term that is not finite.
+        """
+        if not self._history:
+            return {}
+        sums: dict[str, list[float]] = {}
+        stacked = self._stack_history()
+        for (step, names, _), values in zip(self._history, stacked, strict=True):
+            for name, value in zip(("loss", *names), values, strict=False):
+                sums.setdefault(name, []).append(value)
+            finite = np.isfinite(values[: len(names) + 1])
+            if not finite.all():
+                bad = [n for n, ok in zip(names, finite[1:], strict=True) if not ok] or ["the weighted sum"]
+                self._history.clear()
+                raise NonFiniteLoss(
+                    f"the loss is not finite at step {step}: {', '.join(bad)} "
+                    f"(terms: {dict(zip(names, [float(v) for v in values[1:]], strict=False))}). "
+                    "Lower optimizer.lr or clip gradients (hardware.gradient_clip); the last good checkpoint is kept"
+                )
+        self._history.clear()
+        row = {f"train/{name}": float(np.mean(values)) for name, values in sums.items()}
+        if batch is not None and self._last_output is not None:
+            metrics = self.metrics_of["train"]
+            metrics.reset()
+            metrics.update(self._last_output, batch)
+            row |= {f"train/{k}": v for k, v in metrics.compute().items() if k != "loss"}
+        return row
+
+    def _stack_history(self) -> np.ndarray:
+        width = 1 + len(self.terms)
+        rows = [nn.functional.pad(values.float(), (0, width - len(values))) for _, _, values in self._history]
+        stacked = torch.stack(rows)
+        if self._distributed():
+            torch.distributed.all_reduce(
+                stacked,
+                op=torch.distributed.ReduceOp.AVG if stacked.is_cuda else torch.distributed.ReduceOp.SUM,
+            )
+            if not stacked.is_cuda:
+                stacked /= torch.distributed.get_world_size()
+        return stacked.double().cpu().numpy()
+
+    @staticmethod
+    def _distributed() -> bool:
+        return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the validation metrics afresh."""
+        self._start("validation")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one validation batch."""
+        self.metrics_of["validation"].update(self(batch.inputs, batch.mask), batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute the validation metrics; they are also offered to Lightning's own callbacks."""
+        self._finish("validation")
+        for name, value in self.values["validation"].items():
+            self.log(f"validation/{name}", value, logger=False, rank_zero_only=False, sync_dist=False)
+
+    def on_test_epoch_start(self) -> None:
+        """Start the test metrics afresh."""
+        self._start("test")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one test batch."""
+        self.metrics_of["test"].update(self(batch.inputs, batch.mask), batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Compute the test metrics."""
+        self._finish("test")
+
+    def _start(self, split: str) -> None:
+        self.metrics_of[split].to(self.device).reset()
+
+    def _finish(self, split: str) -> None:
+        self.values[split] = self.metrics_of[split].compute()
+
+    def configure_optimizers(self) -> Any:
+        """Put every trainable parameter into the one optimiser."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer, scheduler = self.optimizer_spec.build(parameters, self.max_steps)
+        if scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

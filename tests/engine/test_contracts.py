@@ -1,0 +1,94 @@
+"""The contracts of the design that hold for every method."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from conftest import METHODS, SMALL
+from pytorch_lightning.core.optimizer import LightningOptimizer  # noqa: F401 - loads what the trainer would load
+
+from tutelage.cli.compose import compose, group_options
+from tutelage.engine.build import build
+from tutelage.errors import UserError
+from tutelage.models.weights import digest
+
+
+def built(tmp_path, method, *words):
+    config = compose([*SMALL, f"runs_dir={tmp_path}", f"method={method}", *METHODS[method], *words])
+    return config, build(config)
+
+
+def test_every_shipped_method_is_listed_here():
+    assert set(group_options("method")) == set(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_are_the_declared_terms_and_one_forward(tmp_path, method):
+    _, made = built(tmp_path, method)
+    module = made.method
+    module.on_fit_start()
+    module.train()
+    calls = []
+    module.network.register_forward_hook(lambda *_: calls.append(1))
+    stream = made.data.train_stream(seed=0, device="cpu")
+    stream.seek(0, 1)
+    (batch,) = stream
+    terms = module.losses(batch)
+    assert tuple(terms) == module.terms
+    assert len(calls) == 1
+    assert all(value.ndim == 0 and value.isfinite() for value in terms.values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_trainable_parameter_is_optimised_once_and_moves(tmp_path, method):
+    _, made = built(tmp_path, method)
+    module = made.method
+    module.max_steps = 10
+    module.on_fit_start()
+    module.train()
+    optimizer = module.configure_optimizers()
+    listed = [p for group in optimizer.param_groups for p in group["params"]]
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    assert {id(p) for p in listed} == {id(p) for p in trainable}
+    assert len(listed) == len(trainable)
+    before = [p.detach().clone() for p in trainable]
+    stream = made.data.train_stream(seed=0, device="cpu")
+    stream.seek(0, 1)
+    (batch,) = stream
+    sum(module.losses(batch).values()).backward()
+    optimizer.step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, trainable, strict=True))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_frozen_networks_are_outside_the_module_and_bit_identical_after_a_run(tmp_path, method, command):
+    _, made = built(tmp_path, method)
+    module = made.method
+    for role, frozen in module.frozen.items():
+        assert not any(role in name for name in module.state_dict())
+        state = copy.deepcopy(frozen.network.state_dict())
+        module.train()
+        module.on_fit_start()
+        stream = made.data.train_stream(seed=0, device="cpu")
+        stream.seek(0, 2)
+        for batch in stream:
+            sum(module.losses(batch).values()).backward()
+        assert all(torch.equal(a, b) for a, b in zip(state.values(), frozen.network.state_dict().values(), strict=True))
+        assert all(p.grad is None for p in frozen.network.parameters())
+        assert module.describe()[f"{role}_digest"] == digest(frozen.network)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("words", "culprit"), [("method.weights={}", "task"), ("+method.weights.extra=1", "extra")])
+def test_a_missing_or_extra_weight_is_an_error_at_construction(tmp_path, method, words, culprit):
+    if words.endswith("{}"):
+        words = "~method.weights.task"
+    with pytest.raises(UserError, match=culprit):
+        built(tmp_path, method, words)
+
+
+def test_all_arms_of_a_seed_start_from_the_same_network(tmp_path):
+    states = [digest(built(tmp_path, method, "model.dropout=0")[1].method.network) for method in METHODS]
+    assert len(set(states)) == 1

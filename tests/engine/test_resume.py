@@ -1,0 +1,85 @@
+"""N steps equal k + resume + N - k, bit by bit, for every method."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import METHODS
+from safetensors.torch import load_file
+
+from tutelage.engine.callbacks import Checkpoints
+from tutelage.runs.run import State
+from tutelage.runs.store import Store
+
+
+def stop_after(monkeypatch, steps):
+    """Let the process "die" right after the state of some step was saved."""
+    save = Checkpoints.save
+
+    def save_then_die(self, trainer):
+        save(self, trainer)
+        if trainer.global_step >= steps:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", save_then_die)
+
+
+def timeless(rows):
+    return [{k: v for k, v in row.items() if k != "train_s"} for row in rows]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_is_the_undisturbed_run(command, monkeypatch, method):
+    words = [f"method={method}", *METHODS[method], "optimizer.schedule=cosine", "optimizer.warmup_steps=3"]
+    whole = command(*words, folder="whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            command(*words, folder="broken")
+    (broken,) = Store(whole.path.parents[2] / "broken").runs()
+    assert broken.state == State.INTERRUPTED
+    assert not (broken.path / "network.safetensors").exists()
+    resumed = command(*words, folder="broken")
+    assert resumed.result["cost"]["resumed_at_step"] == 4
+    ours, theirs = (load_file(run.path / "network.safetensors") for run in (resumed, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert timeless(resumed.metrics.rows) == timeless(whole.metrics.rows)
+    for part in ("best", "last", "metrics"):
+        assert resumed.result[part] == whole.result[part]
+
+
+def test_a_damaged_last_checkpoint_is_named_and_the_one_before_is_used(command, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 8)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            command(folder="broken")
+    whole = command(folder="whole")
+    (run,) = Store(whole.path.parents[2] / "broken").runs()
+    last = run.checkpoint("last")
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    resumed = command(folder="broken")
+    assert resumed.result["cost"]["resumed_at_step"] == 4
+    assert resumed.result["metrics"] == whole.result["metrics"]
+    assert "last.ckpt" in run.log.read_text()
+
+
+def test_a_complete_run_is_not_run_again_and_rerun_archives_it(command, monkeypatch):
+    first = command()
+    written = (first.path / "result.json").stat().st_mtime_ns
+    assert command().result == first.result
+    assert (first.path / "result.json").stat().st_mtime_ns == written
+    again = command(rerun=True)
+    assert again.result["metrics"] == first.result["metrics"]
+    assert len(list((first.path.parent / ".archive").iterdir())) == 1
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_result_only_evaluates(command, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 12)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            command(folder="broken")
+    whole = command(folder="whole")
+    resumed = command(folder="broken")
+    assert resumed.result["cost"]["resumed_at_step"] == 12
+    assert resumed.result["metrics"] == whole.result["metrics"]

@@ -132,7 +132,9 @@ class ImageData(DataModule):
         ).tolist()
         if isinstance(source.images, Tensor):
             pixels = source.images.numpy()
-            self._check_repeats(cache.remember(("hashes", *source.key), lambda: splitting.row_hashes(pixels)))
+            self._check_repeats(
+                cache.remember(("content", *source.key), lambda: splitting.content_numbers(pixels))
+            )
         images = self._spoil(source)
         if self.label_noise:
             labels, realised = corruption.flip_labels(

@@ -1,0 +1,101 @@
+"""`tutelage list runs`: the runs with their states, filtered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from tutelage.errors import UserError, choices
+from tutelage.reporting.collect import Row, collect
+from tutelage.reporting.render import number
+from tutelage.runs.run import State
+from tutelage.runs.store import Store
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLOURS = {State.COMPLETE: "green", State.RUNNING: "cyan", State.FAILED: "red", State.INTERRUPTED: "yellow"}
+
+
+def filtered_rows(
+    store: Store,
+    *,
+    under: str = "",
+    state: str | None = None,
+    method: str | None = None,
+    data: str | None = None,
+    since: str | None = None,
+) -> list[Row]:
+    """Return the runs that pass every given filter, in the order of their keys.
+
+    Args:
+        store: where the runs are.
+        under: a name; the runs at or below it.
+        state: complete, running, interrupted or failed.
+        method: a method's class or module, such as guidance.
+        data: a data set's class or module, such as digits.
+        since: a date such as 2026-01-31; the runs first started on or after it (UTC).
+
+    Raises:
+        UserError: a state or date that is none, or a method or data set that no run has.
+    """
+    rows = collect(store, under)
+    if state is not None:
+        if state not in set(State):
+            raise UserError(f"there is no state '{state}'; {choices(state, State)}")
+        rows = [row for row in rows if row.state == state]
+    for kind, wanted in (("method", method), ("data", data)):
+        if wanted is not None:
+            known = {word for row in rows for word in kinds(row, kind)}
+            if rows and wanted.lower() not in known:
+                raise UserError(f"no run has {kind} '{wanted}'; {choices(wanted, known)}")
+            rows = [row for row in rows if wanted.lower() in kinds(row, kind)]
+    if since is not None:
+        try:
+            first = date.fromisoformat(since).isoformat()
+        except ValueError:
+            raise UserError(f"--since needs a date such as 2026-01-31, got '{since}'") from None
+        rows = [row for row in rows if row.started[:10] >= first]
+    return rows
+
+
+def render_runs_table(store: Store, **filters: Any) -> Table:
+    """Return the runs as a table for rich's `Console.print`; the filters are those of `filtered_rows`."""
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = filtered_rows(store, **filters)
+    table = Table(title=f"{len(rows)} runs in {store.root}", title_justify="left", box=None, pad_edge=False)
+    for name in ("run", "seed", "state", "method", "data", "result", "started (UTC)"):
+        table.add_column(name, justify="right" if name == "seed" else "left", overflow="fold")
+    for row in rows:
+        state = Text(str(row.state), style=COLOURS.get(row.state, ""))
+        told = [next(iter(kinds(row, kind)), "-") for kind in ("method", "data")]
+        cells: list[str | Text] = [
+            row.key,
+            str(row.seed),
+            state,
+            *told,
+            _result(row),
+            row.started[:16].replace("T", " "),
+        ]
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+    return table
+
+
+def kinds(row: Row, kind: str) -> list[str]:
+    """Return the lower-case names a run's method or data answer to: the class, then the module."""
+    return list(dict.fromkeys(_names(row.inputs.get(f"{kind}._target_", ""))))
+
+
+def _names(target: str) -> Iterator[str]:
+    parts = target.strip('"').lower().split(".")
+    yield from (part for part in parts[:-3:-1] if part)
+
+
+def _result(row: Row) -> str:
+    metric = f"test/{row.monitor}"
+    if metric in row.metrics:
+        return f"{row.monitor} {number(row.metrics[metric], 4)}"
+    return row.reason if row.state is not State.COMPLETE else ""

@@ -1,0 +1,215 @@
+"""A report as Markdown, CSV and terminal text. The same report gives the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tutelage.reporting.report import Line, Report
+from tutelage.reporting.statistics import Summary
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+GAP = "-"
+
+
+def markdown(report: Report, *, figures: Sequence[str] = ()) -> str:
+    """Return the report as a Markdown page; `figures` are file names beside it."""
+    parts = [f"# {report.title}", _markdown_table(*arms_table(report)), explanation(report)]
+    if report.comparisons:
+        parts += ["## Comparisons", _markdown_table(*comparisons_table(report)), COMPARISONS_EXPLAINED]
+    if report.notes:
+        parts += ["## Notes", "\n".join(f"- {note}" for note in report.notes)]
+    if report.needed:
+        parts += ["## Runs that others need", "\n".join(f"- {line}" for line in needed_lines(report))]
+    parts += [f"![{name.rpartition('.')[0]}]({name})" for name in figures]
+    return "\n\n".join(parts) + "\n"
+
+
+COMPARISONS_EXPLAINED = (
+    "Differences over the seeds both arms have; 95 % t interval; exact two-sided sign-flip p (five pairs cannot go below "
+    "0.0625), and the same corrected for the number of comparisons (Holm)."
+)
+
+
+def explanation(report: Report) -> str:
+    """Say what the numbers are."""
+    unit = f", in {report.unit}" if report.unit else ""
+    return (
+        f"Mean ± standard deviation over n seeds{unit}, of the checkpoint chosen on validation; the interval is the 95 % "
+        f"t interval of the mean. `{GAP}`: no value, for the reason given below."
+    )
+
+
+def arms_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the table of arms, as text."""
+    metrics = {line.metric for line in report.lines}
+    shared = metrics.pop().replace("/", " ") if len(metrics) == 1 else None
+    published = any(line.published for line in report.lines)
+    chosen = any(line.choice for line in report.lines)
+    header = ["arm", *([] if shared else ["metric"]), shared or "value", "n", "95 % interval"]
+    header += [*(["published"] if published else []), *(["chosen on validation"] if chosen else [])]
+    rows = []
+    for line in report.lines:
+        places = decimals(report, line.metric)
+        row = [line.label, *([] if shared else [line.metric.replace("/", " ")])]
+        row += [mean_std(line.summary, places), str(line.summary.n), interval(line.summary, places)]
+        row += [_published(line)] if published else []
+        row += [line.choice or GAP] if chosen else []
+        rows.append(row)
+    return header, rows
+
+
+def comparisons_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the table of comparisons, as text."""
+    published = any(item.published is not None for item in report.comparisons)
+    header = ["comparison", "difference", "95 % interval", "pairs", "p", "p (Holm)"]
+    header += [*(["published"] if published else []), "verdict"]
+    metric_of = {line.label: line.metric for line in report.lines}
+    rows = []
+    for item in report.comparisons:
+        places = decimals(report, metric_of.get(item.first, ""))
+        row = [f"{item.first} - {item.second}", signed(item.difference.mean, places)]
+        row += [
+            interval(item.difference, places, sign=True),
+            str(len(item.seeds)),
+            p_text(item.p),
+            p_text(item.p_holm),
+        ]
+        row += [GAP if item.published is None else signed(item.published, places)] if published else []
+        rows.append([*row, item.sentence])
+    return header, rows
+
+
+def needed_lines(report: Report) -> list[str]:
+    """Return a line for each run that was made because others need it."""
+    lines = []
+    for row in report.needed:
+        metric = f"test/{row.monitor}"
+        value = (
+            f"{metric.replace('/', ' ')} {number(row.metrics[metric], 3)}"
+            if metric in row.metrics
+            else row.reason
+        )
+        lines.append(f"{row.key} (seed {row.seed}): {value or row.state}")
+    return lines
+
+
+def table_csv(report: Report) -> str:
+    """Return `arm, metric, mean, std, n`, a row an arm; undefined numbers are empty."""
+    rows = []
+    for line in report.lines:
+        summary = line.summary
+        mean = _plain(summary.mean) if summary.n else ""
+        std = _plain(summary.std) if summary.n > 1 else ""
+        rows.append([line.label, line.metric, mean, std, str(summary.n)])
+    return _csv(["arm", "metric", "mean", "std", "n"], rows)
+
+
+def cells_csv(report: Report) -> str:
+    """Return a row for each run of the report: where it lies, its seed, state, code and metrics."""
+    metrics = sorted({name for line in report.lines for row in line.rows for name in row.metrics})
+    header = ["arm", "run", "seed", "state", "reason", "code", "best_step", "train_s", *metrics]
+    rows = []
+    for line in report.lines:
+        for row in line.rows:
+            step = "" if row.best_step is None else str(row.best_step)
+            values = [_plain(row.metrics[name]) if name in row.metrics else "" for name in metrics]
+            seconds = "" if row.train_s is None else f"{row.train_s:.1f}"
+            code = " then ".join(row.commits)
+            rows.append(
+                [line.label, row.key, str(row.seed), str(row.state), row.reason, code, step, seconds, *values]
+            )
+    return _csv(header, rows)
+
+
+def terminal(report: Report) -> Group:
+    """Return what a terminal shows, for rich's `Console.print`."""
+    from rich.console import Group
+    from rich.text import Text
+
+    shown: list[Any] = [_rich_table(report.title, *arms_table(report))]
+    if report.comparisons:
+        shown.append(_rich_table("comparisons", *comparisons_table(report)))
+    shown += [Text(note, style="dim") for note in report.notes]
+    shown += [Text(f"needed: {line}", style="dim") for line in needed_lines(report)]
+    return Group(*shown)
+
+
+def decimals(report: Report, metric: str) -> int:
+    """Return how many decimals a metric's numbers get: three if all lie within ±1, two otherwise."""
+    values = [abs(v) for line in report.lines if line.metric == metric for v in line.values.values()]
+    return 3 if values and max(values) <= 1 else 2
+
+
+def number(value: float, places: int) -> str:
+    """Return a number as text; what is not finite is named."""
+    return f"{value:.{places}f}" if math.isfinite(value) else str(value).replace("nan", "NaN")
+
+
+def signed(value: float, places: int) -> str:
+    """Return a difference as text, with its sign."""
+    return f"{value:+.{places}f}" if math.isfinite(value) else GAP
+
+
+def mean_std(summary: Summary, places: int) -> str:
+    """Return "mean ± std", the mean alone for one value, or a gap."""
+    if summary.n == 0:
+        return GAP
+    if not math.isfinite(summary.std):
+        return number(summary.mean, places)
+    return f"{number(summary.mean, places)} ± {number(summary.std, places)}"
+
+
+def interval(summary: Summary, places: int, *, sign: bool = False) -> str:
+    """Return "low to high", or a gap."""
+    if not math.isfinite(summary.low):
+        return GAP
+    low, high = ((signed if sign else number)(value, places) for value in (summary.low, summary.high))
+    return f"{low} to {high}"
+
+
+def p_text(p: float) -> str:
+    """Return a p value as text."""
+    return GAP if math.isnan(p) else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def _published(line: Line) -> str:
+    if line.published is None:
+        return GAP
+    error = "" if line.published.error is None else f" ± {line.published.error:g}"
+    source = f" ({line.published.source})" if line.published.source else ""
+    return f"{line.published.value:g}{error}{source}"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else number(value, 0)
+
+
+def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _rich_table(title: str, header: list[str], rows: list[list[str]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for place, name in enumerate(header):
+        table.add_column(name, justify="left" if place == 0 or name in ("verdict", "metric") else "right")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _csv(header: list[str], rows: list[list[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

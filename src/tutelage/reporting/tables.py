@@ -1,0 +1,173 @@
+"""A paper's table: its runs, hyperparameters chosen on validation, and the report beside the published numbers.
+
+The test set plays no part in a choice: hyperparameters are those with the best mean validation metric over the seeds.
+`table_file.load` reads a table from its file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tutelage.errors import UserError
+from tutelage.reporting.collect import Row, gap_reason
+from tutelage.reporting.listing import render_runs_table
+from tutelage.reporting.report import Line, Report, notes_on
+from tutelage.reporting.verdict import Published, compare, correct
+from tutelage.runs.run import State
+
+__all__ = ["Arm", "Cell", "Find", "Table", "build", "choose", "render_runs_table", "unfinished"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of a table: the overrides of its command, and the points its hyperparameters are chosen from."""
+
+    label: str
+    command: tuple[str, ...]
+    points: tuple[tuple[str, ...], ...] = ((),)
+    published: Published | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table: an arm at a point of its grid with a seed."""
+
+    arm: Arm
+    point: tuple[str, ...]
+    seed: int
+
+    @property
+    def overrides(self) -> list[str]:
+        """The overrides of the run's command."""
+        return [*self.arm.command, *self.point, f"seed={self.seed}"]
+
+
+Find = Callable[[Cell], Row]
+"""From a cell to its run as a row (`collect.row_of`), which may be missing."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table file."""
+
+    title: str
+    metric: str
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    tuning_seeds: tuple[int, ...]
+    split: str = "test"
+    mode: str | None = None
+    percent: bool = False
+    paper_setting: bool = False
+    compare: tuple[tuple[str, str], ...] = ()
+    notes: str = ""
+
+    def tuning_cells(self) -> list[Cell]:
+        """Return the runs that choices are made from: every arm with a grid, at every point."""
+        tuned = [arm for arm in self.arms if len(arm.points) > 1]
+        return [Cell(arm, point, seed) for arm in tuned for point in arm.points for seed in self.tuning_seeds]
+
+    def cells(self, arm: Arm, point: tuple[str, ...]) -> list[Cell]:
+        """Return the runs behind an arm's number."""
+        return [Cell(arm, point, seed) for seed in self.seeds]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The point chosen for an arm, and what to say about it."""
+
+    point: tuple[str, ...]
+    sentence: str = ""
+    notes: tuple[str, ...] = ()
+    pending: tuple[Cell, ...] = field(default=())
+    """Tuning runs neither finished nor failed: until they are, the choice is provisional."""
+
+
+def choose(table: Table, arm: Arm, find: Find) -> Choice:
+    """Choose an arm's hyperparameters: the point with the best mean validation metric over the tuning seeds.
+
+    Points with a run that failed, has no such metric or is not finite are out, and named; so are points with
+    runs that are not finished, which makes the choice provisional. The first of equal points wins.
+    """
+    if len(arm.points) == 1:
+        return Choice(arm.points[0])
+    means: dict[tuple[str, ...], float] = {}
+    notes: list[str] = []
+    pending: list[Cell] = []
+    mode = table.mode
+    for point in arm.points:
+        cells = [Cell(arm, point, seed) for seed in table.tuning_seeds]
+        rows = [find(cell) for cell in cells]
+        pending += [
+            c for c, row in zip(cells, rows, strict=True) if row.state not in (State.COMPLETE, State.FAILED)
+        ]
+        values = [row.metrics.get(f"validation/{table.metric}", math.nan) for row in rows]
+        mode = mode or next((row.mode for row in rows if row.monitor == table.metric), None)
+        if all(map(math.isfinite, values)):
+            means[point] = math.fsum(values) / len(values)
+        else:
+            bad = next(row for row, value in zip(rows, values, strict=True) if not math.isfinite(value))
+            reason = gap_reason(bad, f"validation/{table.metric}")
+            notes.append(f"{arm.label}: {_point(point)} was not eligible ({reason})")
+    if not means:
+        return Choice(arm.points[0], "nothing to choose from yet", tuple(notes), tuple(pending))
+    if mode is None:
+        raise UserError(
+            f"'{table.title}': no run was selected by {table.metric}; give the table 'mode: max' or 'mode: min'"
+        )
+    best = (max if mode == "max" else min)(means, key=lambda point: means[point])
+    provisional = ", provisional" if pending else ""
+    sentence = f"{_point(best)} (of {len(means)} points, {len(table.tuning_seeds)} seeds{provisional})"
+    return Choice(best, sentence, tuple(notes), tuple(pending))
+
+
+def unfinished(table: Table, find: Find) -> list[Cell]:
+    """Return the runs to make next: those that choices wait for; when there are none, the missing cells of the table.
+
+    Failed runs are among them (they are tried again), except where a choice has already been made without
+    them.
+    """
+    waiting = [
+        cell for cell in table.tuning_cells() if find(cell).state not in (State.COMPLETE, State.FAILED)
+    ]
+    if waiting:
+        return waiting
+    cells = [cell for arm in table.arms for cell in table.cells(arm, choose(table, arm, find).point)]
+    return [cell for cell in cells if find(cell).state is not State.COMPLETE]
+
+
+def build(table: Table, find: Find) -> Report:
+    """Return the report of a table: values in the published unit, gaps, comparisons with verdicts, notes."""
+    metric, scale = f"{table.split}/{table.metric}", 100.0 if table.percent else 1.0
+    lines: list[Line] = []
+    notes: list[str] = []
+    for arm in table.arms:
+        choice = choose(table, arm, find)
+        rows = {cell.seed: find(cell) for cell in table.cells(arm, choice.point)}
+        done = {
+            seed: row for seed, row in rows.items() if row.state is State.COMPLETE and metric in row.metrics
+        }
+        values = {seed: scale * row.metrics[metric] for seed, row in done.items()}
+        gaps = {seed: gap_reason(row, metric) for seed, row in rows.items() if seed not in values}
+        lines.append(
+            Line(arm.label, metric, values, gaps, tuple(rows.values()), arm.published, choice.sentence)
+        )
+        notes += choice.notes
+    by_label = {line.label: (line.label, line.values, line.published) for line in lines}
+    pairs = [compare(by_label[a], by_label[b], same_setting=table.paper_setting) for a, b in table.compare]
+    return Report(
+        title=table.title,
+        lines=tuple(lines),
+        comparisons=tuple(correct(pairs)),
+        notes=(*([table.notes] if table.notes else []), *notes, *notes_on(lines)),
+        unit="%" if table.percent else "",
+        scale=scale,
+    )
+
+
+def _point(point: Sequence[str]) -> str:
+    return ", ".join(
+        word.partition("=")[0].rpartition(".")[2] + "=" + word.partition("=")[2] for word in point
+    )

@@ -1,0 +1,140 @@
+"""What the data say about a difference between two arms, next to what was published.
+
+The rules, on the differences of the seeds that both arms have (`d`), their mean D and its 95 % t interval
+[low, high]:
+
+- fewer than three common seeds: *undecided*.
+- a published difference P exists. The interval lies on P's side of zero: *reproduced in direction*; and if it
+  also meets P ± its published error, in the paper's own setting: *reproduced in size*. The interval lies on
+  the other side of zero, or does not reach a tenth of P: *not reproduced*. Otherwise *undecided*.
+- nothing was published. The interval excludes zero: *above* or *below*. Otherwise *undecided*.
+
+Undecided comes with the number of seeds at which the interval would exclude zero if mean and spread stayed as
+they are. The exact sign-flip p value, corrected over the table's comparisons (Holm), stands beside the
+verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from tutelage.reporting.statistics import (
+    Summary,
+    holm,
+    paired_differences,
+    seeds_to_decide,
+    sign_flip_p,
+    summarize,
+)
+
+FEWEST_SEEDS = 3
+SMALLEST_SHARE = 0.1
+"""A measured difference below this share of the published one counts as no effect."""
+
+
+class Verdict(StrEnum):
+    """The outcome of a comparison, as a table prints it."""
+
+    SIZE = "reproduced in size"
+    DIRECTION = "reproduced in direction"
+    NOT = "not reproduced"
+    UNDECIDED = "undecided"
+    ABOVE = "above"
+    BELOW = "below"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number as printed in a paper, with its printed error and where it stands."""
+
+    value: float
+    error: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against another over their common seeds; differences are first minus second."""
+
+    first: str
+    second: str
+    difference: Summary
+    seeds: tuple[int, ...]
+    p: float
+    verdict: Verdict
+    seeds_needed: int | None = None
+    published: float | None = None
+    p_holm: float = math.nan
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        if self.verdict is not Verdict.UNDECIDED:
+            return str(self.verdict)
+        if len(self.seeds) < FEWEST_SEEDS:
+            return f"undecided ({len(self.seeds)} common seeds, at least {FEWEST_SEEDS} needed)"
+        needed = f"about {self.seeds_needed}" if self.seeds_needed else "more than 1,000"
+        return f"undecided ({needed} seeds would decide)"
+
+
+def compare(
+    first: tuple[str, Mapping[int, float], Published | None],
+    second: tuple[str, Mapping[int, float], Published | None],
+    *,
+    same_setting: bool,
+) -> Comparison:
+    """Compare two arms, each (label, value by seed, published number), values in the published numbers' unit.
+
+    Args:
+        first: the arm whose gain is asked for.
+        second: the arm it is compared with.
+        same_setting: whether the runs are in the paper's own setting, without which no size can be
+            reproduced.
+    """
+    differences = paired_differences(first[1], second[1])
+    values = list(differences.values())
+    summary = summarize(values)
+    published, error = _published_difference(first[2], second[2])
+    verdict = decide(summary, published=published, error=error, same_setting=same_setting)
+    return Comparison(
+        first=first[0],
+        second=second[0],
+        difference=summary,
+        seeds=tuple(differences),
+        p=sign_flip_p(values),
+        verdict=verdict,
+        seeds_needed=seeds_to_decide(summary.mean, summary.std) if verdict is Verdict.UNDECIDED else None,
+        published=published,
+    )
+
+
+def decide(
+    summary: Summary, *, published: float | None = None, error: float = 0.0, same_setting: bool = False
+) -> Verdict:
+    """Apply the rules of this module to the summary of the differences."""
+    low, high = summary.low, summary.high
+    if summary.n < FEWEST_SEEDS or not math.isfinite(low):
+        return Verdict.UNDECIDED
+    if published is None or published == 0:
+        return Verdict.ABOVE if low > 0 else Verdict.BELOW if high < 0 else Verdict.UNDECIDED
+    if published < 0:  # turn everything, so that the published difference is a gain
+        low, high, published = -high, -low, -published
+    if low > 0 and high >= SMALLEST_SHARE * published:
+        meets = low <= published + error and high >= published - error
+        return Verdict.SIZE if same_setting and meets else Verdict.DIRECTION
+    return Verdict.NOT if high < SMALLEST_SHARE * published else Verdict.UNDECIDED
+
+
+def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Fill in the p values corrected over all comparisons of a table."""
+    adjusted = holm([comparison.p for comparison in comparisons])
+    return [replace(comparison, p_holm=p) for comparison, p in zip(comparisons, adjusted, strict=True)]
+
+
+def _published_difference(first: Published | None, second: Published | None) -> tuple[float | None, float]:
+    if first is None or second is None:
+        return None, 0.0
+    return first.value - second.value, math.hypot(first.error or 0.0, second.error or 0.0)

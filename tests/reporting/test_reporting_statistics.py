@@ -1,0 +1,132 @@
+"""Statistics against slow references and numbers worked out elsewhere."""
+
+import itertools
+import math
+import statistics as reference
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tutelage.reporting.statistics import (
+    bootstrap_interval,
+    holm,
+    paired_differences,
+    seeds_to_decide,
+    sign_flip_p,
+    summarize,
+    t_quantile,
+)
+
+quick = settings(max_examples=40, deadline=None)
+numbers = st.floats(-100, 100, allow_nan=False).map(lambda x: round(x, 3))
+
+
+@quick
+@given(st.lists(numbers, min_size=2, max_size=12))
+def test_mean_and_spread(values):
+    summary = summarize(values)
+    assert summary.n == len(values)
+    assert summary.mean == pytest.approx(reference.mean(values), abs=1e-9)
+    assert summary.std == pytest.approx(reference.stdev(values), abs=1e-9)
+    assert summary.low <= summary.mean <= summary.high
+
+
+def test_t_interval_against_scipy_stats():
+    from scipy import stats
+
+    values = [0.81, 0.84, 0.79, 0.88, 0.83]
+    low, high = stats.t.interval(0.95, 4, loc=reference.mean(values), scale=stats.sem(values))
+    assert summarize(values)[3:] == pytest.approx((low, high))
+    assert t_quantile(4, 0.975) == pytest.approx(2.7764451)  # any printed table of t
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, math.nan], [1.0, math.inf]])
+def test_what_is_not_defined_is_nan(values):
+    summary = summarize(values)
+    assert summary.n == len(values) and math.isnan(summary.std) and math.isnan(summary.low)
+    assert summary.mean == 1.0 if len(values) == 1 else math.isnan(summary.mean)
+
+
+@quick
+@given(st.lists(numbers, min_size=1, max_size=8))
+def test_sign_flip_equals_the_loop_over_all_patterns(differences):
+    observed = abs(sum(differences))
+    hits = total = 0
+    for signs in itertools.product((-1, 1), repeat=len(differences)):
+        total += 1
+        hits += abs(sum(s * d for s, d in zip(signs, differences, strict=True))) >= observed - 1e-7
+    assert sign_flip_p(differences) == pytest.approx(hits / total)
+
+
+def test_sign_flip_floor():
+    assert sign_flip_p([1, 2, 3, 4, 5]) == 2 / 32
+    assert sign_flip_p([1, 2, 3, 4, 5, 6]) == 2 / 64 < 0.05
+    assert sign_flip_p([0.1 + 0.2, 0.3, -0.3]) == pytest.approx(1.0)  # ties in all but the last digit
+    assert sign_flip_p([0.0, 0.0]) == 1.0
+    assert math.isnan(sign_flip_p([])) and math.isnan(sign_flip_p([1.0, math.nan]))
+
+
+def test_sign_flip_drawn_agrees_with_exact():
+    differences = [0.3, -0.1, 0.4, 0.2, -0.2, 0.5, 0.1, 0.2, -0.3, 0.1] * 2
+    exact = sign_flip_p(differences)
+    drawn = sign_flip_p([*differences, 0.0])  # a pair without difference flips nothing, but passes the limit
+    assert drawn == pytest.approx(exact, abs=0.005)
+    assert drawn == sign_flip_p([*differences, 0.0])
+
+
+def test_sign_flip_against_scipy():
+    from scipy import stats
+
+    differences = (1.1, -0.4, 2.0, 0.7, 0.9, -0.2)
+    theirs = stats.permutation_test(
+        (differences,), lambda x, axis: x.sum(axis), permutation_type="samples", vectorized=True
+    )
+    assert sign_flip_p(differences) == pytest.approx(theirs.pvalue)
+
+
+def test_holm_against_the_worked_example():
+    # Four tests: 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1 raised to the one before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+    with_gap = holm([0.01, math.nan, 0.02])
+    assert with_gap[0] == 0.02 and math.isnan(with_gap[1]) and with_gap[2] == 0.02
+
+
+@quick
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_keeps_the_order(p_values):
+    adjusted = holm(p_values)
+    assert all(p <= a <= 1 for p, a in zip(p_values, adjusted, strict=True))
+    for one, other in itertools.combinations(range(len(p_values)), 2):
+        if p_values[one] < p_values[other]:
+            assert adjusted[one] <= adjusted[other]
+
+
+def test_bootstrap():
+    values = [0.2, 0.5, 0.9, 0.4, 0.6, 0.8]
+    low, high = bootstrap_interval(values)
+    assert min(values) < low < reference.mean(values) < high < max(values)
+    assert bootstrap_interval(values[::-1]) == (low, high)
+    # For many values the bootstrap's spread is that of the mean.
+    many = [math.sin(i) for i in range(400)]
+    low, high = bootstrap_interval(many)
+    assert (high - low) / 2 == pytest.approx(1.96 * reference.stdev(many) / 20, rel=0.05)
+    assert all(map(math.isnan, bootstrap_interval([1.0])))
+
+
+def test_pairs_are_common_seeds_only():
+    assert paired_differences({2: 5.0, 0: 1.0, 3: 9.0}, {0: 0.5, 2: 1.0, 7: 3.0}) == {0: 0.5, 2: 4.0}
+
+
+def test_seeds_to_decide():
+    n = seeds_to_decide(1.0, 2.0)
+
+    def half(k):
+        return t_quantile(k - 1, 0.975) * 2.0 / math.sqrt(k)
+
+    assert half(n) < 1.0 <= half(n - 1)
+    assert seeds_to_decide(10.0, 0.1) == 6
+    assert seeds_to_decide(0.0, 1.0) is None and seeds_to_decide(1e-6, 1.0) is None
+    assert seeds_to_decide(1.0, math.nan) is None

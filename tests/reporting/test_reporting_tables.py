@@ -1,0 +1,211 @@
+"""Tables as data: reading, choosing on validation only, what is left to run, and the report with published numbers."""
+
+import pytest
+
+from tutelage.errors import UserError
+from tutelage.reporting import render
+from tutelage.reporting.collect import row_of
+from tutelage.reporting.table_file import load
+from tutelage.reporting.tables import build, choose, unfinished
+
+FILE = """
+title: Guided learning
+metric: accuracy
+percent: true
+seeds: 3
+grid: {optimizer.lr: [1.0e-2, 1.0e-3]}
+arms:
+  - label: base
+    command: [experiment=base]
+    published: {value: 60.58, error: null, source: Table 4}
+  - label: guided
+    command: [experiment=guided]
+    published: {value: 70.15, source: Table 4}
+  - label: fixed
+    command: [experiment=fixed]
+    grid: {}
+compare: [[guided, base], [fixed, base]]
+notes: reduced networks
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    def write(text=FILE):
+        path = tmp_path / "table.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def find(store):
+    """Stands for compose and plan: a cell's words become the configuration that `make` writes."""
+    by_words = {}
+
+    def note(arm, seed, lr, run):
+        by_words[(f"experiment={arm}", *([f"optimizer.lr={lr}"] if lr else []), f"seed={seed}")] = run
+
+    def find(cell):
+        words = tuple(cell.overrides)
+        run = by_words.get(words)
+        return row_of(run or store.run("never/made", "0" * 12), store)
+
+    find.note = note
+    return find
+
+
+@pytest.fixture
+def cells(make, find):
+    def cells(arm, lr, validations, tests=None, **more):
+        for seed, validation in enumerate(validations):
+            test = None if validation is None else (tests or validations)[seed]
+            run = make(f"t/{arm}", seed, test, validation, optimizer__lr=lr or 1.0, **more)
+            find.note(arm, seed, lr, run)
+
+    return cells
+
+
+def test_choice_is_made_on_validation_and_never_on_test(path, find, cells):
+    cells("base", 0.01, [0.50, 0.52, 0.51], tests=[0.40, 0.41, 0.42])
+    cells("base", 0.001, [0.49, 0.50, 0.50], tests=[0.90, 0.91, 0.92])
+    table = load(path())
+    choice = choose(table, table.arms[0], find)
+    assert choice.point == ("optimizer.lr=0.01",) and not choice.pending
+    assert choice.sentence == "lr=0.01 (of 2 points, 3 seeds)"
+    line = build(table, find).lines[0]
+    assert line.values == pytest.approx({0: 40, 1: 41, 2: 42})
+
+
+def test_smaller_is_better_where_the_task_says_so(path, find, cells):
+    text = FILE.replace("metric: accuracy", "metric: perplexity").replace("percent: true", "percent: false")
+    cells("base", 0.01, [50, 52, 51], metric="perplexity", mode="min")
+    cells("base", 0.001, [40, 41, 42], metric="perplexity", mode="min")
+    table = load(path(text))
+    assert choose(table, table.arms[0], find).point == ("optimizer.lr=0.001",)
+    unmonitored = load(path(text.replace("metric: perplexity", "metric: accuracy")))
+    assert choose(unmonitored, unmonitored.arms[0], find).sentence == "nothing to choose from yet"
+    told = load(path(text.replace("metric: perplexity", "metric: perplexity\nmode: max")))
+    assert choose(told, told.arms[0], find).point == ("optimizer.lr=0.01",)
+
+
+def test_points_that_failed_are_out_and_named(path, find, cells):
+    cells("base", 0.01, [0.9, 0.9, None], failed=None)
+    cells("base", 0.001, [0.1, 0.1, 0.1])
+    table = load(path())
+    choice = choose(table, table.arms[0], find)
+    assert choice.point == ("optimizer.lr=0.001",)
+    assert choice.notes == ("base: lr=0.01 was not eligible (interrupted at step 200)",)
+    assert len(choice.pending) == 1 and "provisional" in choice.sentence
+
+
+def test_nan_on_validation_is_out(path, find, cells):
+    cells("base", 0.01, [0.9, float("nan"), 0.9])
+    cells("base", 0.001, [0.1, 0.1, 0.1])
+    table = load(path())
+    assert choose(table, table.arms[0], find).point == ("optimizer.lr=0.001",)
+
+
+def test_what_is_left_to_run(path, find, cells):
+    table = load(path(FILE.replace("seeds: 3", "seeds: 3\ntuning_seeds: [0]")))
+    first = unfinished(table, find)
+    assert [cell.overrides for cell in first] == [
+        ["experiment=base", "optimizer.lr=0.01", "seed=0"],
+        ["experiment=base", "optimizer.lr=0.001", "seed=0"],
+        ["experiment=guided", "optimizer.lr=0.01", "seed=0"],
+        ["experiment=guided", "optimizer.lr=0.001", "seed=0"],
+    ]
+    cells("base", 0.01, [0.2])
+    cells("base", 0.001, [0.3])
+    cells("guided", 0.01, [0.9])
+    cells("guided", 0.001, [0.3])
+    then = [" ".join(cell.overrides) for cell in unfinished(table, find)]
+    assert then == [
+        *(f"experiment=base optimizer.lr=0.001 seed={seed}" for seed in (1, 2)),
+        *(f"experiment=guided optimizer.lr=0.01 seed={seed}" for seed in (1, 2)),
+        *(f"experiment=fixed seed={seed}" for seed in (0, 1, 2)),
+    ]
+
+
+@pytest.fixture
+def full(path, find, cells):
+    cells("base", 0.01, [0.60, 0.61, 0.59])
+    cells("base", 0.001, [0.1, 0.1, 0.1])
+    cells("guided", 0.01, [0.69, 0.71, 0.70])
+    cells("guided", 0.001, [0.1, 0.1, 0.1])
+    cells("fixed", None, [0.6, 0.2])
+    return load(path()), find
+
+
+def test_report_beside_the_published_numbers(full):
+    table, find = full
+    assert [cell.overrides for cell in unfinished(table, find)] == [["experiment=fixed", "seed=2"]]
+    report = build(table, find)
+    page = render.markdown(report)
+    assert (
+        "| base | 60.00 ± 1.00 | 3 | 57.52 to 62.48 | 60.58 (Table 4) | lr=0.01 (of 2 points, 3 seeds) |"
+        in page
+    )
+    assert "| guided | 70.00 ± 1.00 | 3 |" in page and "| fixed | 40.00 ± 28.28 | 2 |" in page
+    guided, fixed = report.comparisons
+    assert str(guided.verdict) == "reproduced in direction" and guided.published == pytest.approx(9.57)
+    assert fixed.sentence == "undecided (2 common seeds, at least 3 needed)"
+    assert "reduced networks" in page and "- fixed, seed 2: missing" in page
+    assert render.table_csv(report).splitlines()[1] == "base,test/accuracy,60,1,3"
+
+
+def test_size_needs_the_papers_setting(full, path):
+    _, find = full
+    report = build(load(path(FILE.replace("seeds: 3", "seeds: 3\nsetting: paper"))), find)
+    assert str(report.comparisons[0].verdict) == "reproduced in size"
+
+
+def test_an_empty_table_is_all_gaps(path, find):
+    report = build(load(path()), find)
+    page = render.markdown(report)
+    for arm in ("base", "guided", "fixed"):
+        assert f"| {arm} | - | 0 | - |" in page
+    assert "nothing to choose from yet" in page
+
+
+def test_experiments_of_two_keys_and_odd_values(path):
+    table = load(
+        path(FILE.replace("{optimizer.lr: [1.0e-2, 1.0e-3]}", "{a.x: [true, null, [1, 2]], b: [word, 3]}"))
+    )
+    assert table.arms[0].points[0] == ("a.x=true", "b=word") and len(table.arms[0].points) == 6
+    assert table.arms[0].points[-1] == ("a.x=[1, 2]", "b=3")
+    assert len(table.arms[2].points) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("metric: accuracy", "metrics: accuracy", "did you mean 'metric'"),
+        ("metric: accuracy\n", "", "lacks metric"),
+        ("seeds: 3", "seeds: []", "'seeds' must be"),
+        ("seeds: 3", "seeds: 0", "'seeds' must be"),
+        ("seeds: 3", "seeds: [1, 1]", "different seeds"),
+        ("seeds: 3", "seeds: true", "'seeds' must be"),
+        ("seeds: 3", "seeds: 3\nsetting: papre", "paper or reduced"),
+        ("seeds: 3", "seeds: 3\nsplit: train", "test or validation"),
+        ("label: fixed", "label: base", "labels that differ"),
+        ("label: fixed", "lable: fixed", "did you mean 'label'"),
+        ("[guided, base]", "[guidde, base]", "did you mean 'guided'"),
+        ("[guided, base]", "[guided]", "pairs"),
+        ("command: [experiment=base]", "command: experiment=base", "list of overrides"),
+        ("value: 60.58", "value: sixty", "a number"),
+        ("{value: 70.15, source: Table 4}", "{value: 70.15}", "lacks source"),
+        ("[1.0e-2, 1.0e-3]", "1.0e-2", "list of values"),
+        ("title: Guided learning", "- a list", "damaged"),
+    ],
+)
+def test_mistakes_in_a_table_are_named(path, old, new, message):
+    assert old in FILE
+    with pytest.raises(UserError, match=message):
+        load(path(FILE.replace(old, new, 1)))
+
+
+def test_missing_table(path):
+    with pytest.raises(UserError, match="did you mean 'table'"):
+        load(path().with_name("tabel.yaml"))

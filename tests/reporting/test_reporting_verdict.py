@@ -1,0 +1,82 @@
+"""The rules of a verdict, one by one."""
+
+import math
+
+import pytest
+
+from tutelage.reporting.statistics import Summary
+from tutelage.reporting.verdict import Published, Verdict, compare, correct, decide
+
+
+def around(low, high, n=6):
+    return Summary(n, (low + high) / 2, 1.0, low, high)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "published", "same", "verdict"),
+    [
+        (8, 12, 10, True, Verdict.SIZE),
+        (8, 12, 10, False, Verdict.DIRECTION),  # another setting cannot reproduce a size
+        (3, 5, 10, True, Verdict.DIRECTION),
+        (20, 30, 10, True, Verdict.DIRECTION),
+        (-2, 12, 10, True, Verdict.UNDECIDED),
+        (-12, -8, 10, True, Verdict.NOT),
+        (-0.5, 0.9, 10, True, Verdict.NOT),  # no effect, precisely: below a tenth of the published one
+        (0.1, 0.9, 10, True, Verdict.NOT),
+        (-0.5, 1.1, 10, True, Verdict.UNDECIDED),
+        (-12, -8, -10, True, Verdict.SIZE),  # a published loss, such as perplexity
+        (8, 12, -10, True, Verdict.NOT),
+        (1, 2, None, True, Verdict.ABOVE),
+        (-2, -1, None, True, Verdict.BELOW),
+        (-1, 1, None, True, Verdict.UNDECIDED),
+        (1, 2, 0, True, Verdict.ABOVE),
+    ],
+)
+def test_rules(low, high, published, same, verdict):
+    assert decide(around(low, high), published=published, same_setting=same) is verdict
+
+
+def test_published_error_widens_the_size():
+    assert decide(around(3, 5), published=6, error=1.5, same_setting=True) is Verdict.SIZE
+    assert decide(around(3, 5), published=6, error=0.5, same_setting=True) is Verdict.DIRECTION
+
+
+def test_too_few_seeds_decide_nothing():
+    assert decide(around(8, 12, n=2), published=10, same_setting=True) is Verdict.UNDECIDED
+    assert decide(Summary(6, math.nan, math.nan, math.nan, math.nan), published=10) is Verdict.UNDECIDED
+
+
+def test_compare_uses_common_seeds_and_says_how_many_would_decide():
+    guided = {0: 5.0, 1: 3.0, 2: 9.0, 3: 4.0, 9: 100.0}
+    base = {0: 4.0, 1: 4.0, 2: 4.0, 3: 4.0, 8: -100.0}
+    item = compare(("guided", guided, Published(70.15)), ("base", base, Published(60.58)), same_setting=False)
+    assert item.seeds == (0, 1, 2, 3) and item.difference.mean == 1.25
+    assert item.published == pytest.approx(9.57)
+    assert item.verdict is Verdict.UNDECIDED and item.seeds_needed > 6
+    assert item.sentence == f"undecided (about {item.seeds_needed} seeds would decide)"
+    two = compare(("a", {0: 1.0, 1: 2.0}, None), ("b", {0: 0.0, 1: 0.0}, None), same_setting=False)
+    assert two.sentence == "undecided (2 common seeds, at least 3 needed)"
+    none = compare(("a", {0: 1.0}, None), ("b", {1: 0.0}, None), same_setting=False)
+    assert none.seeds == () and math.isnan(none.p)
+    level = compare(
+        ("a", {0: 1.0, 1: -1.0, 2: 0.0}, None), ("b", {0: 0.0, 1: 0.0, 2: 0.0}, None), same_setting=False
+    )
+    assert "more than 1,000" in level.sentence
+
+
+def test_errors_of_both_published_numbers_count():
+    values = {seed: 10.0 + seed % 2 for seed in range(6)}
+    base = dict.fromkeys(range(6), 0.0)
+    wide = compare(("a", values, Published(15, 3.0)), ("b", base, Published(0, 4.0)), same_setting=True)
+    assert wide.verdict is Verdict.SIZE  # 15 ± 5 meets the interval around 10.5
+    narrow = compare(("a", values, Published(15, 3.0)), ("b", base, Published(0)), same_setting=True)
+    assert narrow.verdict is Verdict.DIRECTION
+
+
+def test_correction_over_a_table():
+    base = dict.fromkeys(range(6), 0.0)
+    one = compare(("a", {s: 1.0 + s for s in range(6)}, None), ("b", base, None), same_setting=False)
+    other = compare(("c", {s: (-1.0) ** s for s in range(6)}, None), ("b", base, None), same_setting=False)
+    corrected = correct([one, other])
+    assert corrected[0].p == 2 / 64 and corrected[0].p_holm == pytest.approx(4 / 64)
+    assert corrected[1].p_holm == 1.0

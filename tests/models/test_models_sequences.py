@@ -150,6 +150,17 @@ def test_an_empty_sequence_gives_finite_values_and_gradients(kind):
     assert all(p.grad.isfinite().all() for p in network.parameters())
 
 
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_every_position_sees_something_whatever_the_mask(kind):
+    mask = torch.tensor([[False, False, True], [False, False, False], [True, False, True]])
+    visible = small(kind)._visible(mask).expand(3, 1, 3, 3)[:, 0]
+    assert visible.any(dim=-1).all()
+    for n, row, column in torch.ones(3, 3, 3).nonzero().tolist():
+        allowed = mask[n, column] and (kind == "encoder" or column <= row)
+        if mask[n, row]:
+            assert visible[n, row, column] == allowed
+
+
 def test_dropout_works_in_training_alone():
     for kind in KINDS:
         network = small(kind, dropout=0.5)

@@ -172,10 +172,11 @@ class Transformer(nn.Module):
         return self.head(states if self.per_position else pool(states, mask, self.pooling))
 
     def _visible(self, mask: Tensor | None) -> Tensor | None:
+        # Every position must see something: a softmax over nothing is NaN in some attention kernels.
         if mask is None:
             return None
-        visible = mask[:, None, None, :]
-        if self.causal:
-            length = mask.shape[1]
-            visible = visible & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-        return visible
+        if not self.causal:
+            return (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
+        square = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device)
+        itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+        return (mask[:, None, None, :] & square.tril()) | itself

@@ -171,7 +171,7 @@ def test_unwritable_folder(demo, monkeypatch):
 
     monkeypatch.setattr(records, "write_text", denied)
     with pytest.raises(UserError, match="Permission denied"):
-        write_report(demo, "demo", figures=False)
+        write_report(demo, "demo")
 
 
 def test_curves_are_means_over_finished_seeds(make, store):
@@ -217,3 +217,19 @@ def test_a_report_loads_no_torch(demo):
         [sys.executable, "-c", code, str(demo.root)], capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == []
+
+
+def test_html_page_is_whole_and_leads_to_the_runs(demo, make):
+    import re
+
+    make("demo/odd", 0, 0.3, model__depth="<b>&")
+    make("demo/odd", 0, 0.3, model__depth="x")
+    write_report(demo, "demo", html=True)
+    folder = demo.root / "demo"
+    page = (folder / "report.html").read_text()
+    links = re.findall(r'href="([^"]+)"', page)
+    assert len(links) == 14 and all((folder / link / "config.yaml").is_file() for link in links)
+    assert "&lt;b&gt;&amp;" in page and "<b>" not in page
+    assert "data:image/png;base64," in page and "http" not in page
+    write_report(demo, "demo", html=True)
+    assert (folder / "report.html").read_text() == page

@@ -6,7 +6,7 @@ from tutelage.errors import UserError
 from tutelage.reporting import render
 from tutelage.reporting.collect import row_of
 from tutelage.reporting.table_file import load
-from tutelage.reporting.tables import build, choose, unfinished
+from tutelage.reporting.tables import build, choose, unfinished, write_table
 
 FILE = """
 title: Guided learning
@@ -209,3 +209,13 @@ def test_mistakes_in_a_table_are_named(path, old, new, message):
 def test_missing_table(path):
     with pytest.raises(UserError, match="did you mean 'table'"):
         load(path().with_name("tabel.yaml"))
+
+
+def test_files_of_a_table(full, store, tmp_path):
+    table, find = full
+    write_table(table, find, store, tmp_path / "results", "layers")
+    names = sorted(p.name for p in (tmp_path / "results").iterdir())
+    assert names == ["layers-cells.csv", "layers.csv", "layers.md", "layers.png"]
+    page = (tmp_path / "results" / "layers.md").read_text()
+    assert "tutelage train -m experiment=base optimizer.lr=0.01 seed=0,1,2" in page
+    assert "![layers](layers.png)" in page and str(tmp_path) not in page

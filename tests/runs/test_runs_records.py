@@ -4,6 +4,10 @@ import errno
 import json
 import math
 import os
+import random
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -204,3 +208,41 @@ def test_leftovers_of_killed_writers_are_cleared(tmp_path):
     (tmp_path / "last.ckpt").write_text("whole")
     records.remove_temporaries(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+WRITE_FOR_EVER = """
+import sys, itertools
+from pathlib import Path
+from tutelage.runs.records import MetricsWriter, replacing, write_json
+folder = Path(sys.argv[1])
+writer = MetricsWriter(folder / "metrics.jsonl")
+print("started", flush=True)
+for n in itertools.count():
+    write_json(folder / "state.json", {"n": n, "text": "x" * 20000, "end": n})
+    with replacing(folder / "last.ckpt", keep=folder / "previous.ckpt") as temporary:
+        temporary.write_text(f"{n} " + "y" * 20000 + f" {n}")
+    writer.write({"step": n})
+    writer.flush()
+"""
+
+
+def test_killed_at_any_moment_everything_is_whole(tmp_path):
+    random.seed(0)
+    for _ in range(5):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE
+        )
+        assert process.stdout.readline() == b"started\n"
+        time.sleep(0.05 + 0.1 * random.random())
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        state = read_json(tmp_path / "state.json")
+        assert state["n"] == state["end"]
+        for name in ("last.ckpt", "previous.ckpt"):
+            first, _, last = (tmp_path / name).read_text().split(" ")
+            assert first == last
+        assert len(read_metrics(tmp_path / "metrics.jsonl").dropped) <= 1
+        records.remove_temporaries(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"state.json", "last.ckpt", "previous.ckpt", "metrics.jsonl"}

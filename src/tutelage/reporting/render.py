@@ -24,6 +24,8 @@ def markdown(report: Report, *, figures: Sequence[str] = ()) -> str:
         parts += ["## Comparisons", _markdown_table(*comparisons_table(report)), COMPARISONS_EXPLAINED]
     if report.notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in report.notes)]
+    if commands := command_lines(report):
+        parts += ["## Commands", "```\n" + "\n".join(commands) + "\n```"]
     if report.needed:
         parts += ["## Runs that others need", "\n".join(f"- {line}" for line in needed_lines(report))]
     parts += [f"![{name.rpartition('.')[0]}]({name})" for name in figures]
@@ -83,6 +85,11 @@ def comparisons_table(report: Report) -> tuple[list[str], list[list[str]]]:
         row += [GAP if item.published is None else signed(item.published, places)] if published else []
         rows.append([*row, item.sentence])
     return header, rows
+
+
+def command_lines(report: Report) -> list[str]:
+    """Return the command of each arm that names one."""
+    return [line.command for line in report.lines if line.command]
 
 
 def needed_lines(report: Report) -> list[str]:

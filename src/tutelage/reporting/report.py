@@ -29,6 +29,8 @@ class Line:
     published: Published | None = None
     choice: str = ""
     """How the hyperparameters were chosen, if they were."""
+    command: str = ""
+    """The command that makes the arm's runs, if a table file names it."""
 
     @property
     def summary(self) -> Summary:
@@ -79,26 +81,32 @@ def free_report(store: Store, under: str = "") -> Report:
     )
 
 
-def write_report(store: Store, under: str = "", *, figures: bool = True) -> Report:
-    """Write `table.md`, `table.csv`, `cells.csv` and `curves.png` beside the runs and return the report.
-
-    The same runs give the same files, byte for byte; a figure whose data have not changed is left as it is.
-    """
-    from tutelage.reporting import figures as drawing
-    from tutelage.reporting import render
-
+def write_report(store: Store, under: str = "", *, html: bool = False) -> Report:
+    """Write `table.md`, `table.csv`, `cells.csv` and `curves.png` beside the runs and return the report."""
     report = free_report(store, under)
-    folder = store.root / under.strip("/")
-    drawn = figures and drawing.draw(report, store, folder / "curves.png")
-    write_files(
-        folder,
-        {
-            "table.md": render.markdown(report, figures=["curves.png"] if drawn else []),
-            "table.csv": render.table_csv(report),
-            "cells.csv": render.cells_csv(report),
-        },
-    )
+    names = {"page": "table.md", "table": "table.csv", "cells": "cells.csv", "figure": "curves.png"}
+    write(report, store, store.root / under.strip("/"), names | ({"html": "report.html"} if html else {}))
     return report
+
+
+def write(report: Report, store: Store, folder: Path, names: Mapping[str, str]) -> None:
+    """Write a report's files: page (Markdown), table and cells (CSV), figure (PNG), html; each as it is named.
+
+    The same runs give the same files, byte for byte; a file whose content has not changed is left as it is.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    from tutelage.reporting import figures, page, render
+
+    drawn = "figure" in names and figures.draw(report, store, folder / names["figure"])
+    texts = {
+        "page": lambda: render.markdown(report, figures=[names["figure"]] if drawn else []),
+        "table": lambda: render.table_csv(report),
+        "cells": lambda: render.cells_csv(report),
+        "html": lambda: page.html(report, folder, store.root, names["figure"] if drawn else None),
+    }
+    write_files(folder, {names[kind]: text() for kind, text in texts.items() if kind in names})
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:

@@ -7,17 +7,30 @@ The test set plays no part in a choice: hyperparameters are those with the best 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tutelage.errors import UserError
 from tutelage.reporting.collect import Row, gap_reason
 from tutelage.reporting.listing import render_runs_table
-from tutelage.reporting.report import Line, Report, notes_on
+from tutelage.reporting.report import Line, Report, notes_on, write
 from tutelage.reporting.verdict import Published, compare, correct
 from tutelage.runs.run import State
+from tutelage.runs.store import Store
 
-__all__ = ["Arm", "Cell", "Find", "Table", "build", "choose", "render_runs_table", "unfinished"]
+__all__ = [
+    "Arm",
+    "Cell",
+    "Find",
+    "Table",
+    "build",
+    "choose",
+    "render_runs_table",
+    "unfinished",
+    "write_table",
+]
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,7 @@ class Cell:
 
 
 Find = Callable[[Cell], Row]
-"""From a cell to its run as a row (`collect.row_of`), which may be missing."""
+"""From a cell to its run as a row (`collect.row_of`), which may be missing. Asked several times for a cell: remember it."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +165,16 @@ def build(table: Table, find: Find) -> Report:
         values = {seed: scale * row.metrics[metric] for seed, row in done.items()}
         gaps = {seed: gap_reason(row, metric) for seed, row in rows.items() if seed not in values}
         lines.append(
-            Line(arm.label, metric, values, gaps, tuple(rows.values()), arm.published, choice.sentence)
+            Line(
+                label=arm.label,
+                metric=metric,
+                values=values,
+                gaps=gaps,
+                rows=tuple(rows.values()),
+                published=arm.published,
+                choice=choice.sentence,
+                command=command_of(table, arm, choice.point),
+            )
         )
         notes += choice.notes
     by_label = {line.label: (line.label, line.values, line.published) for line in lines}
@@ -165,6 +187,25 @@ def build(table: Table, find: Find) -> Report:
         unit="%" if table.percent else "",
         scale=scale,
     )
+
+
+def command_of(table: Table, arm: Arm, point: tuple[str, ...]) -> str:
+    """Return the command line that makes an arm's runs."""
+    seeds = ",".join(map(str, table.seeds))
+    return shlex.join(["tutelage", "train", "-m", *arm.command, *point, f"seed={seeds}"])
+
+
+def write_table(table: Table, find: Find, store: Store, folder: Path, stem: str) -> Report:
+    """Write a table's `<stem>.md`, `<stem>.csv`, `<stem>-cells.csv` and `<stem>.png`, and return the report."""
+    report = build(table, find)
+    names = {
+        "page": f"{stem}.md",
+        "table": f"{stem}.csv",
+        "cells": f"{stem}-cells.csv",
+        "figure": f"{stem}.png",
+    }
+    write(report, store, folder, names)
+    return report
 
 
 def _point(point: Sequence[str]) -> str:

@@ -30,7 +30,11 @@ def test_filters(runs):
     assert names(runs, method="guidance", state="complete") == ["demo/guided:0"]
     assert names(runs, method="Guidance", state="complete") == ["demo/guided:0"]
     assert names(runs, data="wikitext") == names(runs, data="text") == ["other/text:0"]
-    assert len(names(runs, since="2026-01-01")) == 4 and names(runs, since="2026-01-02") == []
+    assert len(names(runs, since="2026-01-01")) == 4
+    assert names(runs, since="2026-01-02") == [
+        n for n in names(runs) if n != "other/text:0"
+    ]  # ended after it
+    assert names(runs, since="9999-01-01") == []
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def test_states(store):
         assert run.state is State.COMPLETE
     assert run.state == "complete" and run.result["best"] == {"step": 3}
     assert [a["started"] for a in run.provenance["attempts"]] == ["t0", "t1"]
+    assert all(a["finished"].endswith("+00:00") for a in run.provenance["attempts"])
     assert run.config == cfg
 
 

@@ -35,6 +35,7 @@ class Row:
     reason: str = ""
     commits: tuple[str, ...] = ()
     started: str = ""
+    finished: str = ""
     train_s: float | None = None
     machine: str = ""
     needs: tuple[str, ...] = ()
@@ -100,6 +101,7 @@ def row_of(run: Run, store: Store, known: dict[str, dict[str, str]] | None = Non
         reason=_why_unfinished(run, state),
         commits=tuple(commits(attempts)),
         started=str(attempts[0].get("started", "")) if attempts else "",
+        finished=str(attempts[-1].get("finished", "")) if attempts else "",
         train_s=result.get("cost", {}).get("train_s"),
         machine=_machine(attempts[-1].get("machine", {})) if attempts else "",
         needs=tuple(_needed(config).values()),

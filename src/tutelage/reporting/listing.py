@@ -35,7 +35,7 @@ def filtered_rows(
         state: complete, running, interrupted or failed.
         method: a method's class or module, such as guidance.
         data: a data set's class or module, such as digits.
-        since: a date such as 2026-01-31; the runs first started on or after it (UTC).
+        since: a date such as 2026-01-31; the runs that ended, or if they have not, began on or after it (UTC).
 
     Raises:
         UserError: a state or date that is none, or a method or data set that no run has.
@@ -56,7 +56,7 @@ def filtered_rows(
             first = date.fromisoformat(since).isoformat()
         except ValueError:
             raise UserError(f"--since needs a date such as 2026-01-31, got '{since}'") from None
-        rows = [row for row in rows if row.started[:10] >= first]
+        rows = [row for row in rows if (row.finished or row.started)[:10] >= first]
     return rows
 
 

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from tutelage.errors import UserError
 from tutelage.runs.identity import LENGTH, identify
+from tutelage.runs.provenance import now
 from tutelage.runs.records import (
     Metrics,
     MetricsWriter,
@@ -211,10 +212,12 @@ class Run:
 
     def complete(self, result: Mapping[str, Any]) -> None:
         """Store the result; from this moment the run is complete."""
+        self._note_end()
         write_json(self.path / "result.json", {"state": str(State.COMPLETE), **result})
 
     def fail(self, error: str, message: str, **facts: Any) -> None:
         """Record why this attempt failed: the error's kind, its message, and facts such as the step."""
+        self._note_end()
         write_json(self.path / "failed.json", {"error": error, "message": message, **facts})
 
     def archive(self) -> Path | None:
@@ -228,6 +231,13 @@ class Run:
         make_folder(folder)
         number = 1 + max((_number(path) for path in folder.glob(f"{self.identity}-*")), default=0)
         return self.path.rename(folder / f"{self.identity}-{number}")
+
+    def _note_end(self) -> None:
+        # A damaged record of where the numbers come from must not keep the numbers from being stored.
+        with contextlib.suppress(UserError, KeyError, IndexError, TypeError, AttributeError):
+            record = self.provenance
+            record["attempts"][-1]["finished"] = now()
+            write_json(self.path / "provenance.json", record)
 
     @property
     def _lock_path(self) -> Path:

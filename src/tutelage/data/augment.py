@@ -7,14 +7,14 @@ torchvision's, drawn per image instead of per batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage.errors import UserError
+from tutelage.errors import UserError, choices
 
 
 class Augmentation(Protocol):
@@ -24,6 +24,31 @@ class Augmentation(Protocol):
 
     def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
         """Return the images (n, C, H, W) changed by noise (n, draws)."""
+
+
+def build(
+    wanted: Mapping[str, Mapping[str, Any] | Augmentation | None],
+) -> Chain | None:
+    """Return the named augmentations in the order given, each from its arguments; None leaves one out; an object is taken as it is.
+
+    Raises UserError for an unknown name or argument.
+    """
+    steps: list[Augmentation] = []
+    for name, arguments in wanted.items():
+        if arguments is None:
+            continue
+        if not isinstance(arguments, Mapping):
+            steps.append(arguments)
+            continue
+        if name not in AUGMENTATIONS:
+            raise UserError(f"there is no augmentation '{name}': {choices(name, AUGMENTATIONS)}")
+        try:
+            steps.append(AUGMENTATIONS[name](**arguments))
+        except TypeError as error:
+            raise UserError(
+                f"data.augment.{name}: {dict(arguments)} does not fit its arguments ({error})"
+            ) from error
+    return Chain(steps) if steps else None
 
 
 class Chain:
@@ -138,3 +163,11 @@ def _places(start: Tensor, length: Tensor, size: int) -> Tensor:
     centres = (torch.arange(size, device=start.device) + 0.5) * (length / size)[:, None] - 0.5
     inside = torch.minimum(centres.clamp(min=0), length[:, None] - 1.0) + start[:, None]
     return 2 * inside / max(size - 1, 1) - 1
+
+
+AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
+    "random_crop": RandomCrop,
+    "horizontal_flip": HorizontalFlip,
+    "random_resized_crop": RandomResizedCrop,
+}
+"""Augmentations that a configuration may name."""

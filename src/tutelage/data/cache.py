@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,6 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
+
+from tutelage.errors import UserError
 
 T = TypeVar("T")
 
@@ -57,22 +58,28 @@ def stored(
     """
     entry = cache_folder() / "decoded" / name
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        if not (entry / "facts.json").is_file():
-            with FileLock(f"{entry}.lock"):
-                if not (entry / "facts.json").is_file():
-                    _write_entry(entry, write)
-    except PermissionError as error:
+        return _read_entry(_kept_entry(entry, write))
+    except OSError as error:
         warnings.warn(
-            f"decoded data cannot be kept in {entry.parent} ({error}); "
-            f"set TUTELAGE_CACHE to a folder of yours"
+            f"decoded data cannot be kept in {entry.parent} ({error}); set TUTELAGE_CACHE to a folder with room"
         )
-        entry = Path(tempfile.mkdtemp(prefix="tutelage-")) / name
-        _write_entry(entry, write)
-        with contextlib.ExitStack() as stack:  # the mapping outlives the file's name
-            stack.callback(shutil.rmtree, entry.parent, ignore_errors=True)
-            return _read_entry(entry)
-    return _read_entry(entry)
+    try:
+        with tempfile.TemporaryDirectory(prefix="tutelage-") as temporary:
+            _write_entry(Path(temporary) / name, write)
+            return _read_entry(Path(temporary) / name)  # the mapping outlives the file's name
+    except OSError as error:
+        raise UserError(
+            f"decoded data fit neither into {entry.parent} nor into the temporary folder: {error}"
+        ) from error
+
+
+def _kept_entry(entry: Path, write: Callable[[Path], dict[str, Any]]) -> Path:
+    if not (entry / "facts.json").is_file():
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{entry}.lock"):
+            if not (entry / "facts.json").is_file():
+                _write_entry(entry, write)
+    return entry
 
 
 def _write_entry(entry: Path, write: Callable[[Path], dict[str, Any]]) -> None:

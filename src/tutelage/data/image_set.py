@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tutelage.data import cache, corruption
 from tutelage.data import splits as splitting
-from tutelage.data.augment import Augmentation, Chain
+from tutelage.data.augment import Augmentation, build
 from tutelage.data.base import DataModule, Resident, Store
 from tutelage.data.image_files import Files
 from tutelage.errors import UserError, choices
@@ -93,7 +93,7 @@ class ImageData(DataModule):
         missing: float = 0.0,
         missing_in: str = "train",
         normalization: str | Sequence[Sequence[float]] | None = "train",
-        augment: Mapping[str, Augmentation] | None = None,
+        augment: Mapping[str, Mapping[str, Any] | Augmentation | None] | None = None,
         eval_batch_size: int | None = None,
         split_seed: int = 0,
         fingerprint: str | None = None,
@@ -114,8 +114,7 @@ class ImageData(DataModule):
         self.label_noise_kind, self.label_noise_map = label_noise_kind, label_noise_map
         self.missing, self.missing_in = corruption.check_rate(missing, "missing"), missing_in
         self.requested_normalization = normalization
-        steps = list((augment or {}).values())
-        self.augment = Chain(steps) if steps else None
+        self.augment = build(augment or {})
 
     @abstractmethod
     def source(self) -> ImageSource:

@@ -1,0 +1,230 @@
+"""Named image sets and image folders: contents, subsets, normalisation, layouts, caches and broken files."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tutelage.data import cache, image_folder
+from tutelage.data.fingerprint import fingerprint
+from tutelage.data.image_folder import ImageFolder
+from tutelage.data.images import Digits, TorchvisionImages
+from tutelage.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    cache.forget()
+
+
+def test_digits_are_the_embedded_set() -> None:
+    module = Digits(batch_size=128)
+    module.setup()
+    module.setup()
+    summary = module.summary()
+    assert summary["sizes"] == {"train": 1294, "validation": 144, "test": 359}
+    assert module.input_shape == (1, 8, 8) and module.task.output_size == 10
+    assert summary["split_sha256"]["test"].startswith("f6e75567c3494a0f")
+    inputs = torch.cat([batch.inputs for batch in module.batches("train", device="cpu")])
+    assert abs(inputs.mean()) < 1e-4 and abs(inputs.std() - 1) < 1e-3
+
+
+def test_classes_are_renumbered_in_the_order_given() -> None:
+    module = Digits(batch_size=8, classes=["7", 2, "4"], per_class=20, normalization=None)
+    module.setup()
+    whole = Digits(batch_size=8, normalization=None)
+    whole.setup()
+    batch = next(iter(module.batches("train", device="cpu")))
+    original = torch.tensor([7, 2, 4])[batch.targets]
+    assert torch.equal(whole.store.labels[batch.index], original)  # type: ignore[attr-defined]
+    assert torch.equal(batch.inputs * 16, whole.store.images[batch.index].float())  # type: ignore[attr-defined]
+    assert module.summary()["train_class_counts"] == [20, 20, 20]
+    assert module.summary()["classes"] == ["7", "2", "4"]
+
+
+def test_train_size_leaves_the_other_splits_alone() -> None:
+    small, whole = (Digits(batch_size=8, train_size=size) for size in (100, None))
+    for module in (small, whole):
+        module.setup()
+    a, b = small.summary()["split_sha256"], whole.summary()["split_sha256"]
+    assert a["test"] == b["test"] and a["validation"] == b["validation"] and a["train"] != b["train"]
+    assert len(small.splits["train"]) == 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": ["11"]}, "'11' does not exist"),
+        ({"classes": ["1", 1]}, "occurs twice"),
+        ({"per_class": 1000}, "choose from 1 to"),
+        ({"train_size": 10_000}, "train_size=10000"),
+        ({"validation": 1.5}, "validation"),
+        ({"normalization": [[0.5], [0.0]]}, "positive"),
+        ({"normalization": [[0.5, 0.5, 0.5], [1, 1, 1]]}, "1 numbers"),
+    ],
+)
+def test_wrong_options_are_explained(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Digits(batch_size=8, **options).setup()
+
+
+def test_a_missing_torchvision_set_says_where_it_belongs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"CIFAR10 is not complete in .*data\.root"):
+        TorchvisionImages(dataset="cifar10", root=str(tmp_path), download=False, batch_size=8).prepare()
+    with pytest.raises(UserError, match="did you mean 'cifar10'"):
+        TorchvisionImages(dataset="cifar_10", batch_size=8)
+
+
+def test_mnist_files_in_a_folder(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part, size in (("train", 50), ("t10k", 20)):
+        for kind, dims in (("images-idx3", (size, 28, 28)), ("labels-idx1", (size,))):
+            values = rng.integers(0, 10, dims, dtype=np.uint8)
+            head = bytes([0, 0, 8, len(dims)]) + b"".join(d.to_bytes(4, "big") for d in dims)
+            (raw / f"{part}-{kind}-ubyte").write_bytes(head + values.tobytes())
+    module = TorchvisionImages(dataset="mnist", root=str(tmp_path), download=False, batch_size=8)
+    module.prepare()
+    module.setup()
+    assert module.input_shape == (1, 28, 28)
+    assert module.summary()["sizes"] == {"train": 45, "validation": 5, "test": 20}
+    assert module.splits["test"].tolist() == list(range(50, 70))
+
+
+def fill(folder: Path, *, count: int, seed: int, size: tuple[int, int] = (10, 8)) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        pixels = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}_{i}.png")
+
+
+def folder(root: Path, **options: object) -> ImageFolder:
+    module = ImageFolder(root=root, **({"batch_size": 4, "num_workers": 0} | options))  # type: ignore[arg-type]
+    module.prepare()
+    module.setup()
+    return module
+
+
+@pytest.mark.parametrize("validation", [None, "val", "valid"])
+def test_folders_state_their_splits(tmp_path: Path, validation: str | None) -> None:
+    for seed, part in enumerate(["train", "test", *([validation] if validation else [])]):
+        for k, label in enumerate(("cat", "dog")):
+            fill(tmp_path / "set" / part / label, count=10 + seed, seed=10 * seed + k)
+    sizes = folder(tmp_path / "set", image_size=8).summary()["sizes"]
+    if validation:
+        assert sizes == {"train": 20, "validation": 24, "test": 22}
+    else:
+        assert sizes == {"train": 18, "validation": 2, "test": 22}
+
+
+def test_val_without_test_is_the_test_split(tmp_path: Path) -> None:
+    for seed, (part, label) in enumerate((p, c) for p in ("train", "val") for c in "ab"):
+        fill(tmp_path / "set" / part / label, count=10, seed=seed)
+    module = folder(tmp_path / "set")
+    assert module.splits["test"].tolist() == list(range(20, 40)) and len(module.splits["validation"]) == 2
+
+
+def test_a_plain_folder_gets_a_test_split_and_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for seed, label in enumerate(("train", "plane")):
+        fill(tmp_path / "set" / label, count=20, seed=seed)
+    (tmp_path / "set" / ".hidden.png").write_bytes(b"")
+    (tmp_path / "set" / "notes.txt").write_text("not an image")
+    module = folder(tmp_path / "set")
+    assert module.summary()["classes"] == ["plane", "train"]
+    assert module.summary()["sizes"] == {"train": 29, "validation": 3, "test": 8}
+
+
+def test_decoding_cuts_the_centre_and_equals_pillow(tmp_path: Path) -> None:
+    for seed, label in enumerate("ab"):
+        fill(tmp_path / "set" / label, count=10, seed=seed, size=(16, 30))
+    module = folder(tmp_path / "set", image_size=8, normalization=None)
+    batch = next(iter(module.batches("train", device="cpu")))
+    paths = sorted((tmp_path / "set").rglob("*.png"))
+    for index, got in zip(batch.index.tolist(), batch.inputs, strict=True):
+        image = Image.open(paths[index]).resize((8, 8), Image.Resampling.BILINEAR, box=(7, 0, 23, 16))
+        assert np.array_equal(
+            np.asarray(image).transpose(2, 0, 1), (got * 255).round().numpy().astype(np.uint8)
+        )
+    grey = folder(tmp_path / "set", image_size=8, channels=1)
+    assert grey.input_shape == (1, 8, 8)
+
+
+def test_a_set_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed, label in enumerate("ab"):
+        fill(tmp_path / "set" / label, count=10, seed=seed)
+    first = folder(tmp_path / "set", image_size=8)
+    cache.forget()
+    monkeypatch.setattr(image_folder, "_decode_all", lambda *_: pytest.fail("decoded again"))
+    shutil.move(tmp_path / "set", tmp_path / "moved")
+    second = folder(tmp_path / "moved", image_size=8)
+    assert torch.equal(first.store.images, second.store.images)  # type: ignore[attr-defined]
+    assert first.summary() == second.summary()
+
+
+def test_broken_folders_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no"):
+        folder(tmp_path / "nowhere")
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"0 images in 0 class folders: expected root/<class>"):
+        folder(tmp_path / "set")
+    for seed, label in enumerate("ab"):
+        fill(tmp_path / "set" / label, count=6, seed=seed)
+    fill(tmp_path / "set" / "b", count=1, seed=7, size=(5, 5))
+    with pytest.raises(UserError, match=r"b/7_0.png has 5x5 pixels, others 8x10: set data.image_size"):
+        folder(tmp_path / "set")
+    broken = tmp_path / "set" / "b" / "1_3.png"
+    broken.write_bytes(b"no image at all")
+    with pytest.raises(UserError, match=r"cannot read the image .*1_3\.png"):
+        folder(tmp_path / "set", image_size=8)
+    assert not list((tmp_path / "cache" / "decoded").glob("*/images.npy"))
+    broken.unlink()
+    folder(tmp_path / "set", image_size=8)
+    for part, label in (("train", "x"), ("train", "y"), ("test", "z")):
+        fill(tmp_path / "parts" / part / label, count=3, seed=1)
+    with pytest.raises(UserError, match="classes that train/ lacks: z"):
+        folder(tmp_path / "parts")
+
+
+def test_equal_images_on_both_sides_are_counted(tmp_path: Path) -> None:
+    for seed, (part, label) in enumerate((p, c) for p in ("train", "test") for c in "ab"):
+        fill(tmp_path / "set" / part / label, count=10, seed=seed)
+    for i in range(3):
+        shutil.copy(tmp_path / "set/train/a" / f"0_{i}.png", tmp_path / "set/test/a" / f"copy_{i}.png")
+    with pytest.warns(UserWarning, match="identical content"):
+        module = folder(tmp_path / "set")
+    assert sum(module.summary()["repeated_samples"].values()) == 3
+
+
+def test_an_unwritable_cache_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed, label in enumerate("ab"):
+        fill(tmp_path / "set" / label, count=10, seed=seed)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.warns(UserWarning, match="TUTELAGE_CACHE"):
+        module = folder(tmp_path / "set", image_size=8)
+    assert len(list(module.batches("train", device="cpu"))) > 0
+
+
+def test_fingerprints_follow_content_not_place(tmp_path: Path) -> None:
+    fill(tmp_path / "set" / "a", count=2, seed=0)
+    before = fingerprint(tmp_path / "set")
+    shutil.copytree(tmp_path / "set", tmp_path / "other")
+    (tmp_path / "other" / ".DS_Store").write_bytes(b"x")
+    assert fingerprint(tmp_path / "other") == before
+    (tmp_path / "other" / "a" / "new.txt").write_bytes(b"x")
+    assert fingerprint(tmp_path / "other") != before
+    file = tmp_path / "file.csv"
+    file.write_text("1")
+    one = fingerprint(file)
+    file.write_text("2")
+    assert fingerprint(file) != one
+    assert fingerprint(tmp_path, "file.csv", None) == fingerprint(tmp_path, "file.csv") != fingerprint(file)
+    for missing in ((tmp_path / "nothing",), (tmp_path, "nothing.csv")):
+        with pytest.raises(UserError, match="there is no"):
+            fingerprint(*missing)

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
     inputs: Tensor
     targets: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a batch
     mask: Tensor | None = None
     target_mask: Tensor | None = None
 
@@ -40,7 +40,7 @@ class Metrics(nn.Module):
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task
-        self.loss = MeanMetric(nan_strategy="disable")
+        self.loss: Metric = MeanMetric(nan_strategy="disable")
         self.parts = nn.ModuleDict(dict(task.metric_parts()))
 
     @torch.no_grad()
@@ -70,6 +70,7 @@ class Task(ABC):
     """The meaning of a batch's targets. `output_size` is the width the network's output must have."""
 
     name: ClassVar[str]
+    per_position: ClassVar[bool] = False  # whether the network answers at every position of a sequence
     monitor: str
     mode: Literal["max", "min"]
     output_size: int
@@ -165,6 +166,7 @@ class Tokens(Task):
     """
 
     name = "tokens"
+    per_position = True
 
     def __init__(self, vocab_size: int, monitor: Literal["accuracy", "perplexity"] = "accuracy") -> None:
         if monitor not in ("accuracy", "perplexity"):
@@ -243,6 +245,8 @@ class _RowMean(Metric):
     """Mean over windows of the mean squared (or absolute) error: exact for any batch split, summed over ranks."""
 
     full_state_update = False
+    total: Tensor
+    count: Tensor
 
     def __init__(self, *, squared: bool) -> None:
         super().__init__()

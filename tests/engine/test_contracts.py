@@ -6,8 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import METHODS, SMALL
-from pytorch_lightning.core.optimizer import LightningOptimizer  # noqa: F401 - loads what the trainer would load
+from small_runs import METHODS, SMALL
 
 from tutelage.cli.compose import compose, group_options
 from tutelage.engine.build import build
@@ -63,7 +62,7 @@ def test_every_trainable_parameter_is_optimised_once_and_moves(tmp_path, method)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_frozen_networks_are_outside_the_module_and_bit_identical_after_a_run(tmp_path, method, command):
+def test_frozen_networks_are_outside_the_module_and_bit_identical_after_a_run(tmp_path, method):
     _, made = built(tmp_path, method)
     module = made.method
     for role, frozen in module.frozen.items():
@@ -75,13 +74,18 @@ def test_frozen_networks_are_outside_the_module_and_bit_identical_after_a_run(tm
         stream.seek(0, 2)
         for batch in stream:
             sum(module.losses(batch).values()).backward()
-        assert all(torch.equal(a, b) for a, b in zip(state.values(), frozen.network.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(state.values(), frozen.network.state_dict().values(), strict=True)
+        )
         assert all(p.grad is None for p in frozen.network.parameters())
         assert module.describe()[f"{role}_digest"] == digest(frozen.network)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("words", "culprit"), [("method.weights={}", "task"), ("+method.weights.extra=1", "extra")])
+@pytest.mark.parametrize(
+    ("words", "culprit"), [("method.weights={}", "task"), ("+method.weights.extra=1", "extra")]
+)
 def test_a_missing_or_extra_weight_is_an_error_at_construction(tmp_path, method, words, culprit):
     if words.endswith("{}"):
         words = "~method.weights.task"

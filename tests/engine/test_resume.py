@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import METHODS
 from safetensors.torch import load_file
+from small_runs import METHODS
 
 from tutelage.engine.callbacks import Checkpoints
 from tutelage.runs.run import State

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -102,6 +101,10 @@ def explain(error: Exception, overrides: Sequence[str]) -> UserError:
     cause = error.__cause__
     if isinstance(cause, UserError):
         return cause
+    if isinstance(error, OverrideParseException):
+        return UserError(
+            f"cannot read '{error.override}' as a setting: expected key=value, lists as [a,b], text with spaces in quotes"
+        )
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match.group(1)
         return UserError(
@@ -125,12 +128,10 @@ def _known_keys(overrides: Sequence[str], culprit: str) -> list[str]:
     # The nearest known key depends on the groups chosen, so compose again without what failed.
     rest = [word for word in overrides if not word.lstrip("+~").startswith(culprit)]
     try:
-        config = OmegaConf.to_container(
-            hydra_compose(PRIMARY, overrides=[*search_path(), *rest]), resolve=False
-        )
-    except (HydraException, OmegaConfBaseException, ConfigCompositionException):
+        with hydra_ready():
+            config = OmegaConf.to_container(hydra_compose(PRIMARY, overrides=[*search_path(), *rest]))
+    except (HydraException, OmegaConfBaseException):
         return groups()
-    logging.getLogger("tutelage").debug("known keys without %s", culprit)
     return [*flatten(config), *groups()]
 
 

@@ -106,7 +106,8 @@ def _build(plan: Plan, console: Any) -> list[str]:
     console.print(f"  trained: {type(method.network).__name__}, {trained:,} parameters", markup=False)
     for role, frozen in method.frozen.items():
         console.print(
-            f"  {role}: {sum(p.numel() for p in frozen.parameters()):,} frozen parameters", markup=False
+            f"  {role}: {sum(p.numel() for p in frozen.network.parameters()):,} frozen parameters",
+            markup=False,
         )
     for key, value in method.describe().items():
         console.print(f"\n[bold]{key}[/bold]")

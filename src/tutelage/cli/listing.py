@@ -33,15 +33,16 @@ def main(arguments: Sequence[str]) -> int:
         return _runs(given)
     if given.what not in GROUPS:
         raise UserError(f"cannot list '{given.what}'; {choices(given.what, [*GROUPS, 'runs'])}")
-    from rich.console import Console
     from rich.table import Table
+
+    from tutelage.cli.screen import console
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
     for name, path in options(GROUPS[given.what]):
         table.add_row(name, summary(path))
-    Console().print(table)
+    console().print(table)
     return 0
 
 
@@ -70,9 +71,8 @@ def summary(path: Path) -> str:
 
 
 def _runs(given: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from tutelage.reporting.tables import render_runs_table
+    from tutelage.cli.screen import console
+    from tutelage.reporting.listing import render_runs_table
     from tutelage.runs.store import Store
 
     table = render_runs_table(
@@ -83,5 +83,5 @@ def _runs(given: argparse.Namespace) -> int:
         data=given.data,
         since=given.since,
     )
-    Console().print(table)
+    console().print(table)
     return 0

@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from tutelage.errors import UserError, choices
 
@@ -14,6 +15,7 @@ COMMANDS = {
     "train": ("train", "run one experiment, or a sweep with -m (Hydra overrides)"),
     "evaluate": ("evaluate", "evaluate a finished run on any data that fit"),
     "report": ("report", "turn runs into a table and figures"),
+    "reproduce": ("reproduce", "run what a table under experiments/ misses, then report"),
     "doctor": ("doctor", "show what a command would run, and what is missing for it"),
     "list": ("listing", "list experiments, methods, models, data or runs"),
 }
@@ -44,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    finally:
+        if (mirrors := sys.modules.get("tutelage.engine.mirrors")) is not None:
+            mirrors.drain()  # before W&B's own exit handlers take its service away
 
 
 def usage() -> str:
@@ -59,10 +64,22 @@ def usage() -> str:
     )
 
 
+class _Stderr(logging.StreamHandler):
+    """Writes to whatever standard error is at the moment: a progress bar may have put itself in front of it."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        pass
+
+
 def _speak_plainly() -> None:
     logger = logging.getLogger("tutelage")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(message)s"))
         handler.setLevel(logging.INFO)
         logger.addHandler(handler)

@@ -3,8 +3,109 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tutelage.errors import UserError, choices
+
+if TYPE_CHECKING:
+    from tutelage.reporting.collect import Row
+    from tutelage.reporting.tables import Cell, Find
+
+HELP = """usage: tutelage report <runs> [--html] [runs_dir=runs]
+       tutelage report <table> [key=value ...]
+
+<runs>: a name below the runs folder, such as demo: every arm with mean, spread, n and interval over its seeds, written to
+runs/<name>/ as table.md, table.csv, cells.csv (a row per run) and curves.png.
+<table>: a table file such as experiments/guidance/digits.yaml, or guidance/digits: the same with the published numbers beside and a
+verdict, written to results/ beside the file. key=value words are added to every command of the table (data.root=...).
+"""
+TABLES = Path("experiments")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    raise NotImplementedError
+    words = [word for word in arguments if word != "--html"]
+    if not words or any(word in ("-h", "--help") for word in words):
+        print(HELP)
+        return 0 if words else 2
+    what, rest = words[0], words[1:]
+    if "=" in what or what.startswith("-"):
+        raise UserError(
+            f"report needs what to report on first: a name below the runs folder, or a table file; got {what!r}"
+        )
+    path = table_path(what)
+    if path is None:
+        report_runs(what, rest, html="--html" in arguments)
+    else:
+        report_table(path, rest)
+    return 0
+
+
+def table_path(what: str) -> Path | None:
+    """Return the table file that a word names, or None where it names runs."""
+    for path in (Path(what), TABLES / f"{what}.yaml"):
+        if path.suffix == ".yaml" and path.is_file():
+            return path
+    if what.endswith(".yaml"):
+        known = [str(p) for p in TABLES.glob("*/*.yaml")]
+        raise UserError(f"there is no table {what}; {choices(what, known)}")
+    return None
+
+
+def report_runs(name: str, words: Sequence[str], *, html: bool = False) -> None:
+    """Report on the runs at or below a name."""
+    from tutelage.cli.screen import console
+    from tutelage.reporting.render import terminal
+    from tutelage.reporting.report import write_report
+    from tutelage.runs.store import Store
+
+    root = "runs"
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key != "runs_dir" or not equals:
+            raise UserError(f"a report on runs takes runs_dir=<folder> and --html, got {word!r}")
+        root = value
+    store = Store(root)
+    report = write_report(store, name, html=html)
+    console().print(terminal(report))
+    print(
+        f"written: {store.root / name.strip('/')}/table.md, table.csv, cells.csv, curves.png{', report.html' if html else ''}"
+    )
+
+
+def report_table(path: Path, words: Sequence[str]) -> None:
+    """Report on a table file, from whatever runs of it exist."""
+    from tutelage.cli.compose import hydra_ready
+    from tutelage.cli.screen import console
+    from tutelage.reporting.render import terminal
+    from tutelage.reporting.table_file import load
+    from tutelage.reporting.tables import write_table
+    from tutelage.runs.store import Store
+
+    table = load(path)
+    root = next((word.partition("=")[2] for word in words if word.startswith("runs_dir=")), "runs")
+    with hydra_ready():
+        report = write_table(table, finder(words), Store(root), path.parent / "results", path.stem)
+    console().print(terminal(report))
+    print(f"written: {path.parent}/results/{path.stem}.md and beside it")
+
+
+def finder(words: Sequence[str]) -> Find:
+    """Return the function from a table's cell to its run, composing each cell once. words: added to every cell's command."""
+    from tutelage.cli.compose import plan_of
+    from tutelage.reporting.collect import row_of
+    from tutelage.runs.needs import Plan
+    from tutelage.runs.store import Store
+
+    plans: dict[tuple[str, ...], Plan] = {}
+
+    def find(cell: Cell) -> Row:
+        command = (*cell.overrides, *words)
+        if command not in plans:
+            plans[command] = plan_of(command)
+        plan = plans[command]
+        store = Store(plan.config["runs_dir"])
+        return row_of(store.run(plan.name, plan.identity), store)
+
+    return find

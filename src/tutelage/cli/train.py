@@ -121,9 +121,7 @@ def finish(sweep: Sweep, overrides: Sequence[str]) -> int:
     if names and sweep.keys:
         from tutelage.cli.report import main as report
 
-        report(
-            [os.path.commonpath([key.rpartition("/")[0] for key in sweep.keys]), *_runs_dir(overrides)]
-        )
+        report([os.path.commonpath([key.rpartition("/")[0] for key in sweep.keys]), *_runs_dir(overrides)])
     if not sweep.failures:
         return 0
     return 2 if all(mistake for _, _, mistake in sweep.failures) else 1

@@ -15,12 +15,12 @@ from tutelage.data.base import DataModule
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.errors import UserError
 from tutelage.methods.base import Method, step_seed
-from tutelage.methods.optim import OptimizerSpec
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.weights import load_weights
 from tutelage.runs.run import make_folder
 from tutelage.tasks import Batch
 
+OPTIMIZER = "tutelage.methods.optim.OptimizerSpec"
 ROLES = ("guide", "teacher", "source")
 _RESERVED = {"weights", "init_seed"}  # keys of a model node that the builder consumes itself
 
@@ -81,6 +81,7 @@ def build_network(
         "output_size": data.task.output_size,
         "num_classes": data.task.output_size,
         "vocab_size": data.vocab_size,
+        "per_position": data.task.per_position,
     }
     context = {key: value for key, value in context.items() if arguments.get(key) is None}
     network = construct(
@@ -141,7 +142,7 @@ def expected_normalization(
     if weights == "scratch":
         return None, None
     if weights == "pretrained":
-        return getattr(network, "normalization", None) or (None, None)
+        return getattr(network, "pretrained_normalization", None) or (None, None)
     path = weights_file(role, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
     if path.suffix != ".safetensors":
         return None, None
@@ -165,6 +166,13 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         runs_dir=config["runs_dir"],
         needs=config.get("needs") or {},
     )
+    for role in ROLES:
+        if config.get(role) and role not in parameters:
+            uses = [r for r in ROLES if r in parameters]
+            raise UserError(
+                f"method {method_node['_target_'].rpartition('.')[2]} uses no {role} (it uses {', '.join(uses) or 'none'}): "
+                f"drop model@{role}, or choose a method that does"
+            )
     norm_mode = method_node.get("norm_mode", "eval")
     frozen = {r: build_frozen(r, config, data, norm_mode=norm_mode) for r in ROLES if r in parameters}
     if "norm_mode" not in parameters:
@@ -175,7 +183,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         method_node,
         network=network,
         task=data.task,
-        optimizer=OptimizerSpec(**config["optimizer"]),
+        optimizer=construct("optimizer", {"_target_": OPTIMIZER, **config["optimizer"]}),
         seed=config["seed"],
         **({"example": example_of(data)} if "example" in parameters else {}),
         **frozen,

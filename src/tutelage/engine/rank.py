@@ -13,10 +13,12 @@ from tutelage.runs.store import Store
 
 def main(folder: str) -> int:
     """Fit the run in `folder`; return the exit code. Only the first rank writes; every rank's own failure is recorded."""
+    _die_with_parent()
     path = Path(folder)
     run = Store(path.parent).at_path(path)
     config = run.config
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.WARNING)  # the rest is in the run's log
     sys.path.insert(0, str(Path.cwd()))  # the user's own networks live in the folder of the command
     try:
         with logging_to(path / "log.txt"):
@@ -24,6 +26,16 @@ def main(folder: str) -> int:
     except UserError:
         return 2  # recorded; the launching process prints it once
     return 0
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this rank when the launching process dies: that process holds the run's lock, and with it the right to write."""
+    if sys.platform == "linux":
+        import ctypes
+        import signal
+
+        pr_set_pdeathsig = 1  # <linux/prctl.h>
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,153 @@
+"""Every mistake in a command: one message that says expected, got and choices; exit code 2; no traceback; nothing lost."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+
+from tutelage.cli.main import main
+
+QUICK = [
+    "logger=none",
+    "hardware.threads=1",
+    "fit.max_steps=2",
+    "fit.validate_every_steps=1",
+    "model.depth=2",
+    "model.width=8",
+]
+
+
+def fails(capsys, *words):
+    code = main(list(words))
+    captured = capsys.readouterr()
+    assert code == 2, captured
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("optimizer.lrr=0.1", "did you mean 'optimizer.lr'"),
+        ("dta=digits", "did you mean 'data'"),
+        ("data=digist", "did you mean 'digits'"),
+        ("model=fcm", "did you mean 'fcn'"),
+        ("method=guidence", "did you mean 'guidance'"),
+        ("experiment=demo/plane", "did you mean 'demo/plain'"),
+        ("+fit.max_step=3", "did you mean 'max_steps'"),
+        ("+nonsense=1", "no setting 'nonsense'"),
+        ("seed=zero", "seed must be a whole number, got 'zero'"),
+        ("seed=1.5", "seed must be a whole number"),
+        ("seed=-1", "seed must be at least 0"),
+        ("seed=0,1", "add -m"),
+        ("fit.max_steps=null", "either fit.max_steps or fit.epochs"),
+        ("fit.max_steps=0", "fit.max_steps must be at least 1"),
+        ("optimizer.lr=fast", "optimizer.lr"),
+        ("optimizer.lr=-1", "optimizer.lr must be a positive number"),
+        ("optimizer.lr=nan", "optimizer.lr must be a positive number"),
+        ("optimizer.name=adma", "did you mean 'adam'"),
+        ("optimizer.schedule=cosin", "did you mean 'cosine'"),
+        ("+optimizer.momentun=0.9", "momentun"),
+        ("model.width=-4", "width"),
+        ("model.width=big", "model.width must be a whole number, got 'big'"),
+        ("+model.hidden=3", "takes no 'hidden'"),
+        ("model.activation=rulu", "did you mean 'relu'"),
+        ("model._target_=os.system", "refused"),
+        ("model._target_=tutelage.models.fcn.FNC", "did you mean 'FCN'"),
+        ("model._target_=no_such_package.Net", "cannot be imported"),
+        ("model._target_=tutelage.cli.main.main", "refused"),
+        ("data.batch_size=0", "batch_size"),
+        ("data.validation=2.5", "validation"),
+        ("hardware.precision=12", "hardware.precision"),
+        ("hardware.accelerator=tpu", "one of cpu, gpu, mps, auto"),
+        ("hardware=gpuu", "did you mean 'gpu'"),
+        ("logger.kind=wandbb", "logger.kind"),
+        ("method=distillation", "needs a teacher"),
+        ("+needs.a=3", "list of overrides"),
+        ("model.weights=none.safetensors", "no such file"),
+        ("model.weights=need:teacher", "no need 'teacher'"),
+        ("model.weights=pretrained", "no published weights"),
+        ("data=image_folder", "data.root"),
+        ("name=../../etc", "a run's name"),
+        ("runs_dir=/proc/nowhere", "runs_dir="),
+        ("model@guide=fcn", "uses no guide"),
+        ("seed", "expected key=value"),
+        ("seed==", "seed"),
+        ("fit.max_steps=[1", "expected key=value"),
+    ],
+)
+def test_a_wrong_word(capsys, tmp_path, word, says):
+    words = ["train", *QUICK, f"runs_dir={tmp_path}", word]
+    assert says in fails(capsys, *words)
+
+
+def test_a_wrong_word_inside_a_multirun(capsys, tmp_path):
+    assert "did you mean 'optimizer.lr'" in fails(
+        capsys, "train", "-m", *QUICK, f"runs_dir={tmp_path}", "optimizer.lrr=1,2"
+    )
+
+
+def test_an_unknown_command_and_option(capsys):
+    assert "did you mean 'train'" in fails(capsys, "trian")
+    assert "no option '--fast'" in fails(capsys, "train", "--fast")
+
+
+def test_a_failing_job_of_a_sweep_leaves_the_others(capsys, tmp_path):
+    code = main(["train", "-m", *QUICK, f"runs_dir={tmp_path}", "model.activation=relu,rulu"])
+    error = capsys.readouterr().err
+    assert code == 2
+    assert "1 of 2 jobs failed" in error
+    assert "did you mean 'relu'" in error
+    assert main(["train", *QUICK, f"runs_dir={tmp_path}", "model.activation=relu"]) == 0
+    assert "stored result" in capsys.readouterr().err
+
+
+def test_weights_of_another_network_are_refused_with_both_sides(capsys, tmp_path):
+    assert main(["train", *QUICK, f"runs_dir={tmp_path}"]) == 0
+    capsys.readouterr()
+    (weights,) = tmp_path.glob("adhoc/*/network.safetensors")
+    error = fails(
+        capsys,
+        "train",
+        *QUICK,
+        f"runs_dir={tmp_path}",
+        "model.depth=3",
+        "model.width=9",
+        f"model.weights={weights}",
+    )
+    assert "layers.2" in error
+    assert "shape" in error
+
+
+class Payload:
+    def __reduce__(self):
+        return (os.mkdir, (os.environ["PAYLOAD"],))
+
+
+def test_a_hostile_checkpoint_is_refused_and_not_executed(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("PAYLOAD", str(tmp_path / "owned"))
+    hostile = tmp_path / "weights.ckpt"
+    hostile.write_bytes(pickle.dumps(Payload()))
+    error = fails(capsys, "train", *QUICK, f"runs_dir={tmp_path}/runs", f"model.weights={hostile}")
+    assert str(hostile) in error
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_loss_that_is_not_finite_names_step_and_term_and_keeps_the_checkpoint(capsys, tmp_path):
+    words = [
+        *QUICK,
+        f"runs_dir={tmp_path}",
+        "optimizer=sgd",
+        "optimizer.lr=1e30",
+        "model.batch_norm=false",
+        "fit.max_steps=40",
+        "fit.checkpoint_every_s=0",
+    ]
+    error = fails(capsys, "train", *words)
+    assert "not finite at step" in error
+    assert "task" in error
+    (run,) = (path.parent for path in tmp_path.glob("adhoc/*/config.yaml"))
+    assert (run / "failed.json").exists()
+    assert not (run / "result.json").exists()

@@ -1,0 +1,304 @@
+"""Ensembles of small networks as batched tensors: one forward and one backward for all members, written by hand.
+
+Parameters live in one tensor (members, size), so that noise, prior and update are single operations;
+`unpack` gives views. Inputs are (members, points, ...): every member may have its own data. Priors are
+Gaussian, of variance `weight_variance` / fan-in for hidden weights and `readout_variance` / units for the
+readout. Backward passes scale the (small) inputs by the residual and the (small) gradients by the readout,
+never the (large) activations.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutelage.errors import UserError
+
+_ERF_SLOPE = 2 / math.sqrt(math.pi)
+Cache = tuple[Any, ...]
+
+
+def _bell(z: Tensor) -> Tensor:
+    # exp(-z^2), the slope of erf over _ERF_SLOPE, in two passes over memory.
+    return torch.addcmul(z.new_zeros(()), z, z, value=-1).exp_()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """Base: shapes and priors of one member's parameters, batched forward and backward.
+
+    Subclasses give `shapes` and `variances` (in one order) and the two passes.
+    """
+
+    weight_variance: float = 0.5
+    readout_variance: float = 32.0
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if not getattr(self, name) > 0:
+                raise UserError(f"{type(self).__name__}: {name} must be positive, got {getattr(self, name)}")
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Parameter shapes of one member."""
+        raise NotImplementedError
+
+    @property
+    def variances(self) -> dict[str, float]:
+        """Prior variance of each parameter's entries."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """Parameters of one member."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def unpack(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views (members, *shape) of the flat parameters (members, size)."""
+        parts = flat.split([math.prod(shape) for shape in self.shapes.values()], dim=1)
+        return {
+            name: part.unflatten(1, shape)
+            for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
+        }
+
+    def prior_deviation(self, device: torch.device | str | None = None) -> Tensor:
+        """Prior standard deviation of each flat parameter (size,)."""
+        parts = [
+            torch.full((math.prod(shape),), math.sqrt(self.variances[name]), device=device)
+            for name, shape in self.shapes.items()
+        ]
+        return torch.cat(parts)
+
+    def draw(self, members: int, generator: torch.Generator) -> Tensor:
+        """Members of the prior, flat (members, size), on the generator's device."""
+        noise = torch.randn(members, self.size, generator=generator, device=generator.device)
+        return noise * self.prior_deviation(generator.device)
+
+    def forward(self, flat: Tensor, inputs: Tensor) -> tuple[Tensor, Cache]:
+        """Outputs (members, points) and what `backward` needs; the cache's first entry is `hidden`."""
+        raise NotImplementedError
+
+    def backward(self, flat: Tensor, inputs: Tensor, cache: Cache, residual: Tensor) -> Tensor:
+        """Gradient, flat like the parameters, of any scalar whose gradient in the outputs is `residual`."""
+        raise NotImplementedError
+
+    def outputs(self, flat: Tensor, inputs: Tensor) -> Tensor:
+        """Outputs (members, points) only."""
+        return self.forward(flat, inputs)[0]
+
+    def hidden(self, flat: Tensor, inputs: Tensor) -> Tensor:
+        """Features (members, points, units) that the readout reads, over sqrt(units): their Gram is the last kernel."""
+        features = self.forward(flat, inputs)[1][0]
+        return features / math.sqrt(features.shape[-1])
+
+    def loss_gradient(
+        self, flat: Tensor, inputs: Tensor, targets: Tensor, present: Tensor | None = None
+    ) -> Tensor:
+        """Gradient of sum over points of (f - y)^2 / 2; `present` (members, points) masks padded points."""
+        outputs, cache = self.forward(flat, inputs)
+        residual = outputs - targets if present is None else (outputs - targets) * present
+        return self.backward(flat, inputs, cache, residual)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Ensemble):
+    """f = w.x: the closed-form case against which the sampler's discretisation is checked."""
+
+    inputs: int
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """One weight vector."""
+        return {"weight": (self.inputs,)}
+
+    @property
+    def variances(self) -> dict[str, float]:
+        """weight_variance / inputs."""
+        return {"weight": self.weight_variance / self.inputs}
+
+    def forward(self, flat: Tensor, inputs: Tensor) -> tuple[Tensor, Cache]:
+        """The product; the inputs are the features."""
+        return torch.bmm(inputs, flat.unsqueeze(2)).squeeze(2), (inputs,)
+
+    def backward(self, flat: Tensor, inputs: Tensor, cache: Cache, residual: Tensor) -> Tensor:
+        """X'r."""
+        return torch.bmm(residual.unsqueeze(1), inputs).squeeze(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoLayer(Ensemble):
+    """f = sum_i a_i erf(w_i.x), `width` neurons."""
+
+    inputs: int
+    width: int
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Weights (inputs, width), one column a neuron, and readout (width,)."""
+        return {"weight": (self.inputs, self.width), "readout": (self.width,)}
+
+    @property
+    def variances(self) -> dict[str, float]:
+        """weight_variance / inputs and readout_variance / width."""
+        return {"weight": self.weight_variance / self.inputs, "readout": self.readout_variance / self.width}
+
+    def forward(self, flat: Tensor, inputs: Tensor) -> tuple[Tensor, Cache]:
+        """Cache: hidden features, pre-activations."""
+        own = self.unpack(flat)
+        pre = torch.bmm(inputs, own["weight"])
+        hidden = torch.erf(pre)
+        return torch.bmm(hidden, own["readout"].unsqueeze(2)).squeeze(2), (hidden, pre)
+
+    def backward(self, flat: Tensor, inputs: Tensor, cache: Cache, residual: Tensor) -> Tensor:
+        """Through the readout, the slope of erf and the weights."""
+        hidden, pre = cache
+        readout = self.unpack(flat)["readout"] * _ERF_SLOPE
+        weight = torch.bmm((inputs * residual.unsqueeze(2)).transpose(1, 2), _bell(pre)) * readout.unsqueeze(
+            1
+        )
+        read = torch.bmm(residual.unsqueeze(1), hidden).squeeze(1)
+        return torch.cat([weight.flatten(1), read], dim=1)
+
+    def backward_hidden(self, flat: Tensor, inputs: Tensor, cache: Cache, toward: Tensor) -> Tensor:
+        """As `backward`, for a scalar whose gradient in the hidden features is `toward` (members, points, width)."""
+        weight = torch.bmm(inputs.transpose(1, 2), toward * _bell(cache[1])) * _ERF_SLOPE
+        return torch.cat([weight.flatten(1), torch.zeros_like(flat[:, -self.width :])], dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreeLayer(Ensemble):
+    """f = sum_j a_j erf(sum_i v_ij erf(w_i.x)), widths `width1` and `width2`."""
+
+    inputs: int
+    width1: int
+    width2: int
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Weights (inputs, width1), (width1, width2) and readout (width2,)."""
+        return {
+            "weight": (self.inputs, self.width1),
+            "middle": (self.width1, self.width2),
+            "readout": (self.width2,),
+        }
+
+    @property
+    def variances(self) -> dict[str, float]:
+        """Hidden weights weight_variance / fan-in and readout_variance / width2."""
+        return {
+            "weight": self.weight_variance / self.inputs,
+            "middle": self.weight_variance / self.width1,
+            "readout": self.readout_variance / self.width2,
+        }
+
+    def forward(self, flat: Tensor, inputs: Tensor) -> tuple[Tensor, Cache]:
+        """Cache: second hidden features, first ones, both pre-activations."""
+        own = self.unpack(flat)
+        pre1 = torch.bmm(inputs, own["weight"])
+        hidden1 = torch.erf(pre1)
+        pre2 = torch.bmm(hidden1, own["middle"])
+        hidden2 = torch.erf(pre2)
+        outputs = torch.bmm(hidden2, own["readout"].unsqueeze(2)).squeeze(2)
+        return outputs, (hidden2, hidden1, pre2, pre1)
+
+    def backward(self, flat: Tensor, inputs: Tensor, cache: Cache, residual: Tensor) -> Tensor:
+        """Through both layers."""
+        hidden2, hidden1, pre2, pre1 = cache
+        own = self.unpack(flat)
+        readout = (own["readout"] * _ERF_SLOPE).unsqueeze(1)
+        bell2 = _bell(pre2)
+        toward1 = torch.bmm(bell2, (own["middle"] * readout * _ERF_SLOPE).transpose(1, 2)) * _bell(pre1)
+        scale = residual.unsqueeze(2)
+        weight = torch.bmm((inputs * scale).transpose(1, 2), toward1)
+        middle = torch.bmm((hidden1 * scale).transpose(1, 2), bell2) * readout
+        read = torch.bmm(residual.unsqueeze(1), hidden2).squeeze(1)
+        return torch.cat([weight.flatten(1), middle.flatten(1), read], dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchConvolution(Ensemble):
+    """f = sum over patches i and channels c of a_ic erf(w_c.x_i): shared filters, each patch with its own readout.
+
+    Inputs are (members, points, patches, patch_dim).
+    """
+
+    patch_dim: int
+    patches: int
+    channels: int
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Filters (patch_dim, channels) and readout (patches * channels,)."""
+        return {"weight": (self.patch_dim, self.channels), "readout": (self.patches * self.channels,)}
+
+    @property
+    def variances(self) -> dict[str, float]:
+        """weight_variance / patch_dim and readout_variance / (patches channels)."""
+        return {
+            "weight": self.weight_variance / self.patch_dim,
+            "readout": self.readout_variance / (self.patches * self.channels),
+        }
+
+    def forward(self, flat: Tensor, inputs: Tensor) -> tuple[Tensor, Cache]:
+        """Cache: features of all patches side by side, pre-activations (members, points * patches, channels)."""
+        own = self.unpack(flat)
+        pre = torch.bmm(inputs.flatten(1, 2), own["weight"])
+        hidden = torch.erf(pre).view(*inputs.shape[:2], -1)
+        return torch.bmm(hidden, own["readout"].unsqueeze(2)).squeeze(2), (hidden, pre)
+
+    def backward(self, flat: Tensor, inputs: Tensor, cache: Cache, residual: Tensor) -> Tensor:
+        """As `TwoLayer`, with the filters' gradient summed over patches."""
+        hidden, pre = cache
+        readout = (self.unpack(flat)["readout"] * _ERF_SLOPE).view(len(flat), 1, self.patches, self.channels)
+        toward = (_bell(pre).view(*inputs.shape[:3], self.channels) * readout).flatten(1, 2)
+        weight = torch.bmm((inputs * residual[:, :, None, None]).flatten(1, 2).transpose(1, 2), toward)
+        read = torch.bmm(residual.unsqueeze(1), hidden).squeeze(1)
+        return torch.cat([weight.flatten(1), read], dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionHead(Ensemble):
+    """f = sum_b softmax_b(x_0' A x_b) v.x_b over the tokens; A (inputs, inputs) and v (inputs,) are learned.
+
+    Inputs are (members, points, 1 + context, inputs), the query first. A has variance weight_variance /
+    inputs^2, so that logits are of order one; v has readout_variance / inputs.
+    """
+
+    inputs: int
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Attention matrix and value vector."""
+        return {"attention": (self.inputs, self.inputs), "value": (self.inputs,)}
+
+    @property
+    def variances(self) -> dict[str, float]:
+        """weight_variance / inputs^2 and readout_variance / inputs."""
+        return {
+            "attention": self.weight_variance / self.inputs**2,
+            "value": self.readout_variance / self.inputs,
+        }
+
+    def forward(self, flat: Tensor, inputs: Tensor) -> tuple[Tensor, Cache]:
+        """Cache: attended token (members, points, inputs), attention weights, the tokens' values, outputs."""
+        own = self.unpack(flat)
+        tokens = inputs[:, :, 1:]
+        keys = torch.bmm(inputs[:, :, 0], own["attention"])
+        weights = torch.softmax(torch.matmul(tokens, keys.unsqueeze(3)).squeeze(3), dim=2)
+        values = torch.matmul(tokens, own["value"][:, None, :, None]).squeeze(3)
+        attended = torch.matmul(weights.unsqueeze(2), tokens).squeeze(2)
+        outputs = (weights * values).sum(2)
+        return outputs, (attended, weights, values, outputs)
+
+    def backward(self, flat: Tensor, inputs: Tensor, cache: Cache, residual: Tensor) -> Tensor:
+        """Through the softmax."""
+        attended, weights, values, outputs = cache
+        logits = residual.unsqueeze(2) * weights * (values - outputs.unsqueeze(2))
+        keys = torch.matmul(logits.unsqueeze(2), inputs[:, :, 1:]).squeeze(2)
+        attention = torch.bmm(inputs[:, :, 0].transpose(1, 2), keys)
+        value = torch.bmm(residual.unsqueeze(1), attended).squeeze(1)
+        return torch.cat([attention.flatten(1), value], dim=1)

@@ -1,0 +1,194 @@
+"""Estimators on functions, histograms and curves whose answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tutelage.errors import UserError
+from tutelage.scaling import statistics
+from tutelage.scaling.langevin import Langevin
+from tutelage.scaling.measure import (
+    alignment,
+    fresh_alignment,
+    kernel_spectrum,
+    layer_overlaps,
+    sample_posterior,
+    specialised_neurons,
+)
+from tutelage.scaling.networks import ThreeLayer, TwoLayer
+from tutelage.scaling.targets import HermiteTarget
+
+CUBIC = HermiteTarget(inputs=4, mixture={3: 1.0})
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def exact_cubic_alignment(network, flat):
+    """<f, He_3(x_1)/sqrt 6> in closed form: E[He_3(x_1) g(w.x)] = w_1^3 E[g'''], and for erf with s = |w|^2,
+    E[erf'''] = -(4 / sqrt pi) (1 + 2 s)^(-3/2)."""
+    own = network.unpack(flat)
+    weight, readout = own["weight"], own["readout"]
+    third = -(4 / math.sqrt(math.pi)) * (1 + 2 * weight.square().sum(1)) ** -1.5
+    return (readout * weight[:, 0] ** 3 * third).sum(1) / math.sqrt(6)
+
+
+def test_alignment_is_unbiased_on_a_function_whose_overlap_is_known():
+    network = TwoLayer(inputs=4, width=5, weight_variance=4.0)
+    flat = network.draw(6, generator())
+    exact = exact_cubic_alignment(network, flat)
+    found = torch.stack(
+        [
+            fresh_alignment(network, flat, CUBIC, points=20_000, generator=generator(seed))[0]
+            for seed in range(40)
+        ]
+    )
+    error = found.std(0) / math.sqrt(len(found))
+    assert exact.abs().max() > 0.1
+    assert ((found.mean(0) - exact).abs() < 3.5 * error + 2e-3).all()
+    values = torch.randn(3, 50, generator=generator())
+    torch.testing.assert_close(alignment(values, values), torch.ones(3))
+    torch.testing.assert_close(alignment(0 * values, values), torch.zeros(3))
+
+
+def test_posterior_averages_leave_the_burn_in_out_and_learn_with_many_points():
+    network, target = TwoLayer(inputs=4, width=8), HermiteTarget(inputs=4, mixture={1: 1.0})
+    inputs, values = target.draw(3, 200, generator())
+    sampler = Langevin(network, inputs, values, temperature=0.1, step_size=0.0005, seed=0)
+    found = sample_posterior(sampler, target, steps=1600, samples=20, test_points=500, seed=1)
+    assert found.trajectory.shape == (20, 3)
+    assert found.trajectory_steps[-1] == sampler.step == 1600
+    torch.testing.assert_close(found.alignment, found.trajectory[10:].mean(0))
+    assert (found.alignment > 0.8).all()
+    assert (found.drift.abs() < 0.2).all()
+    assert (found.train_error < 0.3).all()
+    with pytest.raises(UserError, match="samples must be between 4 and steps"):
+        sample_posterior(sampler, target, steps=10, samples=3, test_points=5, seed=0)
+
+
+def test_specialised_neurons_are_the_outer_mode():
+    rng = np.random.default_rng(0)
+    bulk, outer = rng.normal(0, 0.1, 2000), rng.choice([-1, 1], 100) * rng.normal(1.0, 0.08, 100)
+    found = specialised_neurons(np.concatenate([bulk, outer]), networks=50)
+    assert found.count == pytest.approx(2.0, abs=0.05)
+    assert 0.3 < found.threshold < 0.85
+    assert set(found.sensitivity) == {0.7, 0.85, 1.0, 1.15, 1.3}
+    assert max(found.sensitivity.values()) - min(found.sensitivity.values()) < 0.2
+    lazy = specialised_neurons(bulk, networks=50)
+    assert lazy.count == 0
+    assert math.isnan(lazy.threshold)
+    with pytest.raises(UserError, match="at least one network"):
+        specialised_neurons([], networks=0)
+
+
+def test_kernel_spectrum_shows_the_spike_that_carries_the_target():
+    network = TwoLayer(inputs=4, width=200)
+    flat = network.draw(2, generator())
+    lazy = kernel_spectrum(network, flat, CUBIC, points=4000, generator=generator(1))
+    own = network.unpack(flat)
+    own["weight"][:, :, :60] = 0.0
+    own["weight"][:, 0, :30] = 1.5  # the views write into `flat`: 60 neurons locked to the hidden direction
+    own["weight"][:, 0, 30:60] = 0.7
+    locked = kernel_spectrum(network, flat, CUBIC, points=4000, generator=generator(1))
+    assert lazy["eigenvalues"].shape == (2, 200)
+    assert (locked["target_share"][:, :8].sum(1) > lazy["target_share"][:, :8].sum(1) + 0.3).all()
+    assert (locked["eigenvalues"].diff(dim=1) <= 1e-9).all()
+    features = network.hidden(flat, torch.randn(1, 500, 4, generator=generator(2)).expand(2, -1, -1))
+    gram = torch.bmm(features, features.transpose(1, 2)) / 500
+    torch.testing.assert_close(gram.diagonal(dim1=1, dim2=2).mean(1) * 500, features.square().sum(2).mean(1))
+
+
+def test_layer_overlaps_read_the_hidden_direction_layer_by_layer():
+    network = ThreeLayer(inputs=4, width1=6, width2=5)
+    flat = network.draw(2, generator())
+    own = network.unpack(flat)
+    own["weight"].zero_()
+    own["weight"][:, 0, 0] = 0.1  # erf is nearly linear there: 2/sqrt(pi) * 0.1 z
+    found = layer_overlaps(network, flat, points=20_000, generator=generator(1))
+    torch.testing.assert_close(found["weight"], own["weight"][:, 0])
+    expected = own["middle"][:, 0] * (2 / math.sqrt(math.pi)) * 0.1
+    torch.testing.assert_close(found["middle_1"], expected, atol=5e-3, rtol=0.05)
+    assert found["middle_3"].abs().max() < 0.01
+
+
+def sigmoid_curves(alpha, sizes=(10, 20, 40), noise=0.0, draws=8):
+    rng = np.random.default_rng(0)
+    curves = {}
+    for size in sizes:
+        grid = 5 * size**alpha * np.geomspace(0.2, 5, 9)
+        clean = 1 / (1 + (5 * size**alpha / grid) ** 2)
+        curves[size] = (grid, clean[:, None] + noise * rng.normal(size=(9, draws)))
+    return curves
+
+
+@pytest.mark.parametrize("alpha", [0.75, 1.0, 1.5])
+def test_exponent_and_collapse_of_synthetic_curves(alpha):
+    curves = sigmoid_curves(alpha, noise=0.03)
+    estimates = [statistics.critical_samples(grid, values, resamples=200) for grid, values in curves.values()]
+    for size, estimate in zip(curves, estimates, strict=True):
+        assert estimate.value == pytest.approx(5 * size**alpha, rel=0.1)
+        assert estimate.low <= estimate.value <= estimate.high
+        assert estimate.low > 4 * size**alpha
+    slope = statistics.exponent(list(curves), estimates)
+    assert slope.value == pytest.approx(alpha, abs=0.1)
+    assert slope.low - 0.05 < alpha < slope.high + 0.05
+    assert 0.01 < slope.high - slope.low < 0.3
+    means = {size: (grid, values.mean(1)) for size, (grid, values) in curves.items()}
+    right = statistics.collapse_score(means, {size: size**alpha for size in means})
+    wrong = statistics.collapse_score(means, {size: size ** (alpha + 0.6) for size in means})
+    assert right < 0.02
+    assert wrong > 5 * right
+    best, score = statistics.best_collapse(means, np.arange(0.2, 2.5, 0.05))
+    assert best == pytest.approx(alpha, abs=0.1)
+    assert score <= right + 1e-9
+
+
+def test_isotonic_fit_and_crossings():
+    assert statistics.isotonic(np.array([0.0, 0.4, 0.2, 0.9])).tolist() == pytest.approx([0, 0.3, 0.3, 0.9])
+    assert statistics.crossing(np.array([10.0, 40.0]), np.array([0.25, 0.75])) == pytest.approx(20)
+    assert statistics.crossing(np.array([10.0, 40.0]), np.array([0.6, 0.7])) == -np.inf
+
+
+def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
+    grid = 10 * np.geomspace(0.3, 3, 7)
+    clean = 1 / (1 + 10 / grid)
+    rng = np.random.default_rng(1)
+    covered = 0
+    for trial in range(60):
+        noisy = clean[:, None] + 0.1 * rng.normal(size=(7, 10))
+        estimate = statistics.critical_samples(grid, noisy, resamples=200, seed=trial)
+        covered += estimate.low <= 10 <= estimate.high
+    assert covered >= 48
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            np.full((3, 2), 0.2),
+            r"never crosses A_f = 0.5: the alignment stays below.*Add larger P \(beyond 80\)",
+        ),
+        (np.full((3, 2), 0.9), r"stays above.*smaller P \(under 5\)"),
+        (np.full((2, 2), 0.9), "increasing P grid"),
+    ],
+)
+def test_a_grid_without_crossing_says_where_to_extend_it(values, message):
+    with pytest.raises(UserError, match=message):
+        statistics.critical_samples([10, 20, 40], values)
+
+
+def test_too_little_for_an_exponent_or_a_collapse_is_refused():
+    one = statistics.Estimate.of(3.0, np.array([2.9, 3.1]))
+    with pytest.raises(UserError, match="two sizes or more"):
+        statistics.exponent([10], [one])
+    curves = {
+        10: (np.array([1.0, 2.0]), np.array([0.0, 1.0])),
+        20: (np.array([100.0, 200.0]), np.array([0.0, 1.0])),
+    }
+    with pytest.raises(UserError, match="do not overlap"):
+        statistics.collapse_score(curves, {10: 10, 20: 20})
+    with pytest.raises(UserError, match="at least two curves"):
+        statistics.collapse_score({10: curves[10]}, {10: 10})

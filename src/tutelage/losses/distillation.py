@@ -1,0 +1,76 @@
+"""Losses between the outputs of a student and of its teacher. Gradients flow to the student alone if the teacher's are detached."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.errors import UserError
+from tutelage.losses.precision import in_single
+
+
+@in_single
+def soft_target(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """KL(teacher || student) of the outputs softened by T, times T^2, mean over rows.
+
+    student, teacher: logits (n, classes). The factor keeps the gradient's scale about constant in T. Zero where the logits differ
+    by a constant per row. Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531. Raises UserError on unequal shapes.
+    """
+    _same_classes(student, teacher)
+    log_student = F.log_softmax(student / temperature, dim=-1)
+    log_teacher = F.log_softmax(teacher / temperature, dim=-1)
+    return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+@in_single
+def logit_matching(student: Tensor, teacher: Tensor) -> Tensor:
+    """Half the squared distance of the logits, mean over rows.
+
+    student, teacher: logits (n, classes). Source: Ba and Caruana 2014, arXiv 1312.6184, eq. 1; it is the limit of `soft_target` times
+    the number of classes for high T and logits of mean 0 (arXiv 1503.02531, section 2.1). Raises UserError on unequal shapes.
+    """
+    _same_classes(student, teacher)
+    return 0.5 * (student - teacher).square().sum(dim=-1).mean()
+
+
+@in_single
+def decoupled(
+    student: Tensor,
+    teacher: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float,
+    target_weight: float,
+    other_weight: float,
+) -> Tensor:
+    """Decoupled knowledge distillation: alpha TCKD + beta NCKD, times T^2, mean over rows.
+
+    student, teacher: logits (n, classes), at least 2. targets: (n,) the true classes.
+    target_weight (alpha): of the binary divergence of target against all others. other_weight (beta): of the divergence among the
+    others, each renormalised without the target. With alpha = 1 and beta = the teacher's probability of "not the target" of each
+    row this is `soft_target`. Source: Zhao et al. 2022, arXiv 2203.08679, eq. 7. Raises UserError on unequal shapes.
+    """
+    _same_classes(student, teacher)
+    classes = student.shape[-1]
+    place = torch.arange(classes - 1, device=targets.device)
+    others = place + (place >= targets[:, None])  # the classes of each row without its target
+
+    def parts(logits: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = F.log_softmax(logits / temperature, dim=-1)
+        rest = log_p.gather(1, others)
+        log_binary = torch.stack([log_p.gather(1, targets[:, None])[:, 0], rest.logsumexp(dim=1)], dim=1)
+        return log_binary, F.log_softmax(rest, dim=1)
+
+    (binary, rest), (teacher_binary, teacher_rest) = parts(student), parts(teacher)
+    target_part = F.kl_div(binary, teacher_binary, reduction="batchmean", log_target=True)
+    other_part = F.kl_div(rest, teacher_rest, reduction="batchmean", log_target=True)
+    return (target_weight * target_part + other_weight * other_part) * temperature**2
+
+
+def _same_classes(student: Tensor, teacher: Tensor) -> None:
+    if student.shape != teacher.shape:
+        raise UserError(
+            f"student and teacher must give outputs of one shape, got {tuple(student.shape)} and {tuple(teacher.shape)}; "
+            "across label spaces the student needs an extra head of the teacher's classes"
+        )

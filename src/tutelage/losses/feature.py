@@ -1,0 +1,192 @@
+"""Losses between features of a student and of its teacher, on the same samples.
+
+Features are (n, channels, height, width), (n, length, width) or (n, width). The relational ones compare the relations among the
+samples of a batch, so they take features of any two shapes; `hint` and `cross_correlation` need equal ones, which a projector gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.errors import UserError
+from tutelage.losses.precision import in_single
+
+EPSILON = 1e-8
+
+
+@in_single
+def hint(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of equally shaped features.
+
+    Source: FitNets, Romero et al. 2014, arXiv 1412.6550, eq. 3; the mean over elements replaces half the sum, so that the weight does
+    not depend on the layer's size. Raises UserError on unequal shapes.
+    """
+    _same_shape(student, teacher, "hint")
+    return F.mse_loss(student, teacher)
+
+
+@in_single
+def attention_transfer(student: Tensor, teacher: Tensor, *, power: float = 2.0) -> Tensor:
+    """Squared distance of the normalised attention maps, mean over samples.
+
+    A map is the mean over channels of |feature|^power at each position, scaled to length 1; it has no channels, so their numbers may
+    differ. Images of unequal size are averaged down to the smaller one. Invariant to the scale of either feature.
+    Source: Zagoruyko and Komodakis 2016, arXiv 1612.03928, eq. 2, squared as in its code.
+    Raises UserError for features without positions, or sequences of unequal length.
+    """
+    if student.ndim != teacher.ndim or student.ndim not in (3, 4):
+        raise UserError(
+            "attention transfer needs two images (n, channels, height, width) or two sequences (n, length, width), "
+            f"got {tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    maps = [_attention(feature, power) for feature in (student, teacher)]
+    if student.ndim == 4:
+        size = (min(m.shape[1] for m in maps), min(m.shape[2] for m in maps))
+        maps = [F.adaptive_avg_pool2d(m, size) for m in maps]
+    mine, theirs = (_unit(m.flatten(1)) for m in maps)
+    _same_shape(mine, theirs, "attention transfer")
+    return (mine - theirs).square().sum(dim=1).mean()
+
+
+def _attention(feature: Tensor, power: float) -> Tensor:
+    return feature.abs().pow(power).mean(dim=1 if feature.ndim == 4 else 2)
+
+
+@in_single
+def relational(student: Tensor, teacher: Tensor, *, distance: float = 1.0, angle: float = 2.0) -> Tensor:
+    """Relational distillation: Huber losses on distances of pairs and angles of triplets, weighted.
+
+    Distances are divided by their mean; an angle is the cosine at the middle one of three samples. Means run over ordered pairs and
+    triplets of distinct samples, of which the batch must hold 3. Invariant to rotation, shift and scale of either feature.
+    Cost: n^2 distances, n^3 angles. Source: Park et al. 2019, arXiv 1904.05068, eq. 5-10, with its ratio 1 : 2 of the weights.
+    """
+    mine, theirs = _rows(student, teacher, "relational distillation", at_least=3)
+    n = len(mine)
+    off_diagonal = ~torch.eye(n, dtype=torch.bool, device=mine.device)
+    total = mine.new_zeros(())
+    if distance:
+        apart, theirs_apart = (
+            (d := _distances(x)[off_diagonal]) / d.mean().clamp_min(EPSILON) for x in (mine, theirs)
+        )
+        total = total + distance * F.smooth_l1_loss(apart, theirs_apart)
+    if angle:
+        # Of the cosines at j between i and k, those with j in {i, k} are 0 and those with i = k are 1 (or 0) on both sides.
+        gap = F.smooth_l1_loss(_angles(mine), _angles(theirs), reduction="none")
+        total = total + angle * (gap * off_diagonal).sum() / (n * (n - 1) * (n - 2))
+    return total
+
+
+def _distances(x: Tensor) -> Tensor:
+    return (x[:, None] - x[None, :]).square().sum(dim=2).clamp_min(EPSILON**2).sqrt()
+
+
+def _angles(x: Tensor) -> Tensor:
+    directions = _unit(x[None, :] - x[:, None])
+    return directions @ directions.transpose(1, 2)
+
+
+@in_single
+def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of the row-normalised Gram matrices, divided by n^2.
+
+    Invariant to rotation and scale of either feature. Source: Tung and Mori 2019, arXiv 1907.09682, eq. 1-4.
+    """
+    rows = _rows(student, teacher, "similarity preserving", at_least=2)
+    mine, theirs = (_unit(x @ x.T) for x in rows)
+    return (mine - theirs).square().mean()
+
+
+@in_single
+def probabilistic_transfer(student: Tensor, teacher: Tensor) -> Tensor:
+    """PKT: KL of the teacher's from the student's distribution over a sample's neighbours, mean over samples.
+
+    The probability of neighbour j of i is (cos + 1) / 2 of their features, normalised over j != i. Invariant to rotation and scale.
+    Source: Passalis and Tefas 2018, arXiv 1803.10837, eq. 4-8; the released code takes the mean over pairs, n times smaller.
+    """
+    rows = _rows(student, teacher, "probabilistic transfer", at_least=3)
+    mine, theirs = (_neighbours(x) for x in rows)
+    return F.kl_div(mine, theirs, reduction="batchmean", log_target=True)
+
+
+def _neighbours(x: Tensor) -> Tensor:
+    x = _unit(x)
+    place = torch.arange(len(x) - 1, device=x.device)
+    others = place + (place >= torch.arange(len(x), device=x.device)[:, None])
+    kernel = (0.5 * (x @ x.T + 1)).gather(1, others).clamp_min(1e-7)
+    return kernel.log() - kernel.sum(dim=1, keepdim=True).log()
+
+
+@in_single
+def cross_correlation(student: Tensor, teacher: Tensor, *, redundancy: float = 0.01) -> Tensor:
+    """Drive the cross-correlation of student and teacher features to the identity (redundancy suppression).
+
+    Features (n, ..., d) are standardised per dimension over the samples (maps are first averaged over positions), C = S^T T / n;
+    the loss is the mean over d of (1 - C_ii)^2 + redundancy * sum_j (C_ij)^2. Not zero at equality unless the teacher's dimensions
+    are uncorrelated. Source: Zhang et al. 2025 (RSD), arXiv 2507.21844, kappa = 0.01; the mean over d replaces the sum.
+    Raises UserError on unequal widths.
+    """
+    mine, theirs = (_pooled(x) for x in (student, teacher))
+    _same_shape(mine, theirs, "cross-correlation")
+    mine, theirs = (_standardised(x) for x in (mine, theirs))
+    correlation = mine.T @ theirs / len(mine)
+    diagonal = correlation.diagonal()
+    others = correlation.square().sum() - diagonal.square().sum()
+    return ((1 - diagonal).square().sum() + redundancy * others) / len(diagonal)
+
+
+def _pooled(x: Tensor) -> Tensor:
+    return x.mean(dim=(2, 3)) if x.ndim == 4 else x.mean(dim=1) if x.ndim == 3 else x
+
+
+def _standardised(x: Tensor) -> Tensor:
+    x = x - x.mean(dim=0)
+    return x / (x.square().mean(dim=0) + 1e-5).sqrt()  # batch norm's constant
+
+
+def _unit(x: Tensor) -> Tensor:
+    # Equal samples and dead units give zero vectors: they stay zero, and without the gradient of 1 / 0.
+    length = x.norm(dim=-1, keepdim=True)
+    return torch.where(length > EPSILON, x / length.clamp_min(EPSILON), 0.0)
+
+
+def _rows(student: Tensor, teacher: Tensor, name: str, *, at_least: int) -> tuple[Tensor, Tensor]:
+    if len(student) != len(teacher) or len(student) < at_least:
+        raise UserError(
+            f"{name} compares the samples of one batch, at least {at_least}; got {len(student)} and {len(teacher)}"
+        )
+    return student.flatten(1), teacher.flatten(1)
+
+
+def _same_shape(student: Tensor, teacher: Tensor, name: str) -> None:
+    if student.shape != teacher.shape:
+        raise UserError(
+            f"{name} needs features of one shape, got {tuple(student.shape)} and {tuple(teacher.shape)}: "
+            "use a projector, or a loss on relations (relational, similarity, pkt)"
+        )
+
+
+class FeatureLoss(NamedTuple):
+    """A feature loss and what it asks of two features: equal "shape", equal "width", or nothing but the same "samples".
+
+    over_batch: whether it relates the samples of a batch to each other, so that ranks must bring theirs together.
+    """
+
+    function: Callable[..., Tensor]
+    needs: Literal["shape", "width", "samples"]
+    over_batch: bool
+
+
+FEATURE_LOSSES = {
+    "hint": FeatureLoss(hint, "shape", False),
+    "attention": FeatureLoss(attention_transfer, "samples", False),
+    "relational": FeatureLoss(relational, "samples", True),
+    "similarity": FeatureLoss(similarity_preserving, "samples", True),
+    "pkt": FeatureLoss(probabilistic_transfer, "samples", True),
+    "cross_correlation": FeatureLoss(cross_correlation, "width", True),
+}
+"""The feature losses by the names that a configuration uses."""

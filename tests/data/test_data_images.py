@@ -224,7 +224,13 @@ def test_fingerprints_follow_content_not_place(tmp_path: Path) -> None:
     one = fingerprint(file)
     file.write_text("2")
     assert fingerprint(file) != one
-    assert fingerprint(tmp_path, "file.csv", None) == fingerprint(tmp_path, "file.csv") != fingerprint(file)
-    for missing in ((tmp_path / "nothing",), (tmp_path, "nothing.csv")):
-        with pytest.raises(UserError, match="there is no"):
-            fingerprint(*missing)
+    few = fingerprint(tmp_path)
+    file.write_text("3")
+    assert fingerprint(tmp_path) != few  # the same name and size
+    for i in range(20):
+        (tmp_path / f"{i}.txt").write_text("")
+    many = fingerprint(tmp_path)
+    (tmp_path / "0.txt").write_text("1")
+    assert fingerprint(tmp_path) != many
+    with pytest.raises(UserError, match="there is no"):
+        fingerprint(tmp_path / "nothing")

@@ -187,7 +187,8 @@ class DataModule(pl.LightningDataModule, ABC):
     run, None where the set has a name.
 
     A subclass implements `load`, which sets `task`, `input_shape`, `store`, `splits`, and where they apply
-    `vocab_size`, `normalization` and `facts`.
+    `vocab_size`, `normalization` and `facts` (for the summary). `tables` holds what else is known of a sample
+    by its index, for guides that are rules.
     """
 
     task: Task
@@ -214,6 +215,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.split_seed = split_seed
         self.fingerprint = fingerprint
         self.facts: dict[str, Any] = {}
+        self.tables: dict[str, Tensor] = {}
         self._loaded = self._test_open = False
         self._evaluations: dict[tuple[str, int, int, str], SplitBatches] = {}
         self._on_device: dict[str, Store] = {}

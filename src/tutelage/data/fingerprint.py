@@ -11,30 +11,26 @@ from pathlib import Path
 
 from tutelage.errors import UserError
 
+FEW_FILES = 16
+"""A folder with at most so many files is identified by their bytes, a larger one by names and sizes."""
 
-def fingerprint(path: str | os.PathLike[str], *names: str | None) -> str:
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
     """Return a sha256 that changes with the data at `path`, never with where it lies.
 
-    A file: of its bytes. A folder: of the sorted relative paths and sizes of its files, hidden ones left
-    out. A folder and `names` of files in it: of those names and the files' bytes; None names are skipped.
-    Raises UserError where something is missing. Cost: a pass over the bytes, or one listing of the folder
-    (0.2 s for 60,000 files).
+    A file: of its bytes. A folder: of the sorted relative paths and sizes of its files, hidden ones left out; and of their bytes
+    where they are few. Raises UserError where there is nothing. Cost: 0.2 s for 60,000 files.
     """
     root = Path(path).expanduser()
-    if not root.exists():
-        raise UserError(f"there is no file or folder {root}: data.root must name existing data")
     if root.is_file():
         return _file_digest(root)
+    if not root.is_dir():
+        raise UserError(f"there is no file or folder {root}: data.root must name existing data")
+    found = sorted(listing(root))
     digest = hashlib.sha256()
-    chosen = [name for name in names if name is not None]
-    if chosen:
-        for name in chosen:
-            if not (root / name).is_file():
-                raise UserError(f"there is no file {name} in {root}")
-            digest.update(f"{name}\0{_file_digest(root / name)}\n".encode())
-    else:
-        for name, size in sorted(listing(root)):
-            digest.update(f"{name}\0{size}\n".encode())
+    for name, size in found:
+        content = _file_digest(root / name) if len(found) <= FEW_FILES else size
+        digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()
 
 

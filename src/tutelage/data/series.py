@@ -1,0 +1,189 @@
+"""Forecasting: windows of a table of time series, in the standard protocol of long-horizon forecasting."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tutelage.data import cache, corruption
+from tutelage.data.base import DataModule, Resident
+from tutelage.data.fingerprint import fingerprint as fingerprint_of
+from tutelage.data.splits import SPLITS
+from tutelage.errors import UserError, choices
+from tutelage.tasks import Batch, Forecasting
+
+CALENDAR = ("hour sine", "hour cosine", "weekday sine", "weekday cosine")
+"""Columns of the calendar table: time of day and of week as points on circles."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SeriesStore(Resident):
+    """Scaled values (T, channels); the window of index i has its inputs in rows i ... i + length - 1 and its targets behind them.
+
+    gaps: (T, channels) bool, values hidden from the inputs of windows before `gaps_until`. observed: (T, channels) bool, values that the
+    file has; the others are 0 and do not count as targets.
+    """
+
+    values: Tensor
+    length: int
+    horizon: int
+    observed: Tensor | None = None
+    gaps: Tensor | None = None
+    gaps_until: int = 0
+
+    def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
+        """See `Resident`."""
+        rows = index[:, None] + torch.arange(self.length + self.horizon, device=index.device)
+        inputs, targets = self.values[rows].split([self.length, self.horizon], dim=1)
+        if self.gaps is not None:
+            hidden = self.gaps[rows[:, : self.length]] & (index < self.gaps_until)[:, None, None]
+            inputs = inputs.masked_fill(hidden, 0.0)
+        counted = None if self.observed is None else self.observed[rows[:, self.length :]]
+        return Batch(inputs.contiguous(), targets.contiguous(), index, None, counted)
+
+
+class Series(DataModule):
+    """Forecast `horizon` rows of every column from the `length` rows before, on a CSV file with a date and one column per series.
+
+    Protocol (Zhou et al. 2021, arXiv 2012.07436): the rows are split in time, by `split`; values are z-scored with the training rows'
+    mean and standard deviation; windows start at every row; validation and test inputs reach back into the part before, targets do
+    not; errors are of the scaled values.
+
+    root: the file. split: training, validation and test rows, as three numbers of rows or three fractions; rows behind them are left
+    out. columns: names of the series, by default all but the date. missing: share of input values set to 0 (the mean), in training
+    windows ("train") or "all"; targets stay whole. Empty cells of the file are 0 as inputs and do not count as targets.
+
+    `tables["calendar"]` (T, 4) holds `CALENDAR` by row: for a window of index i, rows i ... i + length + horizon - 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str],
+        batch_size: int,
+        length: int,
+        horizon: int,
+        split: Sequence[float],
+        columns: Sequence[str] | None = None,
+        date: str = "date",
+        missing: float = 0.0,
+        missing_in: str = "train",
+        eval_batch_size: int | None = None,
+        split_seed: int = 0,
+        fingerprint: str | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            split_seed=split_seed,
+            fingerprint=fingerprint,
+        )
+        if missing_in not in ("train", "all"):
+            raise UserError(
+                f"missing_in '{missing_in}' does not exist: {choices(missing_in, ('train', 'all'))}"
+            )
+        if length < 1 or horizon < 1:
+            raise UserError(f"data.length and data.horizon must be at least 1, got {length} and {horizon}")
+        if len(split) != 3 or min(split) <= 0:
+            raise UserError(f"data.split needs three positive numbers, rows or fractions, got {list(split)}")
+        self.root = Path(root).expanduser()
+        self.length, self.horizon, self.split = length, horizon, tuple(split)
+        self.columns, self.date = columns, date
+        self.missing, self.missing_in = corruption.check_rate(missing, "missing"), missing_in
+
+    def prepare(self) -> None:
+        """Read the file. Raises UserError where it is missing or not such a table."""
+        self._table()
+
+    def load(self) -> None:
+        """See `DataModule`."""
+        raw, calendar, names = self._table()
+        ends = np.cumsum(self._rows(len(raw)))
+        present = ~np.isnan(raw[: ends[-1]])
+        train = np.where(present, raw[: ends[-1]], np.nan)[: ends[0]]
+        mean, deviation = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
+        if constant := [name for name, spread in zip(names, deviation, strict=True) if not spread > 0]:
+            raise UserError(
+                f"{self.root}: columns without variation in the training rows: {', '.join(constant)}"
+            )
+        values = np.nan_to_num((raw[: ends[-1]] - mean) / deviation).astype(np.float32)
+        starts = {"train": 0, "validation": ends[0] - self.length, "test": ends[1] - self.length}
+        self.splits = {}
+        for name, end in zip(SPLITS, ends, strict=True):
+            count = end - starts[name] - self.length - self.horizon + 1
+            if count < 1 or starts[name] < 0:
+                raise UserError(
+                    f"the {name} rows are too few for one window of length + horizon = {self.length} + {self.horizon}"
+                )
+            self.splits[name] = np.arange(starts[name], starts[name] + count)
+        self.task = Forecasting(self.horizon, len(names))
+        self.input_shape = (self.length, len(names))
+        self.normalization = tuple(mean.tolist()), tuple(deviation.tolist())
+        self.tables["calendar"] = torch.from_numpy(calendar)
+        self.facts |= {"columns": names, "rows": ends.tolist(), "empty_cells": int((~present).sum())}
+        self.store = SeriesStore(
+            torch.from_numpy(values),
+            self.length,
+            self.horizon,
+            None if present.all() else torch.from_numpy(present),
+            *self._gaps(values.shape),
+        )
+
+    def _rows(self, available: int) -> list[int]:
+        rows = [int(part * available) if sum(self.split) <= 1 + 1e-9 else int(part) for part in self.split]
+        if sum(rows) > available:
+            raise UserError(
+                f"data.split={list(self.split)} asks for {sum(rows)} rows, {self.root} has {available}"
+            )
+        return rows
+
+    def _gaps(self, shape: tuple[int, ...]) -> tuple[Tensor | None, int]:
+        if not self.missing:
+            return None, 0
+        gaps = corruption.missing_values(0, *shape, rate=self.missing, seed=self.split_seed)
+        until = int(self.splits["train"][-1]) + 1 if self.missing_in == "train" else len(gaps)
+        self.facts["missing_values"] = float(gaps[: until + self.length - 1].mean())
+        return torch.from_numpy(gaps), until
+
+    def _table(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Values (T, channels) float64 with NaN for empty cells, the calendar (T, 4) float32, and the columns' names."""
+        self.fingerprint = self.fingerprint or fingerprint_of(self.root)
+        key = ("series", self.fingerprint, self.date, None if self.columns is None else tuple(self.columns))
+        return cache.remember(key, self._read)
+
+    def _read(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        import pandas as pd
+
+        if not self.root.is_file():
+            raise UserError(f"there is no CSV file {self.root}: data.root must name one")
+        try:
+            table = pd.read_csv(self.root)
+            if self.date not in table:
+                raise UserError(
+                    f"{self.root} has no column '{self.date}': {choices(self.date, table.columns)}"
+                )
+            moments = pd.to_datetime(table.pop(self.date))
+        except (ValueError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.root} is no CSV file with dates: {error}") from error
+        for name in self.columns or ():
+            if name not in table:
+                raise UserError(f"{self.root} has no column '{name}': {choices(name, table.columns)}")
+        table = table if self.columns is None else table[list(self.columns)]
+        if words := [name for name, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]:
+            raise UserError(
+                f"{self.root}: columns that are not numbers: {', '.join(map(str, words))}; set data.columns"
+            )
+        day = (moments.dt.hour + moments.dt.minute / 60).to_numpy() / 24
+        week = (moments.dt.dayofweek.to_numpy() + day) / 7
+        calendar = np.stack([f(2 * np.pi * part) for part in (day, week) for f in (np.sin, np.cos)], axis=1)
+        return (
+            table.to_numpy(dtype=np.float64),
+            calendar.astype(np.float32),
+            [str(name) for name in table.columns],
+        )

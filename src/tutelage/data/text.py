@@ -1,0 +1,168 @@
+"""Language modelling on plain text files: words, characters, or a tokeniser's pieces, in windows of a fixed length."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tutelage.data import cache
+from tutelage.data.base import DataModule, Resident
+from tutelage.data.fingerprint import fingerprint as fingerprint_of
+from tutelage.data.splits import SPLITS
+from tutelage.data.vocabulary import LEVELS, write_tokens
+from tutelage.errors import UserError, choices
+from tutelage.tasks import Batch, Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowStore(Resident):
+    """Tokens (T,) int32, and the first token of each window, starts (W,). A window's targets are its tokens one step ahead."""
+
+    tokens: Tensor
+    starts: Tensor
+    length: int
+
+    def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
+        """See `Resident`."""
+        first = self.starts.index_select(0, index)[:, None]
+        window = self.tokens[first + torch.arange(self.length + 1, device=first.device)].long()
+        return Batch(window[:, :-1].contiguous(), window[:, 1:].contiguous(), index)
+
+
+class Text(DataModule):
+    """Next-token prediction on text files, in non-overlapping windows of `length` tokens, each read without what precedes it.
+
+    root: a text file, or a folder that holds the files named `train`, `validation`, `test` and `tokenizer`. Parts without a file are
+    cut from the end of the training text, by the fractions validation_fraction and test_fraction of its tokens.
+    level: "word" (split at whitespace, every line ended by <eos>), "character", or "tokenizer" (a Hugging Face tokenizer.json).
+    min_count: a word or character rarer than that in the training part becomes <unk>; the vocabulary comes from that part alone.
+    The tokens of a part that do not fill its last window are left out, and counted in `summary`.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str],
+        batch_size: int,
+        length: int,
+        train: str | None = None,
+        validation: str | None = None,
+        test: str | None = None,
+        level: str = "word",
+        min_count: int = 1,
+        tokenizer: str | None = None,
+        validation_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        eval_batch_size: int | None = None,
+        split_seed: int = 0,
+        fingerprint: str | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            split_seed=split_seed,
+            fingerprint=fingerprint,
+        )
+        if level not in LEVELS:
+            raise UserError(f"data.level '{level}' does not exist: {choices(level, LEVELS)}")
+        if length < 1 or min_count < 1:
+            raise UserError(
+                f"data.length and data.min_count must be at least 1, got {length} and {min_count}"
+            )
+        if (tokenizer is None) == (level == "tokenizer"):
+            raise UserError(
+                "data.tokenizer names a tokenizer.json in data.root exactly when data.level=tokenizer"
+            )
+        for name, fraction in (("validation", validation_fraction), ("test", test_fraction)):
+            if not 0 < fraction < 0.5:
+                raise UserError(f"data.{name}_fraction must lie between 0 and 0.5, got {fraction}")
+        self.root = Path(root).expanduser()
+        self.length, self.level, self.min_count, self.tokenizer = length, level, min_count, tokenizer
+        self.files = {"train": train, "validation": validation, "test": test}
+        self.fractions = {"validation": validation_fraction, "test": test_fraction}
+
+    def prepare(self) -> None:
+        """Check that the files exist, and tokenise them into the cache. Raises UserError where one is missing or no text."""
+        self._tokens()
+
+    def load(self) -> None:
+        """See `DataModule`."""
+        arrays, facts = self._tokens()
+        starts: list[np.ndarray] = []
+        self.splits = {}
+        done = 0
+        for name in SPLITS:
+            first, last = facts["parts"][name]
+            count = (last - first - 1) // self.length
+            if count < 1:
+                raise UserError(
+                    f"the {name} text has {last - first} tokens: too few for one window of data.length={self.length}"
+                )
+            starts.append(first + self.length * np.arange(count))
+            self.splits[name] = np.arange(done, done + count)
+            done += count
+        self.store = WindowStore(
+            torch.from_numpy(arrays["tokens"]), torch.from_numpy(np.concatenate(starts)), self.length
+        )
+        self.vocab_size = facts["vocab_size"]
+        self.task = Tokens(facts["vocab_size"], monitor="perplexity")
+        self.input_shape = (self.length,)
+        sizes = {name: last - first for name, (first, last) in facts["parts"].items()}
+        self.facts |= {
+            "tokens": sizes,
+            "unused_tokens": {n: sizes[n] - 1 - self.length * len(self.splits[n]) for n in SPLITS},
+            "unknown_tokens": facts["unknown"],
+            "vocabulary_sha256": facts["vocabulary_sha256"],
+        }
+
+    def vocabulary(self) -> list[str]:
+        """Return the words or characters by token number; a tokeniser keeps its own."""
+        if self.tokenizer is not None:
+            raise UserError(f"the vocabulary is in {self.root / self.tokenizer}")
+        return self._tokens()[0]["vocabulary"].tobytes().decode().split("\0")
+
+    def paths(self) -> dict[str, Path]:
+        """Return the file of each part that has one. Raises UserError where a file is missing."""
+        if self.root.is_file():
+            if any(self.files.values()):
+                raise UserError(
+                    f"data.root={self.root} is a file: data.train, validation and test name files of a folder"
+                )
+            return {"train": self.root}
+        if self.files["train"] is None:
+            raise UserError(
+                f"data.root={self.root} must be a text file, or a folder with data.train=<file in it>"
+            )
+        paths = {part: self.root / name for part, name in self.files.items() if name is not None}
+        for part, path in paths.items():
+            if not path.is_file():
+                raise UserError(f"there is no text file {path} (data.{part} in data.root)")
+        return paths
+
+    def _tokens(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        paths = self.paths()
+        self.fingerprint = self.fingerprint or fingerprint_of(self.root)
+        key = (
+            "text 1",
+            self.fingerprint,
+            *((part, path.name) for part, path in paths.items()),
+            *self.fractions.items(),
+            self.level,
+            self.min_count,
+            self.tokenizer,
+        )
+        name = hashlib.sha256(repr(key).encode()).hexdigest()[:24]
+        return cache.remember(key, lambda: cache.stored(name, lambda folder: self._tokenise(paths, folder)))
+
+    def _tokenise(self, paths: dict[str, Path], folder: Path) -> dict[str, Any]:
+        tokenizer = None if self.tokenizer is None else self.root / self.tokenizer
+        return write_tokens(
+            paths, self.fractions, folder, level=self.level, min_count=self.min_count, tokenizer=tokenizer
+        )

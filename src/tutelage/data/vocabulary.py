@@ -1,0 +1,131 @@
+"""From text files to token numbers, with a vocabulary taken from the training part alone (no torch)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tutelage.data.splits import SPLITS
+from tutelage.errors import UserError
+
+LEVELS = ("word", "character", "tokenizer")
+UNKNOWN, END_OF_LINE = "<unk>", "<eos>"
+
+
+def write_tokens(
+    paths: Mapping[str, Path],
+    fractions: Mapping[str, float],
+    folder: Path,
+    *,
+    level: str,
+    min_count: int,
+    tokenizer: Path | None,
+) -> dict[str, Any]:
+    """Write the token numbers of train, validation and test, one after the other, to `tokens.npy`, and return facts about them.
+
+    paths: a file per part; a part without one is cut from the end of the training text, by its fraction of the tokens.
+    Facts: `parts` (first and last + 1 token of each), `vocab_size`, `unknown` (tokens of each part outside the vocabulary) and
+    `vocabulary_sha256`. The vocabulary itself goes to `vocabulary.npy`: UTF-8 bytes, entries separated by NUL.
+    """
+    numbers: dict[str, int] = {}
+    if tokenizer is not None:
+        pieces, vocab_size = _tokenised(paths, tokenizer)
+        tokens, parts = _joined(pieces, fractions)
+        vocabulary = tokenizer.read_bytes()
+        unknown = dict.fromkeys(SPLITS, 0)
+    else:
+        read = _words if level == "word" else _characters
+        tokens, parts = _joined({part: read(path, numbers) for part, path in paths.items()}, fractions)
+        entries, table = _vocabulary(numbers, tokens[slice(*parts["train"])], min_count)
+        tokens, vocab_size = table[tokens], len(entries)
+        vocabulary = "\0".join(entries).encode()
+        unknown = {part: int((tokens[slice(*ends)] == 0).sum()) for part, ends in parts.items()}
+    np.save(folder / "tokens.npy", tokens)
+    np.save(folder / "vocabulary.npy", np.frombuffer(vocabulary, dtype=np.uint8))
+    return {
+        "parts": parts,
+        "vocab_size": vocab_size,
+        "unknown": unknown,
+        "vocabulary_sha256": hashlib.sha256(vocabulary).hexdigest(),
+    }
+
+
+def _joined(
+    pieces: Mapping[str, np.ndarray], fractions: Mapping[str, float]
+) -> tuple[np.ndarray, dict[str, tuple[int, int]]]:
+    whole = len(pieces["train"])
+    sizes = {
+        part: len(pieces[part]) if part in pieces else round(fractions[part] * whole) for part in SPLITS[1:]
+    }
+    cut = sum(size for part, size in sizes.items() if part not in pieces)
+    parts, done = {"train": (0, whole - cut)}, whole - cut
+    order, rest = [pieces["train"][: whole - cut]], pieces["train"][whole - cut :]
+    for part in SPLITS[1:]:
+        if part in pieces:
+            order.append(pieces[part])
+        else:
+            order.append(rest[: sizes[part]])
+            rest = rest[sizes[part] :]
+        parts[part] = (done, done + sizes[part])
+        done += sizes[part]
+    return np.concatenate(order), parts
+
+
+def _vocabulary(
+    numbers: Mapping[str, int], train: np.ndarray, min_count: int
+) -> tuple[list[str], np.ndarray]:
+    """Entries, <unk> first, then by falling count; and the table from provisional numbers to theirs."""
+    counts = np.bincount(train, minlength=len(numbers))
+    kept = [entry for entry, number in numbers.items() if counts[number] >= min_count and entry != UNKNOWN]
+    kept.sort(key=lambda entry: (-counts[numbers[entry]], entry))
+    table = np.zeros(len(numbers), dtype=np.int32)
+    table[[numbers[entry] for entry in kept]] = np.arange(1, len(kept) + 1)
+    return [UNKNOWN, *kept], table
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from file
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text: {error}") from error
+
+
+def _words(path: Path, numbers: dict[str, int]) -> np.ndarray:
+    def found() -> Iterator[int]:
+        for line in _lines(path):
+            for word in (*line.split(), END_OF_LINE):
+                yield numbers.setdefault(word, len(numbers))
+
+    return np.fromiter(found(), dtype=np.int32)
+
+
+def _characters(path: Path, numbers: dict[str, int]) -> np.ndarray:
+    codes = np.frombuffer("".join(_lines(path)).encode("utf-32-le"), dtype="<u4")
+    present, places = np.unique(codes, return_inverse=True)
+    table = np.asarray([numbers.setdefault(chr(code), len(numbers)) for code in present], dtype=np.int32)
+    return table[places]
+
+
+def _tokenised(paths: Mapping[str, Path], tokenizer: Path) -> tuple[dict[str, np.ndarray], int]:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise UserError(
+            "data.level=tokenizer needs the package tokenizers: pip install 'tutelage[text]'"
+        ) from error
+    if not tokenizer.is_file():
+        raise UserError(f"there is no tokenizer file {tokenizer} (data.tokenizer in data.root)")
+    try:
+        encoder = Tokenizer.from_file(str(tokenizer))
+    except Exception as error:  # the library raises bare Exception for a malformed file
+        raise UserError(f"{tokenizer} is no Hugging Face tokenizer.json: {error}") from error
+    pieces = {}
+    for part, path in paths.items():
+        encoded = encoder.encode_batch(list(_lines(path)), add_special_tokens=False)
+        pieces[part] = np.concatenate([np.asarray(line.ids, dtype=np.int32) for line in encoded])
+    return pieces, encoder.get_vocab_size(with_added_tokens=True)

@@ -1,0 +1,81 @@
+"""Figures of the analyses: heat maps and lines, drawn without a display, the same from the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tutelage.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_NUMBERED = 14
+"""Rows and columns up to which the cells of a heat map show their numbers."""
+MOST_TICKS = 40
+"""Layers up to which every one is named on an axis."""
+
+
+def heat_map(
+    values: np.ndarray, *, rows: Sequence[str], columns: Sequence[str], low: float, high: float, label: str
+) -> tuple[Figure, Axes]:
+    """Return a figure of a matrix (rows, columns), light to dark from `low` to `high`; NaN cells stay empty."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    size = (
+        min(14.0, 3.0 + 0.28 * len(columns) + 0.06 * max(map(len, rows))),
+        min(12.0, 2.4 + 0.26 * len(rows) + 0.04 * max(map(len, columns))),
+    )
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    image = axes.imshow(values, vmin=low, vmax=high, cmap="viridis", aspect="auto", interpolation="nearest")
+    for ticks, names, rotation in ((axes.set_xticks, columns, 90), (axes.set_yticks, rows, 0)):
+        step = -(-len(names) // MOST_TICKS)
+        ticks(range(0, len(names), step), names[::step], rotation=rotation, fontsize=7)
+    if max(values.shape) <= MOST_NUMBERED:
+        for (i, j), value in np.ndenumerate(values):
+            if value == value:
+                shade = "white" if value < (low + high) / 2 else "black"
+                axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=shade, fontsize=7)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+    return figure, axes
+
+
+def lines(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str
+) -> tuple[Figure, Axes]:
+    """Return a figure of named curves, each (x values, y values); many of them share a colour bar's order."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    shades: Any = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, max(len(curves), 2)))
+    for (name, (xs, ys)), shade in zip(curves.items(), shades, strict=False):
+        axes.plot(xs, ys, color=shade, label=name, linewidth=1.4)
+    axes.set(xlabel=x, ylabel=y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    if len(curves) <= 24:
+        axes.legend(fontsize=7, frameon=False, ncols=1 + len(curves) // 13)
+    return figure, axes
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically. Raises UserError where the folder cannot be written."""
+    from tutelage.runs.records import replacing
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    except OSError as error:
+        raise UserError(f"cannot write the figure {path}: {error.strerror}") from error

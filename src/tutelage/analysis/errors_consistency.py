@@ -1,0 +1,194 @@
+"""Error consistency: whether two networks err on the same samples beyond what their accuracies make inevitable.
+
+Cohen's kappa of the two networks' rights and wrongs (Geirhos, Meding, Wichmann 2020, arXiv 2006.16736, section 2.1): 0 for errors
+that fall independently, 1 for the same errors, negative for errors that avoid each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tutelage.errors import UserError
+
+if TYPE_CHECKING:
+    from tutelage.models.frozen import FrozenNetwork
+    from tutelage.tasks import Batch, Task
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network answered to m questions: predicted and true classes, (m,) each, and each question's sample, (m,)."""
+
+    predicted: np.ndarray
+    targets: np.ndarray
+    index: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Which answers are right, (m,) bool."""
+        return self.predicted == self.targets
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Agreement of two networks on n questions.
+
+    observed: share on which both are right or both wrong. expected: the same if their errors were independent. kappa: the excess,
+    (observed - expected) / (1 - expected); NaN where a network's accuracy of 0 or 1 leaves nothing to agree on by chance alone.
+    standard_error, analytic: large-sample error and its interval. bootstrap: percentile interval over samples.
+    """
+
+    n: int
+    accuracies: tuple[float, float]
+    observed: float
+    expected: float
+    kappa: float
+    standard_error: float
+    analytic: tuple[float, float]
+    bootstrap: tuple[float, float]
+
+
+def error_consistency(
+    first: np.ndarray, second: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Consistency:
+    """Return the error consistency of two networks from their rights and wrongs, (n,) bool each, in the same order.
+
+    level: of both intervals. The bootstrap draws samples with replacement, which for a 2 x 2 table is a multinomial draw of its
+    cells; the same seed gives the same interval. Both intervals take the n samples as independent and the networks as fixed.
+    """
+    if first.shape != second.shape or first.ndim != 1 or len(first) == 0:
+        raise UserError(
+            f"error consistency compares two lists of rights and wrongs of equal length, got {first.shape} and {second.shape}"
+        )
+    first, second = first.astype(bool), second.astype(bool)
+    n = len(first)
+    cells = np.array(
+        [
+            np.sum(first & second),
+            np.sum(first & ~second),
+            np.sum(~first & second),
+            np.sum(~first & ~second),
+        ],
+        dtype=float,
+    )
+    shares = cells / n
+    kappa = float(_kappa(shares))
+    error = _standard_error(shares, n)
+    from scipy.special import ndtri
+
+    half = float(ndtri((1 + level) / 2)) * error
+    drawn = _kappa(np.random.default_rng(seed).multinomial(n, shares, size=resamples) / n)
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if len(drawn) else (math.nan, math.nan)
+    return Consistency(
+        n=n,
+        accuracies=(float(first.mean()), float(second.mean())),
+        observed=float(shares[0] + shares[3]),
+        expected=float(_expected(shares)),
+        kappa=kappa,
+        standard_error=error,
+        analytic=(kappa - half, kappa + half),
+        bootstrap=(float(low), float(high)),
+    )
+
+
+def _expected(shares: np.ndarray) -> np.ndarray:
+    """Chance agreement from the shares (..., 4) of both right, first alone, second alone, both wrong."""
+    one, two = shares[..., 0] + shares[..., 1], shares[..., 0] + shares[..., 2]
+    return np.asarray(one * two + (1 - one) * (1 - two))
+
+
+def _kappa(shares: np.ndarray) -> np.ndarray:
+    expected = _expected(shares)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kappa = (shares[..., 0] + shares[..., 3] - expected) / (1 - expected)
+    return np.asarray(np.where(1 - expected > 1e-12, kappa, math.nan))
+
+
+def _standard_error(shares: np.ndarray, n: int) -> float:
+    """The large-sample standard error of kappa (Fleiss, Cohen, Everitt 1969, Psychological Bulletin 72, eq. 13)."""
+    kappa, expected = float(_kappa(shares)), float(_expected(shares))
+    if math.isnan(kappa):
+        return math.nan
+    table = shares.reshape(2, 2)
+    rows, columns = table.sum(1), table.sum(0)
+    diagonal = sum(table[i, i] * (1 - (rows[i] + columns[i]) * (1 - kappa)) ** 2 for i in range(2))
+    rest = sum(table[i, 1 - i] * (columns[i] + rows[1 - i]) ** 2 for i in range(2))
+    variance = diagonal + (1 - kappa) ** 2 * rest - (kappa - expected * (1 - kappa)) ** 2
+    return math.sqrt(max(float(variance), 0.0) / n) / (1 - expected)
+
+
+def answers(network: FrozenNetwork, task: Task, batches: Iterable[Batch]) -> Answers:
+    """Return a network's answers over batches; of a token task one for each counted position.
+
+    Raises UserError for a task whose answers are not right or wrong (a forecast).
+    """
+    import torch
+
+    predicted, targets, index = [], [], []
+    with torch.inference_mode():
+        for batch in batches:
+            chosen, true = task.select(network(batch.inputs, batch.mask), batch)
+            if true.is_floating_point():
+                raise UserError(
+                    f"errors can be compared where an answer is right or wrong; a task of {task.name} has no such"
+                )
+            per_sample = torch.arange(len(batch.index), device=true.device)
+            if task.per_position:
+                keep = batch.mask if batch.target_mask is None else batch.target_mask
+                spread = per_sample.unsqueeze(1).expand_as(batch.targets)
+                per_sample = spread.flatten() if keep is None else spread[keep]
+            predicted.append(chosen.argmax(dim=-1).cpu())
+            targets.append(true.cpu())
+            index.append(batch.index.to(per_sample.device)[per_sample].cpu())
+    return Answers(*(torch.cat(part).numpy() for part in (predicted, targets, index)))
+
+
+def all_pairs(runs: Mapping[str, Answers], *, level: float = 0.95) -> dict[tuple[str, str], Consistency]:
+    """Return the error consistency of every two of the named answers, in their order.
+
+    Raises UserError where two runs did not answer the same questions.
+    """
+    if len(runs) < 2:
+        raise UserError(f"error consistency compares at least two runs, got {len(runs)}")
+    names = list(runs)
+    for name in names[1:]:
+        check_same_questions(names[0], runs[names[0]], name, runs[name])
+    return {
+        (a, b): error_consistency(runs[a].correct, runs[b].correct, level=level)
+        for a, b in combinations(names, 2)
+    }
+
+
+def check_same_questions(first: str, ours: Answers, second: str, theirs: Answers) -> None:
+    """Raise UserError unless both answered the same questions in the same order."""
+    same = np.array_equal(ours.index, theirs.index) and np.array_equal(ours.targets, theirs.targets)
+    if not same:
+        raise UserError(
+            f"errors are compared on the same samples: {first} answered {len(ours.index)} questions, {second} {len(theirs.index)}, "
+            "and they are not the same. Compare runs of one data set with one data.split_seed"
+        )
+
+
+def draw(pairs: Mapping[tuple[str, str], Consistency], path: Path) -> None:
+    """Write the matrix of kappas as a PNG, with the numbers in its cells."""
+    from tutelage.analysis.drawing import heat_map, save
+
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    values = np.full((len(names), len(names)), math.nan)
+    for (a, b), found in pairs.items():
+        i, j = names.index(a), names.index(b)
+        values[i, j] = values[j, i] = found.kappa
+    np.fill_diagonal(values, 1.0)
+    figure, axes = heat_map(
+        values, rows=names, columns=names, low=0.0, high=1.0, label="error consistency (kappa)"
+    )
+    axes.set_title("Do they err on the same samples?", fontsize=10)
+    save(figure, path)

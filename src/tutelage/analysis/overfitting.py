@@ -1,0 +1,71 @@
+"""The overfitting gap: how much better the selected network is on what it was trained on than on what it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import UserError
+
+
+@dataclass(frozen=True)
+class Gap:
+    """One run's metric on the three splits, without augmentation; the training targets are those it was trained on, noise included."""
+
+    run: str
+    seed: int
+    metric: str
+    mode: str
+    train: float
+    validation: float
+    test: float
+
+    @property
+    def gap(self) -> float:
+        """Training minus test in the direction that is better: positive where the network overfits, in the metric's unit."""
+        return self.train - self.test if self.mode == "max" else self.test - self.train
+
+
+def gap_of(run: str, seed: int, result: Mapping[str, Any], on_train: Mapping[str, float]) -> Gap:
+    """Return the gap of a finished run from its result and the selected network's metrics on the training split.
+
+    Raises UserError for a result without the metric that it was selected by.
+    """
+    try:
+        selection, best = result["selection"], result["best"]
+        metric = selection["monitor"]
+        values = {split: float(best[split][metric]) for split in ("validation", "test")}
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"the result of {run} holds no validation and test metrics of its selected network"
+        ) from error
+    return Gap(run, seed, metric, selection["mode"], float(on_train[metric]), **values)
+
+
+def draw(arms: Mapping[str, Sequence[Gap]], path: Path) -> None:
+    """Write a figure: for each named arm every run's training (open) and test (filled) metric, joined."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from tutelage.analysis.drawing import save
+
+    figure = Figure(figsize=(6.5, 1.6 + 0.34 * len(arms)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for place, gaps in enumerate(arms.values()):
+        for number, gap in enumerate(gaps):
+            height = place + 0.5 * ((number + 0.5) / len(gaps) - 0.5)
+            axes.plot([gap.test, gap.train], [height] * 2, "-", color="0.7", linewidth=1, zorder=1)
+            axes.plot(gap.train, height, "o", color="#D55E00", fillstyle="none", markersize=5)
+            axes.plot(gap.test, height, "o", color="#0072B2", markersize=5)
+    axes.plot([], [], "o", color="#D55E00", fillstyle="none", label="training")
+    axes.plot([], [], "o", color="#0072B2", label="test")
+    metrics = sorted({gap.metric for gaps in arms.values() for gap in gaps})
+    axes.set_yticks(range(len(arms)), list(arms))
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_xlabel(", ".join(metrics))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    save(figure, path)

@@ -1,0 +1,206 @@
+"""Layer-by-layer similarity of two networks: unbiased linear CKA over a whole set of samples, whatever the batches.
+
+CKA of the samples as one batch, never a mean over mini-batches: the n x n Gram matrix of each layer is filled block by block, one
+block of samples against another, so that no layer's features are held for more than one block. Exact for any batch split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tutelage.alignment.features import per_sample, to_single
+from tutelage.alignment.taps import Layer, Taps, probe, weight_layers
+from tutelage.errors import UserError, choices
+from tutelage.models.frozen import FrozenNetwork
+from tutelage.tasks import Batch
+
+FEWEST_SAMPLES = 4  # below, the unbiased estimator is not defined
+MOST_GIB = 8.0  # of Gram matrices; 1,000 samples and 100 layers need 0.4
+
+
+@dataclass(frozen=True)
+class SimilarityMap:
+    """Unbiased CKA of every layer of one network with every layer of another.
+
+    values: (first's layers, second's layers), at most 1, about 0 for unrelated layers; NaN where a layer does not vary over the
+    samples. samples: how many it was computed on.
+    """
+
+    first: tuple[Layer, ...]
+    second: tuple[Layer, ...]
+    values: np.ndarray
+    samples: int
+
+
+def similarity_map(
+    first: FrozenNetwork, second: FrozenNetwork, batches: Iterable[Batch], *, layers: str = "weights"
+) -> SimilarityMap:
+    """Return the map of two networks over the samples of the batches; both see the same inputs, with their own normalisation.
+
+    layers: see `layers_of`, of both networks. Cost for b batches: b (b + 1) / 2 forwards of a batch by each network, and n^2 d for
+    each layer of width d; memory 4 n^2 bytes a layer, and one batch's features.
+    Raises UserError below four samples, beyond MOST_GIB of matrices, or for a layer that does not exist.
+    """
+    batches = list(batches)
+    samples = sum(len(batch.index) for batch in batches)
+    if samples < FEWEST_SAMPLES:
+        raise UserError(f"unbiased CKA needs at least {FEWEST_SAMPLES} samples, got {samples}")
+    ours, theirs = layers_of(first, batches[0], layers), layers_of(second, batches[0], layers)
+    need = 4 * samples**2 * (len(ours) + len(theirs)) / 2**30
+    if need > MOST_GIB:
+        raise UserError(
+            f"the similarity of {len(ours)} by {len(theirs)} layers over {samples} samples needs {need:.1f} GiB, allowed are "
+            f"{MOST_GIB}: use fewer samples or layers"
+        )
+    ours_unit = _unit_matrices(first, [layer.name for layer in ours], batches)
+    theirs_unit = ours_unit if second is first else _unit_matrices(second, [x.name for x in theirs], batches)
+    values = (ours_unit.flatten(1) @ theirs_unit.flatten(1).T).double().cpu().numpy()
+    return SimilarityMap(tuple(ours), tuple(theirs), values, samples)
+
+
+def layers_of(network: FrozenNetwork, batch: Batch, which: str) -> list[Layer]:
+    """Return the layers meant, in the order in which they run.
+
+    which: "weights" (those a pairing counts), "all" that can be tapped, or names separated by commas.
+    """
+    example = Batch(*(None if part is None else part[:2] for part in batch))  # type: ignore[arg-type]
+    found = [
+        layer for layer in probe(network.network, *network_inputs(network, example)) if not layer.obstacle
+    ]
+    if which in ("weights", "all"):
+        chosen = weight_layers(found) if which == "weights" else found
+        if not chosen:
+            raise UserError(
+                f"{type(network.network).__name__} has no layer of weights; layers=all compares every module"
+            )
+        return chosen
+    by_name = {layer.name: layer for layer in found}
+    for name in which.split(","):
+        if name not in by_name:
+            raise UserError(
+                f"{type(network.network).__name__} has no layer '{name}'; {choices(name, by_name, limit=40)}"
+            )
+    return [by_name[name] for name in which.split(",")]
+
+
+def network_inputs(network: FrozenNetwork, batch: Batch) -> tuple[Tensor, ...]:
+    """Return what the network itself takes of a batch: its inputs, and the mask where it asks for one and there is one."""
+    takes_mask = network._takes_mask and batch.mask is not None
+    return (batch.inputs, batch.mask) if takes_mask and batch.mask is not None else (batch.inputs,)
+
+
+class _Blocks:
+    """Gram matrices (n, n) of named layers, filled one block of samples against another.
+
+    Features are shifted by the mean and divided by the size that their first block has: CKA depends on neither, and float32 keeps
+    the digits that a mean far above the spread would take. Sequences with padding are not shifted, which would fill the padding.
+    """
+
+    def __init__(self, names: Sequence[str], samples: int, device: torch.device) -> None:
+        self.grams = {name: torch.empty(samples, samples, device=device) for name in names}
+        self.widths: dict[str, int] = {}
+        self.mask: Tensor | None = None
+        self.rows, self.columns = slice(0, 0), slice(0, 0)
+        self._held: dict[str, Tensor] = {}
+        self._frames: dict[str, tuple[Tensor | float, Tensor]] = {}
+
+    def take(self, name: str, activation: Tensor) -> None:
+        """Fill one layer's block (rows, columns) from the columns' activation; a diagonal block is held as the next rows."""
+        features = self._framed(name, to_single(per_sample(activation, self.mask)))
+        if self.rows == self.columns:
+            self._held[name] = features
+        held = self._held[name]
+        width = min(
+            held.shape[1], features.shape[1]
+        )  # padded to two lengths: what is beyond is zero in one of them
+        block = held[:, :width] @ features[:, :width].T
+        self.grams[name][self.rows, self.columns] = block
+        self.grams[name][self.columns, self.rows] = block.T
+        self.widths[name] = max(width, self.widths.get(name, 0))
+
+    def _framed(self, name: str, features: Tensor) -> Tensor:
+        if name not in self._frames:
+            largest = features.abs().amax()
+            mean = 0.0 if self.mask is not None else features.mean(0)
+            self._frames[name] = (mean, torch.where(largest > 0, largest, 1))
+        mean, size = self._frames[name]
+        return (features - mean) / size
+
+    def unit(self, name: str) -> Tensor:
+        """Let go of a layer's Gram matrix and return it U-centred and of unit norm; NaN where the layer does not vary.
+
+        U-centring: Szekely and Rizzo 2014 (Annals of Statistics 42, definition 2). The inner product of two such matrices is
+        unbiased CKA, HSIC_1 of Song et al. 2012 (JMLR 13, eq. 5) in all three places.
+        """
+        gram = self.grams.pop(name)
+        n, eps = len(gram), torch.finfo(gram.dtype).eps
+        gram = gram.double()
+        length = gram.diagonal().mean()  # in units of the first block's largest value
+        gram.fill_diagonal_(0)
+        rows = gram.sum(1, keepdim=True) / (n - 2)
+        gram -= rows
+        gram -= rows.T - rows.sum() / (n - 1)
+        gram.fill_diagonal_(0)
+        norm = torch.linalg.matrix_norm(gram)
+        rounding = (norm <= 4 * eps * n * length) | (length <= self.widths[name] * (4 * eps) ** 2)
+        return torch.where(rounding, torch.nan, gram / norm).float()
+
+
+def _unit_matrices(network: FrozenNetwork, names: Sequence[str], batches: Sequence[Batch]) -> Tensor:
+    """Return U-centred Gram matrices of unit norm, (layers, n, n); NaN where a layer does not vary."""
+    starts = np.cumsum([0, *(len(batch.index) for batch in batches)]).tolist()
+    parts = [slice(a, b) for a, b in itertools.pairwise(starts)]
+    blocks = _Blocks(names, starts[-1], batches[0].inputs.device)
+    with torch.inference_mode(), Taps(network.network, names, consume=blocks.take) as taps:
+        for i, rows in enumerate(parts):
+            blocks.rows = rows
+            for j in range(i, len(parts)):
+                blocks.columns, blocks.mask = parts[j], batches[j].mask
+                with taps.recording():
+                    network(batches[j].inputs, batches[j].mask)
+        return torch.stack([blocks.unit(name) for name in names])
+
+
+def rows(found: SimilarityMap) -> list[dict[str, object]]:
+    """Return the map as rows for a CSV: both layers, their place in depth, and their similarity."""
+    return [
+        {
+            "first": a.name,
+            "second": b.name,
+            "first_place": i,
+            "second_place": j,
+            "unbiased_cka": float(found.values[i, j]),
+        }
+        for i, a in enumerate(found.first)
+        for j, b in enumerate(found.second)
+    ]
+
+
+def describe(found: SimilarityMap) -> dict[str, object]:
+    """Return what the record says beside the values: samples and both lists of layers."""
+    layers = {
+        role: [dataclasses.asdict(x) for x in part]
+        for role, part in (("first", found.first), ("second", found.second))
+    }
+    return {"samples": found.samples, "estimator": "unbiased linear CKA", **layers}
+
+
+def draw(found: SimilarityMap, path: Path, *, first: str, second: str) -> None:
+    """Write the map as a PNG; first, second: what the networks are called."""
+    from tutelage.analysis.drawing import heat_map, save
+
+    names = [layer.name for layer in found.first], [layer.name for layer in found.second]
+    figure, axes = heat_map(
+        found.values, rows=names[0], columns=names[1], low=0.0, high=1.0, label="unbiased CKA"
+    )
+    axes.set(ylabel=first, xlabel=second)
+    axes.set_title(f"Layer by layer, {found.samples:,} samples", fontsize=10)
+    save(figure, path)

@@ -1,0 +1,138 @@
+"""The commands on small real runs: what they print, write and refuse."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tutelage.analysis import alignment_curves
+from tutelage.analysis.overfitting import gap_of
+from tutelage.cli.analyse import main
+from tutelage.cli.compose import plan_of
+from tutelage.engine.launch import run_plan
+from tutelage.errors import UserError
+
+SMALL = ["logger=none", "hardware.threads=1", "fit.max_steps=8", "fit.validate_every_steps=4", "data.batch_size=32",
+         "model=fcn", "model.depth=2", "model.width=16"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("runs")
+    teacher = ["method=distillation", "model@teacher=residual_convnet", "teacher.width=4"]
+    guide = ["method=guidance", "model@guide=residual_convnet", "guide.width=4", "guide.blocks=1"]
+    commands = {
+        "guided-0": ["name=small/guided", "seed=0", *guide],
+        "plain-0": ["name=small/plain", "seed=0"],
+        "plain-1": ["name=small/plain", "seed=1"],
+        "distilled-0": ["name=small/distilled", "seed=0", *teacher],
+        "split": ["name=small/other-split", "data.split_seed=1"],
+    }
+    found = {"root": str(root)}
+    for name, words in commands.items():
+        plan = plan_of([*SMALL, f"runs_dir={root}", *words])
+        run_plan(plan)
+        found[name] = str(root / plan.key)
+    return found
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_errors_of_all_seeds_of_two_arms(runs, tmp_path, capsys):
+    out = tmp_path / "errors"
+    assert main(["errors", "small/plain", "small/distilled", f"runs_dir={runs['root']}", f"out={out}"]) == 0
+    rows = read_csv(out / "errors.csv")
+    assert len(rows) == 3 and all(int(row["n"]) == 359 for row in rows)
+    assert all(
+        float(row["bootstrap_low"]) <= float(row["kappa"]) <= float(row["bootstrap_high"]) for row in rows
+    )
+    record = json.loads((out / "errors.json").read_text())
+    assert record["arms"][0]["n"] == 1  # one seed is common to both arms
+    assert {s["seed"] for s in record["subjects"]} == {0, 1}
+    assert "kappa" in capsys.readouterr().out and (out / "errors.png").exists()
+    with pytest.raises(UserError, match="same samples"):
+        main(["errors", runs["plain-0"], runs["split"], f"runs_dir={runs['root']}"])
+
+
+def test_similarity_of_a_network_with_its_teacher_repeats_itself(runs, tmp_path):
+    words = [runs["distilled-0"], f"{runs['distilled-0']}:teacher", f"runs_dir={runs['root']}", "samples=90"]
+    assert main(["similarity", *words, f"out={tmp_path / 'a'}"]) == 0
+    assert main(["similarity", *words, f"out={tmp_path / 'b'}"]) == 0
+    rows = read_csv(tmp_path / "a" / "similarity.csv")
+    assert rows == read_csv(tmp_path / "b" / "similarity.csv")
+    assert len(rows) == 3 * 20 and all(-1 <= float(row["unbiased_cka"]) <= 1 for row in rows)
+    assert json.loads((tmp_path / "a" / "similarity.json").read_text())["samples"] <= 90
+    with pytest.raises(UserError, match="compares two networks, got 3"):
+        main(["similarity", "small/plain", runs["split"], f"runs_dir={runs['root']}"])
+
+
+def test_the_gap_is_training_minus_test_over_the_seeds(runs, capsys):
+    assert main(["gap", "small/plain", f"runs_dir={runs['root']}"]) == 0
+    printed = capsys.readouterr().out
+    assert "small/plain: accuracy train" in printed and "95 % over 2 runs" in printed
+    folder = Path(printed.split("written: ")[1].split("/gap.png")[0])
+    assert folder.parent == Path(runs["root"]) / "analysis"
+    for row in read_csv(folder / "gap.csv"):
+        assert float(row["gap"]) == pytest.approx(float(row["train"]) - float(row["test"]))
+        result = json.loads((Path(runs["root"]) / row["run"] / "result.json").read_text())
+        assert float(row["test"]) == result["best"]["test"]["accuracy"]
+
+
+def test_a_gap_is_positive_where_training_is_better_whatever_the_metric():
+    result = {
+        "selection": {"monitor": "mse", "mode": "min"},
+        "best": {"validation": {"mse": 2}, "test": {"mse": 3}},
+    }
+    assert gap_of("a", 0, result, {"mse": 1.0}).gap == 2
+    with pytest.raises(UserError, match="no validation and test"):
+        gap_of("a", 0, {"selection": {"monitor": "mse", "mode": "min"}}, {"mse": 1.0})
+
+
+def test_alignment_curves_are_mean_similarities_and_those_of_pairs(tmp_path):
+    rows = [
+        {"step": 0, "train/loss": 3.0},
+        {"step": 10, "train/alignment": 1.5, "train/similarity/01": 0.2, "train/similarity/02": 0.3},
+        {"step": 20, "train/alignment": 0.5, "train/similarity/01": float("nan"), "train/similarity/02": 0.5},
+    ]
+    pairs = [{"guide": "a", "network": "x"}, {"guide": "b", "network": "y"}]
+    found = alignment_curves.curves_of("run", rows, pairs)
+    assert found == {
+        "mean over pairs": ([10, 20], [0.25, 0.75]),
+        "1 a > x": ([10], [0.2]),
+        "2 b > y": ([10, 20], [0.3, 0.5]),
+    }
+    alignment_curves.draw(found, tmp_path / "alignment.png", title="run")
+    assert (tmp_path / "alignment.png").stat().st_size > 1000
+
+
+def test_a_guided_run_shows_its_pairs(runs, tmp_path, capsys):
+    assert main(["alignment", "small/guided", f"runs_dir={runs['root']}", f"out={tmp_path}"]) == 0
+    curves = {row["curve"] for row in read_csv(tmp_path / "alignment.csv")}
+    assert len(curves) == 1 + 8 and "1 stem.conv > layers.0.linear" in curves
+    assert "mean over pairs: 0." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["error"], "no analysis 'error'; did you mean 'errors'"),
+        (["errors"], "needs the runs"),
+        (["errors", "small/plain", "splits=test"], "splits=test.*did you mean 'split'"),
+        (["errors", "small/plain:gide"], "no network 'gide'; did you mean 'guide'"),
+        (["errors", "nowhere"], "no run 'nowhere'"),
+        (["gap", "small/distilled:teacher"], "not of its teacher"),
+        (["alignment", "small/plain"], "recorded no alignment"),
+        (
+            ["similarity", "small/distilled", "small/distilled:teacher", "samples=few"],
+            "samples must be a whole number",
+        ),
+        (["gap", "small/distilled", "device=abacus"], "device='abacus'"),
+    ],
+)
+def test_a_mistake_gets_one_message(runs, words, message):
+    with pytest.raises(UserError, match=message):
+        main([*words, f"runs_dir={runs['root']}"])

@@ -1,38 +1,120 @@
-"""Distillation with soft targets."""
+"""Distillation of a teacher's outputs: soft targets, logit matching, decoupled; also across label spaces."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tutelage.errors import UserError
+from tutelage.errors import UserError, choices
+from tutelage.losses.distillation import decoupled, logit_matching, soft_target
 from tutelage.methods.base import Method
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.tasks import Batch
+from tutelage.models.weights import head_names
+from tutelage.tasks import Batch, Forecasting
+
+Loss = Literal["soft", "logits", "decoupled"]
 
 
 class Distillation(Method):
-    """The task's loss and the loss against a frozen teacher's output on the same batch (Hinton et al. 2015, arXiv 1503.02531).
+    """The task's loss and a loss against a frozen teacher's output on the same batch.
 
-    temperature: of the soft targets, above 0. teacher: a network of the same task; it sees the same augmented tensors.
+    teacher: sees the same augmented tensors in the same step. example: a few samples, to probe shapes.
+    loss: "soft", the task's loss at a temperature (Hinton et al. 2015, arXiv 1503.02531); "logits", half the squared distance (Ba and
+    Caruana 2014, arXiv 1312.6184); "decoupled" (Zhao et al. 2022, arXiv 2203.08679), with `target_weight` alpha and `other_weight` beta.
+    temperature: above 0; not used by "logits".
+    label_space: "same": the network's own output meets the teacher's. "other": the teacher knows other classes, so an extra linear head on
+    the input of the network's final layer meets it; the head is trained along and left out of the network that is kept.
     """
 
     terms = ("task", "soft")
 
-    def __init__(self, *, teacher: FrozenNetwork, temperature: float = 2.0, **common: Any) -> None:
+    def __init__(
+        self,
+        *,
+        teacher: FrozenNetwork,
+        example: Batch,
+        loss: Loss = "soft",
+        temperature: float = 2.0,
+        target_weight: float = 1.0,
+        other_weight: float = 8.0,
+        label_space: Literal["same", "other"] = "same",
+        **common: Any,
+    ) -> None:
         if not temperature > 0:
             raise UserError(f"method.temperature must be above 0, got {temperature}")
+        for name, value, known in (
+            ("loss", loss, get_args(Loss)),
+            ("label_space", label_space, ("same", "other")),
+        ):
+            if value not in known:
+                raise UserError(f"method.{name}={value!r} is not known; {choices(value, known)}")
         super().__init__(frozen={"teacher": teacher}, **common)
-        self.temperature = temperature
+        self.loss, self.temperature = loss, temperature
+        self.target_weight, self.other_weight = target_weight, other_weight
+        if loss == "decoupled" and (label_space == "other" or isinstance(self.task, Forecasting)):
+            raise UserError(
+                "method.loss=decoupled singles out the true class among the teacher's: it needs a task of classes and "
+                "label_space=same. Choose loss=soft or logits"
+            )
+        self.extra_head = _ExtraHead(self.network, teacher, example) if label_space == "other" else None
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.losses`."""
         output = self.predict(batch)
         with torch.no_grad():
             teacher_output = self.frozen["teacher"](batch.inputs, batch.mask)
-        return {
-            "task": self.task.loss(output, batch),
-            "soft": self.task.soft_loss(output, teacher_output, batch, self.temperature),
-        }
+        return {"task": self.task.loss(output, batch), "soft": self._match(output, teacher_output, batch)}
+
+    def _match(self, output: Tensor, teacher_output: Tensor, batch: Batch) -> Tensor:
+        if self.extra_head is None and self.loss == "soft":
+            return self.task.soft_loss(output, teacher_output, batch, self.temperature)
+        if self.extra_head is None:
+            mine, targets = self.task.select(output, batch)
+            theirs, _ = self.task.select(teacher_output, batch)
+        else:
+            mine, theirs, targets = self.extra_head(), teacher_output, batch.targets
+        if self.loss == "logits":
+            return logit_matching(mine, theirs)
+        if self.loss == "soft":
+            return soft_target(mine, theirs, temperature=self.temperature)
+        return decoupled(
+            mine,
+            theirs,
+            targets,
+            temperature=self.temperature,
+            target_weight=self.target_weight,
+            other_weight=self.other_weight,
+        )
+
+
+class _ExtraHead(nn.Module):
+    """A linear layer of the teacher's classes, on what the network's final layer was given in its latest forward."""
+
+    def __init__(self, network: nn.Module, teacher: FrozenNetwork, example: Batch) -> None:
+        super().__init__()
+        names = {name.rpartition(".")[0] for name in head_names(network)}
+        (final,) = names if len(names) == 1 else ("",)
+        self._seen: list[Tensor] = []
+        if final:
+            network.get_submodule(final).register_forward_pre_hook(self._keep)
+        was_training = network.training
+        with torch.no_grad():
+            network.eval()(example.inputs)
+            classes = teacher(example.inputs).shape[1:]
+        network.train(was_training)
+        features = self._seen.pop().shape[1:] if self._seen else ()
+        if len(features) != 1 or len(classes) != 1:
+            raise UserError(
+                "label_space=other needs networks that end in one linear layer and give (n, classes): the final layer "
+                f"'{final}' of {type(network).__name__} takes {tuple(features)} per sample, the teacher gives {tuple(classes)}"
+            )
+        self.linear = nn.Linear(features[0], classes[0])
+
+    def _keep(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._seen = [inputs[0]]
+
+    def forward(self) -> Tensor:
+        """Return logits (n, teacher's classes) of the network's latest forward."""
+        return self.linear(self._seen.pop())

@@ -1,0 +1,114 @@
+"""Output distillation: which loss, on which rows, through which head."""
+
+import pytest
+import torch
+
+from tutelage.errors import UserError
+from tutelage.losses.distillation import decoupled, logit_matching, soft_target
+from tutelage.methods.distillation import Distillation
+from tutelage.methods.optim import OptimizerSpec
+from tutelage.models.convnet import ConvNet
+from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.recurrent import Recurrent
+from tutelage.tasks import Batch, Classification, Forecasting, Tokens
+
+CLASSES = 3
+
+
+def images(n=6):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(n, 1, 8, 8, generator=generator)
+    return Batch(inputs, torch.randint(CLASSES, (n,), generator=generator), torch.arange(n))
+
+
+def distillation(network=None, teacher_classes=CLASSES, task=None, teacher=None, example=None, **options):
+    torch.manual_seed(1)
+    return Distillation(
+        network=network or ConvNet((1, 8, 8), CLASSES, width=4, stages=2),
+        teacher=FrozenNetwork(teacher or ConvNet((1, 8, 8), teacher_classes, width=6, stages=2)),
+        task=task or Classification(CLASSES),
+        example=example or images(4),
+        optimizer=OptimizerSpec(name="sgd", lr=0.1),
+        weights={"task": 1.0, "soft": 1.0},
+        **options,
+    )
+
+
+def test_each_loss_is_the_pure_function_on_both_outputs():
+    batch = images()
+    for loss in ("soft", "logits", "decoupled"):
+        method = distillation(loss=loss, temperature=3.0, target_weight=0.5, other_weight=2.0).eval()
+        mine, theirs = method(batch.inputs), method.frozen["teacher"](batch.inputs)
+        expected = {
+            "soft": soft_target(mine, theirs, temperature=3.0),
+            "logits": logit_matching(mine, theirs),
+            "decoupled": decoupled(
+                mine, theirs, batch.targets, temperature=3.0, target_weight=0.5, other_weight=2.0
+            ),
+        }[loss]
+        torch.testing.assert_close(method.losses(batch)["soft"], expected)
+
+
+def test_tokens_are_matched_at_the_counted_positions_alone():
+    def network(width):
+        return Recurrent((5,), 4, cell="gru", vocab_size=4, depth=1, width=width, per_position=True)
+
+    tokens = torch.randint(4, (3, 5), generator=torch.Generator().manual_seed(0))
+    counted = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 0, 0, 1], [1, 0, 1, 0, 1]], dtype=torch.bool)
+    batch = Batch(tokens, tokens, torch.arange(3), None, counted)
+    for loss in ("logits", "decoupled"):
+        method = distillation(network(6), teacher=network(8), task=Tokens(4), example=batch, loss=loss).eval()
+        mine, theirs = (net(tokens)[counted] for net in (method.network, method.frozen["teacher"]))
+        by_hand = {
+            "logits": logit_matching(mine, theirs),
+            "decoupled": decoupled(
+                mine, theirs, tokens[counted], temperature=2.0, target_weight=1.0, other_weight=8.0
+            ),
+        }
+        torch.testing.assert_close(method.losses(batch)["soft"], by_hand[loss])
+
+
+@pytest.mark.parametrize("teacher_classes", [7, CLASSES])  # equal in number, the classes may still be others
+@pytest.mark.parametrize("loss", ["soft", "logits"])
+def test_across_label_spaces_an_extra_head_on_the_same_forward_meets_the_teacher(loss, teacher_classes):
+    method = distillation(teacher_classes=teacher_classes, loss=loss, label_space="other")
+    calls = []
+    method.network.register_forward_hook(lambda *_: calls.append(1))
+    batch = images()
+    terms = method.losses(batch)
+    assert len(calls) == 1
+    gradient = torch.autograd.grad(
+        terms["soft"], method.network.head.weight, allow_unused=True, retain_graph=True
+    )
+    assert gradient == (None,)  # the teacher's other classes never reach the network's own head
+    sum(terms.values()).backward()
+    assert method.extra_head.linear.weight.shape == (teacher_classes, method.network.head.in_features)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.extra_head.parameters())
+    assert method.network.stem.conv.weight.grad.abs().sum() > 0
+    method.eval()
+    mine = method.extra_head.linear(method.network.blocks(method.network.stem(batch.inputs)).mean(dim=(2, 3)))
+    theirs = method.frozen["teacher"](batch.inputs)
+    expected = soft_target(mine, theirs, temperature=2.0) if loss == "soft" else logit_matching(mine, theirs)
+    torch.testing.assert_close(method.losses(batch)["soft"], expected)
+    kept = [name for name in method.state_dict() if name.startswith("network.")]
+    assert not any("extra" in name for name in kept)
+
+
+def test_the_teacher_learns_nothing():
+    method = distillation()
+    sum(method.losses(images()).values()).backward()
+    assert all(p.grad is None for p in method.frozen["teacher"].network.parameters())
+
+
+def test_mistakes_are_named():
+    with pytest.raises(UserError, match="same classes"):
+        distillation(teacher_classes=7).losses(images())
+    with pytest.raises(UserError, match="did you mean 'logits'"):
+        distillation(loss="logit")
+    with pytest.raises(UserError, match="label_space"):
+        distillation(label_space="else")
+    with pytest.raises(UserError, match="temperature"):
+        distillation(temperature=0.0)
+    for options in ({"label_space": "other"}, {"task": Forecasting(3, 1)}):
+        with pytest.raises(UserError, match="decoupled"):
+            distillation(loss="decoupled", **options)

@@ -1,0 +1,165 @@
+"""Feature distillation: which features meet, in which shape, and when."""
+
+import pytest
+import torch
+
+from tutelage.alignment.taps import activations
+from tutelage.errors import UserError
+from tutelage.losses.feature import FEATURE_LOSSES, hint
+from tutelage.methods.feature_distillation import FeatureDistillation
+from tutelage.methods.features import Projector
+from tutelage.methods.fitnets import FitNets
+from tutelage.methods.optim import OptimizerSpec
+from tutelage.models.convnet import ConvNet
+from tutelage.models.fcn import FCN
+from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.recurrent import Recurrent
+from tutelage.models.transformer import Transformer
+from tutelage.tasks import Batch, Classification
+
+CLASSES = 3
+
+
+def images(n=6):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(n, 1, 8, 8, generator=generator)
+    return Batch(inputs, torch.randint(CLASSES, (n,), generator=generator), torch.arange(n))
+
+
+def tokens(n=6):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(5, (n, 7), generator=generator)
+    mask = torch.arange(7) < torch.arange(2, 2 + n)[:, None]
+    return Batch(inputs, torch.randint(CLASSES, (n,), generator=generator), torch.arange(n), mask)
+
+
+def conv(width, stages=2):
+    return ConvNet((1, 8, 8), CLASSES, width=width, stages=stages)
+
+
+def build(kind=FeatureDistillation, network=None, teacher=None, example=None, optimizer=None, **options):
+    torch.manual_seed(1)
+    return kind(
+        network=network or conv(4),
+        teacher=FrozenNetwork(teacher or conv(6)),
+        task=Classification(CLASSES),
+        example=example or images(4),
+        optimizer=optimizer or OptimizerSpec(name="sgd", lr=0.1),
+        weights=dict.fromkeys(kind.terms, 1.0),
+        **options,
+    )
+
+
+PAIRS = {
+    "equal": (lambda: conv(4), lambda: conv(4), images),
+    "channels and size differ": (lambda: conv(4, stages=1), lambda: conv(6, stages=2), images),
+    "a vector and a map": (lambda: FCN((1, 8, 8), CLASSES, depth=2, width=5), lambda: conv(6), images),
+    "sequences with padding": (
+        lambda: Recurrent((7,), CLASSES, cell="gru", vocab_size=5, depth=2, width=6, per_position=False),
+        lambda: Transformer(
+            (7,), CLASSES, vocab_size=5, depth=1, width=8, heads=2, causal=False, per_position=False
+        ),
+        tokens,
+    ),
+}
+
+
+@pytest.mark.parametrize("loss", FEATURE_LOSSES)
+@pytest.mark.parametrize("case", PAIRS)
+def test_every_loss_meets_every_pair_of_architectures(case, loss):
+    network, teacher, data = PAIRS[case]
+    options = {"pairing": "last", "k": 1}
+    if case == "sequences with padding":
+        options = {"pairing": "explicit", "k": None, "pairs": [["blocks.0", "layers.0"]]}
+    if case == "a vector and a map" and loss == "attention":
+        with pytest.raises(UserError, match="images"):  # at construction
+            build(network=network(), teacher=teacher(), example=data(4), loss=loss, **options)
+        return
+    method = build(network=network(), teacher=teacher(), example=data(4), loss=loss, **options)
+    term = method.losses(data())["feature"]
+    assert term.ndim == 0 and term.isfinite()
+    term.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in method.network.parameters())
+    assert all(p.grad is not None for p in method.match.projectors.parameters())
+    assert all(p.grad is None for p in method.frozen["teacher"].network.parameters())
+
+
+def test_the_feature_term_is_the_loss_on_the_projected_activations_summed_over_pairs():
+    pairs = [["blocks.0", "stem"], ["blocks.1.conv2", "blocks.1"]]
+    method = build(network=conv(4), teacher=conv(6), pairing="explicit", k=None, pairs=pairs).eval()
+    assert method.describe()["pairs"] == pairs
+    batch = images()
+    mine = activations(method.network, [p[1] for p in pairs], batch.inputs)
+    theirs = activations(method.frozen["teacher"].network, [p[0] for p in pairs], batch.inputs)
+    expected = sum(
+        hint(projector.map(mine[b]), theirs[a])
+        for (a, b), projector in zip(pairs, method.match.projectors, strict=True)
+    )
+    torch.testing.assert_close(method.losses(batch)["feature"], expected)
+
+
+def test_padded_positions_do_not_count():
+    network, teacher, data = PAIRS["sequences with padding"]
+    options = {"pairing": "explicit", "k": None, "pairs": [["blocks.0", "layers.0"]], "loss": "similarity"}
+    method = build(network=network(), teacher=teacher(), example=data(4), **options).eval()
+    batch = data()
+    other = batch._replace(inputs=torch.where(batch.mask, batch.inputs, (batch.inputs + 1) % 5))
+    torch.testing.assert_close(method.losses(batch)["feature"], method.losses(other)["feature"])
+
+
+def test_a_projector_is_there_only_where_shapes_differ():
+    def maps(student, teacher, needs):
+        return type(Projector(student, teacher, needs).map).__name__
+
+    assert maps((4, 8, 8), (4, 8, 8), "shape") == "Identity"
+    assert maps((4, 8, 8), (6, 4, 4), "shape") == "Conv2d"
+    assert maps((7, 4), (7, 6), "shape") == "Linear"
+    assert maps((4,), (6, 4, 4), "shape") == "Linear"
+    assert maps((4, 8, 8), (6, 4, 4), "samples") == "Identity"
+    assert maps((4, 8, 8), (6, 4, 4), "width") == "Linear"
+
+
+def moved(method, steps):
+    """Names of the parameters that some updates at the present stage change."""
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    optimizer = method.configure_optimizers()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        method.training_step(images(), 0).backward()
+        method.on_before_optimizer_step(optimizer)
+        optimizer.step()
+    return {name for name, p in method.named_parameters() if not torch.equal(p, before[name])}
+
+
+def test_fitnets_first_stage_moves_what_lies_below_the_hint_and_the_second_all_but_the_projector(monkeypatch):
+    decaying = OptimizerSpec(name="adamw", lr=0.01, weight_decay=0.5)
+    method = build(
+        FitNets,
+        hint_steps=3,
+        optimizer=decaying,
+        pairing="explicit",
+        k=None,
+        pairs=[["blocks.0", "blocks.0.conv2"]],
+    )
+    names = {name for name, _ in method.named_parameters()}
+    below = {
+        n
+        for n in names
+        if n.startswith(("network.stem", "network.blocks.0.conv", "network.blocks.0.norm1", "match"))
+    }
+    assert moved(method, 3) == below
+    assert method.term_weights() == {"task": 0.0, "soft": 0.0, "feature": 1.0}
+    monkeypatch.setattr(FitNets, "step", 3)
+    assert moved(method, 3) == {name for name in names if name.startswith("network")}
+    assert method.term_weights() == {"task": 1.0, "soft": 1.0, "feature": 0.0}
+
+
+def test_mistakes_are_named():
+    with pytest.raises(UserError, match="did you mean 'hint'"):
+        build(loss="hints")
+    with pytest.raises(UserError, match="loss_options"):
+        build(loss_options={"power": 3.0})
+    with pytest.raises(UserError, match=r"no layer 'blocks.9'.*blocks.1"):
+        build(pairing="explicit", k=None, pairs=[["blocks.9", "stem"]])
+    with pytest.raises(UserError, match="hint_steps"):
+        build(FitNets, hint_steps=-1)

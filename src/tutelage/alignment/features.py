@@ -1,0 +1,64 @@
+"""From a layer's activation to the matrix that a similarity compares: one row per sample, or one per token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tutelage.errors import UserError
+
+
+def per_sample(activation: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return (n, everything else). No copy without a mask: a channels-last map is read in its memory order.
+
+    The order of columns is that of the memory, which no similarity depends on (a random projection only in its draw).
+    mask: (n, length) bool, True where real; padded positions of a sequence become zeros. Tensors (n, width) have no positions.
+    Raises UserError when a sequence and the mask disagree in length.
+    """
+    if mask is not None and activation.ndim > 2:
+        activation = activation.masked_fill(~_over_positions(activation, mask), 0)
+    if activation.ndim == 4 and activation.is_contiguous(memory_format=torch.channels_last):
+        activation = activation.permute(0, 2, 3, 1)
+    return activation.flatten(1)
+
+
+def per_token(activation: Tensor) -> Tensor:
+    """Return (n * length, everything else) of a sequence (n, length, ...)."""
+    if activation.ndim < 3:
+        raise UserError(
+            f"similarity per token needs activations (n, length, width), got {tuple(activation.shape)}"
+        )
+    return activation.flatten(0, 1).flatten(1)
+
+
+def to_single(features: Tensor) -> Tensor:
+    """Return the features in float32, whatever half precision they come in; float64 stays."""
+    return features if features.dtype in (torch.float32, torch.float64) else features.float()
+
+
+def tamed(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each matrix (..., n, d) times the power of two, (..., 1, 1), that brings its largest value near 1, and that power.
+
+    Squares and sums then stay inside the floating range; a power of two rounds nothing, so that a spread far below the mean survives.
+    """
+    largest = features.detach().abs().amax((-2, -1), keepdim=True)
+    exponent = torch.frexp(largest).exponent.clamp(-126, 126)
+    power = torch.ldexp(torch.ones_like(largest), -exponent)
+    return features * power, power
+
+
+def bounded(scale: Tensor) -> Tensor:
+    """Return a factor of gradients kept finite: that of tiny features is legitimately huge."""
+    return scale.clamp(max=1e30)
+
+
+def _over_positions(activation: Tensor, mask: Tensor) -> Tensor:
+    """The mask, shaped to broadcast over the axis of positions: the second, or the last of a 1-d convolution's."""
+    if activation.shape[1] == mask.shape[1]:
+        return mask.view(*mask.shape, *[1] * (activation.ndim - 2))
+    if activation.shape[-1] == mask.shape[1]:
+        return mask.view(len(mask), *[1] * (activation.ndim - 2), mask.shape[1])
+    raise UserError(
+        f"the mask has {mask.shape[1]} positions, which is no axis of the activation {tuple(activation.shape)}: "
+        "padding cannot be left out of this layer"
+    )

@@ -1,0 +1,227 @@
+"""Similarities that are a cosine between two symmetric n x n matrices: CKA, biased and unbiased, and RSA.
+
+Each maps the Gram matrix K = X X^T of the features X (n, d) linearly (for RSA, after scaling rows to unit length) onto a subspace:
+double centring (biased CKA), U-centring (unbiased CKA), removal of the diagonal and of the mean off it (RSA). The similarity is
+the inner product of both sides' images, each of unit norm. So a guide's features are encoded once, as one n x n matrix, and the
+gradient of the network's features is 2 dK X: one product forward, one backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tutelage.alignment.features import bounded, tamed, to_single
+
+Kind = Literal["cka", "unbiased_cka", "rsa"]
+
+
+@dataclass
+class Embedding:
+    """What a batch of k feature matrices (k, n, d) became.
+
+    unit: images of unit norm, (k, n, n); zero for features that do not vary. inverse_norm: 1 / norm before, (k, 1, 1), 0 there.
+    features: as they entered the Gram matrix, scale * (original - shift), (k, n, d). scale: (k, 1, 1), or 1.
+    cosines, inverse_lengths: RSA's, (k, n, n) and (k, n, 1).
+    """
+
+    unit: Tensor
+    inverse_norm: Tensor
+    features: Tensor
+    scale: Tensor | float
+    cosines: Tensor | None = None
+    inverse_lengths: Tensor | None = None
+
+
+def gram(features: Tensor) -> Tensor:
+    """Return X X^T of (k, n, d) features, (k, n, n). On the CPU, wide features pay for one triangle only."""
+    k, n, d = features.shape
+    if features.device.type != "cpu" or k > 1 or n < 128 or d < 4096:
+        return features @ features.mT
+    half = (n + 1) // 2
+    # Columns in chunks make one small product each, which the threads share without waiting for one another.
+    chunks = next(c for c in (8, 4, 2, 1) if d % c == 0)
+    wide = features[0].unflatten(1, (chunks, d // chunks)).transpose(0, 1)
+    product = features.new_empty(1, n, n)
+    product[0, :half] = (wide[:, :half] @ wide.mT).sum(0)
+    product[0, half:, half:] = (wide[:, half:] @ wide[:, half:].mT).sum(0)
+    product[0, half:, :half] = product[0, :half, half:].mT
+    return product
+
+
+def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (k, n, d) features centred over samples and scaled to a mean squared length of 1, and the scale, (k, 1, 1).
+
+    Finite for any finite features. Features whose variation is below the rounding of their own values become zero.
+    """
+    eps = torch.finfo(features.dtype).eps
+    features, unit = tamed(features)
+    total = features.square().sum((-2, -1), keepdim=True)
+    features = features - features.mean(-2, keepdim=True)
+    features = features - features.mean(-2, keepdim=True)  # what rounding left of a mean far above the spread
+    energy = features.square().sum((-2, -1), keepdim=True)
+    scale = torch.where(energy > (4 * eps) ** 2 * total, (energy / features.shape[-2]).rsqrt(), 0)
+    return features * scale, bounded(scale * unit)
+
+
+def embed(features: Tensor, kind: Kind) -> Embedding:
+    """Map (k, n, d) features, float32 or float64, to unit matrices (k, n, n).
+
+    On the CPU the Gram matrix is centred, not the features, unless its values show that this would cost precision: a mean far above
+    the spread, or a magnitude near the ends of the floating range. Elsewhere, where looking at values would wait for the device, the
+    features are centred first.
+    """
+    if kind == "rsa":
+        return _embed_cosines(features)
+    n = features.shape[-2]
+    product = rows = None
+    scale: Tensor | float = 1.0
+    if features.device.type == "cpu" and len(features) == 1:
+        product = gram(features)
+        rows = product.mean(-1, keepdim=True)
+        length, shared = float(product.diagonal(dim1=-2, dim2=-1).mean()), float(rows.mean())
+        if not (1e-12 < length < 1e12 and length < 32 * (length - shared)):
+            product = None
+    if product is None:
+        features, scale = standardise(features)
+        product = gram(features)
+        rows = product.mean(-1, keepdim=True)
+    assert rows is not None
+    if kind == "unbiased_cka":
+        diagonal = product.diagonal(dim1=-2, dim2=-1)
+        rows = (rows * n - diagonal.unsqueeze(-1)) / (n - 2)
+        mean = rows.sum(-2, keepdim=True) / (n - 1)
+        product -= rows
+        product -= rows.mT - mean
+        diagonal.zero_()
+    else:
+        product -= rows
+        product -= rows.mT - rows.mean(-2, keepdim=True)
+    unit, inverse = _normalise(product, floor=0.0)
+    return Embedding(unit, inverse, features, scale)
+
+
+def _embed_cosines(features: Tensor) -> Embedding:
+    n, eps = features.shape[-2], torch.finfo(features.dtype).eps
+    features, scale = tamed(features)
+    lengths = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    inverse_lengths = torch.where(lengths > eps, 1 / lengths, 0)
+    # Cosines near 1 differ by little: that difference is taken between centred unit rows, where it is not rounded away.
+    directions = features * inverse_lengths
+    mean = directions.mean(-2, keepdim=True)
+    centred = directions - mean
+    offsets = centred @ mean.mT
+    cosines = gram(centred) + (offsets + offsets.mT)
+    image = cosines.clone()
+    diagonal = image.diagonal(dim1=-2, dim2=-1)
+    diagonal.zero_()
+    image -= image.sum((-2, -1), keepdim=True) / (n * (n - 1))
+    diagonal.zero_()
+    unit, inverse = _normalise(image, floor=eps * n)
+    return Embedding(unit, inverse, features, bounded(scale), cosines + mean @ mean.mT, inverse_lengths)
+
+
+def _normalise(image: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    rows = torch.linalg.vector_norm(image, dim=-1, keepdim=True)
+    norm = torch.linalg.vector_norm(
+        rows, dim=-2, keepdim=True
+    )  # in one sweep, float32 drifts where n is in the thousands
+    inverse = torch.where(norm > floor, 1 / norm, 0)
+    return image.mul_(inverse), inverse
+
+
+def _to_gram(direction: Tensor, embedding: Embedding) -> Tensor:
+    """From a gradient of the image before normalisation, in its subspace, to the gradient of the Gram matrix."""
+    if embedding.cosines is None:  # the maps of CKA are orthogonal projections
+        # Its rows sum to 0 but for rounding, which a mean far above the spread would blow up in the product with the features.
+        direction -= direction.mean(-1, keepdim=True)
+        return direction
+    lengths = embedding.inverse_lengths
+    assert lengths is not None
+    back = -(direction * embedding.cosines).sum(-1, keepdim=True) * lengths.square()
+    direction = direction * lengths * lengths.mT
+    direction.diagonal(dim1=-2, dim2=-1).copy_(back.squeeze(-1))
+    return direction
+
+
+class GramScores(torch.autograd.Function):
+    """Scores of network layers against encoded guide layers, (pairs,), differentiable in the network's features.
+
+    Arguments: the kind; references, one list of unit matrices (n, n) per network layer; then the features (n, d) of each layer.
+    Layers of equal width share one batched product where that saves kernel launches (not on the CPU, where it would cost a copy).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, kind: Kind, references: Sequence[Sequence[Tensor]], *features: Tensor) -> Tensor:
+        """See the class."""
+        with torch.autocast(features[0].device.type, enabled=False):
+            starts = _starts(references)
+            scores = to_single(features[0]).new_empty(starts[-1])
+            ctx.groups, saved = [], []
+            for layers in _groups(features):
+                stacked = (
+                    torch.stack([to_single(features[i]) for i in layers])
+                    if len(layers) > 1
+                    else to_single(features[layers[0]]).unsqueeze(0)
+                )
+                embedding = embed(stacked, kind)
+                for j, i in enumerate(layers):
+                    scores[starts[i] : starts[i + 1]] = (
+                        _stack(references[i]).flatten(1) @ embedding.unit[j].flatten()
+                    )
+                parts = (embedding.unit, embedding.inverse_norm, embedding.features)
+                extra = [x for x in (embedding.cosines, embedding.inverse_lengths) if x is not None]
+                ctx.groups.append((layers, embedding.scale, len(extra)))
+                saved += [*parts, *extra]
+            ctx.references, ctx.starts = references, starts
+            ctx.save_for_backward(scores, *saved)
+        return scores
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        """Return the features' gradients, 2 dK X."""
+        scores, *saved = ctx.saved_tensors
+        result: list[Tensor | None] = [None] * len(ctx.references)
+        with torch.autocast(gradient.device.type, enabled=False):
+            gradient = gradient.to(scores.dtype)
+            for layers, scale, extras in ctx.groups:
+                unit, inverse, stacked, *extra = saved[: 3 + extras]
+                del saved[: 3 + extras]
+                pull = torch.empty_like(unit)
+                for j, i in enumerate(layers):
+                    part = slice(ctx.starts[i], ctx.starts[i + 1])
+                    weighted = (gradient[part] @ _stack(ctx.references[i]).flatten(1)).view_as(pull[j])
+                    torch.addcmul(weighted, unit[j], (gradient[part] @ scores[part]), value=-1, out=pull[j])
+                embedding = Embedding(unit, inverse, stacked, scale, *extra)
+                pull = _to_gram(pull.mul_(2 * inverse), embedding)
+                product = pull @ stacked
+                if isinstance(scale, Tensor):
+                    product *= scale
+                for j, i in enumerate(layers):
+                    result[i] = product[j]
+        return (None, None, *result)
+
+
+def _starts(references: Sequence[Sequence[Tensor]]) -> list[int]:
+    starts = [0]
+    for layer in references:
+        starts.append(starts[-1] + len(layer))
+    return starts
+
+
+def _stack(references: Sequence[Tensor]) -> Tensor:
+    return torch.stack(tuple(references)) if len(references) > 1 else references[0].unsqueeze(0)
+
+
+def _groups(features: Sequence[Tensor]) -> list[list[int]]:
+    if features[0].device.type == "cpu":
+        return [[i] for i in range(len(features))]
+    widths: dict[tuple[int, torch.dtype], list[int]] = {}
+    for i, x in enumerate(features):
+        widths.setdefault((x.shape[1], x.dtype), []).append(i)
+    return list(widths.values())

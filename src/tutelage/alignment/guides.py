@@ -1,0 +1,42 @@
+"""Guides that are no networks, and what a guide may see in place of the batch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import UserError, choices
+
+GUIDE_INPUTS = ("batch", "gaussian", "released_noise")
+
+
+class FeatureGuide(nn.Module):
+    """A guide that is a function of the inputs and, in training, the targets: knowledge as features that a network should mirror.
+
+    Write `features`; all else is as with a guide network: `model@guide=<its file>`, pairs, similarity, schedule. It may hold buffers.
+    """
+
+    @abstractmethod
+    def features(self, inputs: Tensor, targets: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Return named features, (n, ...) each, in order from what early layers should mirror to late ones. No gradients are taken."""
+
+    def forward(self, inputs: Tensor, targets: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Return `features`, without gradients."""
+        with torch.no_grad():
+            return self.features(inputs, targets, mask)
+
+
+def noise_like(inputs: Tensor, kind: str) -> Tensor:
+    """Return noise of the inputs' shape, drawn from torch's own generators.
+
+    gaussian: N(0, 1) (arXiv 2410.20035). released_noise: clamp(a + 0.1 b, 0, 1) with a, b ~ N(0, 1), as the released code does.
+    Tokens are drawn evenly from those up to the batch's largest, under both.
+    """
+    if kind not in GUIDE_INPUTS[1:]:
+        raise UserError(f"no noise is named {kind!r}; {choices(kind, GUIDE_INPUTS[1:])}")
+    if not inputs.is_floating_point():
+        return torch.randint_like(inputs, int(inputs.max()) + 1)
+    noise = torch.randn_like(inputs)
+    return noise if kind == "gaussian" else (noise + 0.1 * torch.randn_like(inputs)).clamp(0, 1)

@@ -1,0 +1,174 @@
+"""Similarities of two representations of the same samples, each differentiable in the network's features.
+
+All are invariant to rotation and isotropic scale of either side (ridge, through its penalty and projection, to scale alone), lie in
+[-1, 1], are 1 for equal features (ridge: near it), computed in float32 inside autocast, and finite in value and gradient on constant,
+tiny and huge features. The guide's side is a constant.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutelage.alignment import ridge as ridge_regression
+from tutelage.alignment import tokens
+from tutelage.alignment.features import to_single
+from tutelage.alignment.gram import GramScores, Kind, embed
+from tutelage.errors import UserError, choices
+
+SIMILARITIES = ("cka", "unbiased_cka", "rsa", "ridge")
+
+
+class Similarity(ABC):
+    """Encodes each guide layer once, then scores network layers against it."""
+
+    name: str
+    minimum_rows: int
+
+    @abstractmethod
+    def encode(self, features: Tensor, mask: Tensor | None = None) -> Any:
+        """Return what a guide's features (n, d) are compared through. mask: (n,) bool, rows that count; None: all."""
+
+    @abstractmethod
+    def scores(
+        self, features: Sequence[Tensor], references: Sequence[Sequence[Any]], mask: Tensor | None = None
+    ) -> Tensor:
+        """Return one score per pair, (pairs,), differentiable: features of each network layer against each of its references."""
+
+    def check_rows(self, rows: int) -> None:
+        """Raise UserError when the similarity is not defined for so few rows."""
+        if rows < self.minimum_rows:
+            raise UserError(
+                f"the similarity '{self.name}' needs a batch of at least {self.minimum_rows} "
+                f"samples (rows that are not padding), got {rows}"
+            )
+
+    def __call__(self, network: Tensor, guide: Tensor) -> Tensor:
+        """Return the similarity of features (n, d) and (n, e), a scalar, differentiable in the first."""
+        if network.ndim != 2 or guide.ndim != 2 or len(network) != len(guide):
+            raise UserError(
+                f"a similarity compares features (n, d) and (n, e), got {tuple(network.shape)} and {tuple(guide.shape)}"
+            )
+        self.check_rows(len(network))
+        return self.scores([network], [[self.encode(guide)]])[0]
+
+
+class GramSimilarity(Similarity):
+    """CKA (biased or unbiased) or RSA from n x n matrices: right where features outnumber samples. See `gram`."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.name, self.kind = kind, kind
+        self.minimum_rows = {"cka": 2, "unbiased_cka": 4, "rsa": 3}[kind]
+
+    def encode(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See `Similarity.encode`: a unit matrix (n, n)."""
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+            return embed(_kept(to_single(features), mask).unsqueeze(0), self.kind).unit[0]
+
+    def scores(
+        self, features: Sequence[Tensor], references: Sequence[Sequence[Any]], mask: Tensor | None = None
+    ) -> Tensor:
+        """See `Similarity.scores`."""
+        return GramScores.apply(self.kind, references, *(_kept(x, mask) for x in features))
+
+
+class TokenCKA(Similarity):
+    """CKA (biased or unbiased) from d x d products: the same values, right where rows outnumber features. See `tokens`."""
+
+    def __init__(self, *, unbiased: bool = False) -> None:
+        self.name, self.unbiased = "unbiased_cka" if unbiased else "cka", unbiased
+        self.minimum_rows = 4 if unbiased else 2
+
+    def encode(self, features: Tensor, mask: Tensor | None = None) -> tokens.Rows:
+        """See `Similarity.encode`: centred rows (n, d), which are held until the backward pass."""
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+            return tokens.encode(to_single(features), mask, unbiased=self.unbiased)
+
+    def scores(
+        self, features: Sequence[Tensor], references: Sequence[Sequence[Any]], mask: Tensor | None = None
+    ) -> Tensor:
+        """See `Similarity.scores`."""
+        return tokens.TokenScores.apply(self.unbiased, mask, references, *features)
+
+
+class Ridge(Similarity):
+    """Cosine of a ridge prediction of the guide's features, fitted on half of the batch, scored on the other. See `ridge`.
+
+    penalty: lambda, above 0 (the paper's 10 or 100). projection_size: columns after the sparse random projection of wider features.
+    seed: of the projection.
+    """
+
+    def __init__(self, *, penalty: float = 10.0, projection_size: int = 1024, seed: int = 0) -> None:
+        if not penalty > 0:
+            raise UserError(f"the ridge penalty must be above 0, got {penalty}")
+        if projection_size < 1:
+            raise UserError(f"the projection must have at least 1 column, got {projection_size}")
+        self.name, self.minimum_rows = "ridge", 4
+        self.penalty, self.size, self.seed = penalty, projection_size, seed
+
+    def _prepare(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        return ridge_regression.prepare(_kept(features, mask), size=self.size, seed=self.seed)
+
+    def encode(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See `Similarity.encode`: projected, centred, scaled features."""
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+            return self._prepare(features, mask)
+
+    def scores(
+        self, features: Sequence[Tensor], references: Sequence[Sequence[Any]], mask: Tensor | None = None
+    ) -> Tensor:
+        """See `Similarity.scores`."""
+        with torch.autocast(features[0].device.type, enabled=False):
+            return torch.stack(
+                [
+                    ridge_regression.score(prepared, guide, penalty=self.penalty)
+                    for layer, guides in zip(features, references, strict=True)
+                    for prepared in [self._prepare(layer, mask)]
+                    for guide in guides
+                ]
+            )
+
+
+def _kept(features: Tensor, mask: Tensor | None) -> Tensor:
+    return features if mask is None else features[mask]
+
+
+def similarity(name: str, *, per_token: bool = False, **options: Any) -> Similarity:
+    """Return a similarity by name: cka, unbiased_cka, rsa or ridge (options: penalty, projection_size, seed).
+
+    per_token: rows are tokens, so that they outnumber features. Raises UserError for an unknown name.
+    """
+    if name not in SIMILARITIES:
+        raise UserError(f"no similarity is named {name!r}; {choices(name, SIMILARITIES)}")
+    if name == "ridge":
+        return Ridge(**options)
+    if per_token and name != "rsa":
+        return TokenCKA(unbiased=name == "unbiased_cka")
+    return GramSimilarity(name)  # type: ignore[arg-type]
+
+
+def cka(network: Tensor, guide: Tensor, *, unbiased: bool = False) -> Tensor:
+    """Return linear CKA of features (n, d) and (n, e) (Kornblith et al. 2019, arXiv 1905.00414), a scalar.
+
+    Biased: HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with HSIC = tr(HKH HLH), as in arXiv 2410.20035; it is near 1 for any features that
+    outnumber the samples. unbiased: with the estimator HSIC_1 of Song et al. 2012 (JMLR 13), n >= 4; then near 0 for independent ones.
+    Costs n^2 (d + e), or n d e where samples outnumber both widths.
+    """
+    wide = max(network.shape[-1], guide.shape[-1]) >= len(network)
+    return similarity("unbiased_cka" if unbiased else "cka", per_token=not wide)(network, guide)
+
+
+def rsa(network: Tensor, guide: Tensor) -> Tensor:
+    """Return the Pearson correlation of both sides' cosine dissimilarities between samples, n (n - 1) / 2 of them, a scalar."""
+    return GramSimilarity("rsa")(network, guide)
+
+
+def ridge(
+    network: Tensor, guide: Tensor, *, penalty: float = 10.0, projection_size: int = 1024, seed: int = 0
+) -> Tensor:
+    """Return the ridge score of features (n, d) and (n, e), a scalar; see `Ridge`."""
+    return Ridge(penalty=penalty, projection_size=projection_size, seed=seed)(network, guide)

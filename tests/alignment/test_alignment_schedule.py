@@ -1,0 +1,83 @@
+"""Schedules: the fixed courses by hand, and the learned balances against their papers' equations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tutelage.alignment.schedule import GradientBalance, Schedule, UncertaintyWeights, factors
+from tutelage.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "expected"),
+    [
+        ("always", None, [(1, 1)] * 5),
+        ("until", 2, [(1, 1), (1, 1), (1, 0), (1, 0), (1, 0)]),
+        ("alignment_first", 2, [(0, 1), (0, 1), (1, 0), (1, 0), (1, 0)]),
+        ("linear", 2, [(1, 1), (1, 0.5), (1, 0), (1, 0), (1, 0)]),
+        ("linear", None, [(1, 1), (1, 0.75), (1, 0.5), (1, 0.25), (1, 0)]),
+        ("cosine", None, [(1, 0.5 * (1 + math.cos(math.pi * i / 4))) for i in range(5)]),
+    ],
+)
+def test_fixed_courses(name: str, steps: int | None, expected: list[tuple[float, float]]) -> None:
+    got = [factors(name, step, steps=steps, max_steps=4) for step in range(5)]
+    assert got == [pytest.approx(pair) for pair in expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "message"),
+    [("allways", None, "always"), ("until", None, "needs"), ("linear", 0, "least 1")],
+)
+def test_wrong_schedules_are_told(name: str, steps: int | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Schedule(name, steps)
+
+
+def test_uncertainty_weights_reach_the_minimum_of_the_papers_objective() -> None:
+    learned = UncertaintyWeights(2)
+    losses = torch.tensor([0.5, 8.0])
+    optimizer = torch.optim.SGD(learned.parameters(), lr=0.1)
+    for _ in range(600):
+        optimizer.zero_grad()
+        reported = learned.regularised(losses)
+        torch.testing.assert_close(reported.detach(), losses)
+        (learned.weights() * reported).sum().backward()
+        optimizer.step()
+    # exp(-s) L + s / 2 is least at exp(s) = 2 L.
+    torch.testing.assert_close(learned.log_variances.exp().detach(), 2 * losses, rtol=1e-3, atol=0)
+
+
+def test_gradient_balance_evens_the_weighted_norms_and_keeps_the_sum() -> None:
+    balance = GradientBalance(2)
+    losses, norms = torch.tensor([1.0, 1.0]), torch.tensor([1.0, 4.0])
+    for _ in range(400):
+        balance.update(losses, norms)
+    weighted = balance.weights() * norms
+    assert float(balance.weights().sum()) == pytest.approx(2)
+    assert float(weighted[0] / weighted[1]) == pytest.approx(1, abs=0.1)
+
+
+def test_gradient_balance_favours_the_loss_that_falls_slowly() -> None:
+    balance = GradientBalance(2)
+    balance.update(torch.tensor([1.0, 1.0]), torch.ones(2))
+    for _ in range(200):
+        balance.update(torch.tensor([1.0, 0.1]), torch.ones(2))
+    assert balance.weights()[0] > balance.weights()[1]
+
+
+def test_a_schedule_measures_gradients_on_the_shared_parameter_and_checkpoints_its_state() -> None:
+    shared = nn.Parameter(torch.tensor([3.0, 4.0]))
+    schedule = Schedule("gradient_norm")
+    losses = torch.stack([shared.sum(), 100 * shared.square().sum()])
+    torch.testing.assert_close(schedule.balance(losses, shared), losses)
+    weights = schedule.weights(0, 10)
+    assert float(weights[0]) > 1 > float(weights[1])
+    restored = Schedule("gradient_norm")
+    restored.load_state_dict(schedule.state_dict())
+    assert torch.equal(torch.stack(list(restored.weights(0, 10))), torch.stack(list(weights)))
+    losses.sum().backward()  # the graph is still there for training
+    assert shared.grad is not None

@@ -1,0 +1,302 @@
+"""Similarities against slow, obvious references in float64, their invariances, gradients and edge cases."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tutelage.alignment.gram import gram
+from tutelage.alignment.ridge import projection
+from tutelage.alignment.similarity import (
+    GramSimilarity,
+    Ridge,
+    TokenCKA,
+    cka,
+    ridge,
+    rsa,
+    similarity,
+)
+from tutelage.errors import UserError
+
+
+def reference_cka(x: Tensor, y: Tensor) -> Tensor:
+    """The paper's formula, in float64: tr(HKH HLH) over the root of both sides' own."""
+    x, y = x.double(), y.double()
+    h = torch.eye(len(x), dtype=torch.float64) - 1 / len(x)
+    k, l = h @ (x @ x.T) @ h, h @ (y @ y.T) @ h  # noqa: E741
+    return torch.trace(k @ l) / torch.sqrt(torch.trace(k @ k) * torch.trace(l @ l))
+
+
+def looped_hsic1(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
+    """HSIC_1 as the U-statistic it is: means over tuples of distinct indices (Song et al. 2012, eq. 4 and 5)."""
+    n = len(k)
+    two = [k[i, j] * l[i, j] for i, j in itertools.permutations(range(n), 2)]
+    four = [k[i, j] * l[q, r] for i, j, q, r in itertools.permutations(range(n), 4)]
+    three = [k[i, j] * l[i, q] for i, j, q in itertools.permutations(range(n), 3)]
+    return float(np.mean(two) + np.mean(four) - 2 * np.mean(three))
+
+
+def looped_unbiased_cka(x: np.ndarray, y: np.ndarray) -> float:
+    k, l = x @ x.T, y @ y.T  # noqa: E741
+    return looped_hsic1(k, l) / np.sqrt(looped_hsic1(k, k) * looped_hsic1(l, l))
+
+
+def reference_rsa(x: Tensor, y: Tensor) -> Tensor:
+    def dissimilarities(z: Tensor) -> Tensor:
+        z = z.double()
+        z = z / z.norm(dim=1, keepdim=True)
+        i, j = np.triu_indices(len(z), 1)
+        return 1 - (z[i] * z[j]).sum(1)
+
+    return torch.corrcoef(torch.stack([dissimilarities(x), dissimilarities(y)]))[0, 1]
+
+
+def reference_ridge(x: Tensor, y: Tensor, penalty: float) -> Tensor:
+    def unit(z: Tensor) -> Tensor:
+        z = z.double()
+        fit = z[: len(z) // 2]
+        z = z - fit.mean(0)
+        return z / (fit - fit.mean(0)).square().mean().sqrt()
+
+    x, y = unit(x), unit(y)
+    half = len(x) // 2
+    a, b = x[:half], y[:half]
+    weights = torch.linalg.inv(a.T @ a + penalty * torch.eye(x.shape[1], dtype=torch.float64)) @ a.T @ b
+    return torch.cosine_similarity(x[half:] @ weights, y[half:]).mean()
+
+
+REFERENCES = {
+    "cka": reference_cka,
+    "rsa": reference_rsa,
+    "ridge": lambda x, y: reference_ridge(x, y, 10.0),
+}
+FUNCTIONS = {
+    "cka": cka,
+    "token cka": TokenCKA(),
+    "unbiased": lambda x, y: cka(x, y, unbiased=True),
+    "token unbiased": TokenCKA(unbiased=True),
+    "rsa": rsa,
+    "ridge": ridge,
+}
+
+
+def features(n: int, d: int, *, seed: int, mean: float = 0.0, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.randn(n, 5, generator=generator) @ torch.randn(5, d, generator=generator)
+    return (low + torch.randn(n, d, generator=generator) + mean) * scale
+
+
+def value_and_gradient(function, x: Tensor, *rest) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    value = function(x, *rest)
+    value.backward()
+    assert x.grad is not None
+    return value.detach(), x.grad
+
+
+def relative(got: Tensor, expected: Tensor) -> float:
+    return float((got.double() - expected.double()).norm() / expected.double().norm())
+
+
+@pytest.mark.parametrize("n, d, e", [(32, 700, 40), (64, 20, 9000), (150, 5000, 6), (96, 12, 24)])
+@pytest.mark.parametrize("mean, scale", [(0, 1), (3, 1), (100, 1), (2000, 1e-3), (1, 1e-20), (5, 1e20)])
+def test_biased_cka_agrees_with_float64_to_1e5(n: int, d: int, e: int, mean: float, scale: float) -> None:
+    x, y = features(n, d, seed=1, mean=mean, scale=scale), features(n, e, seed=2, mean=-mean, scale=scale)
+    y[:, 0] = x[:, 0]
+    expected, slope = value_and_gradient(reference_cka, x.double() / scale, y.double() / scale)
+    for measure in (GramSimilarity("cka"), TokenCKA(), cka):
+        value, gradient = value_and_gradient(measure, x, y)
+        assert abs(float(value - expected)) < 1e-5
+        assert relative(gradient.double() * scale, slope) < 1e-5
+
+
+def test_unbiased_cka_equals_a_loop_over_index_tuples() -> None:
+    x, y = features(6, 4, seed=1, mean=1), features(6, 3, seed=2)
+    expected = looped_unbiased_cka(x.double().numpy(), y.double().numpy())
+    assert float(cka(x, y, unbiased=True)) == pytest.approx(expected, abs=1e-5)
+    assert float(TokenCKA(unbiased=True)(x.double(), y.double())) == pytest.approx(expected, abs=1e-10)
+
+
+def test_unbiased_gradient_agrees_between_both_forms_and_with_finite_differences() -> None:
+    x, y = features(9, 5, seed=1, mean=2).double(), features(9, 4, seed=2).double()
+    for measure in (GramSimilarity("unbiased_cka"), TokenCKA(unbiased=True)):
+        torch.autograd.gradcheck(lambda z, measure=measure: measure(z, y), x.clone().requires_grad_())
+    a = value_and_gradient(GramSimilarity("unbiased_cka"), x, y)
+    b = value_and_gradient(TokenCKA(unbiased=True), x, y)
+    torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["rsa", "ridge"])
+@pytest.mark.parametrize(
+    "d, mean, scale", [(7, 0, 1), (300, 0, 1), (40, 20, 1), (40, 1, 1e-20), (40, 1, 1e19)]
+)
+def test_rsa_and_ridge_agree_with_float64(name: str, d: int, mean: float, scale: float) -> None:
+    x, y = features(30, d, seed=3, mean=mean, scale=scale), features(30, 50, seed=4)
+    y[:, :5] = x[:, :5] / scale
+    expected, slope = value_and_gradient(REFERENCES[name], x.double() / scale, y)
+    value, gradient = value_and_gradient(FUNCTIONS[name], x, y)
+    assert float(value) == pytest.approx(float(expected), abs=1e-4)
+    assert relative(gradient.double() * scale, slope) < 2e-3 if name == "ridge" else 1e-4
+
+
+@pytest.mark.parametrize("name", ["cka", "unbiased_cka", "rsa"])
+def test_gradients_pass_finite_differences(name: str) -> None:
+    x, y = features(8, 5, seed=5).double().requires_grad_(), features(8, 6, seed=6).double()
+    torch.autograd.gradcheck(lambda z: similarity(name)(z, y), x)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), scale=st.floats(1e-3, 1e3), d=st.integers(2, 24))
+def test_invariance_range_and_symmetry(name: str, seed: int, scale: float, d: int) -> None:
+    function = FUNCTIONS[name]
+    x, y = features(20, d, seed=seed), features(20, 9, seed=seed + 1)
+    rotation = torch.linalg.qr(torch.randn(d, d, generator=torch.Generator().manual_seed(seed)))[0]
+    value = float(function(x, y))
+    assert -1 - 1e-5 <= value <= 1 + 1e-5
+    assert float(function(x @ rotation * scale, y)) == pytest.approx(value, abs=1e-4)
+    assert float(function(x, y * scale)) == pytest.approx(value, abs=1e-4)
+    if name != "ridge":
+        assert float(function(y, x)) == pytest.approx(value, abs=1e-4)
+        assert float(function(x, x @ rotation)) == pytest.approx(1, abs=1e-4)
+    if "cka" in name or "unbiased" in name:
+        assert float(function(x + 7.0, y)) == pytest.approx(value, abs=1e-4)
+
+
+def test_independent_features_saturate_the_biased_estimate_alone() -> None:
+    x, y = (torch.randn(64, 4096, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    assert float(cka(x, y)) == pytest.approx(0.984, abs=0.003)
+    assert abs(float(cka(x, y, unbiased=True))) < 0.06  # its standard deviation at n = 64 is near 0.03
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("case", ["constant", "zero", "tiny", "huge", "mixed", "half", "one varying"])
+def test_value_and_gradient_are_finite_at_the_edges(name: str, case: str) -> None:
+    x, y = features(16, 12, seed=7), features(16, 9, seed=8)
+    x = {
+        "constant": torch.full_like(x, 0.1),
+        "zero": torch.zeros_like(x),
+        "tiny": x * 1e-38,
+        "huge": x * 1e37,
+        "mixed": x * torch.logspace(-30, 30, 12),
+        "half": (x * 5e3).half(),
+        "one varying": torch.full_like(x, 3.0).index_fill(0, torch.tensor([0]), 3.0001),
+    }[case]
+    for network, guide in ((x, y), (y, x)):
+        value, gradient = value_and_gradient(FUNCTIONS[name], network, guide)
+        assert value.isfinite()
+        assert gradient.isfinite().all()
+        if case in ("constant", "zero"):
+            assert float(value) == 0
+            assert not gradient.any()
+
+
+def test_noise_at_the_rounding_of_constant_features_gives_no_gradient() -> None:
+    x = torch.full((16, 12), 5.0)
+    x[::2] = torch.nextafter(x[::2], torch.tensor(10.0))
+    value, gradient = value_and_gradient(cka, x, features(16, 9, seed=8))
+    assert float(value) == 0
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_inside_autocast_everything_is_float32(name: str) -> None:
+    x, y = features(16, 12, seed=7), features(16, 9, seed=8)
+    plain = value_and_gradient(FUNCTIONS[name], x, y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z = x.clone().requires_grad_()
+        value = FUNCTIONS[name](z, y)
+        low = FUNCTIONS[name](x.bfloat16(), y.bfloat16())
+    value.backward()
+    torch.testing.assert_close((value.detach(), z.grad), plain, rtol=0, atol=0)
+    assert low.dtype == torch.float32
+    assert float(low) == pytest.approx(float(plain[0]), abs=0.05)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_step_along_the_gradient_raises_the_score(name: str) -> None:
+    x, y = features(24, 12, seed=9), features(24, 30, seed=10)
+    value, gradient = value_and_gradient(FUNCTIONS[name], x, y)
+    assert float(FUNCTIONS[name](x + 0.1 * gradient / gradient.norm(), y)) > float(value)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_masked_rows_count_as_absent(unbiased: bool) -> None:
+    x, y = features(20, 6, seed=11, mean=2), features(20, 7, seed=12)
+    mask = torch.rand(20, generator=torch.Generator().manual_seed(0)) > 0.4
+    measure = TokenCKA(unbiased=unbiased)
+    expected, slope = value_and_gradient(measure, x[mask], y[mask])
+    padded = x.clone()
+    padded[~mask] = 1e6
+
+    def masked(z: Tensor) -> Tensor:
+        return measure.scores([z], [[measure.encode(y, mask)]], mask)[0]
+
+    value, gradient = value_and_gradient(masked, padded)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient[mask], slope, rtol=1e-4, atol=1e-6)
+    assert not gradient[~mask].any()
+
+
+def test_scores_of_many_pairs_equal_one_by_one_and_weigh_separately() -> None:
+    layers = [features(24, d, seed=d) for d in (6, 6, 9)]
+    guides = [features(24, 11, seed=s) for s in (20, 21, 22, 23)]
+    met = [[0, 3], [1], [2]]
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    for measure in (GramSimilarity("cka"), GramSimilarity("rsa"), TokenCKA(unbiased=True), Ridge()):
+        together = [x.clone().requires_grad_() for x in layers]
+        encoded = [measure.encode(y) for y in guides]
+        scores = measure.scores(together, [[encoded[g] for g in gs] for gs in met])
+        (scores * weights).sum().backward()
+        apart = [x.clone().requires_grad_() for x in layers]
+        singles = torch.stack([measure(apart[t], guides[g]) for t, gs in enumerate(met) for g in gs])
+        (singles * weights).sum().backward()
+        torch.testing.assert_close(scores, singles)
+        for a, b in zip(together, apart, strict=True):
+            torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("n, d", [(128, 4096), (129, 8190), (200, 4099), (256, 16384)])
+def test_the_blocked_gram_matrix_is_the_product_and_symmetric(n: int, d: int) -> None:
+    x = features(n, d, seed=13)
+    product = gram(x.unsqueeze(0))[0]
+    assert relative(product, x.double() @ x.double().T) < 1e-6
+    assert torch.equal(product[n // 2 + 1 :, : n // 2], product[: n // 2, n // 2 + 1 :].T)
+
+
+def test_too_few_samples_and_wrong_names_are_told() -> None:
+    x = features(3, 4, seed=1)
+    with pytest.raises(UserError, match=r"unbiased_cka.*at least 4.*got 3"):
+        cka(x, x, unbiased=True)
+    with pytest.raises(UserError, match=r"\(3, 4\) and \(2, 4\)"):
+        cka(x, x[:2])
+    with pytest.raises(UserError, match="did you mean 'ridge'"):
+        similarity("rigde")
+    with pytest.raises(UserError, match="penalty must be above 0"):
+        Ridge(penalty=0)
+
+
+def test_the_sparse_projection_keeps_lengths_and_is_seeded() -> None:
+    matrix, back = projection(10_000, 500, seed=3, device=torch.device("cpu"))
+    assert torch.equal(matrix.to_dense(), back.to_dense().T)
+    assert matrix._nnz() == pytest.approx(500 * 100, rel=0.05)
+    values = matrix.values().abs()
+    assert torch.allclose(values, values[0])
+    x = features(20, 10_000, seed=14)
+    ratio = (matrix @ x.T).square().sum(0) / x.square().sum(1)
+    assert float(ratio.mean()) == pytest.approx(1, abs=0.1)
+    assert not torch.equal(
+        matrix.to_dense(), projection(10_000, 500, seed=4, device=torch.device("cpu"))[0].to_dense()
+    )
+
+
+def test_ridge_differentiates_through_its_projection() -> None:
+    x, y = features(16, 40, seed=15).double(), features(16, 8, seed=16).double()
+    measure = Ridge(projection_size=10)
+    torch.autograd.gradcheck(lambda z: measure(z, y), x.requires_grad_())

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from tutelage.data import cache
-from tutelage.data.augment import Chain, RandomResizedCrop
+from tutelage.data.augment_basic import Chain, RandomResizedCrop
 from tutelage.data.base import Store
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
-from tutelage.data.image_files import MODES, Files, read_layout
+from tutelage.data.image_files import MODES, Files, Layout, read_layout
 from tutelage.data.image_set import ImageData, ImageSource
 from tutelage.data.streaming import FileStore
 from tutelage.errors import UserError, choices
@@ -67,26 +67,32 @@ class ImageFolder(ImageData):
         """
         self.source()
 
+    def content(self) -> tuple[str, ...]:
+        """Return what names the content of the files, for the caches."""
+        self.fingerprint = self.fingerprint or fingerprint_of(self.root)
+        return ("folder", self.fingerprint)
+
+    def layout(self) -> Layout:
+        """Return the files with their labels and official splits."""
+        return read_layout(self.root)
+
     def source(self) -> ImageSource:
         """See `ImageData`."""
-        self.fingerprint = self.fingerprint or fingerprint_of(self.root)
-        content = (self.fingerprint, self.image_size, self.channels)
-        return cache.remember(("folder", *content, self.storage, str(self.root)), lambda: self._read(content))
+        content = (*self.content(), self.image_size, self.channels)
+        return cache.remember((*content, self.storage, str(self.root)), lambda: self._read(content))
 
     def _read(self, content: tuple[Any, ...]) -> ImageSource:
-        layout = read_layout(self.root)
+        layout = self.layout()
         files = Files(layout, self.image_size, self.channels)
         stream = self.storage == "stream" or (
             self.storage == "auto" and len(files) * int(np.prod(files.shape)) > RESIDENT_BYTES
         )
         images: Tensor | Files = files
         if not stream:
-            name = hashlib.sha256(repr(("folder", *content, "bilinear 1")).encode()).hexdigest()[:24]
+            name = hashlib.sha256(repr((*content, "bilinear 1")).encode()).hexdigest()[:24]
             arrays, _ = cache.stored(name, lambda folder: _decode_all(files, folder))
             images = torch.from_numpy(arrays["images"])
-        return ImageSource(
-            images, layout.labels, layout.class_names, layout.official, 255.0, ("folder", *content)
-        )
+        return ImageSource(images, layout.labels, layout.class_names, layout.official, 255.0, content)
 
     def _store(self, images: Tensor | Files, labels: Tensor, peak: float) -> Store:
         if not isinstance(images, Files):

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tutelage.data import cache, corruption
 from tutelage.data import splits as splitting
-from tutelage.data.augment import Augmentation, build
+from tutelage.data.augment import build
+from tutelage.data.augment_basic import Augmentation
 from tutelage.data.base import DataModule, Resident, Store
 from tutelage.data.image_files import Files
 from tutelage.errors import UserError, choices

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tutelage.data.augment import Augmentation, RandomResizedCrop
+from tutelage.data.augment_basic import Augmentation, RandomResizedCrop
 from tutelage.data.base import Draw
 from tutelage.data.image_files import Files
 from tutelage.errors import UserError

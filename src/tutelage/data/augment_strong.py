@@ -1,0 +1,200 @@
+"""Strong augmentation for consistency training: RandAugment as FixMatch uses it, and cutout; per image, on the device.
+
+Every operation is a function of uint8 images (n, C, H, W) and one magnitude per image, and equals torchvision's on one image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.data.augment_basic import below
+from tutelage.errors import UserError
+
+Operation = Callable[[Tensor, Tensor], Tensor]
+
+
+def _each(values: Tensor) -> Tensor:
+    return values.float()[:, None, None, None]
+
+
+def _blend(images: Tensor, others: Tensor, factor: Tensor) -> Tensor:
+    """Factor 1 keeps the image, 0 gives the other."""
+    mixed = _each(factor) * images.float() + (1 - _each(factor)) * others.float()
+    return mixed.clamp(0, 255).to(torch.uint8)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Luminance (ITU-R 601), (n, 1, H, W) float of whole numbers."""
+    if images.shape[1] == 1:
+        return images.float()
+    red, green, blue = images.float().split(1, dim=1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue).floor()
+
+
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with black."""
+    return _blend(images, torch.zeros_like(images), factor)
+
+
+def colour(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the grey image."""
+    return images if images.shape[1] == 1 else _blend(images, _grey(images), factor)
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the mean grey value."""
+    total = _grey(images).long().sum((1, 2, 3), keepdim=True)  # whole numbers: exact whatever the batch
+    return _blend(images, total / images[0, 0].numel(), factor)
+
+
+def sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with a smoothed image; the border stays."""
+    channels = images.shape[1]
+    kernel = torch.ones(3, 3, device=images.device)
+    kernel[1, 1] = 5
+    smooth = images.float()
+    inner = F.conv2d(smooth, kernel.expand(channels, 1, 3, 3), groups=channels)
+    smooth[:, :, 1:-1, 1:-1] = (inner / 13).round()
+    return _blend(images, smooth, factor)
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keep the highest bits (4 ... 8) of each value."""
+    step = torch.pow(2, 8 - bits.round().clamp(1, 8)).to(torch.uint8)[:, None, None, None]
+    return images - images % step
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Invert the values from the threshold (0 ... 1, of 255) on."""
+    return torch.where(images.float() >= 255 * _each(threshold), 255 - images, images)
+
+
+def autocontrast(images: Tensor, _: Tensor) -> Tensor:
+    """Stretch each channel to 0 ... 255."""
+    low, high = (f(images.flatten(2), dim=2)[:, :, None, None].float() for f in (torch.amin, torch.amax))
+    flat = high == low
+    low, scale = torch.where(flat, 0, low), torch.where(flat, 1.0, 255 / (high - low))
+    return ((images.float() - low) * scale).clamp(0, 255).to(torch.uint8)
+
+
+def equalize(images: Tensor, _: Tensor) -> Tensor:
+    """Flatten each channel's histogram."""
+    values = images.flatten(2).long()
+    ordered = values.sort(dim=2).values
+    levels = torch.arange(256, device=images.device).expand(*values.shape[:2], 256).contiguous()
+    under = torch.searchsorted(ordered, levels)  # pixels below each level
+    step = under.gather(2, ordered[:, :, -1:]) // 255
+    table = ((under + step // 2) // step.clamp(min=1)).clamp(0, 255)
+    return torch.where(step == 0, values, table.gather(2, values)).to(torch.uint8).view_as(images)
+
+
+def _affine(images: Tensor, rows: list[Tensor]) -> Tensor:
+    """Read each output pixel from where the 2x3 matrices, about the image's centre and in pixels, send it; nearest, 0 outside."""
+    n, _, height, width = images.shape
+    matrix = torch.stack([row.expand(n) for row in rows], 1).view(n, 2, 3)
+    y, x = (torch.arange(s, device=images.device) - (s - 1) / 2 for s in (height, width))
+    places = torch.stack(
+        [*torch.meshgrid(x, y, indexing="xy"), torch.ones(height, width, device=images.device)], dim=-1
+    )
+    source = places.view(1, -1, 3) @ matrix.transpose(1, 2)
+    grid = (source / torch.tensor([width / 2, height / 2], device=images.device)).view(n, height, width, 2)
+    return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
+
+
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Turn counter-clockwise about the centre."""
+    angle = degrees * (math.pi / 180)
+    zero = torch.zeros_like(angle)
+    return _affine(images, [angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero])
+
+
+def _moving(row: int, column: int) -> Operation:
+    def move(images: Tensor, amount: Tensor) -> Tensor:
+        rows = [torch.full_like(amount, value) for value in (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)]
+        # A translation is by a share of the side, in whole pixels; a shear by a slope.
+        rows[3 * row + column] = -(amount * images.shape[3 - row]).round() if column == 2 else amount
+        return _affine(images, rows)
+
+    return move
+
+
+OPERATIONS: dict[str, tuple[Operation, float, float]] = {
+    "identity": (lambda images, _: images, 0, 0),
+    "autocontrast": (autocontrast, 0, 0),
+    "equalize": (equalize, 0, 0),
+    "brightness": (brightness, 0.05, 0.95),
+    "colour": (colour, 0.05, 0.95),
+    "contrast": (contrast, 0.05, 0.95),
+    "sharpness": (sharpness, 0.05, 0.95),
+    "posterize": (posterize, 4, 8),
+    "solarize": (solarize, 0, 1),
+    "rotate": (rotate, -30, 30),
+    "shear_x": (_moving(0, 1), -0.3, 0.3),
+    "shear_y": (_moving(1, 0), -0.3, 0.3),
+    "translate_x": (_moving(0, 2), -0.3, 0.3),
+    "translate_y": (_moving(1, 2), -0.3, 0.3),
+}
+"""Operations with their range of magnitudes: FixMatch, table 12 (Sohn et al. 2020, arXiv 2001.07685)."""
+
+
+class RandAugment:
+    """Apply `count` operations of `OPERATIONS` to each image, drawn with their magnitudes (Cubuk et al. 2019, arXiv 1909.13719, in the
+    form of FixMatch, appendix D).
+
+    On the CPU each operation runs on its own images; elsewhere on all, so that no count has to come back from the device.
+    """
+
+    def __init__(self, count: int = 2) -> None:
+        if count < 1:
+            raise UserError(f"RandAugment needs a count of operations of at least 1, got {count}")
+        self.draws = 2 * count
+
+    def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
+        """See `Augmentation`: noise columns are operation and magnitude, in turn. Raises UserError for images that are not uint8."""
+        if images.dtype != torch.uint8:
+            raise UserError(
+                f"RandAugment works on images of whole numbers 0 to 255 (uint8), got {images.dtype}"
+            )
+        for which, share in zip(noise.split(1, dim=1)[::2], noise.split(1, dim=1)[1::2], strict=True):
+            images = self._apply(images, below(which[:, 0], len(OPERATIONS)), share[:, 0])
+        return images
+
+    def _apply(self, images: Tensor, which: Tensor, share: Tensor) -> Tensor:
+        result = images.clone()
+        for number, (operation, low, high) in enumerate(OPERATIONS.values()):
+            chosen, magnitude = which == number, low + (high - low) * share
+            if images.device.type != "cpu":
+                result = torch.where(chosen[:, None, None, None], operation(images, magnitude), result)
+            elif len(rows := chosen.nonzero()[:, 0]):
+                result[rows] = operation(images[rows], magnitude[rows])
+        return result
+
+
+class Cutout:
+    """Cover a square with grey, its centre anywhere in the image (DeVries and Taylor 2017, arXiv 1708.04552).
+
+    size: side of the square as a share of the image's height; FixMatch covers up to half.
+    """
+
+    draws = 2
+
+    def __init__(self, size: float = 0.5) -> None:
+        if not 0 < size <= 1:
+            raise UserError(f"Cutout needs a size between 0 and 1 (a share of the height), got {size}")
+        self.size = size
+
+    def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
+        """See `Augmentation`: noise columns are the vertical and the horizontal centre."""
+        height, width = images.shape[2:]
+        half = self.size * height / 2
+        rows, columns = (
+            (torch.arange(side, device=images.device) + 0.5 - noise[:, k, None] * side).abs() <= half
+            for k, side in enumerate((height, width))
+        )
+        covered = rows[:, None, :, None] & columns[:, None, None, :]
+        return images.masked_fill(covered, 0.5 if images.is_floating_point() else 127)

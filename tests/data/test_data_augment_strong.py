@@ -1,0 +1,98 @@
+"""Strong augmentation against torchvision's operations on single images."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torchvision.transforms import functional as tv
+
+from tutelage.data.augment_strong import OPERATIONS, Cutout, RandAugment
+from tutelage.errors import UserError
+
+
+def images(n: int = 12, channels: int = 3, size: tuple[int, int] = (14, 18)) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.rand(n, channels, 4, 5, generator=generator)
+    pixels = torch.nn.functional.interpolate(smooth, size, mode="bilinear") * 200 + 20
+    return (pixels + 30 * torch.rand(pixels.shape, generator=generator)).to(torch.uint8)
+
+
+def shear(x: torch.Tensor, degrees_x: float, degrees_y: float) -> torch.Tensor:
+    return tv.affine(x, angle=0, translate=[0, 0], scale=1, shear=[degrees_x, degrees_y])
+
+
+REFERENCE: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
+    "identity": lambda x, m: x,
+    "autocontrast": lambda x, m: tv.autocontrast(x),
+    "equalize": lambda x, m: tv.equalize(x),
+    "brightness": tv.adjust_brightness,
+    "colour": tv.adjust_saturation,
+    "contrast": tv.adjust_contrast,
+    "sharpness": tv.adjust_sharpness,
+    "posterize": lambda x, m: tv.posterize(x, round(m)),
+    "solarize": lambda x, m: tv.solarize(x, 255 * m),
+    "rotate": lambda x, m: tv.rotate(x, m),
+    "shear_x": lambda x, m: shear(x, math.degrees(math.atan(m)), 0),
+    "shear_y": lambda x, m: shear(x, 0, math.degrees(math.atan(m))),
+    "translate_x": lambda x, m: tv.affine(x, angle=0, translate=[round(m * 18), 0], scale=1, shear=[0, 0]),
+    "translate_y": lambda x, m: tv.affine(x, angle=0, translate=[0, round(m * 14)], scale=1, shear=[0, 0]),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_operation_equals_torchvision(name: str, channels: int) -> None:
+    operation, low, high = OPERATIONS[name]
+    x = images(channels=channels)
+    magnitude = torch.linspace(low, high, len(x) + 2)[1:-1] if high > low else torch.zeros(len(x))
+    result = operation(x, magnitude)
+    assert result.dtype == torch.uint8 and result.shape == x.shape
+    for image, m, got in zip(x, magnitude.tolist(), result, strict=True):
+        expected = REFERENCE[name](image, m)
+        wrong = (got.int() - expected.int()).abs()
+        if name.startswith(("rotate", "shear")):  # a nearest pixel on the edge between two may fall to either
+            assert (wrong > 0).float().mean() < 0.01
+        else:
+            assert wrong.max() <= 1 and (wrong > 0).float().mean() < 0.01
+
+
+def test_flat_images_survive() -> None:
+    for value in (0, 130, 255):
+        x = torch.full((3, 3, 8, 8), value, dtype=torch.uint8)
+        for operation, low, high in OPERATIONS.values():
+            operation(x, torch.full((3,), (low + high) / 2))
+        assert (OPERATIONS["equalize"][0](x, torch.zeros(3)) == value).all()
+
+
+def test_rand_augment_composes_single_operations() -> None:
+    augment, x = RandAugment(2), images(40)
+    noise = torch.rand(40, augment.draws, generator=torch.Generator().manual_seed(1))
+    result = augment(x, noise)
+    names = list(OPERATIONS)
+    for image, row, got in zip(x, noise, result, strict=True):
+        for which, share in row.view(2, 2, 1):
+            operation, low, high = OPERATIONS[names[int(which * len(names))]]
+            image = operation(image[None], low + (high - low) * share)[0]
+        assert torch.equal(image, got)
+    assert (result != x).flatten(1).any(1).float().mean() > 0.8
+
+
+def test_cutout_covers_one_square() -> None:
+    x = torch.zeros(200, 3, 16, 16, dtype=torch.uint8)
+    covered = Cutout(0.5)(x, torch.rand(200, 2, generator=torch.Generator().manual_seed(0))) == 127
+    assert (covered.all(1) == covered.any(1)).all()
+    rows, columns = covered[:, 0].any(2).sum(1), covered[:, 0].any(1).sum(1)
+    assert torch.equal(covered[:, 0].sum((1, 2)), rows * columns)
+    assert rows.max() == 8 and rows.min() >= 3 and (rows == 8).float().mean() > 0.4
+    assert covered.float().mean(0)[0].min() > 0.02  # every place is covered at times
+
+
+@pytest.mark.parametrize(
+    ("make", "message"), [(lambda: RandAugment(0), "count"), (lambda: Cutout(0), "size")]
+)
+def test_wrong_arguments_are_explained(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
+    with pytest.raises(UserError, match="uint8"):
+        RandAugment()(images().float(), torch.zeros(12, 4))

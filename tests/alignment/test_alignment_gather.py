@@ -38,8 +38,8 @@ class Network(nn.Module):
         return self.last(self.first(x).tanh())
 
 
-def losses(rank: int, world: int) -> list[tuple[Tensor, Tensor]]:
-    """The losses of every case on this rank's share of 8 samples, and the gradient of the first layer."""
+def losses(rank: int, world: int, *, ddp: bool = False) -> list[tuple[Tensor, Tensor]]:
+    """The losses of every case on this rank's share of 8 samples, and the first layer's gradient, averaged over ranks."""
     results = []
     for name, per_token in CASES:
         torch.manual_seed(0)
@@ -51,13 +51,18 @@ def losses(rank: int, world: int) -> list[tuple[Tensor, Tensor]]:
         alignment = Alignment(
             network, (data.inputs,), guide, data, pairing=Pairing(), similarity=similarity(name, per_token=per_token), per_token=per_token
         )  # fmt: skip
-        wrapped = DistributedDataParallel(network) if world > 1 else network
+        wrapped = DistributedDataParallel(network) if ddp else network
         alignment.guide(lambda inputs, mask, guide=guide: guide(inputs), data)
         with alignment.recording():
             output = wrapped(data.inputs)
         loss = alignment.loss()[0] + output.square().mean()
         loss.backward()
-        results.append((alignment_only(loss, output), network.first.weight.grad.clone()))
+        gradient = network.first.weight.grad
+        assert gradient is not None
+        if world > 1 and not ddp:
+            dist.all_reduce(gradient)
+            gradient /= world
+        results.append((alignment_only(loss, output), gradient.clone()))
     return results
 
 
@@ -65,22 +70,25 @@ def alignment_only(loss: Tensor, output: Tensor) -> Tensor:
     return (loss - output.square().mean()).detach()
 
 
-def worker(rank: int, folder: str) -> None:
+def worker(rank: int, folder: str, ddp: bool) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
     try:
-        torch.save(losses(rank, 2), Path(folder) / f"{rank}.pt")
+        torch.save(losses(rank, 2, ddp=ddp), Path(folder) / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-def test_two_ranks_give_the_loss_and_gradient_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "ddp", [False, pytest.param(True, marks=pytest.mark.slow)]
+)  # DDP's import alone takes 8 s
+def test_two_ranks_give_the_loss_and_gradient_of_one(tmp_path: Path, ddp: bool) -> None:
     expected = losses(0, 1)
     # Forked ranks need not import torch again, which takes ten times as long as the test.
     method = "spawn" if torch.cuda.is_available() else "fork"
-    torch.multiprocessing.start_processes(worker, args=(str(tmp_path),), nprocs=2, start_method=method)
+    torch.multiprocessing.start_processes(worker, args=(str(tmp_path), ddp), nprocs=2, start_method=method)
     for rank in range(2):
         got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for (loss, gradient), (all_loss, all_gradient) in zip(got, expected, strict=True):

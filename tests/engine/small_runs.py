@@ -10,6 +10,8 @@ TEACHER = ["model@teacher=residual_convnet", "teacher.width=4"]
 METHODS: dict[str, list[str]] = {
     "supervised": ["model.dropout=0.2"],
     "distillation": [*TEACHER, "model.dropout=0.2"],
+    "feature_distillation": [*TEACHER, "model.dropout=0.2"],
+    "fitnets": [*TEACHER, "model.dropout=0.2", "method.hint_steps=6"],
     "guidance": [*GUIDE, "model.dropout=0.2"],
 }
 """Every method with the least words that make it run; `test_contracts` fails for a method that is not here."""

@@ -31,7 +31,8 @@ def test_a_mistake_that_only_a_rank_can_see_is_one_message(tmp_path, capsys):
     words = [*SMALL, f"runs_dir={tmp_path}", "hardware=ddp_cpu", "data.batch_size=31"]
     assert main(["train", *words]) == 2
     error = capsys.readouterr().err
-    assert "batch_size" in error
+    assert error == "tutelage: " + error.removeprefix("tutelage: ").splitlines()[0] + "\n"
+    assert "31 cannot be shared by 2 ranks" in error
     assert "Traceback" not in error
 
 

@@ -111,7 +111,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> UserError:
             f"there is no setting '{key}' in this command; {choices(key, _known_keys(overrides, key))}"
         )
     if match := re.search(r"Could not find '([^']+)'", text):
-        group, _, name = match.group(1).rpartition("/")
+        group, _, name = match.group(1).partition("/") if "/" in match.group(1) else ("", "", match.group(1))
         return UserError(
             f"there is no {group or 'configuration'} '{name}'; {choices(name, group_options(group))}"
         )
@@ -119,8 +119,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> UserError:
         return UserError(f"there is no group '{match.group(1)}'; {choices(match.group(1), groups())}")
     if "Ambiguous value for argument" in text:
         return UserError(f"{text.splitlines()[0]}\nSeveral values make a sweep: add -m")
-    if match := re.search(r"Missing mandatory value: (\S+)", text):
-        return UserError(f"the setting '{match.group(1)}' has no value: give {match.group(1)}=<value>")
+    if "Missing mandatory value" in text:
+        key = getattr(error, "full_key", None) or text.rpartition(" ")[2]
+        return UserError(f"the setting '{key}' has no value: give {key}=<value>")
     return UserError(" ".join(text.split()))
 
 

@@ -185,6 +185,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         task=data.task,
         optimizer=construct("optimizer", {"_target_": OPTIMIZER, **config["optimizer"]}),
         seed=config["seed"],
+        batch_size=data.batch_size,
         **({"example": example_of(data)} if "example" in parameters else {}),
         **frozen,
     )

@@ -35,6 +35,7 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
     """
     started = time.perf_counter()
     quiet_lightning()
+    torch.set_float32_matmul_precision(config["hardware"]["matmul_precision"])
     if config["hardware"].get("threads"):
         torch.set_num_threads(config["hardware"]["threads"])
     built = build(config)

@@ -33,6 +33,7 @@ class Hardware(TypedDict):
     num_nodes: int
     strategy: str
     precision: str
+    matmul_precision: Literal["highest", "high", "medium"]
     threads: int | None
     compile: bool
     deterministic: bool | None

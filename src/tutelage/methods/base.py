@@ -167,8 +167,8 @@ class Method(pl.LightningModule):
         self._history.clear()
         row = {f"train/{name}": float(np.mean(values)) for name, values in sums.items()}
         if batch is not None and self._last_output is not None:
+            self._start("train")
             metrics = self.metrics_of["train"]
-            metrics.reset()
             metrics.update(self._last_output, batch)
             row |= {f"train/{k}": v for k, v in metrics.compute().items() if k != "loss"}
         return row

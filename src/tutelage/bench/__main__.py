@@ -1,0 +1,62 @@
+"""`make bench`, or `python -m tutelage.bench [name ...]`: a table on the screen, and `runs/bench.json`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+BENCHES = ("guided_step", "throughput", "jobs", "startup", "ensemble_step")
+
+
+def main(names: list[str]) -> int:
+    """Measure the named benches, or all; return the exit code: 0 when every measured ratio meets its target, else 1."""
+    from importlib import import_module
+
+    from tutelage.bench.measure import Row
+    from tutelage.cli.screen import console
+    from tutelage.errors import UserError, choices
+    from tutelage.runs import provenance, records
+
+    rows: list[Row] = []
+    for name in names or BENCHES:
+        if name not in BENCHES:
+            print(UserError(f"there is no bench '{name}'; {choices(name, BENCHES)}"), file=sys.stderr)
+            return 2
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        rows += import_module(f"tutelage.bench.{name}").rows()
+    console().print(_table(rows))
+    folder = Path("runs")
+    folder.mkdir(exist_ok=True)
+    machine = provenance.machine() | {
+        "date": provenance.now()[:10],
+        "torch_threads": os.environ.get("OMP_NUM_THREADS"),
+    }
+    records.write_json(folder / "bench.json", {"machine": machine, "rows": [asdict(row) for row in rows]})
+    print(f"written: {folder}/bench.json")
+    return 0 if all(row.met is not False for row in rows) else 1
+
+
+def _table(rows: list) -> object:  # type: ignore[type-arg]
+    from rich.table import Table
+
+    table = Table(title="ratios within one run: ours over its floor or reference", title_justify="left")
+    for column in ("what", "ratio", "spread", "n", "target", "met", "note"):
+        table.add_column(column, justify="right" if column in ("ratio", "n") else "left")
+    for row in rows:
+        met = {True: "yes", False: "no", None: "-"}[row.met]
+        table.add_row(
+            row.name,
+            f"{row.ratio:.3g}",
+            f"{row.low:.3g} to {row.high:.3g}",
+            str(row.n),
+            row.target,
+            met,
+            row.note,
+        )
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

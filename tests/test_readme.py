@@ -1,0 +1,93 @@
+"""The README does what it says: its network and its method, taken from the page itself, train in a folder of their own."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import tutelage
+from tutelage.cli.main import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUICK = ["logger=none", "hardware.threads=1", "fit.max_steps=3", "fit.validate_every_steps=3"]
+NETWORK = """
+import math
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self, input_shape, num_classes, width=64):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), width), nn.ReLU(), nn.Linear(width, num_classes))
+
+    def forward(self, inputs):
+        return self.net(inputs)
+"""
+
+
+def block(first_line: str) -> str:
+    found = [
+        text for text in re.findall(r"```\w*\n(.*?)```", README, re.DOTALL) if text.startswith(first_line)
+    ]
+    assert len(found) == 1, first_line
+    return found[0]
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for path, text in {
+        "my_methods.py": block("# my_methods.py"),
+        "conf/method/norm_penalty.yaml": block("# conf/method/norm_penalty.yaml"),
+        "my_networks.py": NETWORK,
+        "conf/model/mine.yaml": block("# conf/model/mine.yaml"),
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    yield tmp_path
+    for name in ("my_methods", "my_networks"):
+        sys.modules.pop(name, None)
+
+
+def test_own_method_and_own_network_train_and_load_back(own_folder):
+    assert main(["train", "method=norm_penalty", "model=mine", *QUICK]) == 0
+    (folder,) = (own_folder / "runs" / "adhoc").glob("[0-9a-f]*")
+    run = tutelage.load_run(folder)
+    assert type(run.network).__name__ == "Mine"
+    assert not run.network.training
+    assert run.network(torch.zeros(2, *run.data.input_shape)).shape == (2, 10)
+    assert run.result["metrics"]["test"]["accuracy"] >= 0
+    rows = [key for key in (folder / "metrics.jsonl").read_text().split('"') if key.startswith("train/")]
+    assert "train/norm" in rows
+
+
+def test_own_network_as_guide_and_under_a_guide(own_folder):
+    assert (
+        main(
+            [
+                "train",
+                "method=guidance",
+                "model=mine",
+                "model@guide=residual_convnet",
+                "guide.width=4",
+                *QUICK,
+            ]
+        )
+        == 0
+    )
+    assert main(["train", "method=guidance", "model=fcn", "model.width=16", "model@guide=mine", *QUICK]) == 0
+
+
+def test_every_command_of_the_readme_exists():
+    named = set(re.findall(r"(?:^|`)tutelage (\w+)", README, re.MULTILINE))
+    assert named <= set(COMMANDS)
+
+
+def test_every_make_target_of_the_readme_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets

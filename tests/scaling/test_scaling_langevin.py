@@ -40,7 +40,10 @@ def slow_output(network, own, x):
         readout = own["readout"].view(network.patches, network.channels)
         return sum(readout[i] @ torch.erf(own["weight"].T @ x[i]) for i in range(network.patches))
     weights = torch.softmax(torch.stack([x[0] @ own["attention"] @ token for token in x[1:]]), dim=0)
-    return sum(weight * (own["value"] @ token) for weight, token in zip(weights, x[1:], strict=True))
+    return sum(
+        (weight - 1 / len(weights)) * (own["value"] @ token)
+        for weight, token in zip(weights, x[1:], strict=True)
+    )
 
 
 @pytest.mark.parametrize(("network", "target"), CASES, ids=lambda case: type(case).__name__)
@@ -71,9 +74,10 @@ def test_priors_have_the_stated_variances():
     assert drawn["readout"].var() == pytest.approx(0.2, rel=0.05)
 
 
-def test_linear_network_reaches_the_closed_form_posterior_and_the_steps_own_bias():
-    """Covariance kappa (X'X + kappa/sigma^2)^-1, each direction inflated by 1 / (1 - eta h / 2)."""
-    dimensions, members, kappa, eta = 3, 20_000, 0.3, 0.12
+@pytest.mark.parametrize(("eta", "friction"), [(0.12, None), (0.3, 0.8)])
+def test_linear_network_reaches_the_closed_form_posterior_and_the_steps_own_bias(eta, friction):
+    """Covariance kappa (X'X + kappa/sigma^2)^-1; the overdamped step inflates direction h by 1 / (1 - eta h / 2)."""
+    dimensions, members, kappa = 3, 20_000, 0.3
     network = Linear(inputs=dimensions, weight_variance=3.0)  # sigma^2 = 1
     data, values = (
         torch.randn(1, 6, dimensions, generator=generator(1)),
@@ -85,6 +89,7 @@ def test_linear_network_reaches_the_closed_form_posterior_and_the_steps_own_bias
         values.expand(members, -1),
         temperature=kappa,
         step_size=eta,
+        friction=friction,
         seed=3,
     )
     sampler.run(150)
@@ -93,11 +98,12 @@ def test_linear_network_reaches_the_closed_form_posterior_and_the_steps_own_bias
     torch.testing.assert_close(sampler.flat.mean(0), mean, atol=0.02, rtol=0)
     curvatures, axes = torch.linalg.eigh(hessian)
     measured = ((sampler.flat - mean) @ axes).var(0)
-    inflation = []
     for curvature, variance in zip(curvatures.tolist(), measured.tolist(), strict=True):
-        assert variance == pytest.approx(stationary_variance(curvature, kappa, eta), rel=0.04)
-        inflation.append(stationary_variance(curvature, kappa, eta) / (kappa / curvature))
-    assert max(inflation) > 1.2  # the bias is large enough here for the test to see it
+        assert variance == pytest.approx(stationary_variance(curvature, kappa, eta, friction), rel=0.04)
+    inflation = stationary_variance(float(curvatures[-1]), kappa, eta, friction) / (
+        kappa / float(curvatures[-1])
+    )
+    assert (inflation > 1.2) == (friction is None)  # the bias is large enough here for the test to see it
     assert largest_curvature(sampler) == pytest.approx(float(curvatures[-1]), rel=1e-2)
 
 
@@ -131,12 +137,15 @@ def test_padding_and_chunking_do_not_change_the_dynamics():
     torch.testing.assert_close(plain.flat, padded.flat, atol=1e-5, rtol=1e-4)
 
 
-def test_an_interrupted_run_continues_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("friction", [None, 0.5])
+def test_an_interrupted_run_continues_bit_for_bit(tmp_path, friction):
     network, target = TwoLayer(inputs=4, width=6), HermiteTarget(inputs=4, mixture={3: 1.0})
     inputs, values = target.draw(2, 10, generator())
 
     def fresh(seed):
-        return Langevin(network, inputs, values, temperature=0.1, step_size=0.01, seed=seed)
+        return Langevin(
+            network, inputs, values, temperature=0.1, step_size=0.01, seed=seed, friction=friction
+        )
 
     whole = fresh(1)
     whole.run(30)
@@ -178,6 +187,7 @@ def test_a_diverging_step_size_is_refused_with_one_that_works():
     [
         ({"temperature": 0.0}, "must be positive"),
         ({"step_size": -1.0}, "must be positive"),
+        ({"friction": 0.0}, "must be positive"),
         ({"targets": torch.zeros(2, 9)}, r"differ: \(2, 10, 4\) and \(2, 9\)"),
     ],
 )
@@ -198,8 +208,8 @@ def test_networks_and_targets_refuse_impossible_sizes():
         TwoLayer(inputs=4, width=0)
     with pytest.raises(UserError, match="mixture of degrees"):
         HermiteTarget(inputs=4, mixture={})
-    with pytest.raises(UserError, match="inputs >= 2 and context >= 1"):
-        AttentionTarget(inputs=1, context=3)
+    with pytest.raises(UserError, match="inputs >= 2 and context >= 2"):
+        AttentionTarget(inputs=3, context=1)
 
 
 def test_targets_are_normalised_orthogonal_polynomials_and_have_class_variants():

@@ -1,14 +1,20 @@
 """Langevin sampling of ensembles: full batch, all members at once, on CPU or as CUDA graphs, restartable.
 
-The posterior is exp(-U / kappa) with U = sum over points (f - y)^2 / 2 + kappa theta^2 / (2 sigma^2). One
-step moves every parameter in units of its prior deviation sigma,
+The posterior is exp(-U / kappa) with U = sum over points (f - y)^2 / 2 + kappa theta^2 / (2 sigma^2). Every
+parameter moves in units of its prior deviation sigma, u = theta / sigma, so that one step size serves all
+layers and sizes. Two dynamics sample it:
 
-    theta <- theta - eta (sigma^2 grad_loss + kappa theta) + sqrt(2 eta kappa) sigma xi,
+- overdamped (`friction=None`): u <- u - eta grad_u U + sqrt(2 eta kappa) xi. A direction of curvature h of
+U has the
+  stationary variance kappa / (h (1 - eta h / 2)) instead of kappa / h, and diverges from eta h = 2 on.
+- kinetic (`friction=gamma`): positions and velocities, split as half drift, friction and noise, half drift,
+kick with
+  a full gradient (BAOAB; Leimkuhler and Matthews, Appl. Math. Res. Express 2013). Stable for dt^2 h < 4,
+  and the variance of a quadratic direction is kappa / h at every stable dt. Slow directions (curvature
+  kappa) relax in about 1 / (dt sqrt(kappa)) steps where the overdamped dynamics needs 1 / (eta kappa) with
+  eta < 2 / h.
 
-which is the usual step with eta sigma^2 as the layer's step size: the same posterior, but one eta serves
-all layers and sizes. A direction of curvature h (in these units, kappa included) has the stationary
-variance sigma^2 kappa / (h (1 - eta h / 2)) instead of sigma^2 kappa / h: the discretisation's bias, and
-divergence from eta h = 2 on. `largest_curvature` measures h.
+`largest_curvature` measures h.
 """
 
 from __future__ import annotations
@@ -16,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -32,17 +38,27 @@ _GRAPH_STEPS = 8
 ExtraGradient = Callable[[Tensor, Tensor, slice], Tensor]
 
 
-def stationary_variance(curvature: float, temperature: float, step_size: float) -> float:
-    """Variance of theta <- theta - eta h theta + sqrt(2 eta kappa) xi: kappa / (h (1 - eta h / 2)).
+def stationary_variance(
+    curvature: float, temperature: float, step_size: float, friction: float | None = None
+) -> float:
+    """Variance of one quadratic direction under the discrete dynamics (see the module).
 
     Raises:
-        UserError: when eta h >= 2, where no stationary state exists.
+        UserError: for a step size beyond stability, where no stationary state exists.
     """
-    if step_size * curvature >= 2:
+    limit = stability_limit(curvature, friction)
+    if step_size >= limit:
         raise UserError(
-            f"Step size {step_size:g} diverges at curvature {curvature:g}: it must stay below {2 / curvature:.3g}"
+            f"Step size {step_size:g} diverges at curvature {curvature:g}: it must stay below {limit:.3g}"
         )
+    if friction is not None:
+        return temperature / curvature
     return temperature / (curvature * (1 - step_size * curvature / 2))
+
+
+def stability_limit(curvature: float, friction: float | None) -> float:
+    """The step size from which a direction of this curvature diverges: 2 / h overdamped, 2 / sqrt(h) kinetic."""
+    return 2 / curvature if friction is None else 2 / math.sqrt(curvature)
 
 
 class Langevin:
@@ -55,7 +71,6 @@ class Langevin:
         members and the noise. present: (members, points) of 0 and 1 where members have different numbers of
         points. extra: a further gradient of U, called as extra(flat parameters, inputs, members' slice)
         (guided variant). start: initial flat parameters (members, size); drawn from the prior if None.
-        compiled: fuse forward and backward with torch.compile (pays on CUDA).
 
     Raises:
         UserError: for shapes or numbers that do not fit.
@@ -70,13 +85,15 @@ class Langevin:
         temperature: float,
         step_size: float,
         seed: int,
+        friction: float | None = None,
         present: Tensor | None = None,
         extra: ExtraGradient | None = None,
         start: Tensor | None = None,
-        compiled: bool = False,
     ) -> None:
-        if not (temperature > 0 and step_size > 0):
-            raise UserError(f"temperature and step_size must be positive, got {temperature} and {step_size}")
+        if not (temperature > 0 and step_size > 0 and (friction is None or friction > 0)):
+            raise UserError(
+                f"temperature, step_size and friction must be positive, got {temperature}, {step_size} and {friction}"
+            )
         if inputs.shape[:2] != targets.shape:
             raise UserError(
                 f"inputs (members, points, ...) and targets (members, points) differ: {tuple(inputs.shape)} and "
@@ -89,16 +106,16 @@ class Langevin:
             present,
             extra,
         )
-        self.temperature, self.step_size = temperature, step_size
+        self.temperature, self.step_size, self.friction = temperature, step_size, friction
         self.device = inputs.device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.step = 0
         self.flat = network.draw(len(inputs), self.generator) if start is None else start.clone()
+        self._velocity = torch.zeros_like(self.flat)
+        if friction is not None:
+            self._velocity.normal_(generator=self.generator).mul_(math.sqrt(temperature))
         self._deviation = network.prior_deviation(self.device)
         self._noise = torch.empty_like(self.flat)
-        self._gradient = (
-            torch.compile(network.loss_gradient, dynamic=False) if compiled else network.loss_gradient
-        )
         self._graph: torch.cuda.CUDAGraph | None = None
         widest = max(part.numel() for part in network.forward(self.flat[:1], inputs[:1])[1])
         self._chunk = len(inputs) if inputs.is_cuda else max(1, _CPU_CHUNK_ELEMENTS // widest)
@@ -106,18 +123,27 @@ class Langevin:
     def gradient(self, flat: Tensor, members: slice = slice(None)) -> Tensor:
         """Gradient of the loss and the extra term at given parameters of some members."""
         present = None if self.present is None else self.present[members]
-        found = self._gradient(flat, self.inputs[members], self.targets[members], present)
+        found = self.network.loss_gradient(flat, self.inputs[members], self.targets[members], present)
         return found if self.extra is None else found + self.extra(flat, self.inputs[members], members)
 
     def _advance(self) -> None:
-        eta, kappa = self.step_size, self.temperature
         self._noise.normal_(generator=self.generator)
-        self._noise.mul_(self._deviation).mul_(math.sqrt(2 * eta * kappa))
         for first in range(0, len(self.flat), self._chunk):
             members = slice(first, first + self._chunk)
-            flat = self.flat[members]
-            pull = self.gradient(flat, members).mul_(self._deviation.square())
-            flat.mul_(1 - eta * kappa).sub_(pull, alpha=eta).add_(self._noise[members])
+            flat, noise = self.flat[members], self._noise[members]
+            slope = self.gradient(flat, members).mul_(self._deviation)
+            slope.addcdiv_(flat, self._deviation, value=self.temperature)
+            if self.friction is None:
+                move = noise.mul_(math.sqrt(2 * self.step_size * self.temperature)).sub_(
+                    slope, alpha=self.step_size
+                )
+            else:
+                keep = math.exp(-self.friction * self.step_size)
+                velocity = self._velocity[members].sub_(slope, alpha=self.step_size)
+                move = velocity * (self.step_size / 2)
+                velocity.mul_(keep).add_(noise, alpha=math.sqrt(self.temperature * (1 - keep**2)))
+                move.add_(velocity, alpha=self.step_size / 2)
+            flat.addcmul_(move, self._deviation)
 
     @torch.no_grad()
     def run(self, steps: int) -> None:
@@ -161,30 +187,35 @@ class Langevin:
     def _divergence(self) -> str:
         lost = int((~torch.isfinite(self.flat).all(1)).sum())
         start = self.network.draw(len(self.flat), torch.Generator(self.device).manual_seed(0))
-        limit = 2 / max(largest_curvature(self, start), self.temperature)
-        advice = min(self.step_size / 4, limit / 4)
+        limit = stability_limit(max(largest_curvature(self, start), self.temperature), self.friction)
+        advice = min(self.step_size, limit) / (4 if self.friction is None else 2)
         return (
             f"Langevin dynamics diverged by step {self.step} in {lost} of {len(self.flat)} networks: step_size "
             f"{self.step_size:g} is too large for {self.targets.shape[1]} points. Choose step_size <= {advice:.2g} "
             f"(at a random start the limit is {limit:.2g}, and it falls as networks learn), or fewer points"
         )
 
-    def save(self, path: Path) -> None:
-        """Write parameters, generator and step to a safetensors file, atomically."""
+    def save(self, path: Path, records: Mapping[str, Tensor] | None = None) -> None:
+        """Write the state, and `records` beside it, to a safetensors file, atomically."""
         from safetensors.torch import save_file
 
         state = {
             "flat": self.flat.cpu(),
+            "velocity": self._velocity.cpu(),
             "generator": self.generator.get_state().cpu(),
             "step": torch.tensor(self.step, dtype=torch.int64),
+            **{f"record.{name}": record.cpu() for name, record in (records or {}).items()},
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         save_file(state, partial)
         partial.replace(path)
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path) -> dict[str, Tensor]:
         """Continue from a file of `save`: the same steps follow as if there had been no interruption.
+
+        Returns:
+            The records.
 
         Raises:
             UserError: when the file is missing, unreadable or of another ensemble.
@@ -205,13 +236,16 @@ class Langevin:
                 "Remove the file to start again"
             )
         self.flat.copy_(state["flat"])
+        self._velocity.copy_(state["velocity"])
         self.generator.set_state(state["generator"])
         self.step = int(state["step"])
+        records = {name: record for name, record in state.items() if name.startswith("record.")}
+        return {name.removeprefix("record."): record.to(self.device) for name, record in records.items()}
 
 
 @torch.no_grad()
 def largest_curvature(sampler: Langevin, flat: Tensor | None = None, iterations: int = 30) -> float:
-    """Largest curvature of U over the members, in units of the prior deviations: eta must stay below 2 over it.
+    """Largest curvature of U over the members, in units of the prior deviations (see `stability_limit`).
 
     By power iteration on finite differences of the gradient, at the sampler's parameters or at those given.
     """
@@ -219,11 +253,16 @@ def largest_curvature(sampler: Langevin, flat: Tensor | None = None, iterations:
     deviation = sampler.network.prior_deviation(at.device)
     step = 1e-3
     direction = torch.randn(at.shape, generator=torch.Generator().manual_seed(0)).to(at)
-    here = sampler.gradient(at)
-    found = torch.zeros(len(at), device=at.device)
-    for _ in range(iterations):
-        direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-30)
-        change = (sampler.gradient(at + step * deviation * direction) - here) * deviation / step
-        found = (change * direction).sum(1)
-        direction = change
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # shortened mantissas would drown the differences
+    try:
+        here = sampler.gradient(at)
+        found = torch.zeros(len(at), device=at.device)
+        for _ in range(iterations):
+            direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-30)
+            change = (sampler.gradient(at + step * deviation * direction) - here) * deviation / step
+            found = (change * direction).sum(1)
+            direction = change
+    finally:
+        torch.set_float32_matmul_precision(precision)
     return float(found.max()) + sampler.temperature

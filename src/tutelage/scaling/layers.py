@@ -148,7 +148,7 @@ class Convolution(Layer):
 class Attention(Layer):
     """Softmax attention of one query token over `context` tokens, all of d inputs.
 
-    f(X) = sum_h sum_b softmax_b(x_0' A_h x_b) v_h.x_b / sqrt(heads).
+    f(X) = sum_h sum_b (softmax_b(x_0' A_h x_b) - 1/L) v_h.x_b / sqrt(heads).
 
     Target of degree 2p + 1: sum_b (q.x_0 k.x_b)^p v.x_b / sqrt(context); p = 1 is the cubic target.
 

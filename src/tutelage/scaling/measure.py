@@ -5,8 +5,11 @@ Definitions are ours where the paper leaves them open (its reviewers asked): see
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,34 +67,60 @@ class Posterior:
         return kept[half:].mean(0) - kept[:half].mean(0)
 
 
+class OutOfTime(Exception):
+    """The deadline passed before a run had finished; what a checkpoint holds is kept."""
+
+
 def sample_posterior(
-    sampler: Langevin, target: Target, *, steps: int, samples: int, test_points: int, seed: int
+    sampler: Langevin,
+    target: Target,
+    *,
+    steps: int,
+    samples: int,
+    test_points: int,
+    seed: int,
+    checkpoint: Path | None = None,
+    deadline: float = math.inf,
+    watch: Callable[[int], None] | None = None,
 ) -> Posterior:
     """Run `steps` Langevin steps, measuring alignment on fresh points at `samples` equal intervals.
 
-    The first half of the samples is burn-in. A_f is linear in f, so its average over time and members is the
-    alignment of the posterior-mean network.
+    The first half of the samples is burn-in. A_f is linear in f, so its average over time and members is
+    the alignment of the posterior-mean network. With a `checkpoint` file the run continues where it was
+    interrupted (saved at most once a minute), and the file is removed at the end. `watch` is called with
+    each sample's number.
 
     Raises:
         UserError: when samples is below 4 or above steps, or the dynamics diverges.
+        OutOfTime: when time.monotonic() passes `deadline`.
     """
     if not 4 <= samples <= steps:
         raise UserError(f"samples must be between 4 and steps ({steps}), got {samples}")
-    generator = torch.Generator(sampler.device).manual_seed(seed)
-    aligned, errors, at = [], [], []
-    for sample in range(samples):
-        sampler.run(steps * (sample + 1) // samples - steps * sample // samples)
-        found, error = fresh_alignment(
-            sampler.network, sampler.flat, target, points=test_points, generator=generator
+    rows = torch.zeros(2, samples, len(sampler.flat), device=sampler.device)
+    if checkpoint is not None and checkpoint.exists():
+        rows = sampler.load(checkpoint)["rows"]
+    ends = [steps * (sample + 1) // samples for sample in range(samples)]
+    saved = time.monotonic()
+    for sample, end in enumerate(ends):
+        if end <= sampler.step:
+            continue
+        sampler.run(end - sampler.step)
+        generator = torch.Generator(sampler.device).manual_seed(seed * 100_003 + sample)
+        rows[:, sample] = torch.stack(
+            fresh_alignment(sampler.network, sampler.flat, target, points=test_points, generator=generator)
         )
-        aligned.append(found)
-        errors.append(error)
-        at.append(sampler.step)
-    trajectory = torch.stack(aligned)
-    kept = slice(samples // 2, None)
-    return Posterior(
-        trajectory[kept].mean(0), torch.stack(errors)[kept].mean(0), train_error(sampler), trajectory, at
-    )
+        if watch is not None:
+            watch(sample)
+        now = time.monotonic()
+        if checkpoint is not None and (now - saved > 60 or now > deadline):
+            sampler.save(checkpoint, {"rows": rows})
+            saved = now
+        if now > deadline and end < steps:
+            raise OutOfTime
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    kept = rows[:, samples // 2 :].mean(1)
+    return Posterior(kept[0], kept[1], train_error(sampler), rows[0], ends)
 
 
 @torch.no_grad()

@@ -262,10 +262,12 @@ class PatchConvolution(Ensemble):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionHead(Ensemble):
-    """f = sum_b softmax_b(x_0' A x_b) v.x_b over the tokens; A (inputs, inputs) and v (inputs,) are learned.
+    """f = sum_b (softmax_b(x_0' A x_b) - 1/L) v.x_b over L tokens; A (inputs, inputs) and v (inputs,) are learned.
 
-    Inputs are (members, points, 1 + context, inputs), the query first. A has variance weight_variance /
-    inputs^2, so that logits are of order one; v has readout_variance / inputs.
+    Uniform attention is subtracted: a single head cannot cancel its own mean token, which would otherwise
+    dominate wherever logits are small, and bar it from every target that has no such term. Inputs are
+    (members, points, 1 + context, inputs), the query first. A has variance weight_variance / inputs^2, so
+    that logits are of order one; v has readout_variance / inputs.
     """
 
     inputs: int
@@ -284,20 +286,20 @@ class AttentionHead(Ensemble):
         }
 
     def forward(self, flat: Tensor, inputs: Tensor) -> tuple[Tensor, Cache]:
-        """Cache: attended token (members, points, inputs), attention weights, the tokens' values, outputs."""
+        """Cache: attended token less the mean one (members, points, inputs), attention weights, values, their mean."""
         own = self.unpack(flat)
         tokens = inputs[:, :, 1:]
         keys = torch.bmm(inputs[:, :, 0], own["attention"])
         weights = torch.softmax(torch.matmul(tokens, keys.unsqueeze(3)).squeeze(3), dim=2)
         values = torch.matmul(tokens, own["value"][:, None, :, None]).squeeze(3)
-        attended = torch.matmul(weights.unsqueeze(2), tokens).squeeze(2)
-        outputs = (weights * values).sum(2)
-        return outputs, (attended, weights, values, outputs)
+        attended = torch.matmul((weights - 1 / tokens.shape[2]).unsqueeze(2), tokens).squeeze(2)
+        mean = (weights * values).sum(2)
+        return mean - values.mean(2), (attended, weights, values, mean)
 
     def backward(self, flat: Tensor, inputs: Tensor, cache: Cache, residual: Tensor) -> Tensor:
         """Through the softmax."""
-        attended, weights, values, outputs = cache
-        logits = residual.unsqueeze(2) * weights * (values - outputs.unsqueeze(2))
+        attended, weights, values, mean = cache
+        logits = residual.unsqueeze(2) * weights * (values - mean.unsqueeze(2))
         keys = torch.matmul(logits.unsqueeze(2), inputs[:, :, 1:]).squeeze(2)
         attention = torch.bmm(inputs[:, :, 0].transpose(1, 2), keys)
         value = torch.bmm(residual.unsqueeze(1), attended).squeeze(1)

@@ -117,19 +117,20 @@ class PatchTarget(HermiteTarget):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionTarget(Target):
-    """Cubic target of a query token and `context` tokens: sum_b (q.x_0)(k.x_b)(v.x_b) / sqrt(context).
+    """Cubic target of a query token and `context` tokens: (q.x_0) sum_b (k.x_b)(v.x_b - mean v.x) / sqrt(context - 1).
 
-    q, k and v are the first coordinate of the query and the first and second of the tokens; inputs have shape
-    (1 + context, inputs), the query first.
+    The mean is subtracted because attention weights sum to one: without it no head could learn the target
+    fully. q, k and v are the first coordinate of the query and the first and second of the tokens; inputs
+    have shape (1 + context, inputs), the query first.
     """
 
     inputs: int
     context: int
 
     def __post_init__(self) -> None:
-        if self.inputs < 2 or self.context < 1:
+        if self.inputs < 2 or self.context < 2:
             raise UserError(
-                f"An attention target needs inputs >= 2 and context >= 1, got {self.inputs} and {self.context}"
+                f"An attention target needs inputs >= 2 and context >= 2, got {self.inputs} and {self.context}"
             )
 
     @property
@@ -138,6 +139,7 @@ class AttentionTarget(Target):
         return (1 + self.context, self.inputs)
 
     def values(self, inputs: Tensor) -> Tensor:
-        """Query's coordinate times the sum of the tokens' products."""
-        tokens = inputs[..., 1:, :]
-        return inputs[..., 0, 0] * (tokens[..., 0] * tokens[..., 1]).sum(-1) / math.sqrt(self.context)
+        """Query's coordinate times the tokens' sum of products."""
+        keys, values = inputs[..., 1:, 0], inputs[..., 1:, 1]
+        products = (keys * (values - values.mean(-1, keepdim=True))).sum(-1)
+        return inputs[..., 0, 0] * products / math.sqrt(self.context - 1)

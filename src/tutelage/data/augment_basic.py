@@ -43,10 +43,8 @@ class Chain:
 
 def below(noise: Tensor, count: int | Tensor) -> Tensor:
     """Turn uniform numbers in [0, 1) into whole numbers 0 ... count - 1."""
-    whole = (noise * count).long()
-    return torch.minimum(
-        whole, torch.as_tensor(count, device=noise.device) - 1
-    )  # rounding may reach the count
+    whole = (noise * count).long()  # rounding may reach the count
+    return torch.minimum(whole, count - 1) if isinstance(count, Tensor) else whole.clamp(max=count - 1)
 
 
 class RandomCrop:

@@ -101,8 +101,8 @@ def _affine(images: Tensor, rows: list[Tensor]) -> Tensor:
     places = torch.stack(
         [*torch.meshgrid(x, y, indexing="xy"), torch.ones(height, width, device=images.device)], dim=-1
     )
-    source = places.view(1, -1, 3) @ matrix.transpose(1, 2)
-    grid = (source / torch.tensor([width / 2, height / 2], device=images.device)).view(n, height, width, 2)
+    across, down = (places.view(1, -1, 3) @ matrix.transpose(1, 2)).unbind(2)
+    grid = torch.stack([across / (width / 2), down / (height / 2)], dim=2).view(n, height, width, 2)
     return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
 
 

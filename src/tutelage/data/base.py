@@ -25,9 +25,7 @@ from tutelage.errors import TestSetClosed, UserError, choices
 from tutelage.tasks import Batch, Task
 
 Draw = tuple[Tensor, Tensor | None]
-"""The samples of one batch: indices (n,) int64, and noise (n, draws) in [0, 1), or None for an unaugmented
-batch.
-"""
+"""The samples of one batch: indices (n,) int64, and noise (n, draws) in [0, 1), or None for an unaugmented batch."""
 
 
 class Store(Protocol):
@@ -50,9 +48,7 @@ class Store(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Resident(ABC):
-    """A store of whole tensors, read by `index_select` on the device that computes. Its tensors are shared:
-    never write into them.
-    """
+    """A store of whole tensors, read by index on the device that computes. Jobs share them: never write into them."""
 
     @property
     def draws(self) -> int:
@@ -181,14 +177,14 @@ class SplitBatches:
 class DataModule(pl.LightningDataModule, ABC):
     """A data set with its task, its recorded splits and its streams.
 
-    batch_size: samples per training step over all ranks. eval_batch_size: the same for evaluation, twice
-    batch_size by default. split_seed: the only seed that splits, subsets and corruption depend on, so that
-    training seeds compare on the same data. fingerprint: identity of a user's files as recorded with the
-    run, None where the set has a name.
+    batch_size: samples per training step over all ranks.
+    eval_batch_size: samples per evaluation batch over all ranks, by default twice batch_size.
+    split_seed: the only seed that splits, subsets and corruption depend on, so that training seeds compare on the same data.
+    fingerprint: identity of a user's files as recorded with the run; None where the set has a name.
 
-    A subclass implements `load`, which sets `task`, `input_shape`, `store`, `splits`, and where they apply
-    `vocab_size`, `normalization` and `facts` (for the summary). `tables` holds what else is known of a sample
-    by its index, for guides that are rules.
+    A subclass implements `load`, which sets `task`, `input_shape`, `store`, `splits`, and where they apply `vocab_size`,
+    `normalization` and `facts` (for the summary). `tables` holds what else is known of a sample by its index, for guides that are
+    rules.
     """
 
     task: Task
@@ -221,9 +217,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self._on_device: dict[str, Store] = {}
 
     def prepare(self) -> None:
-        """Check the files, download and decode what can be; called once, by one process. Raises UserError
-        where something is missing.
-        """
+        """Check the files, download and decode what can be; called by one process at a time. Raises UserError where it cannot."""
 
     @abstractmethod
     def load(self) -> None:

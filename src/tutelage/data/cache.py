@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import tempfile
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from filelock import FileLock
 
 from tutelage.errors import UserError
 
 T = TypeVar("T")
 
-KEPT_SETS = 8
-"""Values kept in the process; the one unused for longest goes first."""
+KEPT_BYTES = 4 * 2**30
+"""Size of the arrays kept in the process; the value unused for longest goes first."""
 
 _kept: OrderedDict[Hashable, Any] = OrderedDict()
 
@@ -31,10 +33,20 @@ def remember(key: Hashable, make: Callable[[], T]) -> T:
     """
     if key not in _kept:
         _kept[key] = make()
-        while len(_kept) > KEPT_SETS:
+        while len(_kept) > 1 and sum(map(_array_bytes, _kept.values())) > KEPT_BYTES:
             _kept.popitem(last=False)
     _kept.move_to_end(key)
     return _kept[key]
+
+
+def _array_bytes(value: Any) -> int:
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_array_bytes, value.values()))
+    if isinstance(value, tuple | list):
+        return sum(map(_array_bytes, value))
+    return sum(map(_array_bytes, vars(value).values())) if dataclasses.is_dataclass(value) else 0
 
 
 def forget() -> None:

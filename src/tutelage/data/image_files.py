@@ -80,9 +80,7 @@ def _part_prefixes(found: Sequence[str]) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Images to be decoded to one form: (channels, size, size) uint8, or their own common size where `size`
-    is None.
-    """
+    """Images to be decoded to one form: (channels, size, size) uint8, or their own common size where `size` is None."""
 
     layout: Layout
     size: int | None
@@ -97,11 +95,10 @@ class Files:
         return (self.channels, self.size, self.size) if self.size is not None else self.decode(0).shape
 
     def decode(self, index: int, box: Callable[[int, int], tuple[float, ...]] | None = None) -> np.ndarray:
-        """Return one image as uint8 (channels, height, width), resized with antialiased bilinear
-        interpolation.
+        """Return one image as uint8 (channels, height, width), resized with antialiased bilinear interpolation.
 
-        box: from the height and width to the part (top, left, height, width) that is resized to `size`; by
-        default the largest centred square. Raises UserError where the file is no whole image.
+        box: from the height and width to the part (top, left, height, width) that is resized to `size`; by default the largest
+        centred square. Raises UserError where the file is no whole image.
         """
         path = self.layout.root / self.layout.paths[index]
         try:
@@ -116,17 +113,15 @@ class Files:
             return image
         width, height = image.size
         top, left, part_height, part_width = box(height, width)
-        if (part_height, part_width) == (
-            min(height, width),
-        ) * 2:  # a JPEG decodes faster at a fraction of its size
-            image.draft(MODES[self.channels], (self.size, self.size))
+        if part_height == part_width == min(height, width):
+            image.draft(
+                MODES[self.channels], (self.size, self.size)
+            )  # a JPEG decodes faster at a fraction of its size
         if image.size == (self.size, self.size) == (part_width, part_height):
             return image
         by = image.width / width, image.height / height
-        right, bottom = (
-            min((left + part_width) * by[0], image.width),
-            min((top + part_height) * by[1], image.height),
-        )
+        right = min((left + part_width) * by[0], image.width)
+        bottom = min((top + part_height) * by[1], image.height)
         return image.convert(MODES[self.channels]).resize(
             (self.size, self.size), Image.Resampling.BILINEAR, box=(left * by[0], top * by[1], right, bottom)
         )

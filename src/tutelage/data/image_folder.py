@@ -30,14 +30,13 @@ RESIDENT_BYTES = 2 * 2**30
 
 
 class ImageFolder(ImageData):
-    """Images of root/<class>/..., or root/{train,test}/<class>/... (also val/), see
-    `image_files.read_layout`.
+    """Images of root/<class>/..., or root/{train,test}/<class>/... (also val/), see `image_files.read_layout`.
 
-    image_size: pixels per side after decoding (the shorter side is resized, the centre cut out); null where
-    all images have one size. channels: 3 (RGB) or 1 (grey). storage: "resident" decodes the set once, keeps
-    it in the cache folder and in memory; "stream" decodes every batch in `num_workers` processes; "auto"
-    chooses by the decoded size. fingerprint: as `fingerprint.fingerprint(root)` gives it, computed here
-    where it is not given.
+    image_size: pixels per side after decoding (the shorter side is resized, the centre cut out); null where all images have one size.
+    channels: 3 (RGB) or 1 (grey).
+    storage: "resident" decodes the set once, keeps it in the cache folder and in memory; "stream" decodes every batch in `num_workers`
+    processes; "auto" chooses by the decoded size.
+    fingerprint: as `fingerprint.fingerprint(root)` gives it; computed where it is not given. Other arguments: see `ImageData`.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class ImageFolder(ImageData):
         )
         images: Tensor | Files = files
         if not stream:
-            name = hashlib.sha256(repr((*content, "bilinear 1")).encode()).hexdigest()[:24]
+            name = hashlib.sha256(repr((*content, len(files), "bilinear 1")).encode()).hexdigest()[:24]
             arrays, _ = cache.stored(name, lambda folder: _decode_all(files, folder))
             images = torch.from_numpy(arrays["images"])
         return ImageSource(images, layout.labels, layout.class_names, layout.official, 255.0, content)

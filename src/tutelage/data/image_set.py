@@ -23,8 +23,9 @@ from tutelage.tasks import Batch, Classification
 
 @dataclasses.dataclass(frozen=True)
 class ImageStore(Resident):
-    """Images (N, C, H, W), uint8 or float, with labels (N,); a batch is augmented, then multiplied by
-    `scale` and shifted by `shift` (1, C, 1, 1).
+    """Images (N, C, H, W), uint8 or float, with labels (N,).
+
+    A batch is augmented, then multiplied by `scale` and shifted by `shift`, both (1, C, 1, 1).
     """
 
     images: Tensor
@@ -65,18 +66,18 @@ class ImageSource:
 
 
 class ImageData(DataModule):
-    """Image classification: splits, class and label subsets, hard data, normalisation and augmentation of
-    any image source.
+    """Image classification: splits, subsets, hard data, normalisation and augmentation of any image source.
 
-    validation: fraction of the training images, or their number, held out (stratified) where the set has no
-    validation part. test: the same of all images, where the set has no test part.
-    classes: names or numbers of the classes to keep, re-numbered in this order. train_size: training images
-    to keep, stratified. per_class: training images to keep of each class, after validation was taken.
-    label_noise: share of wrong training labels; label_noise_kind and label_noise_map as in
-    `corruption.flip_labels`. missing: share of pixels set to 0 before normalisation, all channels of a pixel
-    together, in the training images ("train") or "all". normalization: "train" (mean and standard deviation
-    of the training images), null, or [means, deviations] per channel, of images scaled to [0, 1]. augment:
-    named augmentations in order.
+    test: fraction of all images, or their number, held out (stratified) where the set has no test part.
+    validation: the same of the training images, where the set has no validation part.
+    classes: names or numbers of the classes to keep, re-numbered in this order.
+    train_size: training images to keep, stratified; per_class: training images to keep of each class. Both after validation was
+    taken, which keeps its size: for an honest few-label setting, give `validation` as a small number too.
+    label_noise: share of wrong training labels; label_noise_kind and label_noise_map as in `corruption.flip_labels`.
+    missing: share of pixels set to 0 before normalisation, all channels of a pixel together; missing_in: "train" or "all" images.
+    normalization: "train" (mean and standard deviation of the training images), None, or [means, deviations] per channel, of
+    images scaled to [0, 1].
+    augment: augmentations in order, each a name of `augment.AUGMENTATIONS` with its arguments, or any name with an object.
     """
 
     def __init__(

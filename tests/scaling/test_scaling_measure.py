@@ -182,7 +182,7 @@ def test_a_grid_without_crossing_says_where_to_extend_it(values, message):
 
 def test_too_little_for_an_exponent_or_a_collapse_is_refused():
     one = statistics.Estimate.of(3.0, np.array([2.9, 3.1]))
-    with pytest.raises(UserError, match="two sizes or more"):
+    with pytest.raises(UserError, match="two values or more of each"):
         statistics.exponent([10], [one])
     curves = {
         10: (np.array([1.0, 2.0]), np.array([0.0, 1.0])),

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -117,6 +118,7 @@ class Langevin:
         self._deviation = network.prior_deviation(self.device)
         self._noise = torch.empty_like(self.flat)
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._graphs = True
         widest = max(part.numel() for part in network.forward(self.flat[:1], inputs[:1])[1])
         self._chunk = len(inputs) if inputs.is_cuda else max(1, _CPU_CHUNK_ELEMENTS // widest)
 
@@ -163,26 +165,35 @@ class Langevin:
 
     def _run_graph(self, steps: int) -> None:
         # A step is tens of small kernels: replaying a captured graph spares their launches.
-        if self._graph is None and steps >= 4 * _GRAPH_STEPS:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(3):
-                    self._advance()
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            graph.register_generator_state(self.generator)
-            with torch.cuda.graph(graph):
-                for _ in range(_GRAPH_STEPS):
-                    self._advance()
-            self._graph = graph
-            steps -= 3
+        if self._graph is None and self._graphs and steps >= 4 * _GRAPH_STEPS:
+            steps -= self._capture()
         if self._graph is not None:
             for _ in range(steps // _GRAPH_STEPS):
                 self._graph.replay()
             steps %= _GRAPH_STEPS
         for _ in range(steps):
             self._advance()
+
+    def _capture(self) -> int:
+        """Capture `_GRAPH_STEPS` steps; returns how many steps the warm-up took."""
+        warmup = 3
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(warmup):
+                self._advance()
+        torch.cuda.current_stream().wait_stream(side)
+        try:
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self.generator)
+            with torch.cuda.graph(graph):
+                for _ in range(_GRAPH_STEPS):
+                    self._advance()
+            self._graph = graph
+        except RuntimeError as failure:
+            warnings.warn(f"no CUDA graph, steps are launched one by one: {failure}", stacklevel=2)
+            self._graphs = False
+        return warmup
 
     def _divergence(self) -> str:
         lost = int((~torch.isfinite(self.flat).all(1)).sum())

@@ -102,18 +102,30 @@ def exponent(sizes: Sequence[float], estimates: Sequence[Estimate]) -> Estimate:
     Raises:
         UserError: for fewer than two different sizes.
     """
-    logs = np.log(np.asarray(sizes, float))
-    if len(set(sizes)) < 2 or len(sizes) != len(estimates):
+    return exponents({"size": sizes}, estimates)["size"]
+
+
+def exponents(sizes: Mapping[str, Sequence[float]], estimates: Sequence[Estimate]) -> dict[str, Estimate]:
+    """Exponents of a power law in several sizes at once, e.g. P* ~ d^a L^b, as `exponent` does for one.
+
+    Raises:
+        UserError: when the sizes do not determine the exponents.
+    """
+    logs = np.log(np.stack([np.asarray(values, float) for values in sizes.values()], axis=1))
+    design = np.concatenate([np.ones((len(logs), 1)), logs], axis=1)
+    if len(logs) != len(estimates) or np.linalg.matrix_rank(design) < design.shape[1]:
         raise UserError(
-            f"An exponent needs estimates at two sizes or more, got {len(estimates)} at {list(sizes)}"
+            f"Exponents in {', '.join(sizes)} need estimates at two values or more of each, varied independently; got "
+            f"{len(estimates)} estimates at {[tuple(row) for row in np.exp(logs).round(3).tolist()]}"
         )
-    centred = logs - logs.mean()
-    weights = centred / (centred**2).sum()
-    value = float(weights @ np.log([estimate.value for estimate in estimates]))
+    fit = np.linalg.pinv(design)[1:]
+    values = fit @ np.log([estimate.value for estimate in estimates])
     # Shuffled apart: resamples drawn with one seed would be correlated between sizes.
     rng = np.random.default_rng(0)
-    shuffled = np.stack([rng.permutation(estimate.resamples) for estimate in estimates])
-    return Estimate.of(value, weights @ np.log(shuffled))
+    shuffled = np.log(np.stack([rng.permutation(estimate.resamples) for estimate in estimates]))
+    return {
+        name: Estimate.of(value, row) for name, value, row in zip(sizes, values, fit @ shuffled, strict=True)
+    }
 
 
 Curves = Mapping[float, tuple[np.ndarray, np.ndarray]]

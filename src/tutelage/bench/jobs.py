@@ -31,7 +31,7 @@ def measure(logger: str, jobs: int) -> Row:
         ends.append(time.perf_counter())
         return value
 
-    train.job = timed  # type: ignore[assignment]
+    train.job = timed
     try:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             seeds = ",".join(map(str, range(jobs + 1)))

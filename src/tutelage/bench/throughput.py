@@ -51,7 +51,8 @@ def measure(name: str, words: list[str], epochs: int, target: float, pairs: int)
         config = plan_of([*words, *COMMON, "fit.epochs=1", f"runs_dir={folder}"]).config
         built = build(config)
         bare = BareLoop(built)
-        ours(1), bare.run(1)
+        ours(1)
+        bare.run(1)
         ratios = []
         for _ in range(pairs):
             reference = seconds(lambda: bare.run(epochs))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError
+from tutelage.runs.records import append_json_line
 
 log = logging.getLogger("tutelage")
 HELP = """usage: tutelage train [-m] [group=choice ...] [key=value ...]
@@ -26,12 +29,21 @@ sweep again finishes it.
 """
 
 
-@dataclass
 class Sweep:
-    """What became of the jobs of one command."""
+    """What became of the jobs of one command: a file of one line per job, which jobs in other processes append to."""
 
-    keys: list[str] = field(default_factory=list)
-    failures: list[tuple[str, str, bool]] = field(default_factory=list)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def note(self, key: str, failure: str | None = None, mistake: bool = False) -> None:
+        """Note that a job finished, or why it failed; mistake: whether the user can mend it."""
+        append_json_line(self.path, {"key": key, "failure": failure, "mistake": mistake})
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return the notes of all jobs."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,11 +72,12 @@ def multirun(overrides: Sequence[str]) -> int:
     from tutelage.cli import compose
 
     compose.prepare()
-    sweep = Sweep()
     os.environ["HYDRA_FULL_ERROR"] = (
         "1"  # Hydra passes errors on instead of printing and leaving: `main` words them
     )
     before = sys.argv
+    notes = tempfile.TemporaryDirectory(prefix="tutelage-sweep-")
+    sweep = Sweep(Path(notes.name) / "jobs.jsonl")
     sys.argv = ["tutelage", *compose.search_path(), *overrides, "-m"]
     try:
         hydra.main(version_base="1.3", config_path=str(compose.config_folder()), config_name=compose.PRIMARY)(
@@ -76,7 +89,8 @@ def multirun(overrides: Sequence[str]) -> int:
         raise compose.explain(error, overrides) from error
     finally:
         sys.argv = before
-    return finish(sweep, overrides)
+    with notes:
+        return finish(sweep.jobs(), overrides)
 
 
 def job(node: Any, sweep: Sweep) -> float:
@@ -91,40 +105,46 @@ def job(node: Any, sweep: Sweep) -> float:
         plan = needs.plan(config, lambda words: compose(words))
         key = plan.key
         result = run_plan(plan, rerun=config["rerun"])
-        sweep.keys.append(key)
+        sweep.note(key)
         selection = result["selection"]
         log.info("%s seed %s: %s", key, config["seed"], headline(result))
         return float(result["best"]["validation"][selection["monitor"]])
     except Exception as error:
         log.error("%s failed: %s", key, error)
-        sweep.failures.append(
-            (
-                key,
-                str(error).splitlines()[0] if str(error) else type(error).__name__,
-                isinstance(error, UserError),
-            )
-        )
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        sweep.note(key, reason, isinstance(error, UserError))
         return float("nan")
 
 
-def finish(sweep: Sweep, overrides: Sequence[str]) -> int:
-    """Say what failed, then show the report if the sweep names one."""
-    names = [word.split("=", 1)[1] for word in overrides if word.startswith("sweep=")]
-    if sweep.failures:
-        log.error(
-            "%d of %d jobs failed; the same command tries them again:",
-            len(sweep.failures),
-            len(sweep.failures) + len(sweep.keys),
-        )
-        for key, reason, _ in sweep.failures:
-            log.error("  %s: %s", key, reason)
-    if names and sweep.keys:
-        from tutelage.cli.report import main as report
+def is_stored(node: Any) -> bool:
+    """Whether a job's result is stored already, so that it costs no process and no import of torch."""
+    from tutelage.cli.compose import compose, resolve
+    from tutelage.runs import needs
+    from tutelage.runs.store import Store
 
-        report([os.path.commonpath([key.rpartition("/")[0] for key in sweep.keys]), *_runs_dir(overrides)])
-    if not sweep.failures:
+    try:
+        config = resolve(node)
+        plan = needs.plan(config, lambda words: compose(words))
+        return not config["rerun"] and Store(config["runs_dir"]).run(plan.name, plan.identity).is_complete
+    except UserError:
+        return False  # its own job says what is wrong
+
+
+def finish(jobs: list[dict[str, Any]], overrides: Sequence[str]) -> int:
+    """Say what failed, then show the report if the sweep is a prepared one; return the exit code."""
+    failed = [job for job in jobs if job["failure"] is not None]
+    keys = [job["key"] for job in jobs if job["failure"] is None]
+    if failed:
+        log.error("%d of %d jobs failed; the same command tries them again:", len(failed), len(jobs))
+        for job in failed:
+            log.error("  %s: %s", job["key"], job["failure"])
+    if keys and any(word.startswith("sweep=") for word in overrides):
+        from tutelage.cli.report import report_runs
+
+        report_runs(os.path.commonpath([key.rpartition("/")[0] for key in keys]), _runs_dir(overrides))
+    if not failed:
         return 0
-    return 2 if all(mistake for _, _, mistake in sweep.failures) else 1
+    return 2 if all(job["mistake"] for job in failed) else 1
 
 
 def _runs_dir(overrides: Sequence[str]) -> list[str]:

@@ -130,7 +130,9 @@ def _start_ranks(plan: Plan, run: Run) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     ranks = ranks_of(plan.config)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the rank's own message is shown instead
+    logging.getLogger("torch.distributed.elastic").setLevel(
+        logging.CRITICAL
+    )  # the rank's own message is shown instead
     with (
         tempfile.TemporaryDirectory(prefix="ranks-", dir=run.path) as logs,
         _environment(OMP_NUM_THREADS=_threads(plan.config, ranks)),

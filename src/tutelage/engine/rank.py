@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 from tutelage.engine.launch import attempt, logging_to
+from tutelage.engine.parallel import die_with_parent
 from tutelage.errors import UserError
 from tutelage.runs.store import Store
 
 
 def main(folder: str) -> int:
     """Fit the run in `folder`; return the exit code. Only the first rank writes; every rank's own failure is recorded."""
-    _die_with_parent()
+    die_with_parent()  # the launching process holds the run's lock, and with it the right to write
     path = Path(folder)
     run = Store(path.parent).at_path(path)
     config = run.config
@@ -26,16 +27,6 @@ def main(folder: str) -> int:
     except UserError:
         return 2  # recorded; the launching process prints it once
     return 0
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this rank when the launching process dies: that process holds the run's lock, and with it the right to write."""
-    if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        pr_set_pdeathsig = 1  # <linux/prctl.h>
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Hydra's entry to Tutelage's launcher: `hydra/launcher=local`. Found by Hydra in its namespace package."""

@@ -1,0 +1,152 @@
+"""Jobs in parallel on one machine: forked from a process that holds the imports, one GPU or a share of the cores each."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tutelage.errors import UserError
+
+log = logging.getLogger("tutelage")
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+@dataclass(frozen=True)
+class _Child:
+    number: int
+    slot: int
+    pipe: int
+    started: float
+
+
+def preload(data_nodes: Sequence[Any], runs_dir: str) -> None:
+    """Import what jobs need and load their data once, in the process they are forked from: they share its memory.
+
+    data_nodes: the `data` nodes of the jobs. What is wrong with one is left for its job to say.
+    """
+    import torch
+
+    from tutelage.engine.build import build_data
+
+    torch.set_num_threads(1)  # a pool of threads would not survive the fork
+    seen: list[Any] = []
+    for node in data_nodes:
+        if node not in seen:
+            seen.append(node)
+            with contextlib.suppress(UserError):
+                build_data({"data": node, "runs_dir": runs_dir})
+
+
+def run_forked(
+    jobs: Sequence[Callable[[], float]], *, processes: int | None = None, names: Sequence[str] | None = None
+) -> list[float]:
+    """Run each job in a process of its own and return their values in order; NaN for one that raised or died.
+
+    processes: jobs at a time; None: the number of GPUs, or of cores where there are none. Each of `processes` slots has its own GPU
+    (CUDA_VISIBLE_DEVICES) or share of the cores. What a job prints goes nowhere: its run has a log. An interrupt reaches the jobs too, and
+    is raised here when they have ended; they do not outlive this process.
+    Raises UserError on a system that cannot fork, or for a number of processes below 1.
+    """
+    if not hasattr(os, "fork"):
+        raise UserError(
+            "hydra/launcher=local forks processes, which this system cannot: use hydra/launcher=basic"
+        )
+    if processes is not None and processes < 1:
+        raise UserError(f"hydra.launcher.processes must be at least 1, got {processes}")
+    import tutelage.engine.fit  # noqa: F401 - torch and Lightning are imported once, here; the children share the pages
+
+    gpus = _gpus()
+    slots = min(len(jobs), processes or gpus or os.cpu_count() or 1)
+    values = [float("nan")] * len(jobs)
+    waiting, running = list(range(len(jobs))), dict[int, _Child]()
+    free = list(range(slots))
+    try:
+        while waiting or running:
+            while waiting and free:
+                number, slot = waiting.pop(0), free.pop(0)
+                pid, pipe = _start(jobs[number], slot, slots, gpus)
+                running[pid] = _Child(number, slot, pipe, time.monotonic())
+            pid, status = os.wait()
+            if pid not in running:
+                continue
+            child = running.pop(pid)
+            free.append(child.slot)
+            values[child.number] = _value(child.pipe)
+            name = names[child.number] if names else f"job {child.number}"
+            took = time.monotonic() - child.started
+            died = f", killed by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else ""
+            done = len(jobs) - len(waiting) - len(running)
+            log.info("[%d/%d] %s: %.4g (%.0f s%s)", done, len(jobs), name, values[child.number], took, died)
+    except BaseException:
+        for pid in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+        for pid in running:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        raise
+    return values
+
+
+def _start(job: Callable[[], float], slot: int, slots: int, gpus: int) -> tuple[int, int]:
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(write)
+        return pid, read
+    code = 1
+    try:  # the child: it must never return into the parent's code
+        os.close(read)
+        die_with_parent()
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+        _silence()
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // slots))
+        os.write(write, json.dumps(job()).encode())
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        with contextlib.suppress(BaseException):
+            if (mirrors := sys.modules.get("tutelage.engine.mirrors")) is not None:
+                mirrors.drain()
+        os._exit(code)
+
+
+def _silence() -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+
+
+def _value(pipe: int) -> float:
+    with os.fdopen(pipe, "rb") as file:
+        text = file.read()
+    return float(json.loads(text)) if text else float("nan")
+
+
+def _gpus() -> int:
+    import torch
+
+    os.environ.setdefault(
+        "PYTORCH_NVML_BASED_CUDA_CHECK", "1"
+    )  # counting must not start CUDA: a fork could then not use it
+    return torch.cuda.device_count()
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when its parent dies: what a killed sweep or launcher started must not go on writing."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

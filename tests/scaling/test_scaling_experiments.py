@@ -1,11 +1,14 @@
 """The driver end to end at toy sizes: results once and whole, retries, time budgets, the table of verdicts."""
 
+import importlib
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from tutelage.errors import UserError
 from tutelage.scaling import cases, experiments, summary, verdicts
@@ -15,6 +18,7 @@ from tutelage.scaling.networks import AttentionHead, PatchConvolution, TwoLayer
 from tutelage.scaling.statistics import Estimate
 from tutelage.scaling.targets import HermiteTarget
 
+CONFIGS = Path(__file__).parents[2] / "conf" / "scale"
 QUICK = {"draws": 2, "steps": 40, "measurements": 4, "test_points": 100}
 
 
@@ -230,3 +234,36 @@ def test_wide_intervals_are_undecided():
     assert verdicts.judge(1.0, wide) == "undecided"
     narrow = Estimate.of(1.0, np.linspace(0.95, 1.05, 100))
     assert [verdicts.judge(p, narrow) for p in (1.0, 1.12, 1.3)] == ["agrees", "agrees", "disagrees"]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_predicts_and_builds_its_points(path):
+    config = yaml.safe_load(path.read_text())
+
+    def made(node):
+        if isinstance(node, list):
+            return [made(part) for part in node]
+        if isinstance(node, dict):
+            arguments = {name: made(part) for name, part in node.items() if name != "_target_"}
+            if "_target_" not in node:
+                return arguments
+            module, _, name = node["_target_"].rpartition(".")
+            return getattr(importlib.import_module(module), name)(**arguments)
+        return node
+
+    expected = {"two_layer": 1, "three_layer": 1, "convolution": 0.75, "attention": 1.75, "guided": 1}
+    assert float(made(config["predict"]).exponent) == expected[path.stem]
+    assert all(isinstance(made_point, Point) for made_point in made(config["measure"]))
+
+
+def test_the_notebook_runs(monkeypatch):
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    path = Path(__file__).parents[2] / "notebooks" / "scaling.ipynb"
+    monkeypatch.chdir(path.parent)
+    names: dict[str, object] = {"display": print}
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"{path.name}, {cell['id']}", "exec"), names)
+    assert len(names["table"]) >= 2

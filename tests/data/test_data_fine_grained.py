@@ -69,7 +69,7 @@ def make_pets(root: Path) -> None:
     folder = root / "oxford-iiit-pet"
     (folder / "images").mkdir(parents=True)
     for part in ("trainval", "test"):
-        rows = [f"{c}_{part[0]}{i}" for c in ("Abyssinian", "great_pyrenees") for i in range(8)]
+        rows = [f"{c}_{part}{i}" for c in ("Abyssinian", "great_pyrenees") for i in range(8)]
         write(
             folder / f"annotations/{part}.txt", [f"{row} {1 + row.startswith('great')} 1 1" for row in rows]
         )

@@ -1,6 +1,8 @@
 """The stateless stream: ranks, epochs, seeking, evaluation, the closed test set; and files against memory, workers against none."""
 
+import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +169,9 @@ def test_workers_do_not_change_a_batch_nor_the_global_generator(folder: Path, au
         stream.seek(0, 7)
         next(iter(stream))  # an iteration left half-way must not leak into the next
         stream.seek(1, 6)
-        return list(stream), list(module.batches("validation", device="cpu"))
+        found = list(stream), list(module.batches("validation", device="cpu"))
+        module.teardown()
+        return found
 
     state = torch.get_rng_state()
     for none, two in zip(run(0), run(2), strict=True):
@@ -199,3 +203,23 @@ def test_a_corrupt_file_met_by_a_worker_is_named_without_a_traceback(folder: Pat
     with pytest.raises(UserError, match=r"cannot read the image .*\.png") as caught:
         list(module.train_stream(seed=0, device="cpu"))
     assert "Traceback" not in str(caught.value)
+    module.teardown()
+
+
+def test_workers_end_with_the_module_and_come_back_when_asked(folder: Path) -> None:
+    module = ready(ImageFolder(root=folder, image_size=12, batch_size=8, storage="stream", num_workers=2))
+    stream = module.train_stream(seed=0, device="cpu")
+    before = set(multiprocessing.active_children())
+    first = list(stream)
+    list(module.batches("validation", device="cpu"))
+    unfinished = iter(stream)
+    next(unfinished)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 4
+    start = time.monotonic()
+    module.teardown()
+    assert not any(worker.is_alive() for worker in workers)
+    assert time.monotonic() - start < 4  # five seconds is what the loader waits for a lost worker
+    assert all(same(a, b) for a, b in zip(first, stream, strict=True))
+    module.teardown()
+    stream.close()

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from tutelage.data import cache
 from tutelage.data.augment_basic import Chain, RandomResizedCrop
-from tutelage.data.base import Store
+from tutelage.data.file_stream import FileStore
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.image_files import MODES, Files, Layout, read_layout
 from tutelage.data.image_set import ImageData, ImageSource
-from tutelage.data.streaming import FileStore
+from tutelage.data.streams import Store
 from tutelage.errors import UserError, choices
 
 log = logging.getLogger(__name__)

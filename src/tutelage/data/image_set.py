@@ -15,8 +15,9 @@ from tutelage.data import cache, corruption
 from tutelage.data import splits as splitting
 from tutelage.data.augment import build
 from tutelage.data.augment_basic import Augmentation
-from tutelage.data.base import DataModule, Resident, Store
+from tutelage.data.base import DataModule
 from tutelage.data.image_files import Files
+from tutelage.data.streams import Resident, Store
 from tutelage.errors import UserError, choices
 from tutelage.tasks import Batch, Classification
 

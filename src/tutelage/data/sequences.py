@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tutelage.data import cache
 from tutelage.data import splits as splitting
-from tutelage.data.base import DataModule, Resident
+from tutelage.data.base import DataModule
+from tutelage.data.streams import Resident
 from tutelage.errors import UserError, choices
 from tutelage.tasks import Batch, Tokens
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from tutelage.data import cache, corruption
-from tutelage.data.base import DataModule, Resident
+from tutelage.data.base import DataModule
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.splits import SPLITS
+from tutelage.data.streams import Resident
 from tutelage.errors import UserError, choices
 from tutelage.tasks import Batch, Forecasting
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from tutelage.data import cache
-from tutelage.data.base import DataModule, Resident
+from tutelage.data.base import DataModule
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.splits import SPLITS
+from tutelage.data.streams import Resident
 from tutelage.data.vocabulary import LEVELS, write_tokens
 from tutelage.errors import UserError, choices
 from tutelage.tasks import Batch, Tokens

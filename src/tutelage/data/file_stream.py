@@ -5,7 +5,7 @@ how many.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tutelage.data.augment_basic import Augmentation, RandomResizedCrop
-from tutelage.data.base import Draw
 from tutelage.data.image_files import Files
+from tutelage.data.streams import Draw, Reader
 from tutelage.errors import UserError
 from tutelage.tasks import Batch
 
@@ -60,8 +60,8 @@ class FileStore:
             self, device=device, scale=self.scale.to(device), shift=self.shift.to(device)
         )
 
-    def reader(self, plan: Iterable[Draw]) -> Iterable[Batch]:
-        """See `Store`. The workers live as long as the reader."""
+    def reader(self, plan: Iterable[Draw]) -> Reader:
+        """See `Store`. The workers live until it is closed."""
         return _FileReader(self, plan)
 
     def finish(self, decoded: _Decoded) -> Batch:
@@ -121,24 +121,44 @@ class _ArrayPlan:
 
 class _FileReader:
     def __init__(self, store: FileStore, plan: Iterable[Draw]) -> None:
-        self.store = store
-        self.loader: DataLoader[_Decoded | UserError] = DataLoader(
-            _Decoder(store.files, store.crop),
-            sampler=_ArrayPlan(plan),
+        self.store, self.plan = store, plan
+        self._loader: DataLoader[_Decoded | UserError] | None = None
+        self._batches: Generator[Batch, None, None] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._batches is not None:
+            self._batches.close()
+        if self._loader is None:
+            self._loader = self._start()
+        self._batches = _finished(self._loader, self.store)
+        return self._batches
+
+    def close(self) -> None:
+        """See `Reader`: with its last reference, the loader ends its workers."""
+        if self._batches is not None:
+            self._batches.close()
+        self._loader = self._batches = None
+
+    def _start(self) -> DataLoader[_Decoded | UserError]:
+        workers = self.store.num_workers
+        return DataLoader(
+            _Decoder(self.store.files, self.store.crop),
+            sampler=_ArrayPlan(self.plan),
             batch_size=None,
-            num_workers=store.num_workers,
-            persistent_workers=store.num_workers > 0,
-            pin_memory=store.device.type == "cuda",
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.store.device.type == "cuda",
             collate_fn=_unchanged,
             # Drawing from the global generator would change the network's dropout.
             generator=torch.Generator(),
         )
 
-    def __iter__(self) -> Iterator[Batch]:
-        for decoded in self.loader:
-            if isinstance(decoded, UserError):
-                raise decoded
-            yield self.store.finish(decoded)
+
+def _finished(loader: Iterable[_Decoded | UserError], store: FileStore) -> Generator[Batch, None, None]:
+    for decoded in loader:
+        if isinstance(decoded, UserError):
+            raise decoded
+        yield store.finish(decoded)
 
 
 def _unchanged(decoded: Any) -> Any:

@@ -101,7 +101,7 @@ def test_label_noise_stays_in_the_training_split() -> None:
         ({"label_noise": 1.0}, "label_noise"),
         ({"missing": -0.1}, "missing"),
         ({"missing_in": "tain"}, "did you mean 'train'"),
-        ({"label_noise": 0.1, "label_noise_kind": "asymetric"}, "did you mean 'asymmetric'"),
+        ({"label_noise": 0.1, "label_noise_kind": "asymmetrical"}, "did you mean 'asymmetric'"),
         ({"label_noise": 0.1, "label_noise_kind": "asymmetric", "label_noise_map": {9: 1}}, "0 to 3"),
     ],
 )

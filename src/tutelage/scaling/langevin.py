@@ -116,7 +116,7 @@ class Langevin:
         if friction is not None:
             self._velocity.normal_(generator=self.generator).mul_(math.sqrt(temperature))
         self._deviation = network.prior_deviation(self.device)
-        self._noise = torch.empty_like(self.flat)
+        self._noise, self._pull = torch.empty_like(self.flat), torch.empty_like(self.flat)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._graphs = True
         widest = max(part.numel() for part in network.forward(self.flat[:1], inputs[:1])[1])
@@ -129,23 +129,21 @@ class Langevin:
         return found if self.extra is None else found + self.extra(flat, self.inputs[members], members)
 
     def _advance(self) -> None:
+        kappa, step = self.temperature, self.step_size
         self._noise.normal_(generator=self.generator)
         for first in range(0, len(self.flat), self._chunk):
             members = slice(first, first + self._chunk)
-            flat, noise = self.flat[members], self._noise[members]
-            slope = self.gradient(flat, members).mul_(self._deviation)
-            slope.addcdiv_(flat, self._deviation, value=self.temperature)
-            if self.friction is None:
-                move = noise.mul_(math.sqrt(2 * self.step_size * self.temperature)).sub_(
-                    slope, alpha=self.step_size
-                )
-            else:
-                keep = math.exp(-self.friction * self.step_size)
-                velocity = self._velocity[members].sub_(slope, alpha=self.step_size)
-                move = velocity * (self.step_size / 2)
-                velocity.mul_(keep).add_(noise, alpha=math.sqrt(self.temperature * (1 - keep**2)))
-                move.add_(velocity, alpha=self.step_size / 2)
-            flat.addcmul_(move, self._deviation)
+            self._pull[members] = self.gradient(self.flat[members], members)
+        if self.friction is None:
+            self.flat.mul_(1 - step * kappa).addcmul_(self._pull, self._deviation.square(), value=-step)
+            self.flat.addcmul_(self._noise, self._deviation, value=math.sqrt(2 * step * kappa))
+            return
+        keep = math.exp(-self.friction * step)
+        self._velocity.addcmul_(self._pull, self._deviation, value=-step)
+        self._velocity.addcdiv_(self.flat, self._deviation, value=-step * kappa)
+        self.flat.addcmul_(self._velocity, self._deviation, value=step / 2)
+        self._velocity.mul_(keep).add_(self._noise, alpha=math.sqrt(kappa * (1 - keep**2)))
+        self.flat.addcmul_(self._velocity, self._deviation, value=step / 2)
 
     @torch.no_grad()
     def run(self, steps: int) -> None:

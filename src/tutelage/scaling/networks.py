@@ -23,8 +23,13 @@ Cache = tuple[Any, ...]
 
 
 def _bell(z: Tensor) -> Tensor:
-    # exp(-z^2), the slope of erf over _ERF_SLOPE, in two passes over memory.
-    return torch.addcmul(z.new_zeros(()), z, z, value=-1).exp_()
+    # exp(-z^2), the slope of erf over _ERF_SLOPE, in two passes over memory (exp2 is the faster exponential on CPU).
+    return torch.addcmul(z.new_zeros(()), z, z, value=-math.log2(math.e)).exp2_()
+
+
+def _read(hidden: Tensor, readout: Tensor) -> Tensor:
+    # As a row times a matrix: on CPU more than twice as fast as a matrix times a column.
+    return torch.bmm(readout.unsqueeze(1), hidden.transpose(1, 2)).squeeze(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +156,7 @@ class TwoLayer(Ensemble):
         own = self.unpack(flat)
         pre = torch.bmm(inputs, own["weight"])
         hidden = torch.erf(pre)
-        return torch.bmm(hidden, own["readout"].unsqueeze(2)).squeeze(2), (hidden, pre)
+        return _read(hidden, own["readout"]), (hidden, pre)
 
     def backward(self, flat: Tensor, inputs: Tensor, cache: Cache, residual: Tensor) -> Tensor:
         """Through the readout, the slope of erf and the weights."""
@@ -202,7 +207,7 @@ class ThreeLayer(Ensemble):
         hidden1 = torch.erf(pre1)
         pre2 = torch.bmm(hidden1, own["middle"])
         hidden2 = torch.erf(pre2)
-        outputs = torch.bmm(hidden2, own["readout"].unsqueeze(2)).squeeze(2)
+        outputs = _read(hidden2, own["readout"])
         return outputs, (hidden2, hidden1, pre2, pre1)
 
     def backward(self, flat: Tensor, inputs: Tensor, cache: Cache, residual: Tensor) -> Tensor:
@@ -248,7 +253,7 @@ class PatchConvolution(Ensemble):
         own = self.unpack(flat)
         pre = torch.bmm(inputs.flatten(1, 2), own["weight"])
         hidden = torch.erf(pre).view(*inputs.shape[:2], -1)
-        return torch.bmm(hidden, own["readout"].unsqueeze(2)).squeeze(2), (hidden, pre)
+        return _read(hidden, own["readout"]), (hidden, pre)
 
     def backward(self, flat: Tensor, inputs: Tensor, cache: Cache, residual: Tensor) -> Tensor:
         """As `TwoLayer`, with the filters' gradient summed over patches."""

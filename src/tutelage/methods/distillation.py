@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tutelage.errors import UserError, choices
 from tutelage.losses.distillation import decoupled, logit_matching, soft_target
 from tutelage.methods.base import Method
+from tutelage.methods.features import HeadInput
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.models.weights import head_names
 from tutelage.tasks import Batch, Forecasting
 
 Loss = Literal["soft", "logits", "decoupled"]
@@ -94,27 +94,21 @@ class _ExtraHead(nn.Module):
 
     def __init__(self, network: nn.Module, teacher: FrozenNetwork, example: Batch) -> None:
         super().__init__()
-        names = {name.rpartition(".")[0] for name in head_names(network)}
-        (final,) = names if len(names) == 1 else ("",)
-        self._seen: list[Tensor] = []
-        if final:
-            network.get_submodule(final).register_forward_pre_hook(self._keep)
+        self.features = HeadInput(network)
         was_training = network.training
         with torch.no_grad():
             network.eval()(example.inputs)
             classes = teacher(example.inputs).shape[1:]
         network.train(was_training)
-        features = self._seen.pop().shape[1:] if self._seen else ()
-        if len(features) != 1 or len(classes) != 1:
+        seen = self.features.take()
+        width = () if seen is None else tuple(seen.shape[1:])
+        if len(width) != 1 or len(classes) != 1:
             raise UserError(
                 "label_space=other needs networks that end in one linear layer and give (n, classes): the final layer "
-                f"'{final}' of {type(network).__name__} takes {tuple(features)} per sample, the teacher gives {tuple(classes)}"
+                f"'{self.features.name}' of {type(network).__name__} takes {width} per sample, the teacher gives {tuple(classes)}"
             )
-        self.linear = nn.Linear(features[0], classes[0])
-
-    def _keep(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._seen = [inputs[0]]
+        self.linear = nn.Linear(width[0], classes[0])
 
     def forward(self) -> Tensor:
         """Return logits (n, teacher's classes) of the network's latest forward."""
-        return self.linear(self._seen.pop())
+        return self.linear(self.features.take())

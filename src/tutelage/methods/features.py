@@ -1,4 +1,4 @@
-"""Features of a network held against those of its teacher: taps, projectors and loss. Shared by methods; no method itself."""
+"""Features of a network, held against those of its teacher or read where a classifier decides. Shared by methods; no method itself."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tutelage.alignment.taps import Taps, probe
 from tutelage.errors import UserError, choices
 from tutelage.losses.feature import FEATURE_LOSSES
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.weights import head_names
 from tutelage.tasks import Batch
 
 
@@ -91,6 +92,28 @@ class FeatureMatch(nn.Module):
     def describe(self) -> dict[str, Any]:
         """Return what the record should say: the pairs (teacher layer, network layer)."""
         return {"pairs": [[p.guide.name, p.network.name] for p in self.pairs]}
+
+
+class HeadInput:
+    """What a network's final linear layer was given in its latest forward: the features a classifier decides on.
+
+    name: the layer's path; empty where the network does not end in one layer.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        owners = {name.rpartition(".")[0] for name in head_names(network)}
+        self.name = owners.pop() if len(owners) == 1 else ""
+        self._seen: Tensor | None = None
+        if self.name:
+            network.get_submodule(self.name).register_forward_pre_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._seen = inputs[0]
+
+    def take(self) -> Tensor | None:
+        """Return the features once and let go of them; None if no forward has left any."""
+        seen, self._seen = self._seen, None
+        return seen
 
 
 class Projector(nn.Module):

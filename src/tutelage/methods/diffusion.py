@@ -1,0 +1,33 @@
+"""Training of a class-conditional diffusion model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.generators.diffusion import TRAIN_STEPS, noise_levels
+from tutelage.methods.generation import Generation
+from tutelage.tasks import Batch
+
+
+class Diffusion(Generation):
+    """Mean squared error of the predicted noise at uniformly random times (Ho et al. 2020, arXiv 2006.11239, Algorithm 1).
+
+    ema_decay: of the network that samples and is kept.
+    """
+
+    terms = ("denoising",)
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        self._levels = noise_levels()
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Method.losses`."""
+        time = torch.randint(TRAIN_STEPS, (len(batch.inputs),), device=batch.inputs.device)
+        noise = torch.randn_like(batch.inputs)
+        noisy = self._levels.add_noise(batch.inputs, noise, time)
+        return {"denoising": F.mse_loss(self.network(noisy, time, self.label_weights(batch)), noise)}

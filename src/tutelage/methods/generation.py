@@ -1,0 +1,145 @@
+"""What the training of every generator shares: the average that is kept, and scores of its samples. No method itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.errors import UserError
+from tutelage.generators.protocol import Generator, image_seeds
+from tutelage.generators.quality import frechet_distance, precision_recall
+from tutelage.methods.average import AveragedMethod
+from tutelage.methods.features import HeadInput
+from tutelage.models.frozen import FrozenNetwork
+from tutelage.tasks import Batch, Classification
+
+GRID_IMAGES = 64
+_QUALITY_SEED = 0x0DD5EED
+
+
+class Generation(AveragedMethod):
+    """Trains a `Generator` on labelled images in [-1, 1] and judges its samples by a frozen classifier of the same classes.
+
+    source: the classifier. example: a few samples, to check shapes and range.
+    quality_samples: images generated per evaluation, one for each of the first images of the split, with their labels; an image's
+    noise depends on its position alone. Recorded: the classifier's loss and accuracy on them, and in its features the Frechet
+    distance to the real images, precision and recall. The Frechet distance selects the checkpoint: accuracy would reward samples
+    that are easy and all alike. A grid of samples is written to `samples/` in the run's folder at each validation.
+    """
+
+    network: Generator
+
+    def __init__(
+        self,
+        *,
+        source: FrozenNetwork,
+        example: Batch,
+        quality_samples: int = 256,
+        ema_decay: float = 0.999,
+        **common: Any,
+    ) -> None:
+        super().__init__(ema_decay=ema_decay, frozen={"source": source}, **common)
+        self._check(source, example)
+        if quality_samples < 8:
+            raise UserError(f"method.quality_samples must be at least 8, got {quality_samples}")
+        self.quality_samples = quality_samples
+        self.task.monitor, self.task.mode = "frechet_distance", "min"
+        self._features = HeadInput(source.network)
+        self._kept: dict[str, list[Tensor]] = {}
+
+    def _check(self, source: FrozenNetwork, example: Batch) -> None:
+        if not isinstance(self.network, Generator):
+            raise UserError(
+                f"{type(self).__name__} trains a generator, got model {type(self.network).__name__}; "
+                "choose one of model=generator/..."
+            )
+        if not isinstance(self.task, Classification):
+            raise UserError(
+                f"{type(self).__name__} needs images with classes, got a task of {self.task.name}"
+            )
+        low, high = float(example.inputs.min()), float(example.inputs.max())
+        if low < -1.001 or high > 1.001:
+            raise UserError(
+                f"generators are trained on images in [-1, 1], got values from {low:.3g} to {high:.3g}: "
+                "set data.normalization to mean 0.5 and deviation 0.5 for each channel"
+            )
+        known = source(example.inputs).shape[1:]
+        if tuple(known) != (self.task.output_size,):
+            raise UserError(
+                f"the source classifier gives {tuple(known)} per image, the data have {self.task.output_size} classes: "
+                "it must be trained on the same classes"
+            )
+
+    def label_weights(self, batch: Batch) -> Tensor:
+        """Return the batch's labels as weights (n, classes)."""
+        return F.one_hot(batch.targets, self.network.classes).to(batch.inputs.dtype)
+
+    def _start(self, split: str) -> None:
+        super()._start(split)
+        self._kept = {"real": [], "generated": [], "images": [], "labels": []}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Generate an image for each label, as far as `quality_samples` reaches."""
+        self._judge("validation", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """See `validation_step`."""
+        self._judge("test", batch)
+
+    def _judge(self, split: str, batch: Batch) -> None:
+        share = -(-self.quality_samples // max(1, self.trainer.world_size))
+        count = min(len(batch.targets), share - sum(map(len, self._kept["labels"])))
+        if count <= 0:
+            return
+        part = Batch(batch.inputs[:count], batch.targets[:count], batch.index[:count])
+        seeds = image_seeds(_QUALITY_SEED, part.index.cpu().numpy().astype(np.int64))
+        assert isinstance(self.evaluated, Generator)
+        images = self.evaluated.sample(part.targets, torch.from_numpy(seeds))
+        real, _ = self._read(part.inputs)
+        generated, output = self._read(images * 2 - 1)
+        self.metrics_of[split].update(output, part)
+        for name, value in (
+            ("real", real),
+            ("generated", generated),
+            ("images", images),
+            ("labels", part.targets),
+        ):
+            self._kept[name].append(value.cpu())
+
+    def _read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.frozen["source"](images)
+        features = self._features.take()
+        return (output if features is None else features).flatten(1).float(), output
+
+    def _finish(self, split: str) -> None:
+        super()._finish(split)
+        real, generated = (self._over_ranks(torch.cat(self._kept[name])) for name in ("real", "generated"))
+        precision, recall = precision_recall(real, generated)
+        self.values[split] |= {
+            "frechet_distance": frechet_distance(real, generated),
+            "precision": precision,
+            "recall": recall,
+        }
+        if split == "validation" and self.global_rank == 0:
+            self._write_grid(Path(self.trainer.default_root_dir) / "samples" / f"step-{self.step:07d}.png")
+        self._kept = {}
+
+    def _over_ranks(self, rows: Tensor) -> Tensor:
+        if not self._distributed():
+            return rows
+        parts: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, rows)
+        return torch.cat(parts)
+
+    def _write_grid(self, path: Path) -> None:
+        from torchvision.utils import save_image
+
+        labels = torch.cat(self._kept["labels"])[:GRID_IMAGES]
+        order = labels.argsort(stable=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_image(torch.cat(self._kept["images"])[:GRID_IMAGES][order], path, nrow=8)

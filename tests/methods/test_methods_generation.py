@@ -1,0 +1,167 @@
+"""Training of generators: the averages that are kept, two optimisers that count once, scores, and wrong input."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tutelage.cli.compose import compose
+from tutelage.engine.build import build
+from tutelage.engine.fit import make_trainer, quiet_lightning
+from tutelage.errors import UserError
+from tutelage.generators.gan import GanGenerator
+from tutelage.methods.average import Average
+from tutelage.models.weights import read_state
+
+WORDS = ["logger=none", "hardware.threads=1", "fit.max_steps=6", "data.batch_size=32", "data.normalization=[[0.5],[0.5]]",
+         "model@source=residual_convnet", "source.width=4", "method.quality_samples=16"]  # fmt: skip
+KINDS = {
+    "gan": ["model=generator/gan", "method=gan", "model.width=8", "model.latent=8", "method.critic_width=8"],
+    "diffusion": [
+        "model=generator/diffusion",
+        "method=diffusion",
+        "model.width=8",
+        "model.depth=1",
+        "model.sampling_steps=2",
+    ],
+}
+
+
+def made(tmp_path, kind, *words):
+    return build(compose([*WORDS, *KINDS[kind], f"runs_dir={tmp_path}", *words]))
+
+
+def trained(tmp_path, kind, *words, steps=3):
+    quiet_lightning()
+    config = compose([*WORDS, *KINDS[kind], f"runs_dir={tmp_path}", *words])
+    built = build(config)
+    built.method.max_steps = steps
+    stream = built.data.train_stream(seed=0, device="cpu")
+    stream.seek(0, steps)
+    trainer = make_trainer(config, tmp_path, [], steps)
+    trainer.fit(built.method, stream, built.data.batches("validation", device="cpu"))
+    return built.method, trainer
+
+
+def test_average_is_the_weighted_sum_of_the_networks_seen_and_buffers_are_the_latest():
+    network = torch.nn.BatchNorm1d(2)
+    average = Average(network, decay=0.5)
+    expected = network.weight.detach().clone()
+    for count, value in enumerate((3.0, -1.0, 7.0), start=1):
+        torch.nn.init.constant_(network.weight, value)
+        network.running_mean.fill_(value)
+        average.update(network, count)
+        decay = min(0.5, (1 + count) / (10 + count))
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(average.network.weight, expected)
+    assert torch.equal(average.network.running_mean, network.running_mean)
+    assert not average.network.weight.requires_grad
+    average.train()
+    assert not average.network.training
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_counts_once_and_moves_everything_and_the_average_is_evaluated_and_kept(tmp_path, kind):
+    method, trainer = trained(tmp_path, kind)
+    assert method.step == trainer.global_step == 3
+    fresh = made(tmp_path, kind).method
+    for (name, before), after in zip(fresh.named_parameters(), method.parameters(), strict=True):
+        assert not torch.equal(before, after), name
+    assert method.evaluated is method.average.network
+    state = method.state_dict()
+    assert any(name.startswith("trained.") for name in state)
+    kept = {
+        name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")
+    }
+    assert kept.keys() == method.network.state_dict().keys()
+    assert all(torch.equal(value, method.average.network.state_dict()[name]) for name, value in kept.items())
+    fresh.load_state_dict(state)
+    for name in ("network", "average"):
+        loaded, original = getattr(fresh, name).state_dict(), getattr(method, name).state_dict()
+        assert all(torch.equal(loaded[key], original[key]) for key in original)
+    trainer.save_checkpoint(tmp_path / "x.ckpt")  # the reader of weights files takes what was evaluated
+    assert torch.equal(read_state(tmp_path / "x.ckpt")["last.weight"], method.average.network.last.weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_are_scored_and_shown(tmp_path, kind):
+    method, _ = trained(tmp_path, kind)
+    values = method.values["validation"]
+    assert set(values) == {"loss", "accuracy", "frechet_distance", "precision", "recall"}
+    assert all(math.isfinite(v) for v in values.values())
+    assert method.task.monitor in values
+    assert method.task.mode == "min"
+    assert (tmp_path / "samples" / "step-0000003.png").stat().st_size > 0
+
+
+def test_gan_schedules_follow_the_steps_of_the_generator(tmp_path):
+    _, trainer = trained(tmp_path, "gan", "optimizer.schedule=linear", "optimizer.lr=0.1", steps=4)
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+    assert rates == [
+        pytest.approx(0.0, abs=1e-9),
+        pytest.approx(0.0, abs=1e-9),
+    ]  # the end is reached after 4 updates
+    assert [s["step"].item() for o in trainer.optimizers for s in list(o.state.values())[:1]] == [4.0, 4.0]
+    assert trainer.optimizers[1].defaults["lr"] == pytest.approx(0.4)
+
+
+def test_gan_losses_are_the_hinge_and_the_generators_never_reaches_the_critic(tmp_path):
+    method = made(tmp_path, "gan").method.eval()  # in eval, spectral norm does not move
+    stream = method_batches(tmp_path)
+    torch.manual_seed(0)
+    terms = method.losses(stream)
+    torch.manual_seed(0)
+    labels = F.one_hot(stream.targets, 10).float()
+    fake = method.network(torch.randn(len(labels), 8), labels)
+    real, false = method.critic(stream.inputs, labels), method.critic(fake, labels)
+    torch.testing.assert_close(terms["generator"], -false.mean())
+    torch.testing.assert_close(
+        terms["critic"], (1 - real).clamp(min=0).mean() + (1 + false).clamp(min=0).mean()
+    )
+    terms["generator"].backward()
+    assert all(p.grad is None for p in method.critic.parameters())
+    method.zero_grad()
+    method.losses(stream)["critic"].backward()
+    assert all(p.grad is None for p in method.network.parameters())
+
+
+def method_batches(tmp_path):
+    data = made(tmp_path, "gan").data
+    return next(iter(data.batches("validation", device="cpu")))
+
+
+def test_diffusion_loss_is_the_error_of_the_noise_and_zero_for_who_knows_it(tmp_path, monkeypatch):
+    method = made(tmp_path, "diffusion").method
+    batch = method_batches(tmp_path)
+    levels = method._levels.alphas_cumprod
+
+    def oracle(noisy, time, labels):
+        share = levels[time].view(-1, 1, 1, 1)
+        assert torch.equal(labels.argmax(dim=1), batch.targets)
+        return (noisy - share.sqrt() * batch.inputs) / (1 - share).sqrt()
+
+    monkeypatch.setattr(method.network, "forward", oracle)
+    assert float(method.losses(batch)["denoising"]) < 1e-6
+
+
+def test_wrong_input_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"\[-1, 1\]"):
+        made(tmp_path, "gan", "data.normalization=train")
+    with pytest.raises(UserError, match="trains a generator"):
+        build(compose([*WORDS, "method=gan", f"runs_dir={tmp_path}", "model=fcn"]))
+    with pytest.raises(UserError, match="same classes"):
+        made(tmp_path, "diffusion", "+source.output_size=7")
+    with pytest.raises(UserError, match="conditioning"):
+        made(tmp_path, "gan", "method.conditioning=project")
+    with pytest.raises(UserError, match="solver"):
+        made(tmp_path, "diffusion", "model.solver=euler")
+    with pytest.raises(UserError, match="ema_decay"):
+        made(tmp_path, "gan", "method.ema_decay=1.0")
+
+
+def test_mixed_labels_lie_between(tmp_path):
+    generator = GanGenerator((1, 8, 8), 3, width=8, latent=8)
+    half = torch.tensor([[0.5, 0.5, 0.0]])
+    images = [generator.sample(labels, [7]) for labels in (torch.tensor([0]), torch.tensor([1]), half)]
+    assert not any(torch.equal(images[2], other) for other in images[:2])

@@ -50,6 +50,6 @@ def draw(curves: Mapping[str, Curve], path: Path, *, title: str) -> None:
     """Write the curves as a PNG."""
     from tutelage.analysis.drawing import lines, save
 
-    figure, axes = lines(curves, x="step", y="similarity to the guide")
+    figure, axes = lines(curves, x="step", y="similarity to the guide", bold=MEAN)
     axes.set_title(title, fontsize=10)
     save(figure, path)

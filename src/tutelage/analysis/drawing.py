@@ -48,24 +48,31 @@ def heat_map(
 
 
 def lines(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str, bold: str = ""
 ) -> tuple[Figure, Axes]:
-    """Return a figure of named curves, each (x values, y values); many of them share a colour bar's order."""
+    """Return a figure of named curves, each (x values, y values), coloured in their order; `bold` names the one to see first."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     shades: Any = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, max(len(curves), 2)))
     for (name, (xs, ys)), shade in zip(curves.items(), shades, strict=False):
-        axes.plot(xs, ys, color=shade, label=name, linewidth=1.4)
+        look: dict[str, Any] = {"color": "black", "linewidth": 2.6} if name == bold else {"color": shade}
+        axes.plot(xs, ys, label=name, **look)
     axes.set(xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
-    if len(curves) <= 24:
-        axes.legend(fontsize=7, frameon=False, ncols=1 + len(curves) // 13)
+    if len(curves) <= MOST_TICKS:
+        axes.legend(
+            fontsize=7,
+            frameon=False,
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+            ncols=1 + len(curves) // 25,
+        )
     return figure, axes
 
 

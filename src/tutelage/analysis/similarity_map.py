@@ -202,5 +202,6 @@ def draw(found: SimilarityMap, path: Path, *, first: str, second: str) -> None:
         found.values, rows=names[0], columns=names[1], low=0.0, high=1.0, label="unbiased CKA"
     )
     axes.set(ylabel=first, xlabel=second)
-    axes.set_title(f"Layer by layer, {found.samples:,} samples", fontsize=10)
+    gaps = "; white: the layer does not vary" if np.isnan(found.values).any() else ""
+    axes.set_title(f"Layer by layer, {found.samples:,} samples{gaps}", fontsize=10)
     save(figure, path)

@@ -55,19 +55,21 @@ def test_parity_by_hand(seed: int, longest: int, target: str) -> None:
     module = Parity(batch_size=5, min_length=2, max_length=longest, target=target, split_seed=seed, **SIZES)
     batch = whole(module)
     assert module.vocab_size == 3 and module.task.output_size == 2
-    for tokens, targets, mask, counted in zip(
-        batch.inputs.tolist(),
-        batch.targets.tolist(),
-        batch.mask.tolist(),
-        batch.target_mask.tolist(),
-        strict=True,
+    assert batch.mask is not None
+    for tokens, found, mask in zip(
+        batch.inputs.tolist(), batch.targets.tolist(), batch.mask.tolist(), strict=True
     ):
         length = sum(mask)
         assert 2 <= length <= longest and set(tokens[:length]) <= {0, 1} and set(tokens[length:]) <= {2}
-        assert targets[:length] == [sum(tokens[: place + 1]) % 2 for place in range(length)]
-        assert counted == [
-            place < length and (target == "prefix" or place == length - 1) for place in range(longest)
-        ]
+        expected = [sum(tokens[: place + 1]) % 2 for place in range(length)]
+        assert (found if target == "whole" else found[:length]) == (
+            expected[-1] if target == "whole" else expected
+        )
+    if target == "whole":
+        assert batch.target_mask is None and module.task.name == "classification"
+        assert module.task.select(torch.zeros(60, 2), batch)[1].shape == (60,)
+    else:
+        assert batch.target_mask is not None and torch.equal(batch.target_mask, batch.mask)
 
 
 def test_draws_are_uniform() -> None:

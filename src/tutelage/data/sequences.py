@@ -15,25 +15,28 @@ from tutelage.data import splits as splitting
 from tutelage.data.base import DataModule
 from tutelage.data.streams import Resident
 from tutelage.errors import UserError, choices
-from tutelage.tasks import Batch, Tokens
+from tutelage.tasks import Batch, Classification, Tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class SequenceStore(Resident):
-    """Padded sequences: tokens and targets (N, width) uint8; lengths (N,), the real positions; counted_from (N,), the first that
-    counts.
+    """Padded sequences: tokens (N, width) uint8 and lengths (N,), their real positions.
+
+    targets: one for each position, (N, width), of which those from counted_from (N,) on count; or one for each sequence, (N,).
     """
 
     tokens: Tensor
     targets: Tensor
     lengths: Tensor
-    counted_from: Tensor
+    counted_from: Tensor | None
 
     def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
         """See `Resident`."""
         position = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         mask = position < self.lengths.index_select(0, index)[:, None]
-        counted = mask & (position >= self.counted_from.index_select(0, index)[:, None])
+        counted = None
+        if self.counted_from is not None:
+            counted = mask & (position >= self.counted_from.index_select(0, index)[:, None])
         tokens, targets = (
             self.tokens.index_select(0, index).long(),
             self.targets.index_select(0, index).long(),
@@ -47,7 +50,7 @@ class Sequences(NamedTuple):
     tokens: np.ndarray
     targets: np.ndarray
     lengths: np.ndarray
-    counted_from: np.ndarray
+    counted_from: np.ndarray | None
 
 
 class GeneratedSequences(DataModule):
@@ -93,21 +96,22 @@ class GeneratedSequences(DataModule):
         seeds = {name: splitting.derive_seed("sequences", name, self.split_seed) for name in self.sizes}
         key = (type(self).__name__, *self.content(), *self.sizes.items(), self.split_seed)
         made = cache.remember(
-            key,
-            lambda: [
-                torch.from_numpy(np.concatenate(parts))
-                for parts in zip(*(self.generate(self.sizes[n], seeds[n]) for n in self.sizes), strict=True)
-            ],
+            key, lambda: [self.generate(self.sizes[name], seeds[name]) for name in self.sizes]
         )
-        self.store = SequenceStore(*made)
+        tokens, targets, lengths = (
+            torch.from_numpy(np.concatenate([sequences[k] for sequences in made])) for k in range(3)
+        )
+        counted_from = [sequences.counted_from for sequences in made if sequences.counted_from is not None]
+        counted = torch.from_numpy(np.concatenate(counted_from)) if counted_from else None
+        self.store = SequenceStore(tokens, targets, lengths, counted)
         ends = np.cumsum(list(self.sizes.values()))
         self.splits = {
             n: np.arange(end - self.sizes[n], end) for n, end in zip(self.sizes, ends, strict=True)
         }
         # Short strings must recur, so repeats are recorded here without a warning.
-        content = cache.remember(("content", *key), lambda: splitting.content_numbers(made[0].numpy()))
+        content = cache.remember(("content", *key), lambda: splitting.content_numbers(tokens.numpy()))
         self.facts["repeated_samples"] = splitting.repeated_samples(content, self.splits)
-        self.input_shape = (made[0].shape[1],)
+        self.input_shape = (tokens.shape[1],)
 
     def _lengths(self, count: int, seed: int) -> np.ndarray:
         spread = self.max_length - self.min_length + 1
@@ -152,9 +156,9 @@ class CopyPaste(GeneratedSequences):
 
 
 class Parity(GeneratedSequences):
-    """Bit strings; the target at a position is the parity of the bits up to it. Tokens: 0 and 1, 2 is padding.
+    """Bit strings and the parity of their ones. Tokens: 0 and 1, 2 is padding.
 
-    target: "whole", where only the last real position counts (the parity of the string), or "prefix", where all do.
+    target: "whole", the parity of the string as its class; or "prefix", at each position the parity of the bits up to it.
     """
 
     def __init__(self, *, target: str = "whole", **options: Any) -> None:
@@ -163,7 +167,7 @@ class Parity(GeneratedSequences):
             raise UserError(f"data.target '{target}' does not exist: {choices(target, ('whole', 'prefix'))}")
         self.target = target
         self.vocab_size = 3
-        self.task = Tokens(2, monitor="accuracy")
+        self.task = Classification(2) if target == "whole" else Tokens(2, monitor="accuracy")
 
     def content(self) -> tuple[Any, ...]:
         """See `GeneratedSequences`."""
@@ -175,10 +179,12 @@ class Parity(GeneratedSequences):
         bits = _whole(count * width, 2, splitting.derive_seed("bits", seed)).reshape(count, width)
         real = np.arange(width) < lengths[:, None]
         parity = np.cumsum(bits, axis=1) % 2
-        first = lengths - 1 if self.target == "whole" else np.zeros_like(lengths)
-        return Sequences(
-            np.where(real, bits, 2).astype(np.uint8), (parity * real).astype(np.uint8), lengths, first
-        )
+        tokens = np.where(real, bits, 2).astype(np.uint8)
+        if self.target == "whole":
+            return Sequences(
+                tokens, np.take_along_axis(parity, lengths[:, None] - 1, axis=1)[:, 0], lengths, None
+            )
+        return Sequences(tokens, (parity * real).astype(np.uint8), lengths, np.zeros_like(lengths))
 
 
 def _whole(count: int, below: int, seed: int) -> np.ndarray:

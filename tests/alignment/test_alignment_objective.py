@@ -49,10 +49,10 @@ def aligned(
     network: nn.Module, guide: nn.Module, name: str = "cka", example: Batch | None = None, **settings: Any
 ) -> Alignment:
     example = example or batch(4)
-    per_token = settings.pop("per_token", False)
+    per_token, most = settings.pop("per_token", False), settings.pop("tokens_per_step", None)
     return Alignment(
         network, (example.inputs,), guide, example, pairing=Pairing(**settings),
-        similarity=similarity(name, per_token=per_token), per_token=per_token,
+        similarity=similarity(name, per_token=per_token), per_token=per_token, tokens_per_step=most,
     )  # fmt: skip
 
 
@@ -178,6 +178,23 @@ def test_padding_has_no_part_in_sequences(name: str, per_token: bool) -> None:
         loss.backward()
         results.append((loss.detach(), network.rnn.weight_hh_l0.grad.clone()))
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_draw_of_tokens_is_the_same_for_every_layer_and_leaves_padding_out() -> None:
+    torch.manual_seed(1)
+    network, guide = Sequences(6), Sequences(6)
+    guide.load_state_dict(network.state_dict())
+    mask = torch.arange(5) < torch.tensor([5, 1, 2, 5, 2, 1, 5, 4]).unsqueeze(1)
+    data = Batch(torch.randn(8, 5, 3), torch.zeros(8), torch.arange(8), mask)
+    for most in (12, 30, 100):  # fewer than, more than the 25 real tokens; more than all 40
+        alignment = aligned(network, guide, example=data, per_token=True, tokens_per_step=most)
+        loss, scores = step(alignment, network, guide, data)
+        torch.testing.assert_close(
+            scores, torch.ones(2)
+        )  # equal networks agree on any draw, if it is one draw
+        loss.backward()
+        keep = alignment._picked[1]
+        assert int(keep.sum()) == min(most, 25)
 
 
 def test_what_cannot_be_aligned_is_told() -> None:

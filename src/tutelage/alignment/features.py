@@ -36,6 +36,11 @@ def to_single(features: Tensor) -> Tensor:
     return features if features.dtype in (torch.float32, torch.float64) else features.float()
 
 
+def wide(features: Tensor) -> torch.dtype:
+    """Return a type in which sums of squares of any float32 stay in range, where the device has one."""
+    return torch.float32 if features.device.type == "mps" else torch.float64
+
+
 def tamed(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return each matrix (..., n, d) times the power of two, (..., 1, 1), that brings its largest value near 1, and that power.
 

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tutelage.alignment.features import bounded, tamed, to_single
+from tutelage.alignment.features import bounded, tamed, to_single, wide
 
+_CHUNK = 8192  # columns: large enough for the product's own blocking, small enough to meet the cache
 Kind = Literal["cka", "unbiased_cka", "rsa"]
 
 
@@ -38,34 +39,45 @@ class Embedding:
 
 
 def gram(features: Tensor) -> Tensor:
-    """Return X X^T of (k, n, d) features, (k, n, n). On the CPU, wide features pay for one triangle only."""
+    """Return X X^T of (k, n, d) features, (k, n, n).
+
+    A product with a long inner axis and few outputs suits no library's own split. On the CPU the lower triangle is mirrored, in chunks of
+    columns. (numpy's `a @ a.T`, a symmetric update at half the cost, loses three times over inside a training step: its threads and
+    torch's wait for each other's cores.) On a GPU the chunks are a batch that fills the processors.
+    """
     k, n, d = features.shape
-    if features.device.type != "cpu" or k > 1 or n < 128 or d < 4096:
+    if features.device.type != "cpu":
+        chunks = next((c for c in (64, 32, 16, 8, 4, 2) if d % c == 0 and d // c >= 1024), 1)
+        split = features.unflatten(-1, (chunks, d // chunks)).transpose(1, 2)
+        return (split @ split.mT).sum(1) if chunks > 1 else features @ features.mT
+    if k > 1 or n < 128 or d < 4096:
         return features @ features.mT
     half = (n + 1) // 2
-    # Columns in chunks make one small product each, which the threads share without waiting for one another.
-    chunks = next(c for c in (8, 4, 2, 1) if d % c == 0)
-    wide = features[0].unflatten(1, (chunks, d // chunks)).transpose(0, 1)
-    product = features.new_empty(1, n, n)
-    product[0, :half] = (wide[:, :half] @ wide.mT).sum(0)
-    product[0, half:, half:] = (wide[:, half:] @ wide[:, half:].mT).sum(0)
-    product[0, half:, :half] = product[0, :half, half:].mT
+    product = features.new_zeros(1, n, n)
+    for columns in features[0].split(_CHUNK, dim=1):
+        product[0, :half].addmm_(columns[:half], columns.T)
+        product[0, half:, half:].addmm_(columns[half:], columns[half:].T)
+    product[0, half:, :half] = product[0, :half, half:].T
     return product
 
 
 def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return (k, n, d) features centred over samples and scaled to a mean squared length of 1, and the scale, (k, 1, 1).
 
-    Finite for any finite features. Features whose variation is below the rounding of their own values become zero.
+    Finite for any finite features. Features whose variation is below the rounding of their own values become zero. What rounding leaves
+    of a large mean is for the centring of the Gram matrix.
     """
     eps = torch.finfo(features.dtype).eps
-    features, unit = tamed(features)
-    total = features.square().sum((-2, -1), keepdim=True)
-    features = features - features.mean(-2, keepdim=True)
-    features = features - features.mean(-2, keepdim=True)  # what rounding left of a mean far above the spread
-    energy = features.square().sum((-2, -1), keepdim=True)
-    scale = torch.where(energy > (4 * eps) ** 2 * total, (energy / features.shape[-2]).rsqrt(), 0)
-    return features * scale, bounded(scale * unit)
+    mean = features.mean(-2, keepdim=True)
+    features = features - mean
+    lengths = [
+        torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide(x)) for x in (features, mean)
+    ]
+    varies = lengths[0] > 4 * eps * features.shape[-2] ** 0.5 * lengths[1]
+    scale = (
+        torch.where(varies, features.shape[-2] ** 0.5 / lengths[0], 0.0).clamp(max=1e38).to(features.dtype)
+    )
+    return features * scale, bounded(scale)
 
 
 def embed(features: Tensor, kind: Kind) -> Embedding:

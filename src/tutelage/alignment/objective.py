@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.alignment.features import per_sample, per_token
-from tutelage.alignment.gather import gather
+from tutelage.alignment.gather import gather, world_size
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.pairing import Pair, Pairing
 from tutelage.alignment.similarity import Similarity
@@ -41,7 +41,7 @@ class Alignment:
     network, inputs: the module being trained, and a tuple of what its forward takes. guide: a module, or a FeatureGuide.
     example: a few samples for it: anything with `inputs`, `targets` and `mask`, as a batch has. Both on the modules' device.
     pairing: which layer guides which. similarity: how they are compared. per_token: compare (n * length, d) token rows instead of
-    (n, everything) samples.
+    (n, everything) samples; of them a random `tokens_per_step` (over all ranks), the same for every layer; None: all.
 
     A step: `alignment.guide(guide, batch)`; `with alignment.recording(): output = network(inputs)`; `alignment.loss()`. A guide's
     activation is encoded the moment its layer returns it and let go. In distributed training all is computed on the global batch.
@@ -58,6 +58,7 @@ class Alignment:
         pairing: Pairing,
         similarity: Similarity,
         per_token: bool = False,
+        tokens_per_step: int | None = None,
     ) -> None:
         if isinstance(guide, FeatureGuide):
             found = guide(example.inputs, example.targets, example.mask)
@@ -67,7 +68,9 @@ class Alignment:
         layers = probe(network, *inputs)
         self.pairs: list[Pair] = pairing(guide_layers, layers)
         self.similarity = similarity
-        self.per_token = per_token
+        self.per_token, self.tokens_per_step = per_token, tokens_per_step
+        if tokens_per_step is not None:
+            similarity.check_rows(tokens_per_step)
         if per_token:
             self._check_lengths()
         self._by_network: dict[str, list[str]] = {}
@@ -79,12 +82,15 @@ class Alignment:
         self._order = [order.index((pair.network.name, pair.guide.name)) for pair in self.pairs]
         self._last_shared = _last_shared([layer.name for layer in weight_layers(layers)], self.pairs)
         self._taps = Taps(network, self._by_network)
-        self._function: Callable[..., Mapping[str, Tensor]] = guide  # called directly only if it is a FeatureGuide
+        self._function: Callable[..., Mapping[str, Tensor]] = (
+            guide  # called directly only if it is a FeatureGuide
+        )
         self._guide_taps = (
             None if isinstance(guide, FeatureGuide) else Taps(guide, self._guide_names, consume=self._encode)
         )
         self._references: dict[str, Any] = {}
         self._mask: Tensor | None = None
+        self._picked: tuple[Tensor | None, Tensor | None] | None = None
 
     def _check_lengths(self) -> None:
         for pair in self.pairs:
@@ -112,7 +118,7 @@ class Alignment:
         run: called as run(inputs, mask); the guide or what wraps it (its input normalisation, say). A FeatureGuide is called itself.
         """
         self._references.clear()
-        self._mask = None if batch.mask is None else gather(batch.mask)
+        self._mask, self._picked = batch.mask, None
         if self._guide_taps is not None:
             with self._guide_taps.recording(), torch.no_grad():
                 run(batch.inputs, batch.mask)
@@ -133,10 +139,26 @@ class Alignment:
             self._references[name] = self.similarity.encode(rows, keep)
 
     def _rows(self, activation: Tensor) -> tuple[Tensor, Tensor | None]:
-        activation = gather(activation)
-        if self.per_token:
-            return per_token(activation), None if self._mask is None else self._mask.flatten()
-        return per_sample(activation, self._mask), None
+        """The rows of a layer that are compared, over all ranks, and which of them count (None: all)."""
+        if not self.per_token:
+            return gather(per_sample(activation, self._mask)), None
+        rows = per_token(activation)
+        if self._picked is None:
+            self._picked = self._pick(rows)
+        index, keep = self._picked
+        return gather(rows if index is None else rows.index_select(0, index)), keep
+
+    def _pick(self, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Which tokens this step compares: their indices (None: all), and which of them count, over all ranks."""
+        keep = None if self._mask is None else self._mask.flatten()
+        most = None if self.tokens_per_step is None else max(1, self.tokens_per_step // world_size())
+        if most is None or most >= len(rows):
+            return None, None if keep is None else gather(keep)
+        order = torch.rand(len(rows), device=rows.device)
+        if keep is not None:
+            order = order.masked_fill(~keep, 2.0)  # padding comes last
+        index = order.argsort()[:most].sort().values
+        return index, None if keep is None else gather(keep[index])
 
     def recording(self) -> AbstractContextManager[Taps]:
         """Hold the network's paired activations during the one forward made inside."""

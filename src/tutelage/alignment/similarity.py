@@ -86,7 +86,7 @@ class TokenCKA(Similarity):
     def encode(self, features: Tensor, mask: Tensor | None = None) -> tokens.Rows:
         """See `Similarity.encode`: centred rows (n, d), which are held until the backward pass."""
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            return tokens.encode(to_single(features), mask, unbiased=self.unbiased)
+            return tokens.encode(to_single(features), mask, unbiased=self.unbiased)[0]
 
     def scores(
         self, features: Sequence[Tensor], references: Sequence[Sequence[Any]], mask: Tensor | None = None

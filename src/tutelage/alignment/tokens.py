@@ -1,7 +1,7 @@
 """Linear CKA where samples outnumber features, as tokens do: from d x d products, never an n x n matrix.
 
 With centred X (n, d) and Y (n, e), tr(K L) = |X^T Y|^2, and the sums that the unbiased estimator subtracts need the squared lengths
-of the rows alone. Cost n d e, memory n (d + e).
+of the rows alone. Cost n d e and, for each side by itself, n d min(n, d); memory n (d + e).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tutelage.alignment.features import bounded, tamed, to_single
+from tutelage.alignment.gram import gram
 
 
 @dataclass
@@ -30,24 +31,40 @@ class Rows:
     scale: Tensor
 
 
-def encode(features: Tensor, mask: Tensor | None, *, unbiased: bool) -> Rows:
-    """Encode features (n, d), float32 or float64; mask (n,) bool, True where the row counts. No host synchronisation."""
+def encode(features: Tensor, mask: Tensor | None, *, unbiased: bool) -> tuple[Rows, Tensor]:
+    """Encode features (n, d), float32 or float64; mask (n,) bool, True where the row counts. Also return X^T X or X X^T, the smaller.
+
+    On the CPU, where looking at values costs nothing, features of ordinary size and mean are only centred; elsewhere, without waiting
+    for the device, they are also scaled.
+    """
     count: Tensor | int = len(features) if mask is None else mask.sum()
-    eps = torch.finfo(features.dtype).eps
     if mask is not None:
         features = features.masked_fill(~mask.unsqueeze(1), 0)
-    features, unit = tamed(features)
-    total = features.square().sum()
-    for _ in range(2):  # the second time for what rounding left of a mean far above the spread
-        features = features - features.sum(0) / count
-        if mask is not None:
-            features = features.masked_fill(~mask.unsqueeze(1), 0)
-    lengths = features.square().sum(1)
-    energy = lengths.sum()
-    scale = torch.where(energy > (4 * eps) ** 2 * total, (energy / count).rsqrt(), 0)
-    features, lengths = features * scale, lengths * scale.square()
-    own = _hsic(features.T @ features, lengths, lengths, count, unbiased=unbiased)
-    return Rows(features, count, own, lengths, bounded(scale * unit))
+    centred, mean = _centre(features, mask, count)
+    lengths = torch.linalg.vecdot(centred, centred)
+    scale = torch.ones_like(mean[0])
+    spread = float(lengths.sum()) / max(1, int(count)) if features.device.type == "cpu" else 0.0
+    if not (1e-12 < spread < 1e12 and float(mean @ mean) < 1e4 * spread):
+        eps = torch.finfo(features.dtype).eps
+        features, unit = tamed(features)
+        total = features.square().sum()
+        for _ in range(2):  # the second time for what rounding left of a mean far above the spread
+            features, _ = _centre(features, mask, count)
+        energy = features.square().sum()
+        scale = torch.where(energy > (4 * eps) ** 2 * total, (energy / count).rsqrt(), 0)
+        centred = features * scale
+        lengths = torch.linalg.vecdot(centred, centred)
+        scale = bounded(scale * unit)
+    square = centred.T @ centred if centred.shape[1] <= len(centred) else gram(centred.unsqueeze(0))[0]
+    own = _hsic(square, lengths, lengths, count, unbiased=unbiased)
+    return Rows(centred, count, own, lengths, scale), square
+
+
+def _centre(features: Tensor, mask: Tensor | None, count: Tensor | int) -> tuple[Tensor, Tensor]:
+    mean = features.sum(0) / count
+    if mask is None:
+        return features - mean, mean
+    return torch.addcmul(features, mask.unsqueeze(1).to(features.dtype), mean, value=-1), mean
 
 
 def hsic(
@@ -85,12 +102,12 @@ class TokenScores(torch.autograd.Function):
         saved: list[Tensor] = []
         with torch.autocast(features[0].device.type, enabled=False):
             for layer, guides in zip(features, references, strict=True):
-                rows = encode(to_single(layer), mask, unbiased=unbiased)
+                rows, square = encode(to_single(layer), mask, unbiased=unbiased)
                 crosses = [rows.values.T @ guide.values for guide in guides]
                 for cross, guide in zip(crosses, guides, strict=True):
                     value = _hsic(cross, rows.lengths, guide.lengths, rows.count, unbiased=unbiased)
                     scores.append(value * _inverse_root(rows.own) * _inverse_root(guide.own))
-                saved += [rows.values, rows.own, rows.lengths, rows.scale, *crosses]
+                saved += [rows.values, square, rows.own, rows.lengths, rows.scale, *crosses]
             stacked = torch.stack(scores)
         ctx.references, ctx.mask, ctx.unbiased = references, mask, unbiased
         ctx.save_for_backward(stacked, *saved)
@@ -104,12 +121,13 @@ class TokenScores(torch.autograd.Function):
         results, done = [], 0
         with torch.autocast(gradient.device.type, enabled=False):
             for guides in ctx.references:
-                values, own, lengths, scale, *crosses = saved[: 4 + len(guides)]
-                del saved[: 4 + len(guides)]
+                values, square, own, lengths, scale, *crosses = saved[: 5 + len(guides)]
+                del saved[: 5 + len(guides)]
                 weights = gradient[done : done + len(guides)].to(scores.dtype)
                 own_weight = -(weights @ scores[done : done + len(guides)]) * _inverse_root(own).square()
                 done += len(guides)
-                result = values @ ((2 * own_weight) * (values.T @ values))
+                square = square * (2 * own_weight)
+                result = values @ square if len(square) == values.shape[1] else square @ values
                 per_row = torch.zeros_like(lengths)
                 n = guides[0].count
                 for weight, cross, guide in zip(weights, crosses, guides, strict=True):
@@ -119,19 +137,15 @@ class TokenScores(torch.autograd.Function):
                         per_row += factor * _row_weight(guide.lengths, n)
                 if ctx.unbiased:
                     per_row += 2 * own_weight * _row_weight(lengths, n)
-                    result += per_row.unsqueeze(1) * values
-                    result -= result.sum(0) / n if ctx.mask is None else _masked_mean(result, ctx.mask, n)
-                results.append(result * scale)
+                    result.addcmul_(per_row.unsqueeze(1), values)
+                # The shift that centred the features is a constant of each column: its gradient is their mean.
+                results.append(_centre(result, ctx.mask, n)[0] * scale)
         return (None, None, None, *results)
 
 
 def _row_weight(lengths: Tensor, n: Tensor | int) -> Tensor:
     """The derivative of the unbiased estimator's correction by one row's squared length."""
     return lengths.sum() / ((n - 1) * (n - 2)) - n / (n - 2) * lengths
-
-
-def _masked_mean(result: Tensor, mask: Tensor, n: Tensor | int) -> Tensor:
-    return (result.sum(0) / n) * mask.unsqueeze(1)
 
 
 def _inverse_root(value: Tensor) -> Tensor:

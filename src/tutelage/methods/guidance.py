@@ -1,0 +1,137 @@
+"""Guided learning: the network learns its task and aligns its layers with those of a frozen guide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutelage.alignment.guides import GUIDE_INPUTS, noise_like
+from tutelage.alignment.objective import Alignment
+from tutelage.alignment.pairing import Pairing
+from tutelage.alignment.schedule import Schedule
+from tutelage.alignment.similarity import similarity as similarity_named
+from tutelage.errors import UserError, choices
+from tutelage.methods.base import Method
+from tutelage.models.frozen import FrozenNetwork
+from tutelage.tasks import Batch
+
+
+class Guidance(Method):
+    """The task's loss, and the sum over layer pairs of 1 - similarity (arXiv 2410.20035); `weights.alignment` is the paper's alpha.
+
+    guide: a frozen network, trained or not, or a FeatureGuide. example: a few samples, to find the layers. batch_size: global, if known.
+    similarity: cka | unbiased_cka | rsa | ridge (with ridge_penalty, projection_size). compare: "samples", each flattened, or "tokens", of
+    which a random `tokens_per_step` are drawn (null: all).
+    pairing, k, layer_type, pairs, positions, many_to_one, exclude_output: see `Pairing`.
+    schedule, schedule_steps: see `schedule.factors`; "uncertainty" and "gradient_norm" learn the weights' balance.
+    guide_input: batch | gaussian | released_noise, what the guide sees. noise_to: "guide" alone, or "both" networks the same noise, which
+    needs alignment_first: its first phase then never sees the data.
+    """
+
+    terms = ("task", "alignment")
+
+    def __init__(
+        self,
+        *,
+        guide: FrozenNetwork,
+        example: Batch,
+        batch_size: int | None = None,
+        similarity: str = "cka",
+        ridge_penalty: float = 10.0,
+        projection_size: int = 1024,
+        compare: str = "samples",
+        tokens_per_step: int | None = 1024,
+        pairing: str = "even",
+        k: int | None = None,
+        layer_type: str | None = None,
+        pairs: Sequence[Sequence[str]] | None = None,
+        positions: str = "keep",
+        many_to_one: str = "sum",
+        exclude_output: bool = False,
+        schedule: str = "always",
+        schedule_steps: int | None = None,
+        guide_input: str = "batch",
+        noise_to: str = "guide",
+        **common: Any,
+    ) -> None:
+        super().__init__(frozen={"guide": guide}, **common)
+        for name, value, known in (
+            ("compare", compare, ("samples", "tokens")),
+            ("guide_input", guide_input, GUIDE_INPUTS),
+            ("noise_to", noise_to, ("guide", "both")),
+        ):
+            if value not in known:
+                raise UserError(f"method.{name}={value!r} is not known; {choices(value, known)}")
+        if noise_to == "both" and (schedule != "alignment_first" or guide_input == "batch"):
+            raise UserError(
+                "method.noise_to=both needs schedule=alignment_first and noise as guide_input: noise has no task to learn"
+            )
+        self.schedule = Schedule(schedule, schedule_steps)
+        self.guide_input, self.noise_to = guide_input, noise_to
+        rule = Pairing(
+            strategy=pairing, k=k, layer_type=layer_type, pairs=pairs, positions=positions,
+            many_to_one=many_to_one, exclude_output=exclude_output,
+        )  # fmt: skip
+        options = (
+            {"penalty": ridge_penalty, "projection_size": projection_size} if similarity == "ridge" else {}
+        )
+        measure = similarity_named(similarity, per_token=compare == "tokens", **options)
+        if batch_size is not None and compare == "samples":
+            measure.check_rows(batch_size)
+        inputs = (example.inputs, example.mask) if self._takes_mask else (example.inputs,)
+        self.alignment = Alignment(
+            self.network,
+            inputs,
+            guide.network,
+            example,
+            pairing=rule,
+            similarity=measure,
+            per_token=compare == "tokens",
+        )
+        self._similarities: list[Tensor] = []
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Method.losses`: a term that the schedule has switched off is not computed."""
+        task_factor, alignment_factor = self.schedule.factors(self.step, self.max_steps)
+        if not alignment_factor * self.weights["alignment"]:
+            return super().losses(batch)
+        seen = (
+            batch
+            if self.guide_input == "batch"
+            else batch._replace(inputs=noise_like(batch.inputs, self.guide_input))
+        )
+        self.alignment.guide(self.frozen["guide"], seen)
+        with self.alignment.recording():
+            output = self.predict(seen if self.noise_to == "both" else batch)
+        alignment, similarities = self.alignment.loss()
+        self._similarities.append(similarities)
+        if not task_factor * self.weights["task"]:
+            return {"alignment": alignment}
+        task = self.task.loss(output, batch)
+        if self.schedule.learned is not None:
+            losses = torch.stack([task, alignment])
+            task, alignment = self.schedule.balance(
+                losses, self.alignment.shared_parameter(self.network)
+            ).unbind()
+        return {"task": task, "alignment": alignment}
+
+    def term_weights(self) -> Mapping[str, float | Tensor]:
+        """See `Method.term_weights`."""
+        factors = self.schedule.weights(self.step, self.max_steps)
+        return {name: factor * self.weights[name] for name, factor in zip(self.terms, factors, strict=True)}
+
+    def flush(self, batch: Batch | None = None) -> dict[str, float]:
+        """See `Method.flush`; also the mean similarity of each pair, numbered as in `describe`."""
+        row = super().flush(batch)
+        if self._similarities:
+            means = torch.stack(self._similarities).mean(0).tolist()
+            row |= {f"train/similarity/{i:02d}": value for i, value in enumerate(means, start=1)}
+            self._similarities.clear()
+        return row
+
+    def describe(self) -> dict[str, Any]:
+        """See `Method.describe`: with the layer pairs."""
+        return super().describe() | {"pairs": self.alignment.describe()}

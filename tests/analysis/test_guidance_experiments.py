@@ -32,8 +32,18 @@ QUICK = [
     "beyond/first-5-ridge-until",
 ]
 """One of each kind; `make test-slow` does all."""
-LARGE = {"wide_fcn": "model.width=512", "deep_fcn": "model.width=256"}
-"""What a step of the paper's ImageNet networks is tested at: their own width takes 10 GB."""
+NARROW = {
+    "imagenet/wide_fcn": "model.width=512",
+    "imagenet/deep_fcn": "model.width=256",
+    "paper/cifar10": "model.width=64",
+}
+"""What a step of the paper's largest networks is tested at; one of each also at its own width, which takes up to 10 GB."""
+OWN_SIZE = [
+    "imagenet/deep_fcn-guided-trained",
+    "imagenet/wide_fcn-guided-untrained",
+    "imagenet/deep_convnet-guided-untrained",
+    "cifar10/first-5",
+]
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +119,13 @@ def take_a_step(name: str, roots: dict[str, Path], tmp_path: Path, *more: str) -
 
 @pytest.mark.parametrize("name", QUICK)
 def test_one_of_each_kind_takes_a_step(name, roots, tmp_path):
-    narrow = ["model.width=64"] if name.startswith("paper/cifar10") else []
-    take_a_step(f"guidance/{name}", roots, tmp_path, *narrow)
+    take_a_step(f"guidance/{name}", roots, tmp_path, *narrowed(name))
+
+
+def narrowed(name: str) -> list[str]:
+    if name.endswith("resnet18"):
+        return []
+    return [word for part, word in NARROW.items() if part in name]
 
 
 def test_every_experiment_composes_with_what_it_needs(roots):
@@ -128,16 +143,13 @@ def test_every_experiment_composes_with_what_it_needs(roots):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_takes_a_step(name, roots, tmp_path):
-    large = [word for key, word in LARGE.items() if f"imagenet/{key}" in name]
-    take_a_step(name, roots, tmp_path, *large)
+    take_a_step(name, roots, tmp_path, *narrowed(name))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["deep_fcn-guided-trained", "wide_fcn-guided-untrained", "deep_convnet-guided-untrained"]
-)
-def test_the_papers_imagenet_networks_take_a_step_at_their_own_size(name, roots, tmp_path):
-    take_a_step(f"guidance/paper/imagenet/{name}", roots, tmp_path)
+@pytest.mark.parametrize("name", OWN_SIZE)
+def test_the_papers_image_networks_take_a_step_at_their_own_size(name, roots, tmp_path):
+    take_a_step(f"guidance/paper/{name}", roots, tmp_path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)

@@ -36,6 +36,11 @@ def to_single(features: Tensor) -> Tensor:
     return features if features.dtype in (torch.float32, torch.float64) else features.float()
 
 
+def on_cpu(features: Tensor) -> bool:
+    """Whether values can be looked at without waiting for a device."""
+    return features.device.type == "cpu"
+
+
 def wide(features: Tensor) -> torch.dtype:
     """Return a type in which sums of squares of any float32 stay in range, where the device has one."""
     return torch.float32 if features.device.type == "mps" else torch.float64

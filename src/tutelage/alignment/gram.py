@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tutelage.alignment.features import bounded, tamed, to_single, wide
+from tutelage.alignment.features import bounded, on_cpu, tamed, to_single, wide
 
 _CHUNK = 8192  # columns: large enough for the product's own blocking, small enough to meet the cache
 Kind = Literal["cka", "unbiased_cka", "rsa"]
@@ -46,7 +46,7 @@ def gram(features: Tensor) -> Tensor:
     torch's wait for each other's cores.) On a GPU the chunks are a batch that fills the processors.
     """
     k, n, d = features.shape
-    if features.device.type != "cpu":
+    if not on_cpu(features):
         chunks = next((c for c in (64, 32, 16, 8, 4, 2) if d % c == 0 and d // c >= 1024), 1)
         split = features.unflatten(-1, (chunks, d // chunks)).transpose(1, 2)
         return (split @ split.mT).sum(1) if chunks > 1 else features @ features.mT
@@ -92,7 +92,7 @@ def embed(features: Tensor, kind: Kind) -> Embedding:
     n = features.shape[-2]
     product = rows = None
     scale: Tensor | float = 1.0
-    if features.device.type == "cpu" and len(features) == 1:
+    if on_cpu(features) and len(features) == 1:
         product = gram(features)
         rows = product.mean(-1, keepdim=True)
         length, shared = float(product.diagonal(dim1=-2, dim2=-1).mean()), float(rows.mean())
@@ -231,7 +231,7 @@ def _stack(references: Sequence[Tensor]) -> Tensor:
 
 
 def _groups(features: Sequence[Tensor]) -> list[list[int]]:
-    if features[0].device.type == "cpu":
+    if on_cpu(features[0]):
         return [[i] for i in range(len(features))]
     widths: dict[tuple[int, torch.dtype], list[int]] = {}
     for i, x in enumerate(features):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.alignment.features import bounded, tamed, to_single
+from tutelage.alignment.features import bounded, on_cpu, tamed, to_single
 from tutelage.alignment.gram import gram
 
 
@@ -43,7 +43,7 @@ def encode(features: Tensor, mask: Tensor | None, *, unbiased: bool) -> tuple[Ro
     centred, mean = _centre(features, mask, count)
     lengths = torch.linalg.vecdot(centred, centred)
     scale = torch.ones_like(mean[0])
-    spread = float(lengths.sum()) / max(1, int(count)) if features.device.type == "cpu" else 0.0
+    spread = float(lengths.sum()) / max(1, int(count)) if on_cpu(features) else 0.0
     if not (1e-12 < spread < 1e12 and float(mean @ mean) < 1e4 * spread):
         eps = torch.finfo(features.dtype).eps
         features, unit = tamed(features)

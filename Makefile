@@ -49,7 +49,7 @@ check: $(READY)
 	@$(BIN)/ruff format --check src tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/codespell src tests conf experiments README.md CONTRIBUTING.md
+	@$(BIN)/codespell src conf experiments README.md CONTRIBUTING.md
 
 format: $(READY)
 	@$(BIN)/ruff check --fix src tests

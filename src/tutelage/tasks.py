@@ -40,7 +40,7 @@ class Metrics(nn.Module):
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task
-        self.loss: Metric = MeanMetric(nan_strategy="disable")
+        self.mean_loss = MeanMetric(nan_strategy="disable")
         self.parts = nn.ModuleDict(dict(task.metric_parts()))
 
     @torch.no_grad()
@@ -49,19 +49,19 @@ class Metrics(nn.Module):
         predictions, targets = self.task.select(output, batch)
         if len(targets) == 0:
             return
-        self.loss.update(self.task.pointwise(predictions, targets).mean(), len(targets))
+        self.mean_loss.update(self.task.pointwise(predictions, targets).mean(), len(targets))
         for part in self.parts.values():
-            part.update(predictions, targets)
+            part.update(predictions, targets)  # type: ignore[operator]
 
     def compute(self) -> dict[str, float]:
         """Return every metric of the task by name, as plain floats."""
-        values = {"loss": float(self.loss.compute())}
+        values = {"loss": float(self.mean_loss.compute())}
         values |= {name: float(part.compute()) for name, part in self.parts.items()}  # type: ignore[operator]
         return self.task.derive(values)
 
     def reset(self) -> None:
         """Forget every batch seen."""
-        self.loss.reset()
+        self.mean_loss.reset()
         for part in self.parts.values():
             part.reset()  # type: ignore[operator]
 

@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 BENCHES = ("guided_step", "throughput", "jobs", "startup", "ensemble_step")
 
@@ -38,7 +39,7 @@ def main(names: list[str]) -> int:
     return 0 if all(row.met is not False for row in rows) else 1
 
 
-def _table(rows: list) -> object:  # type: ignore[type-arg]
+def _table(rows: list[Any]) -> object:
     from rich.table import Table
 
     table = Table(title="ratios within one run: ours over its floor or reference", title_justify="left")

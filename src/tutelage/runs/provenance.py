@@ -19,9 +19,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import tutelage
+from tutelage._version import __version__
 
-PACKAGE = Path(tutelage.__file__).parent
+PACKAGE = Path(__file__).parents[1]
 DIFF_LIMIT_BYTES = 200_000
 _UNTRACKED_LIMIT = 100
 _GIT_TIMEOUT_S = 5.0
@@ -64,7 +64,7 @@ def code() -> dict[str, Any]:
     # origin.
     installed = {"site-packages", "dist-packages"} & set(PACKAGE.parts)
     return {
-        "version": tutelage.__version__,
+        "version": __version__,
         "digest": code_digest(),
         "rooms": room_digests(),
         **({} if installed else repository(PACKAGE, below=True) or {}),

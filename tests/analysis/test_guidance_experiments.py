@@ -86,7 +86,9 @@ def words_for(name: str, roots: dict[str, Path]) -> list[str]:
     return [f"experiment={name}", *([f"data.root={roots[kind]}"] if kind else [])]
 
 
-def take_a_step(name: str, roots: dict[str, Path], tmp_path: Path, *more: str) -> None:
+def take_a_step(
+    name: str, roots: dict[str, Path], tmp_path: Path, *more: str, plain_descent: bool = False
+) -> None:
     with hydra_ready():
         words = [*words_for(name, roots), "data.batch_size=8", f"runs_dir={tmp_path}", *more]
         words += ["data.validation=8"] if "cifar10" in str(words) or "imagenet" in str(words) else []
@@ -107,14 +109,17 @@ def take_a_step(name: str, roots: dict[str, Path], tmp_path: Path, *more: str) -
     method = built.method.train()
     method.max_steps = 100
     batch = next(iter(built.data.train_stream(seed=0, device="cpu")))
-    before = [p.detach().clone() for p in method.network.parameters()]
+    last = list(method.network.parameters())[-1]
+    before = last.detach().clone()
     optimizer = method.configure_optimizers()
     optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
+    if plain_descent:
+        optimizer = torch.optim.SGD(method.network.parameters(), lr=1e-3)
     loss = method.training_step(batch, 0)
     loss.backward()
     optimizer.step()
     assert loss.isfinite()
-    assert any(not torch.equal(a, b) for a, b in zip(before, method.network.parameters(), strict=True))
+    assert last.isfinite().all() and not torch.equal(last, before)
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -149,7 +154,8 @@ def test_every_experiment_takes_a_step(name, roots, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OWN_SIZE)
 def test_the_papers_image_networks_take_a_step_at_their_own_size(name, roots, tmp_path):
-    take_a_step(f"guidance/paper/{name}", roots, tmp_path)
+    # Adam's moments would double the memory of a billion weights.
+    take_a_step(f"guidance/paper/{name}", roots, tmp_path, plain_descent=True)
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)

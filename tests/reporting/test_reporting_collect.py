@@ -2,6 +2,7 @@
 
 import pytest
 
+from tutelage.reporting import collect as collect_module
 from tutelage.reporting.collect import collect, group, prerequisites
 from tutelage.runs.run import State
 
@@ -136,3 +137,9 @@ def test_order_on_disk_does_not_matter(store, make, seeds):
         make("demo/plain", seed, 0.1 * seed)
     rows = collect(store)
     assert group(rows) == group(rows[::-1])
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_is_reported_on_the_cpu():
+    facts = {"cpu": "Some Processor", "cores_usable": 16, "gpus": ["Some GPU"]}
+    assert collect_module._machine(facts, {"hardware": {"accelerator": "cpu"}}) == "Some Processor, 16 cores"
+    assert collect_module._machine(facts, {"hardware": {"accelerator": "gpu"}}) == "1 x Some GPU"

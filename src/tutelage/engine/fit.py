@@ -65,6 +65,7 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
         if recording.writer is not None:
             recording.writer.close()
         mirrors.finish(result.get("metrics", {}))
+        built.data.teardown()
     return result
 
 

@@ -103,7 +103,7 @@ def row_of(run: Run, store: Store, known: dict[str, dict[str, str]] | None = Non
         started=str(attempts[0].get("started", "")) if attempts else "",
         finished=str(attempts[-1].get("finished", "")) if attempts else "",
         train_s=result.get("cost", {}).get("train_s"),
-        machine=_machine(attempts[-1].get("machine", {})) if attempts else "",
+        machine=_machine(attempts[-1].get("machine", {}), config) if attempts else "",
         needs=tuple(_needed(config).values()),
     )
 
@@ -244,8 +244,9 @@ def _attempts(run: Run) -> list[dict[str, Any]]:
         return []
 
 
-def _machine(facts: Mapping[str, Any]) -> str:
-    gpus = facts.get("gpus") or []
+def _machine(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    on_cpu = (config.get("hardware") or {}).get("accelerator") == "cpu"  # a GPU beside it did nothing
+    gpus = [] if on_cpu else facts.get("gpus") or []
     cores = f"{facts.get('cpu', 'unknown processor')}, {facts.get('cores_usable', '?')} cores"
     return f"{len(gpus)} x {gpus[0]}" if gpus else cores
 

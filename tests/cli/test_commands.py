@@ -1,0 +1,104 @@
+"""The commands beside train, and that those which do not train load no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tutelage.cli.main import main
+
+QUICK = [
+    "logger=none",
+    "hardware.threads=1",
+    "fit.max_steps=4",
+    "fit.validate_every_steps=2",
+    "model.depth=2",
+    "model.width=8",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    assert (
+        main(["train", "-m", *QUICK, f"runs_dir={folder}", "name=small/plain,small/other", "seed=0,1"]) == 0
+    )
+    return folder
+
+
+def test_list_shows_groups_and_runs(runs, capsys):
+    for what in ("experiments", "methods", "models", "data", "hardware"):
+        assert main(["list", what]) == 0
+    shown = capsys.readouterr().out
+    for name in ("demo/plain", "guidance", "deep_fcn", "digits", "ddp_cpu"):
+        assert name in shown
+    assert main(["list", "runs", "small/plain", "--runs-dir", str(runs), "--state", "complete"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("small/plain/") == 2
+    assert "small/other" not in shown
+    assert main(["list", "modles"]) == 2
+
+
+def test_report_writes_the_table_with_the_promised_columns(runs, capsys):
+    assert main(["report", "small", f"runs_dir={runs}"]) == 0
+    lines = (runs / "small" / "table.csv").read_text().splitlines()
+    assert lines[0] == "arm,metric,mean,std,n"
+    assert [line.split(",")[0] for line in lines[1:]] == ["plain", "other"]
+    for name in ("table.md", "cells.csv", "curves.png"):
+        assert (runs / "small" / name).stat().st_size > 0
+
+
+def test_evaluate_repeats_the_recorded_test_metrics_and_leaves_the_result_alone(runs, capsys):
+    (result,) = list(runs.glob("small/plain/*/result.json"))[:1]
+    before = result.read_bytes()
+    assert main(["evaluate", str(result.parent), f"runs_dir={runs}"]) == 0
+    printed = capsys.readouterr().out
+    accuracy = json.loads(before)["best"]["test"]["accuracy"]
+    assert f"accuracy {accuracy:.4f}" in printed
+    assert result.read_bytes() == before
+    assert main(["evaluate", str(result.parent), f"runs_dir={runs}", "data=synthetic"]) == 2
+    assert "was trained on" in capsys.readouterr().err
+
+
+def test_doctor_names_values_files_runs_and_layer_pairs(runs, capsys):
+    words = [
+        "method=guidance",
+        "model@guide=residual_convnet",
+        "guide.width=4",
+        "optimizer.lr=0.01",
+        *QUICK,
+        f"runs_dir={runs}",
+    ]
+    assert main(["doctor", "--build", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "command: optimizer.lr=0.01" in shown
+    assert "conf/method/guidance.yaml" in shown
+    assert "blocks.0.conv1" in shown
+    assert "split_sha256" in shown
+    assert main(["doctor", "--build", "data=image_folder", "data.root=/nowhere"]) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["list", "experiments"],
+        ["list", "runs"],
+        ["report", "small"],
+        ["doctor"],
+    ],
+)
+def test_commands_that_do_not_train_load_no_torch(runs, words):
+    extra = {
+        "list": ["--runs-dir", str(runs)],
+        "report": [f"runs_dir={runs}"],
+        "doctor": [f"runs_dir={runs}"],
+    }
+    words = words + (extra.get(words[0], []) if words[-1] in ("runs", "small", "doctor") else [])
+    program = f"import sys; from tutelage.cli.main import main; code = main({words!r}); sys.exit(code or 3 * ('torch' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr

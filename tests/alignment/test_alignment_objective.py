@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tutelage.alignment.guides import FeatureGuide, noise_like
+from tutelage.alignment.guides import FeatureGuide, guide_input_like
 from tutelage.alignment.objective import Alignment
 from tutelage.alignment.pairing import Pairing
 from tutelage.alignment.similarity import cka, similarity
@@ -214,14 +214,15 @@ def test_what_cannot_be_aligned_is_told() -> None:
 def test_noise_inputs() -> None:
     torch.manual_seed(0)
     inputs = torch.full((400, 3, 8, 8), 7.0)
-    gaussian, released = noise_like(inputs, "gaussian"), noise_like(inputs, "released_noise")
+    gaussian, released = guide_input_like(inputs, "gaussian"), guide_input_like(inputs, "released_noise")
+    assert guide_input_like(inputs, "batch") is inputs
     assert abs(float(gaussian.mean())) < 0.02
     assert float(gaussian.std()) == pytest.approx(1, abs=0.02)
     assert float(released.min()) == 0
     assert float(released.max()) == 1
     assert float((released == 0).float().mean()) == pytest.approx(0.5, abs=0.02)
-    tokens = noise_like(torch.tensor([[3, 1], [0, 2]]), "gaussian")
+    tokens = guide_input_like(torch.tensor([[3, 1], [0, 2]]), "gaussian")
     assert tokens.dtype == torch.int64
     assert int(tokens.max()) <= 3
     with pytest.raises(UserError, match="did you mean 'gaussian'"):
-        noise_like(inputs, "gausian")
+        guide_input_like(inputs, "gausian")

@@ -213,6 +213,18 @@ def test_sequences_of_tokens_and_series_with_padding(compare: str, similarity: s
     sum(made.losses(series).values()).backward()
 
 
+def test_tokens_per_step_are_drawn_unless_null() -> None:
+    tokens = torch.randint(9, (8, 7))
+    batch = Batch(tokens, tokens, torch.arange(8))
+    for most in (10, None):
+        network = Recurrent((7,), 9, vocab_size=9, depth=2, width=12)
+        guide = Transformer((7,), 9, vocab_size=9, depth=1, width=8, heads=2)
+        made = make(network, guide, Tokens(9), batch, compare="tokens", tokens_per_step=most)
+        made.losses(batch)
+        index = made.alignment._picked[0]
+        assert index is None if most is None else len(index.unique()) == most
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -28,14 +28,16 @@ class FeatureGuide(nn.Module):
             return self.features(inputs, targets, mask)
 
 
-def noise_like(inputs: Tensor, kind: str) -> Tensor:
-    """Return noise of the inputs' shape, drawn from torch's own generators.
+def guide_input_like(inputs: Tensor, kind: str) -> Tensor:
+    """Return what the guide sees in place of the inputs: themselves ("batch"), or noise of their shape, from torch's own generators.
 
     gaussian: N(0, 1) (arXiv 2410.20035). released_noise: clamp(a + 0.1 b, 0, 1) with a, b ~ N(0, 1), as the released code does.
-    Tokens are drawn evenly from those up to the batch's largest, under both.
+    Tokens are drawn evenly from those up to the batch's largest, under both. Raises UserError for an unknown kind.
     """
-    if kind not in GUIDE_INPUTS[1:]:
-        raise UserError(f"no noise is named {kind!r}; {choices(kind, GUIDE_INPUTS[1:])}")
+    if kind not in GUIDE_INPUTS:
+        raise UserError(f"no guide input is named {kind!r}; {choices(kind, GUIDE_INPUTS)}")
+    if kind == "batch":
+        return inputs
     if not inputs.is_floating_point():
         return torch.randint_like(inputs, int(inputs.max()) + 1)
     noise = torch.randn_like(inputs)

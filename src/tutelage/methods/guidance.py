@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.alignment.guides import GUIDE_INPUTS, noise_like
+from tutelage.alignment.guides import GUIDE_INPUTS, guide_input_like
 from tutelage.alignment.objective import Alignment
 from tutelage.alignment.pairing import Pairing
 from tutelage.alignment.schedule import Schedule
@@ -75,22 +75,16 @@ class Guidance(Method):
             strategy=pairing, k=k, layer_type=layer_type, pairs=pairs, positions=positions,
             many_to_one=many_to_one, exclude_output=exclude_output,
         )  # fmt: skip
-        options = (
-            {"penalty": ridge_penalty, "projection_size": projection_size} if similarity == "ridge" else {}
-        )
-        measure = similarity_named(similarity, per_token=compare == "tokens", **options)
-        if batch_size is not None and compare == "samples":
+        ridge = {"penalty": ridge_penalty, "projection_size": projection_size}
+        tokens = compare == "tokens"
+        measure = similarity_named(similarity, per_token=tokens, **(ridge if similarity == "ridge" else {}))
+        if batch_size is not None and not tokens:
             measure.check_rows(batch_size)
         inputs = (example.inputs, example.mask) if self._takes_mask else (example.inputs,)
         self.alignment = Alignment(
-            self.network,
-            inputs,
-            guide.network,
-            example,
-            pairing=rule,
-            similarity=measure,
-            per_token=compare == "tokens",
-        )
+            self.network, inputs, guide.network, example, pairing=rule, similarity=measure,
+            per_token=tokens, tokens_per_step=tokens_per_step if tokens else None,
+        )  # fmt: skip
         self._similarities: list[Tensor] = []
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -98,11 +92,7 @@ class Guidance(Method):
         task_factor, alignment_factor = self.schedule.factors(self.step, self.max_steps)
         if not alignment_factor * self.weights["alignment"]:
             return super().losses(batch)
-        seen = (
-            batch
-            if self.guide_input == "batch"
-            else batch._replace(inputs=noise_like(batch.inputs, self.guide_input))
-        )
+        seen = batch._replace(inputs=guide_input_like(batch.inputs, self.guide_input))
         self.alignment.guide(self.frozen["guide"], seen)
         with self.alignment.recording():
             output = self.predict(seen if self.noise_to == "both" else batch)
@@ -112,10 +102,8 @@ class Guidance(Method):
             return {"alignment": alignment}
         task = self.task.loss(output, batch)
         if self.schedule.learned is not None:
-            losses = torch.stack([task, alignment])
-            task, alignment = self.schedule.balance(
-                losses, self.alignment.shared_parameter(self.network)
-            ).unbind()
+            shared = self.alignment.shared_parameter(self.network)
+            task, alignment = self.schedule.balance(torch.stack([task, alignment]), shared).unbind()
         return {"task": task, "alignment": alignment}
 
     def term_weights(self) -> Mapping[str, float | Tensor]:

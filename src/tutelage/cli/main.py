@@ -16,7 +16,10 @@ COMMANDS = {
     "evaluate": ("evaluate", "evaluate a finished run on any data that fit"),
     "report": ("report", "turn runs into a table and figures"),
     "reproduce": ("reproduce", "run what a table under experiments/ misses, then report"),
-    "analyse": ("analyse", "compare finished runs: layer similarity, errors, overfitting, alignment over training"),
+    "analyse": (
+        "analyse",
+        "compare finished runs: layer similarity, errors, overfitting, alignment over training",
+    ),
     "doctor": ("doctor", "show what a command would run, and what is missing for it"),
     "list": ("listing", "list experiments, methods, models, data or runs"),
 }

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import tempfile
+
+from tutelage.generators import shards
+from tutelage.generators.conditioning import Conditioning
+from tutelage.generators.noise import NoiseDomain
+
 SMALL = ["logger=none", "hardware.threads=1", "fit.max_steps=12", "fit.validate_every_steps=4", "fit.log_every_steps=2",
          "fit.checkpoint_every_s=0", "data.batch_size=32", "model=fcn", "model.depth=2", "model.width=16"]  # fmt: skip
 GUIDE = ["model@guide=residual_convnet", "guide.width=4"]
 TEACHER = ["model@teacher=residual_convnet", "teacher.width=4"]
 SOURCE = ["model@source=residual_convnet", "source.width=4", "data.normalization=[[0.5],[0.5]]"]
 GENERATE = [*SOURCE, "model.width=8", "model.depth=1", "method.quality_samples=16"]
+
+_folder = tempfile.TemporaryDirectory(prefix="tutelage-pseudo-")  # removed at the end of the process
+
+
+def _pseudo_data() -> str:
+    """Make a small pseudo data set of the noise domain, and return its folder."""
+    generator = NoiseDomain((1, 8, 8), 10)
+    labels = Conditioning("uniform", classes=10, seed=0)
+    shards.write(
+        _folder.name, generator, labels, shards.recipe(generator, labels, count=64, seed=0), shard_size=32
+    )
+    return _folder.name
+
+
+P_SSL = [f"method.pseudo={_pseudo_data()}", "data.normalization=[[0.5],[0.5]]", "method.ratio=0.5", "method.ema_decay=0.9",
+         "method.weak.random_crop.padding=1", "method.strong.random_crop.padding=1", "model.dropout=0.2"]  # fmt: skip
 
 METHODS: dict[str, list[str]] = {
     "supervised": ["model.dropout=0.2"],
@@ -16,6 +38,8 @@ METHODS: dict[str, list[str]] = {
     "fitnets": [*TEACHER, "model.dropout=0.2", "method.hint_steps=6"],
     "gan": [*GENERATE, "model=generator/gan", "method.critic_width=8"],
     "diffusion": [*GENERATE, "model=generator/diffusion", "model.sampling_steps=2"],
+    **{f"pseudo_ssl/{name}": P_SSL for name in ("uda", "fixmatch", "pseudo_label")},
+    "pseudo_ssl/mean_teacher": [*P_SSL, "method.ramp_steps=6"],
     "guidance": [*GUIDE, "model.dropout=0.2"],
 }
 """Every method with the least words that make it run; `test_contracts` fails for a method that is not here."""

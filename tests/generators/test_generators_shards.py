@@ -14,6 +14,8 @@ from tutelage.generators.conditioning import Conditioning
 from tutelage.generators.gan import GanGenerator
 from tutelage.generators.noise import NoiseDomain
 from tutelage.generators.protocol import to_bytes
+from tutelage.generators.synthesis import synthesize
+from tutelage.models.convnet import ConvNet
 
 COUNT, CLASSES = 50, 4
 
@@ -162,3 +164,26 @@ def test_pseudo_images_are_a_data_set_that_says_what_it_read(tmp_path):
     found = read(tmp_path)
     torch.testing.assert_close(batch.inputs, found.images[batch.index].float() / 127.5 - 1)
     assert torch.equal(batch.targets, found.labels[batch.index])
+
+
+def test_synthesis_conditions_on_what_the_classifier_says_of_the_targets(tmp_path):
+    torch.manual_seed(0)
+    classifier = ConvNet((1, 8, 8), CLASSES, width=4).eval()
+    targets = torch.randn(9, 1, 8, 8)
+    options = {"labelling": "soft", "count": 20, "seed": 3, "classifier": classifier, "shard_size": 8}
+    manifest = synthesize(tmp_path / "a", generator(), targets=targets.split(4), **options)
+    assert manifest == synthesize(tmp_path / "b", generator(), targets=[targets], **options)
+    soft = read(tmp_path / "a").soft_labels
+    torch.testing.assert_close(soft, classifier(targets).softmax(dim=1)[torch.arange(20) % 9])
+    for labelling, given, words in (
+        ("uniform", {"classifier": classifier}, "reads neither"),
+        ("soft", {"classifier": classifier}, "target data"),
+        ("soft", {"targets": [targets]}, "source classifier"),
+        (
+            "soft",
+            {"targets": [targets], "classifier": ConvNet((1, 8, 8), 9, width=4).eval()},
+            "knows 9 classes",
+        ),
+    ):
+        with pytest.raises(UserError, match=words):
+            synthesize(tmp_path / "c", generator(), labelling=labelling, count=4, **given)

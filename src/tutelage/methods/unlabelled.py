@@ -1,0 +1,161 @@
+"""Unlabelled pseudo images beside a labelled batch: their views, and what they do to batch norms. Shared by methods; no method itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tutelage.data.augment import build
+from tutelage.data.augment_basic import Augmentation
+from tutelage.data.pseudo import read
+from tutelage.data.streams import Resident, TrainStream
+from tutelage.errors import UserError
+from tutelage.tasks import Batch
+
+Augment = Mapping[str, Mapping[str, Any] | None]
+Normalization = Sequence[Sequence[float]] | str | None
+
+
+class PseudoImages:
+    """Views of pseudo images, `count` images per step over all ranks, each a function of the seed and the step alone.
+
+    root: folder of the pseudo data set. image_shape: (channels, height, width) that the network takes; images of another size are
+    resized. normalization: of the target data, (means, deviations) as numbers, or None. views: an augmentation for each view.
+    Raises UserError where the set does not fit.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        image_shape: Sequence[int],
+        normalization: Normalization,
+        count: int,
+        views: Sequence[Augment],
+    ) -> None:
+        found = read(root)
+        self.facts = {
+            k: found.manifest[k] for k in ("generator", "labelling", "count", "origin", "content_sha256")
+        }
+        channels, height, width = image_shape
+        if found.images.shape[1] != channels:
+            raise UserError(
+                f"the pseudo images in {root} have {found.images.shape[1]} channels, the target data {channels}"
+            )
+        if count > len(found.images):
+            raise UserError(
+                f"a step takes {count} pseudo images, the set in {root} has {len(found.images)}: lower method.ratio"
+            )
+        scale, shift = byte_affine(normalization, channels)
+        augments: tuple[Augmentation, ...] = tuple(build(view) or Unchanged() for view in views)
+        self._store, self._count = Views(found.images, scale, shift, (height, width), augments), count
+
+    def start(self, *, seed: int, rank: int, world_size: int, device: torch.device) -> None:
+        """Bring the images to the device of a rank."""
+        self._stream = TrainStream(
+            self._store.to(device),
+            np.arange(len(self._store.images)),
+            seed=seed,
+            batch_size=self._count,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def views(self, step: int) -> list[Tensor]:
+        """Return this rank's images of a step, (share, C, H, W) for each view."""
+        self._stream.seek(step, step + 1)
+        return list(next(iter(self._stream)).inputs.chunk(len(self._store.augments)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Views(Resident):
+    """Several views of each image.
+
+    images: (N, C, H, W) uint8. scale, shift: (1, C, 1, 1), from bytes to normalised values. size: (height, width) of the views; other
+    images are resized, antialiased. augments: of uint8 images, one for each view, drawn apart.
+    """
+
+    images: Tensor
+    scale: Tensor
+    shift: Tensor
+    size: tuple[int, int]
+    augments: tuple[Augmentation, ...]
+
+    @property
+    def draws(self) -> int:
+        """See `Store`."""
+        return sum(augment.draws for augment in self.augments)
+
+    def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
+        """Return the first views of all samples, then the second ones, and so on."""
+        images = self.images.index_select(0, index)
+        noise = images.new_zeros(len(images), 0) if noise is None else noise
+        columns = noise.split([augment.draws for augment in self.augments], dim=1)
+        views = [augment(images, part) for augment, part in zip(self.augments, columns, strict=True)]
+        inputs = torch.cat(views).float()
+        if inputs.shape[2:] != self.size:
+            inputs = F.interpolate(inputs, self.size, mode="bilinear", antialias=True)
+        return Batch(inputs.mul_(self.scale).add_(self.shift), index, index)
+
+
+class Unchanged:
+    """The augmentation that changes nothing."""
+
+    draws = 0
+
+    def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
+        """See `Augmentation`."""
+        return images
+
+
+def byte_affine(normalization: Normalization, channels: int) -> tuple[Tensor, Tensor]:
+    """Return scale and shift (1, channels, 1, 1) that turn bytes into values normalised by (means, deviations) of images in [0, 1]."""
+    if normalization is None:
+        normalization = [[0.0] * channels, [1.0] * channels]
+    if (
+        isinstance(normalization, str)
+        or len(normalization) != 2
+        or any(len(p) != channels for p in normalization)
+    ):
+        raise UserError(
+            f"method.normalization must be the data's own as numbers, two lists of {channels} (means, deviations), or null; got "
+            f"{normalization!r}. Set data.normalization to numbers, such as mean and deviation 0.5: pseudo images have no training set "
+            "to take them from"
+        )
+    mean, deviation = (
+        torch.tensor([float(v) for v in part], dtype=torch.float64).view(1, -1, 1, 1)
+        for part in normalization
+    )
+    return (1 / (255 * deviation)).float(), (-mean / deviation).float()
+
+
+@contextmanager
+def batch_norm_apart(network: nn.Module, count: int) -> Iterator[None]:
+    """Within a forward in train mode, let batch norms treat the first `count` samples and the rest apart.
+
+    The first are normalised, and the running statistics updated, as if they were alone; the rest by statistics of their own, which
+    leave no trace.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
+    for norm in norms:
+        norm.forward = partial(_apart, norm, count)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _apart(norm: _BatchNorm, count: int, inputs: Tensor) -> Tensor:
+    first = type(norm).forward(norm, inputs[:count])
+    rest = F.batch_norm(inputs[count:], None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+    return torch.cat([first, rest])

@@ -9,7 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
-from tutelage.cli.compose import hydra_ready, plan_of
+from tutelage.cli.compose import compose, hydra_ready, plan_of
 from tutelage.engine.build import build
 from tutelage.reporting.table_file import load
 
@@ -133,16 +133,14 @@ def narrowed(name: str) -> list[str]:
     return [word for part, word in NARROW.items() if part in name]
 
 
-def test_every_experiment_composes_with_what_it_needs(roots):
+def test_every_experiment_composes_and_names_what_it_needs(roots):
     with hydra_ready():
-        plans = {name: plan_of(words_for(name, roots)) for name in NAMES}
-    assert all(plan.name == name for name, plan in plans.items())
-    assert len({plan.identity for plan in plans.values()}) == len(NAMES)
-    for name, plan in plans.items():
-        weights = [str((plan.config[role] or {}).get("weights")) for role in ("guide", "teacher")]
-        assert [word.removeprefix("need:") for word in weights if word.startswith("need:")] == list(
-            plan.needs
-        ), name
+        configs = {name: compose(words_for(name, roots)) for name in NAMES}
+    for name, config in configs.items():
+        assert config["name"] == name
+        weights = [str((config[role] or {}).get("weights")) for role in ("guide", "teacher")]
+        needed = [word.removeprefix("need:") for word in weights if word.startswith("need:")]
+        assert needed == list(config["needs"]), name
 
 
 @pytest.mark.slow

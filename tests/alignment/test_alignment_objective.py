@@ -125,7 +125,7 @@ def test_descending_the_loss_raises_the_similarity(name: str) -> None:
         loss, _ = step(alignment, network, guide, batch(16))
         loss.backward()
         optimizer.step()
-        values.append(float(loss))
+        values.append(float(loss.detach()))
     assert values[-1] < values[0] - 0.1
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import resource
+import ctypes
+import gc
+import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tutelage.bench.measure import Row, in_turn, row
@@ -29,18 +30,28 @@ def rows(pairs: int = 7) -> list[Row]:
     """Measure time and peak memory of every case, and how both grow with pairs, batch and features."""
     result = []
     for name in CASES:
-        steps = build(name)
-        ratios = [ours / theirs for ours, theirs in in_turn(steps.guided, steps.floor, pairs=pairs, warmup=2)]
-        result.append(
-            row(
-                f"guided step over floor: {name}",
-                ratios,
-                at_most=TARGETS[name],
-                note=f"{steps.pairs} layer pairs",
-            )
-        )
-        result.append(memory(name))
-    return result + growth()
+        result += _measured(name, build(name), pairs, at_most=TARGETS[name])
+    varied: list[tuple[str, dict[str, Any]]] = [(f"{k} pairs", {"k": k}) for k in (1, 5)]
+    varied += [(f"batch {n}", {"batch": n}) for n in (64, 512)]
+    varied += [(f"{size} pixels", {"pixels": size}) for size in (32, 96)]
+    for what, sizes in varied:
+        result += _measured(f"conv to FCN, {what}", conv_to_fcn(**sizes), 3)
+    return result + [
+        _similarity_cost(n, d, 5) for n, d in ((64, 4096), (256, 4096), (1024, 4096), (256, 65536))
+    ]
+
+
+def _measured(name: str, steps: Steps, pairs: int, at_most: float | None = None) -> list[Row]:
+    times = in_turn(steps.guided, steps.floor, pairs=pairs, warmup=2)
+    ratios = [ours / theirs for ours, theirs in times]
+    floor_s = statistics.median(theirs for _, theirs in times)
+    note = f"{steps.pairs} layer pairs, floor {floor_s:.2f} s"
+    result = [row(f"guided step over floor: {name}", ratios, at_most=at_most, note=note)]
+    guided, floor = (peak_mib(step) for step in (steps.guided, steps.floor))
+    if guided and floor:
+        note = f"{guided:.0f} over {floor:.0f} MiB that a step takes beyond what rests between steps"
+        result.append(row(f"peak memory over floor: {name}", [guided / floor], note=note))
+    return result
 
 
 def build(name: str, *, device: str = "cpu", **sizes: Any) -> Steps:
@@ -163,49 +174,22 @@ def _steps(
     return Steps(floor, guided, len(alignment.pairs))
 
 
-def memory(name: str, **sizes: Any) -> Row:
-    """Measure the peak resident memory of fresh processes that take guided steps, over ones that take the floor's."""
-    guided, floor = (peak_mib(name, which, **sizes) for which in ("guided", "floor"))
-    base = peak_mib(name, "neither", **sizes)
-    note = f"{guided:.0f} over {floor:.0f} MiB, of which {base:.0f} before the first step"
-    return row(f"peak memory, guided over floor: {name}", [guided / floor], note=note)
+def peak_mib(step: Callable[[], None]) -> float | None:
+    """Return how far one step's resident memory rises above the state before it; None where the system cannot tell (not Linux)."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not status.exists() or not os.access(reset, os.W_OK):
+        return None
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # or memory that an earlier step freed would hide this one's
 
+    def mib(field: str) -> float:
+        line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+        return int(line.split()[1]) / 1024
 
-def peak_mib(name: str, which: str, **sizes: Any) -> float:
-    """Return the peak resident memory of a fresh process that takes three steps of a kind."""
-    code = f"from tutelage.bench.guided_step import steps_alone; steps_alone({name!r}, {which!r}, {sizes!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
-
-
-def steps_alone(name: str, which: str, sizes: dict[str, Any]) -> None:
-    """Take three steps of one kind and print the process's peak memory in MiB; for `peak_mib`."""
-    steps = build(name, **sizes)
-    for _ in range(3 if which != "neither" else 0):
-        (steps.guided if which == "guided" else steps.floor)()
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
-
-
-def growth(pairs: int = 3) -> list[Row]:
-    """Measure how the guided step over its floor, and CKA alone, grow with the pairs, the batch and the features."""
-    result = []
-    varied: list[tuple[str, dict[str, Any]]] = [(f"{k} pairs", {"k": k}) for k in (1, 5, 21)]
-    varied += [(f"batch {n}", {"batch": n}) for n in (64, 512)]
-    varied += [(f"{size} pixels", {"pixels": size}) for size in (32, 96)]
-    for what, sizes in varied:
-        steps = conv_to_fcn(**sizes)
-        ratios = [ours / theirs for ours, theirs in in_turn(steps.guided, steps.floor, pairs=pairs)]
-        result.append(
-            row(
-                f"guided step over floor: conv to FCN, {what}",
-                ratios,
-                note="beside 21 pairs, batch 256, 64 pixels",
-            )
-        )
-    return result + [
-        _similarity_cost(n, d, pairs) for n, d in ((64, 4096), (256, 4096), (1024, 4096), (256, 65536))
-    ]
+    reset.write_text("5")  # starts the high-water mark afresh
+    resting = mib("VmRSS")
+    step()
+    return mib("VmHWM") - resting
 
 
 def _similarity_cost(n: int, d: int, pairs: int) -> Row:

@@ -82,9 +82,8 @@ class Alignment:
         self._order = [order.index((pair.network.name, pair.guide.name)) for pair in self.pairs]
         self._last_shared = _last_shared([layer.name for layer in weight_layers(layers)], self.pairs)
         self._taps = Taps(network, self._by_network)
-        self._function: Callable[..., Mapping[str, Tensor]] = (
-            guide  # called directly only if it is a FeatureGuide
-        )
+        # Called directly only if it is a FeatureGuide.
+        self._function: Callable[..., Mapping[str, Tensor]] = guide
         self._guide_taps = (
             None if isinstance(guide, FeatureGuide) else Taps(guide, self._guide_names, consume=self._encode)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -11,6 +12,17 @@ class UserError(Exception):
 
     The message says what was expected, what came and what the choices are.
     """
+
+
+class GivenUp(UserError):
+    """A run was below what `fit.give_up` asks for at a step: no failure of the run, and no result.
+
+    facts: for the record: `step`, `value` and `asked`.
+    """
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.facts = facts
 
 
 class TestSetClosed(RuntimeError):

@@ -130,8 +130,8 @@ def test_descending_the_loss_raises_the_similarity(name: str) -> None:
 
 
 class Rule(FeatureGuide):
-    def features(self, inputs: Tensor, targets: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        return {"edges": inputs.diff(dim=-1), "class": nn.functional.one_hot(targets, 4).float()}
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        return {"edges": batch.inputs.diff(dim=-1), "class": nn.functional.one_hot(batch.targets, 4).float()}
 
 
 def test_a_function_of_inputs_and_targets_can_guide() -> None:

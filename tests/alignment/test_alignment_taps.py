@@ -173,6 +173,42 @@ def test_each_tap_fills_exactly_once_per_recording() -> None:
     assert not taps._held
 
 
+class Cautious(nn.Module):
+    """Has a module that hides errors of its children, and counts how far a forward comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+        self.finished = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            x = self.second(self.first(x))
+        except Exception:
+            x = torch.zeros_like(x)
+        self.finished += 1
+        return self.third(x)
+
+
+def test_a_stopping_tap_ends_the_forward_with_the_last_tapped_layer() -> None:
+    module, x, seen = Cautious(), torch.randn(4, 3), {}
+    expected = module.second(module.first(x))
+    with Taps(module, ["second", "first"], consume=seen.__setitem__, stop=True) as taps:
+        for _ in range(2):
+            with taps.recording():
+                module(x)
+    assert torch.equal(seen["second"], expected)
+    assert module.finished == 0
+    module(x)  # outside a recording nothing is stopped
+    assert module.finished == 1
+    with (
+        Taps(module, ["third"], consume=seen.__setitem__, stop=True) as taps,
+        pytest.raises(UserError, match="did not run in the forward: third"),
+        taps.recording(),
+    ):
+        module.first(x)
+
+
 def test_gradients_flow_through_taps_and_copies_have_their_own() -> None:
     network, x = small(), torch.randn(5, 4)
     taps = Taps(network, ["0"])

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from tutelage.alignment.features import per_sample
-from tutelage.alignment.streaming import cka_map
 from tutelage.alignment.taps import activations
 from tutelage.analysis.similarity_map import draw, rows, similarity_map
 from tutelage.errors import UserError
@@ -62,14 +61,6 @@ def test_every_cell_is_unbiased_cka_of_all_samples_however_they_are_batched(size
     assert [layer.name for layer in found.first] == ["layers.0.linear", "layers.1.linear", "head"]
     np.testing.assert_allclose(found.values, expected, atol=2e-5)
     assert found.samples == SAMPLES and len(rows(found)) == found.values.size
-
-
-def test_the_map_is_that_of_the_streamed_moments():
-    first, second = networks()
-    inputs = torch.randn(40, 2, 8, 8)
-    _, _, streamed = cka_map(first.network, second.network, inputs.split(7))
-    found = similarity_map(first, second, batches_of(inputs, [30, 10]))
-    np.testing.assert_allclose(found.values, streamed.numpy(), atol=2e-5)
 
 
 def test_a_network_with_itself_and_a_mean_far_above_the_spread():

@@ -30,6 +30,9 @@ QUICK = [
     "beyond/label_noise-distilled",
     "beyond/etth1-guided-trained",
     "beyond/first-5-ridge-until",
+    "rules/digits-gradients",
+    "rules/cifar10-hierarchy",
+    "rules/etth1-calendar",
 ]
 """One of each kind; `make test-slow` does all."""
 NARROW = {
@@ -38,6 +41,7 @@ NARROW = {
     "paper/cifar10": "model.width=64",
 }
 """What a step of the paper's largest networks is tested at; one of each also at its own width, which takes up to 10 GB."""
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 OWN_SIZE = [
     "imagenet/deep_fcn-guided-trained",
     "imagenet/wide_fcn-guided-untrained",
@@ -53,9 +57,10 @@ def roots(tmp_path_factory) -> dict[str, Path]:
     generator = np.random.default_rng(0)
     for kind, size, parts in (("cifar10", 32, ("train", "test")), ("imagenet", 224, ("train", "val"))):
         for part in parts:
-            for name in ("cat", "dog"):
+            names = CIFAR10 if kind == "cifar10" else ("cat", "dog")
+            for name in names:
                 (root / kind / part / name).mkdir(parents=True)
-                for i in range(10):
+                for i in range(20 // len(names)):
                     pixels = generator.integers(0, 255, (size, size, 3), dtype=np.uint8)
                     Image.fromarray(pixels).save(root / kind / part / name / f"{i}.png")
     words = " ".join(generator.choice(["a", "b", "c", "d"], 4000).tolist())
@@ -79,9 +84,9 @@ def roots(tmp_path_factory) -> dict[str, Path]:
 
 
 def words_for(name: str, roots: dict[str, Path]) -> list[str]:
-    cifar = name.startswith(("guidance/cifar10", "guidance/paper/cifar10")) or re.search(
-        "beyond/(first|until|ridge)", name
-    )
+    cifar = name.startswith(
+        ("guidance/cifar10", "guidance/paper/cifar10", "guidance/rules/cifar10")
+    ) or re.search("beyond/(first|until|ridge)", name)
     kind = "cifar10" if cifar else next((k for k in roots if k in name), None)
     return [f"experiment={name}", *([f"data.root={roots[kind]}"] if kind else [])]
 
@@ -94,7 +99,7 @@ def take_a_step(
         words += ["data.validation=8"] if "cifar10" in str(words) or "imagenet" in str(words) else []
         words += (
             ["data.train_size=null"]
-            if "guidance/cifar10" in name or ("beyond/" in name and "cifar10" in str(words))
+            if re.match("guidance/(rules/)?cifar10", name) or ("beyond/" in name and "cifar10" in str(words))
             else []
         )
         plan = plan_of(words)

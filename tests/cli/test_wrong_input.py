@@ -31,6 +31,9 @@ def fails(capsys, *words):
     ("word", "says"),
     [
         ("optimizer.lrr=0.1", "did you mean 'optimizer.lr'"),
+        ("fit.max_stps=9", "Known: fit.accumulate, fit.checkpoint_every_s"),  # the section's keys alone
+        ("hardware.devices=999", "this machine has"),
+        ("data=image_folder data.root=/no/such", "tutelage: there is no file or folder /no/such"),
         ("dta=digits", "did you mean 'data'"),
         ("data=digist", "did you mean 'digits'"),
         ("model=fcm", "did you mean 'fcn'"),
@@ -44,9 +47,11 @@ def fails(capsys, *words):
         ("seed=0,1", "add -m"),
         ("fit.max_steps=null", "either fit.max_steps or fit.epochs"),
         ("fit.max_steps=0", "fit.max_steps must be at least 1"),
+        ("fit.max_steps=null fit.epochs=0", "fit.epochs must be above 0"),
         ("optimizer.lr=fast", "optimizer.lr"),
-        ("optimizer.lr=-1", "optimizer.lr must be a positive number"),
-        ("optimizer.lr=nan", "optimizer.lr must be a positive number"),
+        ("optimizer.lr=-1", "optimizer.lr must not be negative"),
+        ("optimizer.lr=nan", "optimizer.lr must be a number"),
+        ("optimizer.lr=0.0", "optimizer.lr must be a positive number"),
         ("optimizer.name=adma", "did you mean 'adam'"),
         ("optimizer.schedule=cosin", "did you mean 'cosine'"),
         ("+optimizer.momentun=0.9", "momentun"),
@@ -70,6 +75,8 @@ def fails(capsys, *words):
         ("model.weights=need:teacher", "no need 'teacher'"),
         ("model.weights=pretrained", "no published weights"),
         ("data=image_folder", "data.root"),
+        ("data=mnist data.root=/no/such", "there is no folder /no/such"),
+        ("data=dtd data.root=/no/such", "there is no folder /no/such"),
         ("name=../../etc", "a run's name"),
         ("runs_dir=/proc/nowhere", "runs_dir="),
         ("model@guide=fcn", "uses no guide"),
@@ -79,8 +86,46 @@ def fails(capsys, *words):
     ],
 )
 def test_a_wrong_word(capsys, tmp_path, word, says):
-    words = ["train", *QUICK, f"runs_dir={tmp_path}", word]
+    words = ["train", *QUICK, f"runs_dir={tmp_path}", *word.split()]
     assert says in fails(capsys, *words)
+
+
+def test_words_of_any_language_need_no_quotes(capsys, tmp_path):
+    folder = tmp_path / "Läufe 日本"
+    assert main(["train", *QUICK, f"runs_dir={folder}"]) == 0
+    assert list(folder.glob("adhoc/*/result.json"))
+    assert "there is no file or folder" in fails(
+        capsys, "train", *QUICK, "data=image_folder", f"data.root={folder}/Büder"
+    )
+
+
+def test_a_network_of_ones_own_by_its_path_alone(capsys, tmp_path):
+    words = [
+        "train",
+        "logger=none",
+        "fit.max_steps=2",
+        "hardware.threads=1",
+        f"runs_dir={tmp_path}",
+        "model=own",
+    ]
+    assert "model._target_=<value>" in fails(capsys, *words)
+    assert main([*words, "model._target_=tutelage.models.fcn.FCN", "+model.depth=2", "+model.width=8"]) == 0
+
+
+def test_a_guide_that_does_not_fit_is_called_the_guide(capsys, tmp_path):
+    words = ["train", *QUICK, f"runs_dir={tmp_path}", "method=guidance", "model@guide=parity_rnn"]
+    assert "tutelage: guide: Recurrent takes tokens" in fails(capsys, *words)
+
+
+def test_a_rule_is_no_network(capsys, tmp_path):
+    words = ["train", "logger=none", f"runs_dir={tmp_path}", "model=rule/oriented_gradients"]
+    assert "it can only guide" in fails(capsys, *words)
+
+
+def test_whole_numbers_may_be_written_with_an_exponent(capsys, tmp_path):
+    assert main(["train", *QUICK, f"runs_dir={tmp_path}", "fit.max_steps=2e0", "model.width=8e0"]) == 0
+    assert main(["train", *QUICK, f"runs_dir={tmp_path}"]) == 0
+    assert "stored result" in capsys.readouterr().err
 
 
 def test_a_wrong_word_inside_a_multirun(capsys, tmp_path):

@@ -41,5 +41,6 @@ METHODS: dict[str, list[str]] = {
     **{f"pseudo_ssl/{name}": P_SSL for name in ("uda", "fixmatch", "pseudo_label")},
     "pseudo_ssl/mean_teacher": [*P_SSL, "method.ramp_steps=6"],
     "guidance": [*GUIDE, "model.dropout=0.2"],
+    "intrinsic_dimension": ["method.neighbours=5", "model.dropout=0.2"],
 }
 """Every method with the least words that make it run; `test_contracts` fails for a method that is not here."""

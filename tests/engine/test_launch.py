@@ -5,23 +5,28 @@ from __future__ import annotations
 import pytest
 
 from tutelage.cli.main import main
-from tutelage.engine import launch
+from tutelage.engine import ranks
 from tutelage.errors import UserError
 from tutelage.runs.store import Store
 
 SMALL = ["logger=none", "hardware.threads=1", "fit.max_steps=6", "fit.validate_every_steps=3", "data.batch_size=32",
-         "model.depth=2", "model.width=16", "model.batch_norm=false"]  # fmt: skip
+         "model.depth=2", "model.width=16", "model.batch_norm=false",
+         "fit.log_every_steps=1", "optimizer.schedule=cosine", "optimizer.final_factor=0.1"]  # fmt: skip
 
 
 def test_a_multirun_of_two_rank_jobs_gives_the_results_of_one_rank(tmp_path):
     """Batch norm aside, which sees its rank's share, the global batch alone decides: two ranks train the same network."""
     assert main(["train", "-m", *SMALL, f"runs_dir={tmp_path}", "hardware=ddp_cpu", "seed=0,1"]) == 0
     assert main(["train", "-m", *SMALL, f"runs_dir={tmp_path}", "seed=0,1"]) == 0
+    rates = {tuple(row["lr"] for row in run.metrics.rows) for run in Store(tmp_path).runs()}
+    assert len(rates) == 1  # the schedule does not depend on the ranks, and ends where it should
+    assert rates.pop()[-1] == pytest.approx(1e-4)
     runs = {(run.result["cost"]["ranks"], run.config["seed"]): run.result for run in Store(tmp_path).runs()}
     assert set(runs) == {(2, 0), (2, 1), (1, 0), (1, 1)}
     for seed in (0, 1):
         two, one = runs[2, seed], runs[1, seed]
         assert two["best"]["step"] == one["best"]["step"]
+        # 216 and 359 samples: equal metrics of unequal shares count every sample once.
         for split in ("validation", "test"):
             assert two["last"][split]["accuracy"] == pytest.approx(one["last"][split]["accuracy"], abs=1e-6)
             assert two["last"][split]["loss"] == pytest.approx(one["last"][split]["loss"], rel=1e-4)
@@ -40,15 +45,15 @@ def test_a_mistake_that_only_a_rank_can_see_is_one_message(tmp_path, capsys):
 def test_an_impossible_number_of_devices_is_refused(devices):
     hardware = {"devices": devices, "num_nodes": 1, "strategy": "ddp", "accelerator": "cpu"}
     with pytest.raises(UserError, match="devices"):
-        launch.ranks_of({"hardware": hardware})
+        ranks.ranks_of({"hardware": hardware})
 
 
 def test_several_nodes_without_srun_or_torchrun_are_explained(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     with pytest.raises(UserError, match="srun or torchrun"):
-        launch.ranks_of({"hardware": {"devices": 1, "num_nodes": 2, "strategy": "ddp", "accelerator": "gpu"}})
+        ranks.ranks_of({"hardware": {"devices": 1, "num_nodes": 2, "strategy": "ddp", "accelerator": "gpu"}})
 
 
 def test_existing_ranks_are_recognised(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    assert launch.in_ranks()
+    assert ranks.in_ranks()

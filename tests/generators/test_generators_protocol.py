@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from tutelage.errors import UserError
-from tutelage.generators.diffusion import DiffusionUNet
+from tutelage.generators.diffusion import SOLVERS, DiffusionUNet, noise_levels
 from tutelage.generators.gan import Critic, GanGenerator, grid_sizes
 from tutelage.generators.noise import NoiseDomain
 from tutelage.generators.protocol import Generator, image_seeds, label_weights, noise_of, to_bytes
@@ -61,6 +61,19 @@ def test_a_one_hot_soft_label_is_the_hard_label_and_others_mix(generator):
     assert torch.equal(generator.sample(F.one_hot(LABELS[:6], CLASSES).double(), SEEDS[:6]), hard)
     mixed = generator.sample(torch.full((1, CLASSES), 1 / CLASSES), SEEDS[:1])
     assert not torch.equal(mixed, hard[:1])
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_small_error_of_the_predicted_noise_stays_small_in_the_image(solver):
+    generator = DiffusionUNet((1, 8, 8), CLASSES, width=8, depth=1, solver=solver)
+    kept = noise_levels().alphas_cumprod
+
+    def almost(noisy, time, labels):  # of grey images the noise is all there is: noisy = sqrt(1 - kept) noise
+        return 0.99 * noisy / (1 - kept[time]).sqrt().view(-1, 1, 1, 1)
+
+    generator.forward = almost
+    images = generator.sample(torch.zeros(16, dtype=torch.long), range(16))
+    assert (images - 0.5).abs().max() < 0.1
 
 
 def test_samples_carry_no_gradient_and_may_take_part_in_training(generator):

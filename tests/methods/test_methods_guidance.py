@@ -61,7 +61,7 @@ def make(network: nn.Module, guide: nn.Module, task: Task, example: Batch, **set
 
 def calls(module: nn.Module) -> list[Tensor]:
     seen: list[Tensor] = []
-    module.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    module.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     return seen
 
 
@@ -179,8 +179,8 @@ def test_similarities_of_pairs_are_recorded_with_the_terms() -> None:
 
 
 class Parity(FeatureGuide):
-    def features(self, inputs: Tensor, targets: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        return {"rows": inputs.mean(-1), "parity": (targets % 2).float().unsqueeze(1)}
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        return {"rows": batch.inputs.mean(-1), "parity": (batch.targets % 2).float().unsqueeze(1)}
 
 
 def test_a_rule_over_inputs_and_labels_guides() -> None:

@@ -93,6 +93,7 @@ def test_every_exclusion_is_outside(pattern):
     config: dict = {
         "name": "demo/plain",
         "data": {"batch_size": 8},
+        "method": {"weights": {"task": 1}},
         "hardware": {"devices": 1},
         "fit": {"max_steps": 3},
         "needs": {"teacher": {"run": "a"}},

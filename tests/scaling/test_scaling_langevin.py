@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tutelage.errors import UserError
+from tutelage.scaling import langevin, networks, state
 from tutelage.scaling.guided import Guide, centred, cka
 from tutelage.scaling.langevin import Langevin, largest_curvature, stationary_variance
 from tutelage.scaling.networks import AttentionHead, Linear, PatchConvolution, ThreeLayer, TwoLayer
@@ -117,24 +118,33 @@ def test_without_data_the_sampler_keeps_the_prior():
     assert ratio.mean() == pytest.approx(1 / (1 - 0.025), rel=0.03)
 
 
-def test_padding_and_chunking_do_not_change_the_dynamics():
+@pytest.mark.parametrize("guided", [False, True])
+def test_padding_and_chunks_do_not_change_the_gradient(monkeypatch, guided):
     network, target = TwoLayer(inputs=4, width=6), HermiteTarget(inputs=4, mixture={3: 1.0})
-    inputs, values = target.draw(4, 10, generator())
-    options = {"temperature": 0.1, "step_size": 0.01, "seed": 5}
-    plain = Langevin(network, inputs, values, **options)
-    plain.run(20)
-    padded_inputs = torch.cat([inputs, torch.randn(4, 6, 4)], dim=1)
-    padded_values = torch.cat([values, torch.full((4, 6), 9.0)], dim=1)
-    padded = Langevin(
-        network,
-        padded_inputs,
-        padded_values,
-        present=(torch.arange(16) < 10).float().expand(4, -1),
-        **options,
+    inputs, values = target.draw(5, 16, generator())
+    points = torch.tensor([3, 4, 6, 10, 10])
+    present = (torch.arange(16) < points.unsqueeze(1)).float()
+    extra = None
+    if guided:
+        guide = PatchConvolution(patch_dim=2, patches=2, channels=3)
+        extra = Guide(network, guide, inputs, strength=1.0, temperature=0.1, seed=1, present=present)
+    monkeypatch.setattr(langevin, "_CPU_CHUNK_ELEMENTS", 80)
+    sampler = Langevin(
+        network, inputs, values, temperature=0.1, step_size=0.01, seed=5, present=present, extra=extra
     )
-    padded._chunk = 3
-    padded.run(20)
-    torch.testing.assert_close(plain.flat, padded.flat, atol=1e-5, rtol=1e-4)
+    assert [(c.start, c.stop, p) for c, p in sampler._chunks] == [
+        (0, 2, 4),
+        (2, 3, 6),
+        (3, 4, 10),
+        (4, 5, 10),
+    ]
+    found = torch.cat([sampler.gradient(sampler.flat[c], c, p) for c, p in sampler._chunks])
+    torch.testing.assert_close(found, sampler.gradient(sampler.flat), atol=1e-5, rtol=1e-4)
+    if not guided:
+        for member, count in enumerate(points.tolist()):
+            own = slice(member, member + 1)
+            single = network.loss_gradient(sampler.flat[own], inputs[own, :count], values[own, :count])
+            torch.testing.assert_close(found[own], single, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("friction", [None, 0.5])
@@ -151,10 +161,10 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path, friction):
     whole.run(30)
     first = fresh(1)
     first.run(12)
-    first.save(tmp_path / "state.safetensors")
+    state.save(tmp_path / "state.safetensors", first.state())
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
     second = fresh(99)
-    second.load(tmp_path / "state.safetensors")
+    second.restore(state.load(tmp_path / "state.safetensors", second.flat))
     assert second.step == 12
     second.run(18)
     assert torch.equal(second.flat, whole.flat)
@@ -163,10 +173,51 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path, friction):
     with pytest.raises(
         UserError, match=r"expected parameters of shape \(2, 35\), found parameters of shape \(2, 30\)"
     ):
-        other.load(tmp_path / "state.safetensors")
+        state.load(tmp_path / "state.safetensors", other.flat)
     (tmp_path / "broken").write_bytes(b"not tensors")
     with pytest.raises(UserError, match="no readable state"):
-        other.load(tmp_path / "broken")
+        state.load(tmp_path / "broken", other.flat)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_interrupted_training_continues_bit_for_bit(optimizer):
+    network, target = TwoLayer(inputs=4, width=6), HermiteTarget(inputs=4, mixture={3: 1.0})
+    inputs, values = target.draw(2, 30, generator())
+
+    def fresh(seed):
+        return Training(
+            network,
+            inputs,
+            values,
+            optimizer=optimizer,
+            learning_rate=0.05,
+            steps=30,
+            batch_size=8,
+            seed=seed,
+        )
+
+    whole, first, second = fresh(1), fresh(1), fresh(2)
+    whole.run(30)
+    first.run(11)
+    second.restore({name: tensor.clone() for name, tensor in first.state().items()})
+    second.run(19)
+    assert torch.equal(second.flat, whole.flat)
+
+
+def test_the_fast_erf_and_its_slope_against_torch():
+    z = torch.cat(
+        [torch.linspace(-7, 7, 20_001), torch.randn(20_000, generator=generator()) * 1e-4, torch.zeros(1)]
+    )
+    weight = torch.ones(1, 1, 1)
+    before = networks._before_erf(z.view(1, -1, 1), weight).view(-1)
+    torch.testing.assert_close(networks._erf(before), torch.erf(z), atol=1e-6, rtol=0)
+    torch.testing.assert_close(networks._bell(before), torch.exp(-z.square()), atol=1e-6, rtol=1e-5)
+    cancelled = networks._before_erf(
+        torch.tensor([[[0.1, 0.1, 0.1]]]), torch.tensor([[[0.3], [-0.3], [0.0]]])
+    )
+    assert networks._erf(cancelled).tolist() == [[[0.0]]]
+    double = networks._before_erf(z.double().view(1, -1, 1), weight.double()).view(-1)
+    torch.testing.assert_close(networks._erf(double), torch.erf(z.double()), atol=1e-14, rtol=0)
 
 
 def test_a_diverging_step_size_is_refused_with_one_that_works():

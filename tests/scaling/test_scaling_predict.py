@@ -9,7 +9,7 @@ import sympy
 from tutelage.errors import UserError
 from tutelage.scaling import tropical
 from tutelage.scaling.layers import Attention, Convolution, Dense, has_power
-from tutelage.scaling.phases import phase_diagram, plot_phase_diagram
+from tutelage.scaling.phases import phase_diagram, plot_phase_diagram, transitions
 from tutelage.scaling.predict import crossover, energies, energy_of, predict
 
 d, N, N1, N2, M1, M2, D1 = sympy.symbols("d N N1 N2 M1 M2 D1", positive=True)
@@ -204,3 +204,24 @@ def test_parity_of_the_activation_decides_what_can_be_expressed():
 def test_wrong_input_is_told_what_to_change(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_transitions_along_one_size_are_exact_and_agree_with_the_formulas():
+    candidates = [three(label) for label in PUBLISHED]
+    found = transitions(candidates, "N1", fixed={"N2": 2})
+    assert [(s.low, s.high, s.winners) for s in found] == [
+        (0, Fraction(3, 2), ("Sp-Mag",)),
+        (Fraction(3, 2), 6, ("GP-Sp",)),
+    ]
+    assert found[0].ends == (1, Fraction(3, 2))
+    along = transitions(candidates, "N2", fixed={"N1": 9})
+    assert along[-1].winners == ("GP-GP",)
+    assert along[-1].low == 5
+    # Slowly, at points between: the winners of a stretch have the least exponent, nobody else has.
+    for size, fixed in (("N1", {"N2": Fraction(7, 5)}), ("N2", {"N1": Fraction(1, 3)})):
+        for stretch in transitions(energies(THREE, degree=3), size, fixed=fixed):
+            middle = (stretch.low + 2 * stretch.high) / 3
+            values = {e.label: e.exponent({"d": 1, **fixed, size: middle}) for e in energies(THREE, degree=3)}
+            assert {n for n, v in values.items() if v == min(values.values())} == set(stretch.winners)
+    with pytest.raises(UserError, match=r"No energy depends on 'N3'.*did you mean"):
+        transitions(candidates, "N3", fixed={"N1": 1, "N2": 1})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 # processes: jobs at a time; null: one per GPU where there are GPUs, else one per core. A plain node: Hydra scans this file
 # before Python knows it as a module, which a dataclass with postponed annotations does not survive.
@@ -30,22 +31,22 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run every job, at most `processes` at a time, and return their values in order; a job that died has NaN."""
-        from tutelage.cli.train import is_stored
-        from tutelage.engine.parallel import preload, run_forked
+        from tutelage.cli.jobs import Jobs, stored_plan
 
         setup_globals()
         configs = [self._config(list(words), initial_job_idx + i) for i, words in enumerate(job_overrides)]
-        values = [self._job(config) if is_stored(config) else None for config in configs]
+        plans = [stored_plan(config) for config in configs]
+        # A stored result costs no process and no import of torch.
+        values = [
+            self._job(config) if is_stored else None
+            for config, (_, is_stored) in zip(configs, plans, strict=True)
+        ]
         missing = [i for i, value in enumerate(values) if value is None]
         if missing:
-            preload(
-                [OmegaConf.to_container(configs[i].data, resolve=True) for i in missing], configs[0].runs_dir
-            )
-            made = run_forked(
-                [functools.partial(self._job, configs[i]) for i in missing],
-                processes=self.processes,
-                names=[" ".join(job_overrides[i]) for i in missing],
-            )
+            jobs = [
+                (job_overrides[i], plans[i][0], functools.partial(self._job, configs[i])) for i in missing
+            ]
+            made = Jobs(Path(self.config.hydra.sweep.dir)).fork(jobs, self.processes)
             for i, value in zip(missing, made, strict=True):
                 values[i] = value
         returned = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +13,44 @@ from tutelage.errors import UserError, choices
 GUIDE_INPUTS = ("batch", "gaussian", "released_noise")
 
 
+class Sample(Protocol):
+    """What a guide sees of a batch."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """(n, ...)."""
+
+    @property
+    def targets(self) -> Tensor:
+        """(n, ...)."""
+
+    @property
+    def index(self) -> Tensor:
+        """(n,) int64, the position of each sample in its data set."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """(n, length) bool, True where real; None: all."""
+
+
 class FeatureGuide(nn.Module):
-    """A guide that is a function of the inputs and, in training, the targets: knowledge as features that a network should mirror.
+    """A guide that is a function of the batch: knowledge as features that a network should mirror (see `rules`).
 
     Write `features`; all else is as with a guide network: `model@guide=<its file>`, pairs, similarity, schedule. It may hold buffers.
+    A constructor that names `tables` or `class_names` is given the data's: their tables by sample, and the names of their classes.
     """
 
     @abstractmethod
-    def features(self, inputs: Tensor, targets: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """Return named features, (n, ...) each, in order from what early layers should mirror to late ones. No gradients are taken."""
+    def features(self, batch: Sample) -> dict[str, Tensor]:
+        """Return named features, (n, ...) each, in order from what early layers should mirror to late ones. No gradients are taken.
 
-    def forward(self, inputs: Tensor, targets: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        Only training batches come here, so that targets may be used.
+        """
+
+    def forward(self, batch: Sample) -> dict[str, Tensor]:
         """Return `features`, without gradients."""
         with torch.no_grad():
-            return self.features(inputs, targets, mask)
+            return self.features(batch)
 
 
 def guide_input_like(inputs: Tensor, kind: str) -> Tensor:

@@ -5,34 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.alignment.features import per_sample, per_token
 from tutelage.alignment.gather import gather, world_size
-from tutelage.alignment.guides import FeatureGuide
+from tutelage.alignment.guides import FeatureGuide, Sample
 from tutelage.alignment.pairing import Pair, Pairing
 from tutelage.alignment.similarity import Similarity
 from tutelage.alignment.taps import Layer, Taps, probe, weight_layers
 from tutelage.errors import UserError
-
-
-class Sample(Protocol):
-    """What a guide sees of a batch."""
-
-    @property
-    def inputs(self) -> Tensor:
-        """(n, ...)."""
-
-    @property
-    def targets(self) -> Tensor:
-        """(n, ...)."""
-
-    @property
-    def mask(self) -> Tensor | None:
-        """(n, length) bool, True where real; None: all."""
 
 
 class Alignment:
@@ -44,7 +28,8 @@ class Alignment:
     (n, everything) samples; of them a random `tokens_per_step` (over all ranks), the same for every layer; None: all.
 
     A step: `alignment.guide(guide, batch)`; `with alignment.recording(): output = network(inputs)`; `alignment.loss()`. A guide's
-    activation is encoded the moment its layer returns it and let go. In distributed training all is computed on the global batch.
+    activation is encoded the moment its layer returns it and let go; its forward ends with its last paired layer. In distributed
+    training all is computed on the global batch.
     Raises UserError for pairs that cannot be.
     """
 
@@ -61,7 +46,7 @@ class Alignment:
         tokens_per_step: int | None = None,
     ) -> None:
         if isinstance(guide, FeatureGuide):
-            found = guide(example.inputs, example.targets, example.mask)
+            found = guide(example)
             guide_layers = [Layer(name, "feature", tuple(x.shape[1:])) for name, x in found.items()]
         else:
             guide_layers = probe(guide, *_arguments(guide, example))
@@ -85,7 +70,9 @@ class Alignment:
         # Called directly only if it is a FeatureGuide.
         self._function: Callable[..., Mapping[str, Tensor]] = guide
         self._guide_taps = (
-            None if isinstance(guide, FeatureGuide) else Taps(guide, self._guide_names, consume=self._encode)
+            None
+            if isinstance(guide, FeatureGuide)
+            else Taps(guide, self._guide_names, consume=self._encode, stop=True)
         )
         self._references: dict[str, Any] = {}
         self._mask: Tensor | None = None
@@ -122,7 +109,7 @@ class Alignment:
             with self._guide_taps.recording(), torch.no_grad():
                 run(batch.inputs, batch.mask)
             return
-        features = self._function(batch.inputs, batch.targets, batch.mask)
+        features = self._function(batch)
         for name in self._guide_names:
             if name not in features:
                 raise UserError(

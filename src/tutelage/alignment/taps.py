@@ -94,11 +94,16 @@ def weight_layers(layers: Sequence[Layer]) -> list[Layer]:
     return [layer for layer in layers if layer.kind in KINDS and not layer.obstacle]
 
 
+class _AllRan(BaseException):
+    """Ends a forward whose remaining layers nobody wants; no module's own `except Exception` may catch it."""
+
+
 class Taps:
     """Hooks that hold the named activations of a forward, or hand each to `consume` the moment it exists.
 
     module, names: paths as `probe` gives them. consume: called as consume(name, activation) inside the forward; the activation is
-    then not held, so that its memory goes back as early as without a tap.
+    then not held, so that its memory goes back as early as without a tap. stop: end the forward once every tapped layer has run, for
+    modules of which nothing else is wanted; the first layers of a frozen guide cost no more than themselves.
 
     Only forwards inside `recording()` are seen: validation passes through untouched. A held activation keeps its place in the
     autograd graph. Holding switches the `inplace` flags of the module's activations off (until `remove`), or a ReLU would overwrite
@@ -108,7 +113,12 @@ class Taps:
     """
 
     def __init__(
-        self, module: nn.Module, names: Iterable[str], *, consume: Callable[[str, Tensor], None] | None = None
+        self,
+        module: nn.Module,
+        names: Iterable[str],
+        *,
+        consume: Callable[[str, Tensor], None] | None = None,
+        stop: bool = False,
     ) -> None:
         modules = dict(module.named_modules())
         self.names = tuple(dict.fromkeys(names))
@@ -117,7 +127,7 @@ class Taps:
                 raise UserError(
                     f"{type(module).__name__} has no layer '{name}'; {choices(name, filter(None, modules))}"
                 )
-        self._consume = consume
+        self._consume, self._stop = consume, stop
         self._recording = False
         self._held: dict[str, tuple[Tensor, int | None]] = {}
         self._filled: set[str] = set()
@@ -142,6 +152,8 @@ class Taps:
             self._consume(name, tensor)
         else:
             self._held[name] = (tensor, _version(tensor))
+        if self._stop and len(self._filled) == len(self.names):
+            raise _AllRan
 
     @contextmanager
     def recording(self) -> Iterator[Taps]:
@@ -151,6 +163,8 @@ class Taps:
         self._recording = True
         try:
             yield self
+        except _AllRan:
+            pass
         except BaseException:
             self._held.clear()
             raise

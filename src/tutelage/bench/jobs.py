@@ -7,6 +7,7 @@ import io
 import itertools
 import tempfile
 import time
+from typing import Any
 
 from tutelage.bench.measure import Row
 
@@ -22,12 +23,13 @@ def rows(jobs: int = 8) -> list[Row]:
 def measure(logger: str, jobs: int) -> Row:
     """Return the seconds of each job after the first, of one update each."""
     from tutelage.cli import train
+    from tutelage.cli.jobs import Jobs
 
     ends: list[float] = []
     original = train.job
 
-    def timed(node: object, sweep: train.Sweep) -> float:
-        value = original(node, sweep)
+    def timed(node: Any, jobs: Jobs) -> float:
+        value = original(node, jobs)
         ends.append(time.perf_counter())
         return value
 

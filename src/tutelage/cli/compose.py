@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,12 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import tutelage
+from tutelage.cli.groups import PRIMARY, config_folder, group_options, groups, options, summary, user_folder
 from tutelage.engine.settings import check
 from tutelage.errors import UserError, choices
 from tutelage.runs import needs
+from tutelage.runs.identity import is_need
 from tutelage.runs.needs import Plan
-
-PRIMARY = "train"
-
-
-def config_folder() -> Path:
-    """Return the folder of the shipped configuration: `conf/` of a checkout, or the copy inside an installed wheel."""
-    package = Path(tutelage.__file__).parent
-    checkout = package.parent.parent / "conf"
-    return checkout if (checkout / f"{PRIMARY}.yaml").is_file() else package / "conf"
-
-
-def user_folder() -> Path | None:
-    """Return `conf/` of the working folder, where users keep their own groups, unless that is the shipped one."""
-    own = Path.cwd() / "conf"
-    return own if own.is_dir() and own.resolve() != config_folder().resolve() else None
 
 
 def search_path() -> list[str]:
@@ -47,6 +34,7 @@ def search_path() -> list[str]:
 def prepare() -> None:
     """Register the resolvers, and let configurations name the user's own modules. Harmless when repeated."""
     OmegaConf.register_new_resolver("fingerprint", _fingerprint, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("pseudo_fingerprint", _pseudo_fingerprint, replace=True, use_cache=True)
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
 
@@ -55,6 +43,13 @@ def _fingerprint(path: Any) -> str | None:
     from tutelage.data.fingerprint import fingerprint
 
     return None if path is None else fingerprint(path)
+
+
+def _pseudo_fingerprint(path: Any) -> str | None:
+    from tutelage.data.fingerprint import pseudo_fingerprint
+
+    # A needed run need not exist yet; its identity stands for its content.
+    return None if path is None or is_need(path) else pseudo_fingerprint(path)
 
 
 @contextlib.contextmanager
@@ -68,48 +63,103 @@ def hydra_ready() -> Iterator[None]:
         yield
 
 
-def compose(overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the resolved and checked configuration of a command's overrides."""
+def readable(overrides: Sequence[str]) -> list[str]:
+    """Return the words with quotes around values that Hydra's grammar does not take bare, such as a folder named after Jürgen.
+
+    A value with a comma (a sweep), a bracket or quotes of its own is left as it is.
+    """
+    return [
+        f'{key}{equals}"{value}"'
+        if equals and not value.isascii() and not set(value) & set(",[]{}()'\"\\$")
+        else word
+        for word in overrides
+        for key, equals, value in [word.partition("=")]
+    ]
+
+
+def compose(overrides: Sequence[str], primary: str = PRIMARY) -> dict[str, Any]:
+    """Return the resolved and checked configuration of a command's overrides; primary: the file of `conf/` to start from."""
+    overrides = readable(overrides)
     with hydra_ready():
         try:
-            node = hydra_compose(PRIMARY, overrides=[*search_path(), *overrides])
-        except (HydraException, OmegaConfBaseException) as error:
-            raise explain(error, overrides) from error
-        return resolve(node)
+            node = hydra_compose(primary, overrides=[*search_path(), *overrides])
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise explain(error, overrides, primary) from error
+        return resolve(node, overrides, primary)
 
 
-def resolve(node: DictConfig) -> dict[str, Any]:
-    """Return a composed configuration as a plain, complete and checked dictionary."""
+def resolve(node: DictConfig, overrides: Sequence[str] = (), primary: str = PRIMARY) -> dict[str, Any]:
+    """Return a composed configuration as a plain, complete and checked dictionary. overrides: for messages."""
+    keys: Any = [
+        key for key in node if key != "hydra"
+    ]  # a launcher's node has Hydra's too, which is not complete
     try:
-        config: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        config: Any = OmegaConf.to_container(
+            OmegaConf.masked_copy(node, keys), resolve=True, throw_on_missing=True
+        )
     except OmegaConfBaseException as error:
-        raise explain(error, ()) from error
-    config.pop("hydra", None)
-    check(config)
+        raise explain(error, overrides, primary) from error
+    if primary == PRIMARY:
+        check(config)
     return dict(config)
 
 
-def plan_of(overrides: Sequence[str]) -> Plan:
-    """Return the plan of a command: its run and the runs it needs."""
+def multirun(
+    overrides: Sequence[str], job: Callable[[DictConfig], float], *, folder: Path, primary: str = PRIMARY
+) -> None:
+    """Call `job` with every configuration of a sweep, through Hydra's sweeper and launcher; folder: Hydra's own of the sweep."""
+    import hydra
+
+    prepare()
+    # Hydra passes errors on instead of printing and leaving: `main` words them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    before = sys.argv
+    sys.argv = ["tutelage", *search_path(), *overrides, f"hydra.sweep.dir='{folder}'", "-m"]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=primary)(job)()
+    except Exception as error:
+        if isinstance(error, UserError) or not type(error).__module__.startswith(("hydra", "omegaconf")):
+            raise
+        raise explain(error, overrides, primary) from error
+    finally:
+        sys.argv = before
+
+
+def plan_of(overrides: Sequence[str], known: dict[tuple[str, ...], dict[str, Any]] | None = None) -> Plan:
+    """Return the plan of a command: its run and the runs it needs.
+
+    known: what needs were composed to, kept between the calls of one command: the cells of a table share most of theirs.
+    """
+    known = {} if known is None else known
+
+    def needed(words: Sequence[str]) -> dict[str, Any]:
+        if tuple(words) not in known:
+            known[tuple(words)] = compose(words)
+        return known[tuple(words)]  # the planner copies it
+
     with hydra_ready():
-        return needs.plan(compose(overrides), lambda words: compose(words))
+        return needs.plan(compose(overrides), needed)
 
 
-def explain(error: Exception, overrides: Sequence[str]) -> UserError:
+def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) -> UserError:
     """Return one message in the user's words for what Hydra or OmegaConf raised."""
     text = str(error).strip()
-    cause = error.__cause__
-    if isinstance(cause, UserError):
-        return cause
+    cause: BaseException | None = error
+    while cause is not None:  # what one of our resolvers said, however deep it was wrapped
+        if isinstance(cause, UserError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, OverrideParseException):
         return UserError(
-            f"cannot read '{error.override}' as a setting: expected key=value, lists as [a,b], text with spaces in quotes"
+            f"cannot read '{error.override}' as a setting: expected key=value, lists as [a,b], and text with special characters "
+            "in quotes of its own, such as 'data.root=\"my folder, Köln\"'"
         )
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match.group(1)
-        return UserError(
-            f"there is no setting '{key}' in this command; {choices(key, _known_keys(overrides, key))}"
-        )
+        known = _known_keys(overrides, key, primary)
+        section = key.rpartition(".")[0]
+        beside = [name for name in known if name.startswith(f"{section}.")] if section else []
+        return UserError(f"there is no setting '{key}' in this command; {choices(key, beside or known)}")
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, name = match.group(1).partition("/") if "/" in match.group(1) else ("", "", match.group(1))
         return UserError(
@@ -117,55 +167,46 @@ def explain(error: Exception, overrides: Sequence[str]) -> UserError:
         )
     if match := re.search(r"Could not override '?([^' ]+)'?\.?\s*No match in the defaults list", text):
         return UserError(f"there is no group '{match.group(1)}'; {choices(match.group(1), groups())}")
+    if "Config group override must be a string" in text:
+        emptied = [word for word in overrides if word.partition("=")[2] in ("null", "None", "~")]
+        return UserError(
+            f"{' '.join(emptied) or 'a group'}: this group needs a choice; {choices('', groups())}"
+        )
     if "Ambiguous value for argument" in text:
         return UserError(f"{text.splitlines()[0]}\nSeveral values make a sweep: add -m")
     if "Missing mandatory value" in text:
         key = getattr(error, "full_key", None) or text.rpartition(" ")[2]
-        return UserError(f"the setting '{key}' has no value: give {key}=<value>")
+        return UserError(f"the setting '{key}' has no value: give {key}=<value>{_about(key, overrides)}")
     return UserError(" ".join(text.split()))
 
 
-def _known_keys(overrides: Sequence[str], culprit: str) -> list[str]:
+def _about(key: str, overrides: Sequence[str]) -> str:
+    """Return what the chosen file of the key's group says of itself, as a hint at what is missing."""
+    group = key.partition(".")[0]
+    for word in reversed(overrides):
+        name, _, choice = word.lstrip("+").partition("=")
+        if name in (group, "experiment") and (file := dict(options(name)).get(choice)):
+            return f" ({word}: {summary(file)})"
+    return ""
+
+
+def _known_keys(overrides: Sequence[str], culprit: str, primary: str) -> list[str]:
     # The nearest known key depends on the groups chosen, so compose again without what failed.
     rest = [word for word in overrides if not word.lstrip("+~").startswith(culprit)]
     try:
         with hydra_ready():
-            config = OmegaConf.to_container(hydra_compose(PRIMARY, overrides=[*search_path(), *rest]))
+            config = OmegaConf.to_container(hydra_compose(primary, overrides=[*search_path(), *rest]))
     except (HydraException, OmegaConfBaseException):
         return groups()
-    return [*flatten(config), *groups()]
+    return [key for key in flatten(config) if not key.endswith("_target_")] + groups()
 
 
 def flatten(node: Any, prefix: str = "") -> list[str]:
-    """Return the dotted keys of a nested mapping."""
-    if not isinstance(node, dict):
+    """Return the dotted keys of a nested mapping; an empty mapping is a leaf."""
+    if not isinstance(node, dict) or (prefix and not node):
         return [prefix]
     return [
         key
         for name, value in node.items()
         for key in flatten(value, f"{prefix}.{name}" if prefix else str(name))
     ]
-
-
-def folders() -> list[Path]:
-    """Return the configuration folders, the user's own first."""
-    return [folder for folder in (user_folder(), config_folder()) if folder is not None]
-
-
-def group_options(group: str) -> list[str]:
-    """Return the names that a group offers, at any depth (`demo/plain`)."""
-    group = group.split("@")[0]
-    return sorted(
-        {
-            str(p.relative_to(f / group).with_suffix(""))
-            for f in folders()
-            for p in (f / group).rglob("*.yaml")
-        }
-    )
-
-
-def groups() -> list[str]:
-    """Return the groups of the configuration."""
-    return sorted(
-        {p.name for f in folders() for p in f.iterdir() if p.is_dir() and not p.name.startswith(("_", "."))}
-    )

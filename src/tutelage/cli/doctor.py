@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,7 @@ def _build(plan: Plan, console: Any) -> list[str]:
     except UserError as error:
         return [str(error)]
     console.print("\n[bold]Data[/bold]")
-    for key, value in data.summary().items():
-        console.print(f"  {key}: {value}", markup=False)
+    _facts(data.summary(), console)
     missing = [
         p.key
         for p in plan.prerequisites()
@@ -109,11 +109,54 @@ def _build(plan: Plan, console: Any) -> list[str]:
             f"  {role}: {sum(p.numel() for p in frozen.network.parameters()):,} frozen parameters",
             markup=False,
         )
-    for key, value in method.describe().items():
-        console.print(f"\n[bold]{key}[/bold]")
-        for line in value if isinstance(value, list) else [value]:
-            console.print(f"  {line}", markup=False)
+    described = method.describe()
+    pairs = described.pop("pairs", None)
+    _facts(described, console)
+    if pairs:
+        console.print(f"\n[bold]Layer pairs[/bold] ({len(pairs)})")
+        console.print(_pair_table(pairs))
     return []
+
+
+def _facts(facts: dict[str, Any], console: Any) -> None:
+    """Print what is there to say, a line each."""
+    told = {key: _plain(value) for key, value in facts.items()}
+    width = max((len(key) for key, value in told.items() if value), default=0)
+    for key, value in told.items():
+        if value:
+            console.print(f"  {key:<{width}}  {value}", markup=False)
+
+
+def _plain(value: Any) -> str:
+    """Return a fact as a user would write it: no quotes, hashes by their first digits, nothing for what is empty."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        nested = any(isinstance(item, dict | list | tuple) for item in value)
+        return (
+            "; " if nested else " x " if 1 < len(value) <= 3 and all(type(v) is int for v in value) else ", "
+        ).join(map(_plain, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
+        return f"{value[:12]}..."
+    return "" if value is None else str(value)
+
+
+def _pair_table(pairs: Sequence[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "guide layer", "kind", "shape", "network layer", "kind", "shape"):
+        table.add_column(title, no_wrap=True)
+    for number, pair in enumerate(pairs, start=1):
+        sides = [
+            cell
+            for role in ("guide", "network")
+            for cell in (pair[role], pair[f"{role}_kind"], " x ".join(map(str, pair[f"{role}_shape"])))
+        ]
+        table.add_row(f"  {number:02d}", *sides)
+    return table
 
 
 def _without_needs(config: dict[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tutelage.errors import UserError
+from tutelage.errors import UserError, choices
 
-HELP = """usage: tutelage evaluate <run> [data=<choice>] [data.key=value ...] [split=test] [device=cpu] [runs_dir=runs]
+HELP = """usage: tutelage evaluate <run> [data=<choice>] [data.key=value ...] [split=test] [device=cpu|gpu|mps] [runs_dir=runs]
 
 <run> is a folder, or a name with the first digits of an identity (`tutelage list runs`). Without data= the run's own data are used.
 split: train | validation | test. The metrics are printed and appended to the run's evaluations.jsonl; its result is not touched.
 """
+DEVICES = {"cpu": "cpu", "gpu": "cuda", "mps": "mps"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,6 +44,8 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
     from tutelage.runs.records import append_json_line
     from tutelage.runs.store import Store
 
+    if device not in DEVICES:
+        raise UserError(f"there is no device '{device}'; {choices(device, DEVICES)}")
     run = Store(runs_dir).find(name)
     overrides = _data_overrides(run.config, data_words)
     import torch
@@ -64,7 +67,7 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
             )
     data.open_test()
     try:
-        target = torch.device(device)
+        target = torch.device(DEVICES[device])
         metrics = evaluate_network(loaded.network, data.task, data.batches(split, device=target), target)
     except RuntimeError as error:
         raise UserError(f"cannot evaluate on device={device!r}: {error}") from error

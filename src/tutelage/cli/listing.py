@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
+from tutelage.cli.groups import options, summary
 from tutelage.errors import UserError, choices
 
 GROUPS = {
     "experiments": "experiment", "methods": "method", "models": "model", "data": "data", "optimizers": "optimizer",
     "hardware": "hardware", "loggers": "logger", "sweeps": "sweep",
+    "cases": "scale",
 }  # fmt: skip
 
 
@@ -23,11 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "name", nargs="?", default="", help="runs: only those at or below this name, such as demo"
     )
-    parser.add_argument("--runs-dir", default="runs")
-    parser.add_argument("--state", help="runs: complete | failed | interrupted | running")
-    parser.add_argument("--method", help="runs: by method, such as guidance")
-    parser.add_argument("--data", help="runs: by data, such as digits")
-    parser.add_argument("--since", help="runs: finished on or after this date, 2026-01-31")
+    add_filters(parser)
     given = parser.parse_args(list(arguments))
     if given.what == "runs":
         return _runs(given)
@@ -46,28 +43,19 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def options(group: str) -> list[tuple[str, Path]]:
-    """Return (name, file) of everything a group offers; the user's own folder hides a shipped file of the same name."""
-    from tutelage.cli.compose import folders
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """Add the words that choose runs."""
+    parser.add_argument("--runs-dir", default="runs")
+    parser.add_argument("--state", help="runs: complete | failed | interrupted | running")
+    parser.add_argument("--method", help="runs: by method, such as guidance")
+    parser.add_argument("--data", help="runs: by data, such as digits")
+    parser.add_argument("--since", help="runs: finished on or after this date, 2026-01-31")
+    parser.add_argument("--before", help="runs: finished before this date")
 
-    found: dict[str, Path] = {}
-    for folder in folders():
-        for path in sorted((folder / group).rglob("*.yaml")):
-            found.setdefault(str(path.relative_to(folder / group).with_suffix("")), path)
-    return sorted(found.items())
 
-
-def summary(path: Path) -> str:
-    """Return the first comment of a configuration file: the sentence that says what it is."""
-    words = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# @package"):
-            continue
-        if not line.startswith("#"):
-            break
-        words.append(line.lstrip("# ").strip())
-    text = " ".join(words)
-    return text.split(". ")[0].rstrip(".")
+def filters(given: argparse.Namespace) -> dict[str, str | None]:
+    """Return the filters that were given, for `filtered_rows`."""
+    return {name: getattr(given, name) for name in ("state", "method", "data", "since", "before")}
 
 
 def _runs(given: argparse.Namespace) -> int:
@@ -75,13 +63,6 @@ def _runs(given: argparse.Namespace) -> int:
     from tutelage.reporting.listing import render_runs_table
     from tutelage.runs.store import Store
 
-    table = render_runs_table(
-        Store(given.runs_dir),
-        under=given.name,
-        state=given.state,
-        method=given.method,
-        data=given.data,
-        since=given.since,
-    )
+    table = render_runs_table(Store(given.runs_dir), under=given.name, **filters(given))
     console().print(table)
     return 0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
+import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tutelage.errors import UserError, choices
@@ -14,14 +18,17 @@ from tutelage.errors import UserError, choices
 COMMANDS = {
     "train": ("train", "run one experiment, or a sweep with -m (Hydra overrides)"),
     "evaluate": ("evaluate", "evaluate a finished run on any data that fit"),
+    "synthesize": ("synthesize", "make a pseudo data set of a frozen generator, or finish or mend one"),
     "report": ("report", "turn runs into a table and figures"),
     "reproduce": ("reproduce", "run what a table under experiments/ misses, then report"),
     "analyse": (
         "analyse",
         "compare finished runs: layer similarity, errors, overfitting, alignment over training",
     ),
+    "scale": ("scale", "predict how much data a network needs to learn a target, and measure it"),
     "doctor": ("doctor", "show what a command would run, and what is missing for it"),
-    "list": ("listing", "list experiments, methods, models, data or runs"),
+    "list": ("listing", "list experiments, methods, models, data, cases or runs"),
+    "prune": ("prune", "remove runs that no table needs, or their checkpoints; asks first"),
 }
 
 
@@ -36,23 +43,63 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"tutelage {__version__}")
         return 0
-    _speak_plainly()
+    speak_plainly()
+    # Threads that wait for each other sleep instead of spinning: two that share a core with anything else would else hold a small
+    # network's step up fiftyfold. It must be said before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        if arguments[0] not in COMMANDS:
-            raise UserError(f"there is no command '{arguments[0]}'; {choices(arguments[0], COMMANDS)}")
-        module = importlib.import_module(f"tutelage.cli.{COMMANDS[arguments[0]][0]}")
-        return int(module.main(arguments[1:]) or 0)
+        with _terminable():
+            return _run(arguments)
     except UserError as error:
         print(f"tutelage: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            return 0
+        print(
+            f"tutelage: {error}\nWhat was saved before is whole: the same command continues from there",
+            file=sys.stderr,
+        )
+        return 1
+    except SystemExit as leaving:  # argparse has said why
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except Terminated:
+        print("tutelage: terminated; the same command continues where it stopped", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("tutelage: interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0
     finally:
         if (mirrors := sys.modules.get("tutelage.engine.mirrors")) is not None:
             mirrors.drain()  # before W&B's own exit handlers take its service away
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what a scheduler sends before it kills."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command the way an interrupt does: locks freed, records flushed, ranks ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if arguments[0] not in COMMANDS:
+        raise UserError(f"there is no command '{arguments[0]}'; {choices(arguments[0], COMMANDS)}")
+    module = importlib.import_module(f"tutelage.cli.{COMMANDS[arguments[0]][0]}")
+    return int(module.main(arguments[1:]) or 0)
 
 
 def usage() -> str:
@@ -80,7 +127,8 @@ class _Stderr(logging.StreamHandler):
         pass
 
 
-def _speak_plainly() -> None:
+def speak_plainly() -> None:
+    """Show what is logged as plain lines on standard error."""
     logger = logging.getLogger("tutelage")
     if not logger.handlers:
         handler = _Stderr()

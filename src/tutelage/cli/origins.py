@@ -10,7 +10,8 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from tutelage.cli.compose import PRIMARY, flatten, folders, hydra_ready, search_path
+from tutelage.cli.compose import flatten, hydra_ready, readable, search_path
+from tutelage.cli.groups import PRIMARY, folders
 
 
 def origins(overrides: Sequence[str]) -> dict[str, str]:
@@ -18,7 +19,7 @@ def origins(overrides: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     with hydra_ready():
         loader = GlobalHydra.instance().config_loader()
-        listed = loader.compute_defaults_list(PRIMARY, [*search_path(), *overrides], RunMode.RUN)
+        listed = loader.compute_defaults_list(PRIMARY, [*search_path(), *readable(overrides)], RunMode.RUN)
     for entry in listed.defaults:
         if entry.config_path is None or entry.config_path.startswith("hydra"):
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import UserError, choices
 
@@ -99,11 +99,12 @@ def finder(words: Sequence[str]) -> Find:
     from tutelage.runs.store import Store
 
     plans: dict[tuple[str, ...], Plan] = {}
+    known: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def find(cell: Cell) -> Row:
         command = (*cell.overrides, *words)
         if command not in plans:
-            plans[command] = plan_of(command)
+            plans[command] = plan_of(command, known)
         plan = plans[command]
         store = Store(plan.config["runs_dir"])
         return row_of(store.run(plan.name, plan.identity), store)

@@ -30,9 +30,13 @@ def build(
     for name, arguments in wanted.items():
         if arguments is None:
             continue
-        if not isinstance(arguments, Mapping):
+        if callable(arguments):
             steps.append(arguments)
             continue
+        if not isinstance(arguments, Mapping):
+            raise UserError(
+                f"data.augment.{name} must be a mapping of its arguments, or null, got {arguments!r}"
+            )
         if name not in AUGMENTATIONS:
             raise UserError(f"there is no augmentation '{name}': {choices(name, AUGMENTATIONS)}")
         try:

@@ -8,7 +8,7 @@ torchvision's, drawn per image instead of per batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor
 from tutelage.errors import UserError
 
 
+@runtime_checkable
 class Augmentation(Protocol):
     """A random change of each image, determined by its row of noise."""
 

@@ -59,6 +59,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TUTELAGE_CACHE") or "~/.cache/tutelage").expanduser()
 
 
+def download_folder(root: str | None) -> Path:
+    """Return where downloaded sets lie: a folder of the user's, which must exist, or `downloads` in the cache folder.
+
+    Raises UserError for a folder that does not exist: a misspelt path is not to become a copy of the set.
+    """
+    if root is None:
+        return cache_folder() / "downloads"
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no folder {folder}: data.root must name an existing one, which holds the set or will; without it the set "
+            f"lies in {cache_folder() / 'downloads'}"
+        )
+    return folder
+
+
 def stored(
     name: str, write: Callable[[Path], dict[str, Any]]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

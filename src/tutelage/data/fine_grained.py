@@ -116,7 +116,7 @@ class FineGrained(ImageFolder):
         download: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(root=root or cache.cache_folder() / "downloads", **options)
+        super().__init__(root=cache.download_folder(root), **options)
         if dataset not in SETS:
             raise UserError(f"there is no fine-grained set '{dataset}': {choices(dataset, SETS)}")
         self.dataset, self.published_validation, self.download = dataset, published_validation, download

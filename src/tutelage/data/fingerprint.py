@@ -34,6 +34,23 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+def pseudo_manifest(root: str | os.PathLike[str]) -> Path:
+    """Return where the manifest of a pseudo data set lies: `root` is its folder, or that of the run that made it."""
+    folder = Path(root).expanduser()
+    inside = folder / "shards"
+    return (inside if (inside / "recipe.json").is_file() else folder) / "manifest.json"
+
+
+def pseudo_fingerprint(root: str | os.PathLike[str]) -> str:
+    """Return the fingerprint of a pseudo data set: of its manifest, which carries the hashes of all shards. UserError without one."""
+    path = pseudo_manifest(root)
+    if not path.is_file():
+        raise UserError(
+            f"there is no complete pseudo data set in {root} (no {path.name}): `tutelage synthesize` makes one"
+        )
+    return _file_digest(path)
+
+
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +56,7 @@ class TorchvisionImages(ImageData):
         if dataset not in TORCHVISION_SETS:
             raise UserError(f"there is no torchvision set '{dataset}': {choices(dataset, TORCHVISION_SETS)}")
         self.dataset = dataset
-        self.root = Path(root).expanduser() if root else cache.cache_folder() / "downloads"
+        self.root = cache.download_folder(root)
         self.download = download
 
     def prepare(self) -> None:

@@ -13,10 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tutelage.data import cache
+from tutelage.data.fingerprint import pseudo_manifest
 from tutelage.data.image_set import ImageData, ImageSource
 from tutelage.errors import UserError
-
-_AGAIN = "give the command that made it again: what is missing or damaged is made anew"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +38,8 @@ def read(root: str | Path) -> PseudoSet:
 
     Raises UserError where the set is not there or not complete, or a shard is missing or damaged.
     """
-    folder = Path(root).expanduser()
-    manifest = read_manifest(folder)
+    manifest = read_manifest(root)
+    folder = pseudo_manifest(root).parent
     return cache.remember(
         ("pseudo", manifest["content_sha256"], str(folder.resolve())), lambda: _load(folder, manifest)
     )
@@ -48,16 +47,21 @@ def read(root: str | Path) -> PseudoSet:
 
 def read_manifest(root: str | Path) -> dict[str, Any]:
     """Return the manifest alone, checked for the format. Raises UserError as `read` does."""
-    folder = Path(root).expanduser()
-    path = folder / "manifest.json"
+    path = pseudo_manifest(root)
+    folder = path.parent
     if not path.is_file():
         if (folder / "recipe.json").is_file():
-            raise UserError(f"the pseudo data set in {folder} is not complete: {_AGAIN}")
+            raise UserError(f"the pseudo data set in {folder} is not complete: {_again(folder)}")
         raise UserError(f"there is no pseudo data set in {folder}")
     manifest = json.loads(path.read_text())
     if manifest.get("format") != 1:
         raise UserError(f"{path} has the format {manifest.get('format')!r}, expected 1")
     return manifest
+
+
+def _again(folder: Path) -> str:
+    run = folder.parent if folder.name == "shards" else folder
+    return f"`tutelage synthesize {run}` makes anew what is missing or damaged"
 
 
 def _load(folder: Path, manifest: dict[str, Any]) -> PseudoSet:
@@ -72,10 +76,10 @@ def _load(folder: Path, manifest: dict[str, Any]) -> PseudoSet:
     for shard in manifest["shards"]:
         path = folder / shard["file"]
         if not path.is_file():
-            raise UserError(f"the shard {path} is missing: {_AGAIN}")
+            raise UserError(f"the shard {path} is missing: {_again(folder)}")
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
-                raise UserError(f"the shard {path} is damaged: {_AGAIN}")
+                raise UserError(f"the shard {path} is damaged: {_again(folder)}")
         place = slice(shard["start"], shard["start"] + shard["count"])
         try:
             with safe_open(path, framework="pt") as stored:
@@ -89,7 +93,8 @@ def _load(folder: Path, manifest: dict[str, Any]) -> PseudoSet:
 class PseudoImages(ImageData):
     """Labelled pseudo images, for pseudo pre-training and for distillation on generated samples.
 
-    root: the folder of the set. All of its labels are those the generator was given; validation and test are parts of the set itself.
+    root: the folder of the set, or of the run that made it. All labels are those the generator was given; validation and test are parts
+    of the set itself.
     """
 
     def __init__(self, *, root: str, **options: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,22 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+from tutelage.alignment.guides import FeatureGuide
 from tutelage.data.base import DataModule
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.errors import UserError
 from tutelage.methods.base import Method, step_seed
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.weights import load_weights
+from tutelage.runs.identity import is_need
+from tutelage.runs.records import read_json
 from tutelage.runs.run import make_folder
 from tutelage.tasks import Batch
 
 OPTIMIZER = "tutelage.methods.optim.OptimizerSpec"
 ROLES = ("guide", "teacher", "source")
-_RESERVED = {"weights", "init_seed"}  # keys of a model node that the builder consumes itself
+_OTHER_CLASSES = ("teacher", "source")  # may know other classes than the data: their own run says which
+_RESERVED = {"weights", "init_seed", "new_head"}  # keys of a model node that the builder consumes itself
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,12 @@ class Built:
 
 def build_data(config: dict[str, Any]) -> DataModule:
     """Build the data module, fetch or check its files (one process at a time), and make its splits."""
-    data: DataModule = construct("data", config["data"])
+    node = (
+        config["data"] | {"root": place("data.root", config)}
+        if is_need(config["data"].get("root"))
+        else config["data"]
+    )
+    data: DataModule = construct("data", node)
     if not isinstance(data, DataModule):
         raise UserError(f"data._target_ must be a tutelage DataModule, got {type(data).__name__}")
     locks = Path(config["runs_dir"]).expanduser() / ".locks"
@@ -55,17 +65,48 @@ def example_of(data: DataModule, size: int = 4) -> Batch:
     return Batch(*parts)
 
 
-def build_network(
-    where: str, node: dict[str, Any], data: DataModule, *, seed: int, runs_dir: str, needs: dict[str, Any]
-) -> nn.Module:
-    """Build one network for the data and give it its weights.
+def place(where: str, config: dict[str, Any]) -> str:
+    """Return the folder that a setting such as `data.root` or `method.pseudo` names: as given, or of the run behind `need:<name>`."""
+    section, _, key = where.partition(".")
+    value = str(config[section][key])
+    if not is_need(value):
+        return value
+    return str(needed_run(f"{where}={value}", value, config["runs_dir"], config.get("needs") or {}))
 
-    where: `model` or the role, for messages and so that each role draws its own initialisation from `seed`.
-    node: the model's configuration; `weights` is scratch | pretrained | a file | a run's folder | need:<name>, and `init_seed`
-    pins the initialisation whatever the run's seed.
+
+def needed_run(said: str, source: str, runs_dir: str, needs: dict[str, Any]) -> Path:
+    """Return the folder of the run behind `need:<name>`. Raises UserError where the configuration has no such need."""
+    name = source.removeprefix("need:")
+    if name not in needs:
+        raise UserError(
+            f"{said}: the configuration names no need '{name}'; its needs are {sorted(needs) or 'none'}"
+        )
+    return Path(runs_dir).expanduser() / needs[name]["run"]
+
+
+def build_network(
+    where: str,
+    node: dict[str, Any],
+    sizes: Mapping[str, Any],
+    *,
+    seed: int,
+    runs_dir: str,
+    needs: dict[str, Any],
+) -> nn.Module:
+    """Build one network and give it its weights.
+
+    where: `model` or the role, for messages and so that each role draws its own initialisation from `seed`. sizes: what the builder
+    fills in where the constructor names it, see `sizes_of`.
+    node: the model's configuration; `weights` is scratch | pretrained | a file | a run's folder | need:<name>, `init_seed` pins the
+    initialisation whatever the run's seed, and `new_head` leaves the final layer fresh, for other classes.
     """
     arguments = {key: value for key, value in node.items() if key not in _RESERVED}
-    weights = str(node.get("weights") or "scratch")
+    weights = node.get("weights")
+    weights = "scratch" if weights is None else weights
+    if not isinstance(weights, str) or not weights:
+        raise UserError(
+            f"{where}.weights must be scratch, pretrained, a file (.safetensors, .ckpt), a run's folder, or need:<name>, got {weights!r}"
+        )
     pinned = node.get("init_seed")
     torch.manual_seed(step_seed(seed if pinned is None else pinned, 0, sum(map(ord, where))))
     accepts, _, _ = parameters_of(resolve(arguments.get("_target_", ""), where))
@@ -76,37 +117,56 @@ def build_network(
                 "Expected scratch, a file (.safetensors, .ckpt), a run's folder, or need:<name>"
             )
         arguments["pretrained"] = True
-    context = {
-        "input_shape": data.input_shape,
-        "output_size": data.task.output_size,
-        "num_classes": data.task.output_size,
-        "vocab_size": data.vocab_size,
-        "per_position": data.task.per_position,
-    }
-    context = {key: value for key, value in context.items() if arguments.get(key) is None}
+    context = {key: value for key, value in sizes.items() if arguments.get(key) is None}
     network = construct(
         where, {k: v for k, v in arguments.items() if not (k in context and v is None)}, **context
     )
     if not isinstance(network, nn.Module):
         raise UserError(f"{where}._target_ must build a torch.nn.Module, got {type(network).__name__}")
+    if isinstance(network, FeatureGuide) and where != "guide":
+        raise UserError(
+            f"{where}: {type(network).__name__} is a rule, no network: it can only guide (model@guide=...)"
+        )
     if weights not in ("scratch", "pretrained"):
-        load_weights(network, weights_file(where, weights, runs_dir=runs_dir, needs=needs))
+        path = weights_file(where, weights, runs_dir=runs_dir, needs=needs)
+        load_weights(network, path, new_head=bool(node.get("new_head")))
     return network
+
+
+def sizes_of(data: DataModule) -> dict[str, Any]:
+    """Return what a network is told of its data."""
+    return {
+        "input_shape": data.input_shape,
+        "output_size": data.task.output_size,
+        "num_classes": data.task.output_size,
+        "vocab_size": data.vocab_size,
+        "per_position": data.task.per_position,
+        "class_names": data.facts.get("classes"),
+        "tables": data.tables,
+    }
+
+
+def recorded_sizes(where: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the record of the run that gives a network its weights says of its data; empty where the weights are of no run."""
+    weights = str(config[where].get("weights") or "scratch")
+    if weights in ("scratch", "pretrained"):
+        return {}
+    path = weights_file(where, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
+    record = path.parent / "setup.json"
+    if path.name != "network.safetensors" or not record.is_file():
+        return {}
+    data = read_json(record)["data"]
+    classes = data["output_size"]
+    return {"input_shape": tuple(data["input_shape"]), "output_size": classes, "num_classes": classes}
 
 
 def weights_file(where: str, source: str, *, runs_dir: str, needs: dict[str, Any]) -> Path:
     """Return the weights file that a source names. Raises UserError saying what is missing."""
     if source.startswith("need:"):
-        name = source.removeprefix("need:")
-        if name not in needs:
-            raise UserError(
-                f"{where}.weights={source}: the configuration names no need '{name}'; its needs are {sorted(needs) or 'none'}"
-            )
-        path = Path(runs_dir) / needs[name]["run"] / "network.safetensors"
+        path = needed_run(f"{where}.weights={source}", source, runs_dir, needs) / "network.safetensors"
         if not path.exists():
-            raise UserError(
-                f"{where}.weights={source}: the run {needs[name]['run']} has left no {path.name}; run it first"
-            )
+            key = needs[source.removeprefix("need:")]["run"]
+            raise UserError(f"{where}.weights={source}: the run {key} has left no {path.name}; run it first")
         return path
     path = Path(source).expanduser()
     if path.is_dir():
@@ -121,14 +181,13 @@ def weights_file(where: str, source: str, *, runs_dir: str, needs: dict[str, Any
 
 def build_frozen(role: str, config: dict[str, Any], data: DataModule, *, norm_mode: str) -> FrozenNetwork:
     """Build one frozen network (a guide, a teacher, a source), with the input normalisation that its weights expect."""
-    node = config.get(role)
-    if not node:
-        raise UserError(
-            f"method {config['method']['_target_'].rpartition('.')[2]} needs a {role}: add model@{role}=<model>, for instance "
-            f"model@{role}=resnet18 (`tutelage list models` shows all)"
-        )
+    node = config[role]
+    sizes = sizes_of(data)
+    if role in _OTHER_CLASSES:
+        stored = recorded_sizes(role, config)
+        sizes |= {key: value for key, value in stored.items() if key != "input_shape"}
     network = build_network(
-        role, node, data, seed=config["seed"], runs_dir=config["runs_dir"], needs=config.get("needs") or {}
+        role, node, sizes, seed=config["seed"], runs_dir=config["runs_dir"], needs=config.get("needs") or {}
     )
     mean, std = expected_normalization(role, node, network, config)
     return FrozenNetwork(network, norm_mode=norm_mode, expects=mean and (mean, std), given=data.normalization)
@@ -153,37 +212,59 @@ def expected_normalization(
     return tuple(json.loads(text) or (None, None))
 
 
-def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
-    """Build everything that one run needs. data: reuse a data module that is already set up."""
-    data = data or build_data(config)
-    method_node = dict(config["method"])
-    parameters, _, _ = parameters_of(resolve(method_node.get("_target_", ""), "method"))
-    network = build_network(
-        "model",
-        config["model"],
-        data,
-        seed=config["seed"],
-        runs_dir=config["runs_dir"],
-        needs=config.get("needs") or {},
-    )
+def check_roles(config: dict[str, Any], parameters: Mapping[str, Any]) -> None:
+    """Raise UserError for a frozen network that the method needs and the command lacks, or the reverse; before anything is loaded."""
+    name = config["method"]["_target_"].rpartition(".")[2]
     for role in ROLES:
         if config.get(role) and role not in parameters:
             uses = [r for r in ROLES if r in parameters]
             raise UserError(
-                f"method {method_node['_target_'].rpartition('.')[2]} uses no {role} (it uses {', '.join(uses) or 'none'}): "
+                f"method {name} uses no {role} (it uses {', '.join(uses) or 'none'}): "
                 f"drop model@{role}, or choose a method that does"
             )
+        if role in parameters and not config.get(role):
+            raise UserError(
+                f"method {name} needs a {role}: add model@{role}=<model>, for instance model@{role}=resnet18 "
+                "(`tutelage list models` shows all)"
+            )
+
+
+def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
+    """Build everything that one run needs. data: reuse a data module that is already set up."""
+    method_node = dict(config["method"])
+    if is_need(method_node.get("pseudo")):
+        method_node["pseudo"] = place("method.pseudo", config)
+    parameters, _, _ = parameters_of(resolve(method_node.get("_target_", ""), "method"))
+    check_roles(config, parameters)
+    data = data or build_data(config)
+    network = build_network(
+        "model",
+        config["model"],
+        sizes_of(data),
+        seed=config["seed"],
+        runs_dir=config["runs_dir"],
+        needs=config.get("needs") or {},
+    )
     norm_mode = method_node.get("norm_mode", "eval")
     frozen = {r: build_frozen(r, config, data, norm_mode=norm_mode) for r in ROLES if r in parameters}
     if "norm_mode" not in parameters:
         method_node.pop("norm_mode", None)
+    optimizer = {"_target_": OPTIMIZER, **config["optimizer"]}
+    if (
+        optimizer.get("fused")
+        and config["fit"]["gradient_clip"] is not None
+        and "mixed" in config["hardware"]["precision"]
+    ):
+        optimizer["fused"] = (
+            False  # the same update in more kernels: Lightning refuses to clip for a fused one in mixed precision
+        )
     torch.manual_seed(step_seed(config["seed"], 0, 1))
     method = construct(
         "method",
         method_node,
         network=network,
         task=data.task,
-        optimizer=construct("optimizer", {"_target_": OPTIMIZER, **config["optimizer"]}),
+        optimizer=construct("optimizer", optimizer),
         seed=config["seed"],
         batch_size=data.batch_size,
         **({"example": example_of(data)} if "example" in parameters else {}),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tutelage.engine.mirrors import Mirrors
+from tutelage.errors import GivenUp
 from tutelage.runs.records import MetricsWriter
 from tutelage.tasks import Batch
 
@@ -137,7 +140,20 @@ class Checkpoints(pl.Callback):
             part = self.folder / "best.tmp"
             save_file(self.best_state, part, metadata={"step": str(self.best["step"])})
             part.replace(self.best_path())
-        trainer.save_checkpoint(fresh)
+        try:
+            trainer.save_checkpoint(fresh)
+        except (
+            RuntimeError,
+            OSError,
+        ) as error:  # torch words a full disk as a failed check inside its writer
+            fresh.unlink(missing_ok=True)
+            if isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "write" in str(error):
+                raise OSError(
+                    errno.EIO,
+                    f"the checkpoint could not be written ({str(error).splitlines()[0]})",
+                    str(last),
+                ) from error
+            raise
         if trainer.is_global_zero:
             _sync(fresh)
             if last.exists():
@@ -157,6 +173,33 @@ class Checkpoints(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.last = state_dict["best"], state_dict["last"]
+
+
+class GiveUp(pl.Callback):
+    """Stop a run whose best validation metric has not reached what is asked at a step.
+
+    asked: [step, value] pairs; of those up to the present step the last counts. best: the checkpoints' callback, which knows the
+    best value so far, also of earlier attempts.
+    """
+
+    def __init__(self, asked: Sequence[Sequence[float]], best: Checkpoints) -> None:
+        self.asked, self.best = sorted([int(step), float(value)] for step, value in asked), best
+
+    def on_validation_end(self, trainer: pl.Trainer, method: Any) -> None:
+        passed = [value for step, value in self.asked if step <= method.step]
+        if not passed or method.step >= method.max_steps:
+            return
+        monitor, mode = self.best.monitor, self.best.mode
+        value = method.values["validation"][monitor]
+        if self.best.best:
+            earlier = self.best.best["validation"][monitor]
+            value = max(value, earlier) if mode == "max" else min(value, earlier)
+        if value >= passed[-1] if mode == "max" else value <= passed[-1]:
+            return
+        raise GivenUp(
+            f"given up at step {method.step}: the best validation {monitor} is {value:.4g}, fit.give_up asks for {passed[-1]:.4g}",
+            step=method.step, value=value, asked=[list(pair) for pair in self.asked],
+        )  # fmt: skip
 
 
 def _sync(path: Path) -> None:

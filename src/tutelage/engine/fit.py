@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ import torch
 from safetensors.torch import save_file
 
 from tutelage.engine.build import Built, build
-from tutelage.engine.callbacks import Checkpoints, Progress, Recording
+from tutelage.engine.callbacks import Checkpoints, GiveUp, Progress, Recording
 from tutelage.engine.chunks import Chunks
 from tutelage.engine.mirrors import Mirrors, open_mirrors
 from tutelage.errors import UserError, choices
 from tutelage.methods.base import Method
 from tutelage.runs.records import write_json
 from tutelage.runs.run import Run
+from tutelage.runs.setting import reads_of
 
 log = logging.getLogger("tutelage")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
@@ -35,16 +38,19 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
     """
     started = time.perf_counter()
     quiet_lightning()
+    check_machine(config["hardware"])
     torch.set_float32_matmul_precision(config["hardware"]["matmul_precision"])
     if config["hardware"].get("threads"):
         torch.set_num_threads(config["hardware"]["threads"])
+    reads = reads_of(config)
     built = build(config)
     max_steps, every = plan_steps(config["fit"], built)
     checkpoint = latest_checkpoint(run)
     first_step = 0 if checkpoint is None else checkpoint[1]
     trainer, recording, checkpoints, mirrors = assemble(config, run, built, max_steps)
     if trainer.is_global_zero:
-        write_json(run.path / "setup.json", {"data": built.data.summary(), "method": built.method.describe()})
+        record = {"data": built.data.summary(), "method": built.method.describe()}
+        write_json(run.path / "setup.json", record | ({"reads": reads} if reads else {}))
         if recording.writer is not None:
             recording.writer.truncate_after(first_step)
     result: dict[str, Any] = {}
@@ -59,13 +65,19 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
         )
         result = evaluate_and_save(trainer, built, checkpoints, run)
         result["cost"] = cost(trainer, recording, built, max_steps, first_step, started)
+        if reads:
+            result["reads"] = reads
         if trainer.is_global_zero:
             run.complete(result)
+            if not config["fit"]["keep_checkpoints"]:
+                run.drop_checkpoints()
     finally:
-        if recording.writer is not None:
-            recording.writer.close()
-        mirrors.finish(result.get("metrics", {}))
-        built.data.teardown()
+        try:
+            if recording.writer is not None:
+                recording.writer.close()
+        finally:
+            mirrors.finish(result.get("metrics", {}))
+            built.data.teardown()
     return result
 
 
@@ -96,12 +108,25 @@ def assemble(
     checkpoints = Checkpoints(
         run.path / "checkpoints", monitor=task.monitor, mode=task.mode, every_s=settings["checkpoint_every_s"]
     )
-    callbacks = [
+    callbacks: list[pl.Callback] = [
         recording,
         checkpoints,
         Progress(f"{config['name']} seed {config['seed']}", max_steps, task.monitor),
     ]
+    if settings["give_up"]:
+        callbacks.append(GiveUp(settings["give_up"], checkpoints))
     return make_trainer(config, run.path, callbacks, max_steps), recording, checkpoints, mirrors
+
+
+def check_machine(hardware: dict[str, Any]) -> None:
+    """Raise UserError where this machine lacks the accelerator, before data are read."""
+    found = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not found.get(hardware["accelerator"], True):
+        has = ", ".join(name for name, there in found.items() if there) or "neither"
+        raise UserError(
+            f"hardware.accelerator={hardware['accelerator']}: this machine has no such device (of gpu and mps: {has}); "
+            "choose hardware=cpu, or ddp_cpu for several ranks"
+        )
 
 
 def make_trainer(
@@ -154,13 +179,22 @@ def train(
     )
     if config["hardware"].get("compile"):
         method.network.compile()
-    trainer.fit(
-        method,
-        chunks,
-        data.batches("validation", **share),
-        ckpt_path=checkpoint and str(checkpoint),
-        weights_only=True,
-    )
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(
+            method,
+            chunks,
+            data.batches("validation", **share),
+            ckpt_path=checkpoint and str(checkpoint),
+            weights_only=True,
+        )
+    except SystemExit as leaving:
+        # Lightning makes an interrupt an exit, and the process deaf to further ones.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)
+        if isinstance(leaving.__context__, KeyboardInterrupt):
+            raise leaving.__context__ from None
+        raise
     if method.step < max_steps:
         raise KeyboardInterrupt(f"stopped at step {method.step} of {max_steps}")
 
@@ -275,5 +309,6 @@ def quiet_lightning() -> None:
         ".*is smaller than the logging interval.*",
         ".*Checkpoint directory .* exists.*",
         ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+        ".*It is recommended to use `self.log\\(.*sync_dist=True.*",  # our metrics are over all ranks already
     ):
         warnings.filterwarnings("ignore", pattern)

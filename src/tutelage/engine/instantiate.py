@@ -1,7 +1,7 @@
 """From a `_target_` and its arguments to an object, under a stated policy of what may be built.
 
-Policy: a target is (1) a class or function that Tutelage's models, data, methods or generators define, (2) a class derived from
-torch.nn.Module or LightningDataModule, or (3) a function that a module in the folder of the command defines.
+Policy: a target is (1) a class or function that Tutelage's models, data, methods, generators, alignment or scaling cases define, (2) a
+class derived from torch.nn.Module or LightningDataModule, or (3) a function that a module in the folder of the command defines.
 Everything else is refused: a configuration from somebody else can name `os.system`, and must not reach it.
 """
 
@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tutelage.engine.values import describe, fits
+from tutelage.engine.values import describe, fits, whole
 from tutelage.errors import UserError, choices
 
-_ROOMS = frozenset({"models", "data", "methods", "generators"})
+_ROOMS = frozenset({"models", "data", "methods", "generators", "alignment"})
+_FILES = frozenset({("scaling", "cases"), ("scaling", "layers"), ("scaling", "predict")})
 _STANDARD_LIBRARY = frozenset(sys.stdlib_module_names)
 
 
@@ -62,7 +63,8 @@ _ALLOWED = (
 def _allowed(found: Any, module_name: str) -> bool:
     if module_name.split(".")[0] == "tutelage":
         home = getattr(found, "__module__", "").split(".")
-        return callable(found) and home[0] == "tutelage" and bool(_ROOMS.intersection(home[1:2]))
+        ours = bool(_ROOMS.intersection(home[1:2])) or tuple(home[1:3]) in _FILES
+        return callable(found) and home[0] == "tutelage" and ours
     if inspect.isclass(found):
         bases = {f"{base.__module__}.{base.__name__}" for base in inspect.getmro(found)}
         return bool(
@@ -122,15 +124,22 @@ def construct(where: str, config: Mapping[str, Any], **context: Any) -> Any:
     function = resolve(target, where)
     given = {key: value for key, value in config.items() if key != "_target_"}
     parameters, hints, open_ended = parameters_of(function)
-    for key, value in given.items():
+    for key in given:
         if key not in parameters and not open_ended:
             raise UserError(
                 f"{where}: {target} takes no '{key}'; {choices(key, set(parameters) - set(context))}"
             )
-        if key in hints and not fits(value, hints[key]):
+        if key not in hints:
+            continue
+        value = given[key] = whole(given[key], hints[key])
+        if not fits(value, hints[key]):
             raise UserError(
                 f"{where}.{key} must be {describe(hints[key])}, got {value!r} ({type(value).__name__})"
             )
+        if target.startswith("tutelage.") and isinstance(value, int) and value < 0:
+            raise UserError(
+                f"{where}.{key} must not be negative, got {value}"
+            )  # of ours, nothing counts backwards
     arguments = given | {key: value for key, value in context.items() if key in parameters}
     missing = [
         n for n, p in parameters.items() if p.default is inspect.Parameter.empty and n not in arguments
@@ -139,5 +148,8 @@ def construct(where: str, config: Mapping[str, Any], **context: Any) -> Any:
         raise UserError(f"{where}: {target} needs {', '.join(sorted(missing))}; give it in the configuration")
     try:
         return function(**arguments)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except UserError as error:
+        said = str(error)
+        raise error if said.startswith(where) else UserError(f"{where}: {said}") from error
+    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         raise UserError(f"{where}: {target} cannot be built from {given}: {error}") from error

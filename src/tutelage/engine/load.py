@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tutelage.data.base import DataModule
-from tutelage.engine.build import build_data, build_network
+from tutelage.engine.build import build_data, build_network, sizes_of
 from tutelage.errors import UserError
 from tutelage.models.weights import load_weights
 from tutelage.runs.store import Store
@@ -49,7 +49,9 @@ def load_run(path: str | Path, runs_dir: str | Path = "runs", **data_overrides: 
     node = config["model"] | {
         "weights": "scratch"
     }  # all weights come from the run: what it started from need not exist any more
-    network = build_network("model", node, data, seed=config["seed"], runs_dir=config["runs_dir"], needs={})
+    network = build_network(
+        "model", node, sizes_of(data), seed=config["seed"], runs_dir=config["runs_dir"], needs={}
+    )
     load_weights(network, run.path / "network.safetensors")
     return LoadedRun(network=network.eval(), config=config, result=run.result or {}, data=data)
 

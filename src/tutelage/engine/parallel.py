@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import logging
 import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError
@@ -46,13 +49,21 @@ def preload(data_nodes: Sequence[Any], runs_dir: str) -> None:
 
 
 def run_forked(
-    jobs: Sequence[Callable[[], float]], *, processes: int | None = None, names: Sequence[str] | None = None
+    jobs: Sequence[Callable[[], float]],
+    *,
+    processes: int | None = None,
+    names: Sequence[str] | None = None,
+    retries: Sequence[int] | None = None,
+    died: Callable[[int, str], None] | None = None,
+    outputs: Path | None = None,
 ) -> list[float]:
     """Run each job in a process of its own and return their values in order; NaN for one that raised or died.
 
     processes: jobs at a time; None: the number of GPUs, or of cores where there are none. Each of `processes` slots has its own GPU
-    (CUDA_VISIBLE_DEVICES) or share of the cores. What a job prints goes nowhere: its run has a log. An interrupt reaches the jobs too, and
-    is raised here when they have ended; they do not outlive this process.
+    (CUDA_VISIBLE_DEVICES) or share of the cores. retries: how often each job is started again whose process dies (for what it
+    raises, the job itself is responsible); died: told the job's number and how, when no try is left.
+    outputs: a folder for what jobs print, `<number>.txt`; none: it goes nowhere, since a run has its log.
+    An interrupt reaches the jobs too, and is raised here when they have ended; they do not outlive this process.
     Raises UserError on a system that cannot fork, or for a number of processes below 1.
     """
     if not hasattr(os, "fork"):
@@ -64,27 +75,40 @@ def run_forked(
     import tutelage.engine.fit  # noqa: F401 - torch and Lightning are imported once, here; the children share the pages
 
     gpus = _gpus()
-    slots = min(len(jobs), processes or gpus or os.cpu_count() or 1)
+    slots = min(len(jobs), processes or gpus or cores())
     values = [float("nan")] * len(jobs)
+    tries = [1 + (retries[i] if retries else 0) for i in range(len(jobs))]
     waiting, running = list(range(len(jobs))), dict[int, _Child]()
     free = list(range(slots))
     try:
         while waiting or running:
             while waiting and free:
                 number, slot = waiting.pop(0), free.pop(0)
-                pid, pipe = _start(jobs[number], slot, slots, gpus)
+                output = outputs / f"{number}.txt" if outputs else None
+                pid, pipe = _start(jobs[number], slot, slots, gpus, output)
                 running[pid] = _Child(number, slot, pipe, time.monotonic())
             pid, status = os.wait()
             if pid not in running:
                 continue
             child = running.pop(pid)
             free.append(child.slot)
-            values[child.number] = _value(child.pipe)
-            name = names[child.number] if names else f"job {child.number}"
-            took = time.monotonic() - child.started
-            died = f", killed by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else ""
-            done = len(jobs) - len(waiting) - len(running)
-            log.info("[%d/%d] %s: %.4g (%.0f s%s)", done, len(jobs), name, values[child.number], took, died)
+            value, number = _value(child.pipe), child.number
+            name = names[number] if names else f"job {number}"
+            tries[number] -= 1
+            how = "" if value is not None else _end(status)
+            if value is None and tries[number]:
+                log.warning("the process of %s %s: it is started again", name, how)
+                waiting.append(number)
+                continue
+            values[number] = float("nan") if value is None else value
+            if outputs and value == value and value is not None:  # it did well: nobody will ask what it said
+                (outputs / f"{number}.txt").unlink(missing_ok=True)
+            if value is None and died is not None:
+                died(number, how)
+            took, done = time.monotonic() - child.started, len(jobs) - len(waiting) - len(running)
+            log.info(
+                "[%d/%d] %s: %.4g (%.0f s%s)", done, len(jobs), name, values[number], took, how and f", {how}"
+            )
     except BaseException:
         for pid in running:
             with contextlib.suppress(ProcessLookupError):
@@ -96,7 +120,9 @@ def run_forked(
     return values
 
 
-def _start(job: Callable[[], float], slot: int, slots: int, gpus: int) -> tuple[int, int]:
+def _start(
+    job: Callable[[], float], slot: int, slots: int, gpus: int, output: Path | None
+) -> tuple[int, int]:
     read, write = os.pipe()
     pid = os.fork()
     if pid:
@@ -108,31 +134,48 @@ def _start(job: Callable[[], float], slot: int, slots: int, gpus: int) -> tuple[
         die_with_parent()
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
-        _silence()
+        _print_to(output)
         import torch
 
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // slots))
+        torch.set_num_threads(max(1, cores() // slots))
         os.write(write, json.dumps(job()).encode())
         code = 0
     except KeyboardInterrupt:
         code = 130
     finally:
         with contextlib.suppress(BaseException):
+            if code == 1:
+                traceback.print_exc()
             if (mirrors := sys.modules.get("tutelage.engine.mirrors")) is not None:
                 mirrors.drain()
+        with contextlib.suppress(BaseException):
+            sys.stderr.flush()
         os._exit(code)
 
 
-def _silence() -> None:
+def _print_to(output: Path | None) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(nowhere, stream)
+    place = nowhere if output is None else os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for stream, target in ((0, nowhere), (1, place), (2, place)):
+        os.dup2(target, stream)
+    faulthandler.enable(2)  # a crash inside a library leaves where it was
 
 
-def _value(pipe: int) -> float:
+def _value(pipe: int) -> float | None:
     with os.fdopen(pipe, "rb") as file:
         text = file.read()
-    return float(json.loads(text)) if text else float("nan")
+    return float(json.loads(text)) if text else None
+
+
+def _end(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"was killed by signal {os.WTERMSIG(status)} ({signal.Signals(os.WTERMSIG(status)).name})"
+    return f"ended with exit code {os.WEXITSTATUS(status)} and no result"
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus() -> int:

@@ -5,11 +5,12 @@ No torch here: a mistake in a command is found before anything heavy is imported
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
-from tutelage.engine.values import describe, fits
+from tutelage.engine.values import describe, fits, whole
 from tutelage.errors import UserError, choices
 
 
@@ -21,6 +22,8 @@ class Fit(TypedDict):
     validate_every_steps: int | None
     log_every_steps: int
     checkpoint_every_s: float
+    keep_checkpoints: bool
+    give_up: list[list[float]]
     accumulate: int
     gradient_clip: float | None
 
@@ -55,6 +58,7 @@ class Configuration(TypedDict):
     runs_dir: str
     rerun: bool
     retry: int
+    on_failure: Literal["continue", "stop"]
     fit: dict[str, Any]
     hardware: dict[str, Any]
     logger: dict[str, Any]
@@ -65,6 +69,8 @@ class Configuration(TypedDict):
     teacher: dict[str, Any] | None
     source: dict[str, Any] | None
     method: dict[str, Any]
+    setting: Literal["source", "source_free", "oracle"] | None
+    source_root: str | None
     needs: dict[str, Any]
 
 
@@ -74,24 +80,45 @@ _LEAST = {"fit.max_steps": 1, "fit.validate_every_steps": 1, "fit.log_every_step
 _MOST = {"seed": 2**32 - 1}
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Raise UserError for an unknown key, a value of another type or out of range in the sections that are settings."""
+def check(config: dict[str, Any]) -> None:
+    """Raise UserError for an unknown key, a value of another type or out of range in the sections that are settings.
+
+    Whole numbers written as 1e3 become such, in place.
+    """
     _check_section("", config, Configuration)
+    _check_numbers("", config)
     for name, schema in SECTIONS.items():
         _check_section(f"{name}.", config[name], schema)
+    for pair in config["fit"]["give_up"]:
+        if len(pair) != 2:
+            raise UserError(f"fit.give_up must be a list of [step, value], got {pair!r} in it")
     steps, epochs = config["fit"]["max_steps"], config["fit"]["epochs"]
+    if epochs == 0:
+        raise UserError("fit.epochs must be above 0, got 0")
     if (steps is None) == (epochs is None):
         raise UserError(
             f"give either fit.max_steps or fit.epochs (the other null), got max_steps={steps}, epochs={epochs}"
         )
 
 
-def _check_section(prefix: str, section: Mapping[str, Any], schema: Any) -> None:
+def _check_numbers(key: str, value: Any) -> None:
+    if isinstance(value, Mapping | list):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, item in items:
+            _check_numbers(f"{key}.{name}" if key else str(name), item)
+    elif isinstance(value, float) and math.isnan(value):
+        raise UserError(f"{key} must be a number, got nan")
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{key} must be below 2^63, got a number of {len(str(abs(value)))} digits")
+
+
+def _check_section(prefix: str, section: dict[str, Any], schema: Any) -> None:
     hints = typing.get_type_hints(schema)
-    for key, value in section.items():
+    for key in section:
         name = f"{prefix}{key}"
         if key not in hints:
             raise UserError(f"there is no setting '{name}'; {choices(str(key), hints)}")
+        value = section[key] = whole(section[key], hints[key])
         if not fits(value, hints[key]):
             raise UserError(f"{name} must be {describe(hints[key])}, got {value!r} ({type(value).__name__})")
         in_range = not isinstance(value, int | float) or _LEAST.get(name, value) <= value <= _MOST.get(

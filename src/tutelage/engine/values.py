@@ -28,7 +28,9 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, str)
     if inspect.isclass(origin) and origin is not type:
         if issubclass(origin, Mapping):
-            return isinstance(value, Mapping)
+            return isinstance(value, Mapping) and (
+                not inner or all(fits(key, inner[0]) and fits(item, inner[1]) for key, item in value.items())
+            )
         if issubclass(origin, tuple | list) or origin.__module__ == "collections.abc":
             return (
                 not isinstance(value, str | Mapping)
@@ -36,6 +38,13 @@ def fits(value: Any, hint: Any) -> bool:
                 and _items_fit(value, origin, inner)
             )
     return True
+
+
+def whole(value: Any, hint: Any) -> Any:
+    """Return 1e3, which YAML reads as a fraction, as 1000 where a whole number is expected; all else as it is."""
+    if isinstance(value, float) and value.is_integer() and not fits(value, hint) and fits(int(value), hint):
+        return int(value)
+    return value
 
 
 def _items_fit(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:
@@ -61,7 +70,7 @@ def describe(hint: Any) -> str:
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, inner))
     if inspect.isclass(origin) and issubclass(origin, Mapping):
-        return "a mapping"
+        return f"a mapping to {describe(inner[-1])}" if inner and inner[-1] is not Any else "a mapping"
     if origin is not None:
         return f"a list of {describe(inner[0])}" if inner else "a list"
     return str(getattr(hint, "__name__", hint))

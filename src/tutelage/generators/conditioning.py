@@ -29,8 +29,7 @@ class Conditioning:
     """
 
     def __init__(self, labelling: str, *, classes: int, seed: int, predictions: Tensor | None = None) -> None:
-        if labelling not in LABELLINGS:
-            raise UserError(f"labelling={labelling!r} is not known; {choices(labelling, LABELLINGS)}")
+        check_labelling(labelling)
         if labelling != "uniform":
             if predictions is None or predictions.ndim != 2 or len(predictions) == 0:
                 raise UserError(
@@ -60,6 +59,13 @@ class Conditioning:
             dim=1, keepdim=True
         )
         return below.sum(dim=1).clamp(max=self.classes - 1)
+
+
+def check_labelling(labelling: str) -> str:
+    """Return the labelling. Raises UserError for one that does not exist."""
+    if labelling not in LABELLINGS:
+        raise UserError(f"labelling={labelling!r} is not known; {choices(labelling, LABELLINGS)}")
+    return labelling
 
 
 @torch.inference_mode()

@@ -28,13 +28,26 @@ def noise_levels(schedule: str = "squaredcos_cap_v2") -> Any:
     return DDPMScheduler(num_train_timesteps=TRAIN_STEPS, beta_schedule=schedule)
 
 
-def solver(name: str, steps: int, config: Any) -> Any:
-    """Return diffusers' sampler over the noise levels of `config`: "ddim" (arXiv 2010.02502) or "dpm" (arXiv 2211.01095), no randomness."""
+def solver(name: str, steps: int, config: Any, *, clip: bool = False) -> Any:
+    """Return diffusers' sampler over the noise levels of `config`: "ddim" (arXiv 2010.02502) or "dpm" (arXiv 2211.01095), no randomness.
+
+    clip: keep each step's predicted image in [-1, 1]. At the first time of the cosine levels an image is the predicted noise's error
+    times 20,000, which dpm by itself would pass on.
+    """
     if name == "ddim":
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler as Solver
     else:
         from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler as Solver
-    made = Solver.from_config(config, timestep_spacing="trailing")
+    clipped = {
+        "clip_sample": True,
+        "clip_sample_range": 1.0,
+        "thresholding": name != "ddim",
+        "sample_max_value": 1.0,
+    }
+    options = {
+        key: value for key, value in clipped.items() if clip and key in Solver.__init__.__annotations__
+    }
+    made = Solver.from_config(config, timestep_spacing="trailing", **options)
     made.set_timesteps(steps)
     return made
 
@@ -147,7 +160,7 @@ class DiffusionUNet(Generator):
 
     def render(self, noise: Tensor, labels: Tensor) -> Tensor:
         """See `Generator.render`."""
-        steps = solver(self.solver, self.sampling_steps, noise_levels().config)
+        steps = solver(self.solver, self.sampling_steps, noise_levels().config, clip=True)
         images = noise
         for time in steps.timesteps:
             predicted = self(images, time.to(noise.device).expand(len(noise)), labels)
@@ -156,7 +169,11 @@ class DiffusionUNet(Generator):
 
     def describe(self) -> dict[str, Any]:
         """See `Generator.describe`."""
-        return super().describe() | {"solver": self.solver, "sampling_steps": self.sampling_steps}
+        return super().describe() | {
+            "solver": self.solver,
+            "sampling_steps": self.sampling_steps,
+            "clip": True,
+        }
 
 
 def _waves(time: Tensor, width: int) -> Tensor:

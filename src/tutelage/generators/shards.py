@@ -149,6 +149,20 @@ def _finish(folder: Path, wanted: Mapping[str, Any], shard_size: int, shards: in
     return manifest
 
 
+def finish(folder: str | Path) -> dict[str, Any] | None:
+    """Write the manifest of a set whose shards are all there and return it; None where some are missing."""
+    claimed = json.loads((Path(folder) / "recipe.json").read_text())
+    shard_size = claimed.pop("shard_size")
+    return _finish(Path(folder), claimed, shard_size, -(-claimed["count"] // shard_size))
+
+
+def damaged(folder: str | Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Return the names of shards that are missing or differ from their hashes. Cost: reading the set."""
+    folder = Path(folder)
+    files = {shard["file"]: shard["sha256"] for shard in manifest["shards"]}
+    return [n for n, sha in files.items() if not (folder / n).is_file() or _file_digest(folder / n) != sha]
+
+
 def content_digest(folder: Path, manifest: Mapping[str, Any]) -> str:
     """Return the sha256 of all images, labels and seeds in order: the same for any shard size."""
     totals = {name: hashlib.sha256() for name in ARRAYS}

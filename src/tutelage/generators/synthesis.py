@@ -22,6 +22,7 @@ def synthesize(
     count: int,
     seed: int = 0,
     shard_size: int = 4096,
+    micro_batch: int | None = None,
     classifier: nn.Module | None = None,
     targets: Iterable[Tensor] | None = None,
     origin: Mapping[str, Any] | None = None,
@@ -30,7 +31,8 @@ def synthesize(
 ) -> dict[str, Any] | None:
     """Write the pseudo data set, or what is missing of it, and return its manifest (None: other ranks still work).
 
-    labelling, count, seed, shard_size: see `Conditioning` and `shards`. classifier, targets: of pseudo conditional sampling: the frozen
+    labelling, count, seed, shard_size: see `Conditioning` and `shards`. micro_batch: images that the generator makes at once (None: its
+    own choice). classifier, targets: of pseudo conditional sampling: the frozen
     source classifier, and batches (b, C, H, W) of the target's *training* images in their order, without augmentation.
     origin: what to record of generator and classifier, such as their runs.
     Raises UserError where labelling and what was given do not fit, or the folder holds another set.
@@ -39,6 +41,10 @@ def synthesize(
         raise UserError(
             "labelling=uniform reads neither a source classifier nor target data: give none, or choose soft, sampled or argmax"
         )
+    if micro_batch is not None:
+        if micro_batch < 1:
+            raise UserError(f"method.micro_batch must be at least 1 image, got {micro_batch}")
+        generator.micro_batch = micro_batch
     predictions = None if classifier is None or targets is None else predict(classifier, targets)
     conditioning = Conditioning(labelling, classes=generator.classes, seed=seed, predictions=predictions)
     wanted = shards.recipe(generator, conditioning, count=count, seed=seed, origin=origin)

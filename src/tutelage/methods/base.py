@@ -94,8 +94,17 @@ class Method(pl.LightningModule):
     # --- shared by all
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Run the trained network, with the mask where it takes one."""
-        return self.network(inputs, mask) if self._takes_mask else self.network(inputs)
+        """Run the trained network, with the mask where it takes one. Raises UserError where it cannot take the data at all."""
+        try:
+            return self.network(inputs, mask) if self._takes_mask else self.network(inputs)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            if self.step or isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
+                raise
+            kind = type(self.network)
+            raise UserError(
+                f"{kind.__module__}.{kind.__qualname__} cannot be run on these data, inputs of shape {tuple(inputs.shape)} "
+                f"and {str(inputs.dtype).removeprefix('torch.')}: {error}"
+            ) from error
 
     def predict(self, batch: Batch) -> Tensor:
         """Run the trained network on a training batch: the one forward of the step."""
@@ -162,7 +171,7 @@ class Method(pl.LightningModule):
                 raise NonFiniteLoss(
                     f"the loss is not finite at step {step}: {', '.join(bad)} "
                     f"(terms: {dict(zip(names, [float(v) for v in values[1:]], strict=False))}). "
-                    "Lower optimizer.lr or clip gradients (hardware.gradient_clip); the last good checkpoint is kept"
+                    "Lower optimizer.lr or clip gradients (fit.gradient_clip); the last good checkpoint is kept"
                 )
         self._history.clear()
         row = {f"train/{name}": float(np.mean(values)) for name, values in sums.items()}

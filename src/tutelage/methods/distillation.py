@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal, get_args
 
 import torch
@@ -58,6 +59,8 @@ class Distillation(Method):
                 "method.loss=decoupled singles out the true class among the teacher's: it needs a task of classes and "
                 "label_space=same. Choose loss=soft or logits"
             )
+        if label_space == "same":
+            _check_classes(self.network, teacher, example)
         self.extra_head = _ExtraHead(self.network, teacher, example) if label_space == "other" else None
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -86,6 +89,21 @@ class Distillation(Method):
             temperature=self.temperature,
             target_weight=self.target_weight,
             other_weight=self.other_weight,
+        )
+
+
+def _check_classes(network: nn.Module, teacher: FrozenNetwork, example: Batch) -> None:
+    was_training = network.training
+    takes_mask = "mask" in inspect.signature(network.forward).parameters
+    with torch.no_grad():
+        network.eval()
+        mine = network(example.inputs, example.mask) if takes_mask else network(example.inputs)
+        theirs = teacher(example.inputs, example.mask)
+    network.train(was_training)
+    if mine.shape != theirs.shape:
+        raise UserError(
+            f"the teacher gives {tuple(theirs.shape[1:])} per sample, {type(network).__name__} {tuple(mine.shape[1:])}: "
+            "they know different classes. Set method.label_space=other, or choose data or a teacher with the same classes"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from tutelage.errors import UserError, choices
 from tutelage.methods.base import Method
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.tasks import Batch
+
+log = logging.getLogger("tutelage")
 
 
 class Guidance(Method):
@@ -85,7 +88,19 @@ class Guidance(Method):
             self.network, inputs, guide.network, example, pairing=rule, similarity=measure,
             per_token=tokens, tokens_per_step=tokens_per_step if tokens else None,
         )  # fmt: skip
+        self.compared = batch_size
         self._similarities: list[Tensor] = []
+
+    def on_fit_start(self) -> None:
+        """Say what accumulation does not do."""
+        super().on_fit_start()
+        if self.accumulate > 1 and self.global_rank == 0:
+            log.warning(
+                "fit.accumulate=%d enlarges the batch of the update, not that of the alignment: similarities are taken over each batch "
+                "of %s samples. For a larger one raise data.batch_size, or use several ranks, which compare the global batch",
+                self.accumulate,
+                self.compared,
+            )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.losses`: a term that the schedule has switched off is not computed."""

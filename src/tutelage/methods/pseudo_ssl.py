@@ -21,8 +21,9 @@ from tutelage.tasks import Batch, Classification
 class PseudoSemiSupervised(AveragedMethod):
     """The task's loss on target data and a consistency loss on pseudo images (Yamaguchi et al. 2022, arXiv 2204.12833).
 
-    pseudo: folder of the pseudo data set; its labels are not read here: they conditioned the generator. batch_size: labelled images per
-    step over all ranks. ratio: pseudo images per labelled one. normalization: the target data's, as numbers.
+    pseudo: folder of the pseudo data set; its labels are not read here: they conditioned the generator. fingerprint: of the set's
+    manifest, for the run's identity. batch_size: labelled images per step over all ranks. ratio: pseudo images per labelled one.
+    normalization: the target data's, as numbers.
     algorithm: uda | fixmatch | pseudo_label | mean_teacher, see `losses.consistency`; mean_teacher's target is the average, so it needs
     `ema_decay` above 0. temperature, threshold: of those that have them, else null.
     weak, strong: augmentations by name; uda and fixmatch compare a weak with a strong view, mean_teacher two weak ones.
@@ -38,6 +39,7 @@ class PseudoSemiSupervised(AveragedMethod):
         self,
         *,
         pseudo: str,
+        fingerprint: str | None = None,
         batch_size: int,
         example: Batch,
         normalization: Normalization,

@@ -258,7 +258,9 @@ def _why_unfinished(run: Run, state: State) -> str:
         except UserError as error:
             return str(error)
         message = str(failure.get("message", "")).strip().splitlines()
-        return ": ".join(["failed", str(failure.get("error", "")), *message[:1]])
+        kind = str(failure.get("error", ""))
+        told = [] if kind == "UserError" else [kind]  # a mistake needs no class name
+        return ": ".join(["failed", *told, *message[:1]])
     if state in (State.INTERRUPTED, State.RUNNING):
         rows = run.metrics.rows
         return f"{state} at step {rows[-1]['step']}" if rows else str(state)

@@ -17,6 +17,8 @@ from tutelage.runs.store import Store
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6A00", "#000000")
 """After Okabe and Ito (2008), https://jfly.uni-koeln.de/color; with a darker yellow."""
+FEW = 5
+"""Beyond so many arms curves are drawn without bands, and the legend stands below."""
 DASHES = ("-", "--", ":", "-.")
 LOOK: dict[str, Any] = {
     "font.size": 9,
@@ -28,7 +30,7 @@ LOOK: dict[str, Any] = {
     "lines.linewidth": 1.6,
     "legend.frameon": False,
 }
-_DRAWING = 1
+_DRAWING = 2
 """Raise it when the drawing changes, so that figures of unchanged data are drawn again."""
 
 Curve = list[tuple[int, float, float, int]]
@@ -108,20 +110,36 @@ def _draw(
     }
     look: Any = {**dict(matplotlib.rcParamsDefault), **LOOK}  # whatever the user's own style file says
     with matplotlib.rc_context(look):
-        figure = Figure(figsize=(9.0, max(3.4, 1.2 + 0.32 * len(points))), layout="constrained")
+        many = len(curves) > FEW
+        figure = Figure(
+            figsize=(9.0, max(3.4, 1.2 + (0.4 if many else 0.32) * len(points))), layout="constrained"
+        )
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        _draw_curves(left, curves, styles, report.scale)
+        _draw_curves(left, curves, styles, report.scale, bands=not many)
+        if many:
+            figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+        elif any(curves.values()):
+            left.legend(fontsize=8)
+        counts = sorted({len(seeds) for seeds in points.values() if seeds})
+        n = " to ".join(dict.fromkeys(str(count) for count in (*counts[:1], *counts[-1:])))
         left.set(xlabel="step", ylabel=f"validation {name}")
+        left.set_title(f"mean{'' if many else ' ± standard deviation'} over n = {n} seeds", fontsize=8)
         _draw_points(right, points, styles)
         right.set(xlabel=f"{metric.partition('/')[0]} {name}")
+        right.set_title("every seed, and the mean (bar)", fontsize=8)
         with replacing(path) as temporary:
             metadata = {"Software": None, "Description": digest}
             figure.savefig(temporary, format="png", dpi=120, metadata=metadata)
 
 
 def _draw_curves(
-    axes: Any, curves: Mapping[str, Curve], styles: Mapping[str, tuple[str, str]], scale: float
+    axes: Any,
+    curves: Mapping[str, Curve],
+    styles: Mapping[str, tuple[str, str]],
+    scale: float,
+    *,
+    bands: bool,
 ) -> None:
     means = [mean for points in curves.values() for _, mean, _, _ in points]
     is_share = bool(means) and max(means) <= scale  # an accuracy keeps its linear axis
@@ -134,9 +152,8 @@ def _draw_curves(
         steps = [step for step, *_ in points]
         low, high = [m - s for _, m, s, _ in points], [m + s for _, m, s, _ in points]
         axes.plot(steps, [m for _, m, _, _ in points], dashes, color=color, label=label)
-        axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
-    if any(curves.values()):
-        axes.legend(fontsize=8)
+        if bands:
+            axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def _draw_points(

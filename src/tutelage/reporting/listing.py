@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ def filtered_rows(
     method: str | None = None,
     data: str | None = None,
     since: str | None = None,
+    before: str | None = None,
 ) -> list[Row]:
     """Return the runs that pass every given filter, in the order of their keys.
 
@@ -36,6 +38,7 @@ def filtered_rows(
         method: a method's class or module, such as guidance.
         data: a data set's class or module, such as digits.
         since: a date such as 2026-01-31; the runs that ended, or if they have not, began on or after it (UTC).
+        before: a date; the runs that ended, or if they have not, began before it.
 
     Raises:
         UserError: a state or date that is none, or a method or data set that no run has.
@@ -48,15 +51,18 @@ def filtered_rows(
     for kind, wanted in (("method", method), ("data", data)):
         if wanted is not None:
             known = {word for row in rows for word in kinds(row, kind)}
-            if rows and wanted.lower() not in known:
+            if rows and _bare(wanted) not in map(_bare, known):
                 raise UserError(f"no run has {kind} '{wanted}'; {choices(wanted, known)}")
-            rows = [row for row in rows if wanted.lower() in kinds(row, kind)]
-    if since is not None:
-        try:
-            first = date.fromisoformat(since).isoformat()
-        except ValueError:
-            raise UserError(f"--since needs a date such as 2026-01-31, got '{since}'") from None
-        rows = [row for row in rows if (row.finished or row.started)[:10] >= first]
+            rows = [row for row in rows if _bare(wanted) in map(_bare, kinds(row, kind))]
+    for option, given in (("--since", since), ("--before", before)):
+        if given is not None:
+            try:
+                day = date.fromisoformat(given).isoformat()
+            except ValueError:
+                raise UserError(f"{option} needs a date such as 2026-01-31, got '{given}'") from None
+            rows = [
+                row for row in rows if ((row.finished or row.started)[:10] >= day) is (option == "--since")
+            ]
     return rows
 
 
@@ -85,17 +91,27 @@ def render_runs_table(store: Store, **filters: Any) -> Table:
 
 
 def kinds(row: Row, kind: str) -> list[str]:
-    """Return the lower-case names a run's method or data answer to: the class, then the module."""
+    """Return the names a run's method or data answer to, in snake case: the class, then the module."""
     return list(dict.fromkeys(_names(row.inputs.get(f"{kind}._target_", ""))))
 
 
 def _names(target: str) -> Iterator[str]:
-    parts = target.strip('"').lower().split(".")
-    yield from (part for part in parts[:-3:-1] if part)
+    parts = target.strip('"').split(".")
+    yield from (snake(part) for part in parts[:-3:-1] if part)
+
+
+def _bare(name: str) -> str:
+    # NormPenalty, norm_penalty and normpenalty are one; so are WikiText and its module, wikitext.
+    return name.replace("_", "").lower()
+
+
+def snake(name: str) -> str:
+    """Return NormPenalty as norm_penalty, the way files and commands are written."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def _result(row: Row) -> str:
     metric = f"test/{row.monitor}"
     if metric in row.metrics:
         return f"{row.monitor} {number(row.metrics[metric], 4)}"
-    return row.reason if row.state is not State.COMPLETE else ""
+    return row.reason.removeprefix("failed: ") if row.state is not State.COMPLETE else ""

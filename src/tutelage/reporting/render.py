@@ -34,7 +34,8 @@ def markdown(report: Report, *, figures: Sequence[str] = ()) -> str:
 
 COMPARISONS_EXPLAINED = (
     "Differences over the seeds both arms have; 95 % t interval; exact two-sided sign-flip p (five pairs cannot go below "
-    "0.0625), and the same corrected for the number of comparisons (Holm)."
+    "0.0625), and the same corrected for the number of comparisons (Holm). The verdict follows the interval alone: *above* or *below* "
+    "where it excludes 0."
 )
 
 

@@ -161,7 +161,11 @@ def _cost(rows: list[Row]) -> list[str]:
     machines = sorted({row.machine for row in rows if row.machine})
     if not total_s or not machines:
         return []
-    return [f"{len(rows)} runs, {total_s / 60:.1f} minutes of training on: {'; '.join(machines)}"]
+    days = sorted({row.finished[:10] for row in rows if row.finished})
+    when = " to ".join(dict.fromkeys((*days[:1], *days[-1:])))
+    runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
+    spent = f"{total_s / 60:.1f} minutes" if total_s >= 60 else f"{total_s:.0f} seconds"
+    return [f"{runs}, {spent} of training on: {'; '.join(machines)}{f'; {when} (UTC)' if when else ''}"]
 
 
 def _usual_monitor(arms: Sequence[Group]) -> str:

@@ -25,9 +25,13 @@ EXCLUDED: dict[str, str] = {
     "tags": "labels for people",
     "notes": "labels for people",
     "fit.checkpoint_every_s": "a resumed run equals an undisturbed one",
+    "fit.give_up": "a run that was given up has no result; one that was not is the same",
+    "fit.keep_checkpoints": "what a complete run leaves on the disk",
     "hardware.threads": "a matter of speed",
     "hardware.num_workers": "batches are a function of the seed and the step, whoever loads them",
     "data.root": "content counts, not its place; folders of a user carry `data.fingerprint`",
+    "source_root": "as data.root, of needed runs",
+    "method.pseudo": "content counts, not its place; `method.fingerprint` carries it",
     "data.cache*": "a matter of speed",
     "data.num_workers": "batches are a function of the seed and the step, whoever loads them",
     "data.prefetch*": "a matter of speed",
@@ -36,6 +40,9 @@ EXCLUDED: dict[str, str] = {
     "needs.*.command": "how a needed run is made; which run it is stays in (`needs.*.run`)",
 }
 """Dotted patterns of the keys outside the identity (each with all that is below it), with the reason."""
+
+ABSENT_WHEN_NULL = frozenset({"setting"})
+"""Top-level keys that came later and whose null says nothing: runs made before keep their identity."""
 
 
 def identify(config: Mapping[str, Any]) -> str:
@@ -56,12 +63,19 @@ def is_excluded(key: str) -> bool:
     return any(_covers(pattern, key) for pattern in EXCLUDED)
 
 
+def is_need(value: Any) -> bool:
+    """Say whether a value names a needed run, `need:<name>`."""
+    return isinstance(value, str) and value.startswith("need:")
+
+
 def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Copy the nested mapping without the keys that lie outside the identity."""
     kept: dict[str, Any] = {}
     for key, value in config.items():
         dotted = f"{prefix}{key}"
-        if is_excluded(dotted):
+        if is_excluded(dotted) and not is_need(value):  # which need it is does count
+            continue
+        if value is None and dotted in ABSENT_WHEN_NULL:
             continue
         kept[key] = without_excluded(value, f"{dotted}.") if isinstance(value, Mapping) else value
     return kept

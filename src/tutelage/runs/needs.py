@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.errors import UserError
-from tutelage.runs.identity import identify, is_excluded, without_excluded
+from tutelage.runs import setting
+from tutelage.runs.identity import identify, is_excluded, is_need, without_excluded
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store, name_of
 
@@ -64,7 +65,8 @@ def plan(config: Mapping[str, Any], compose: Compose) -> Plan:
     the places of the data (`data.root`, caches, loader workers) when both use the same data.
 
     Raises:
-        UserError: a need is not a list of overrides, or runs need each other in a circle.
+        UserError: a need is not a list of overrides, runs need each other in a circle, or a source-free
+            stage would open the source data (`setting`).
     """
     return _plan(copy.deepcopy(dict(config)), compose, above=())
 
@@ -110,7 +112,9 @@ def _plan(config: dict[str, Any], compose: Compose, above: tuple[tuple[str, str]
         _inherit(needed, config, command)
         needs[role] = _plan(needed, compose, (*above, mark))
         config["needs"][role] = {"command": command, "run": needs[role].key}
-    return Plan(config=config, name=name, identity=identify(config), needs=needs)
+    planned = Plan(config=config, name=name, identity=identify(config), needs=needs)
+    setting.check(planned)
+    return planned
 
 
 def _commands(config: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -138,8 +142,12 @@ def _inherit(needed: dict[str, Any], parent: Mapping[str, Any], command: list[st
         needed["hardware"] = copy.deepcopy(parent["hardware"])
     theirs, ours = parent.get("data"), needed.get("data")
     if isinstance(theirs, Mapping) and isinstance(ours, Mapping) and _content(theirs) == _content(ours):
-        places = {k: copy.deepcopy(v) for k, v in theirs.items() if is_excluded(f"data.{k}")}
-        own = {k: v for k, v in ours.items() if k not in places or _speaks_of(spoken, f"data.{k}")}
+        places = {
+            k: copy.deepcopy(v) for k, v in theirs.items() if is_excluded(f"data.{k}") and not is_need(v)
+        }
+        own = {
+            k: v for k, v in ours.items() if k not in places or is_need(v) or _speaks_of(spoken, f"data.{k}")
+        }
         needed["data"] = {**places, **own}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -214,6 +215,17 @@ class Run:
         """Store the result; from this moment the run is complete."""
         self._note_end()
         write_json(self.path / "result.json", {"state": str(State.COMPLETE), **result})
+
+    def drop_checkpoints(self) -> None:
+        """Remove the states to resume from. Call it under the lock, and only when the run is complete: its network has its own file."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+    def remove(self) -> None:
+        """Remove the run from the disk. Call it under the lock. It is gone at once: what a kill leaves has another name."""
+        grave = self.path.with_name(f".removed-{self.path.name}")
+        shutil.rmtree(grave, ignore_errors=True)
+        self.path.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
 
     def fail(self, error: str, message: str, **facts: Any) -> None:
         """Record why this attempt failed: the error's kind, its message, and facts such as the step."""

@@ -69,8 +69,7 @@ class Store:
             raise UserError(
                 f"'{text}' means {len(found)} runs; give more digits of one of them:\n{lines}{more}"
             )
-        keys = [run.key for run in self.runs()]
-        raise UserError(f"no run '{text}' in {self.root}: {choices(wanted, {*self.names(), *keys})}")
+        raise UserError(f"no run '{text}' in {self.root}: {choices(wanted, self.names())}")
 
     def at_path(self, folder: Path) -> Run:
         """Return the run in a folder, inside or outside this store (a copy, an archived attempt)."""

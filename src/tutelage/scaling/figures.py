@@ -29,6 +29,7 @@ def _label(result: Result, names: Sequence[str]) -> str:
 def draw_curves(axes: Axes, results: Sequence[Result], *, unit: Scale, names: Sequence[str]) -> None:
     """A_f against P over `unit`, one line per result with its standard error over data draws."""
     import matplotlib as mpl
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, max(2, len(results))))
     for result, colour in zip(results, colours, strict=False):
@@ -40,6 +41,9 @@ def draw_curves(axes: Axes, results: Sequence[Result], *, unit: Scale, names: Se
         )
     axes.axhline(0.5, color="grey", lw=0.6, ls="--")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("alignment $A_f$")
     axes.legend(fontsize=6)
 

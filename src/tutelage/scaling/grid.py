@@ -6,10 +6,9 @@ of one ensemble; members with fewer points than the largest P are padded and mas
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,9 @@ from tutelage.errors import UserError, choices
 from tutelage.scaling.guided import Guide
 from tutelage.scaling.langevin import Langevin, largest_curvature
 from tutelage.scaling.measure import (
-    Posterior,
-    fresh_alignment,
     kernel_spectrum,
     layer_overlaps,
     sample_posterior,
-    train_error,
 )
 from tutelage.scaling.networks import Ensemble, PatchConvolution, TwoLayer
 from tutelage.scaling.targets import Target
@@ -37,18 +33,22 @@ RECORDS = ("overlaps", "spectrum")
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One grid point. Everything that can change a number is a field.
+    """One grid point. Everything that can change a number is a field; the values of an experiment are in `conf/scale`.
 
     Args:
-        experiment: the experiment's name; name: the point's, unique within it (a file name). network,
-        target: what learns what. samples: the P grid, increasing; draws: data draws (and networks) per P.
-        sizes: the numbers the analysis groups by, e.g. {"d": 32, "N": 32}. method: "langevin", "sgd" or
-        "adam". temperature, step_size, friction, steps: of Langevin (see there), or learning rate and steps
-        of training. start: "prior", or "planted": some neurons begin on the hidden direction, to see
-        whether the posterior was
-            reached from both sides.
-        guide_strength: None, or nats per point of alignment to an untrained convolution `guide` (two-layer
-        only). record: any of "overlaps", "spectrum", at the largest P.
+        experiment: the experiment's name; name: the point's, unique within it.
+        network, target: what learns what.
+        samples: the P grid, increasing; draws: data draws (and networks) per P.
+        sizes: the numbers the analysis groups by, e.g. {"d": 32, "N": 32}.
+        method: "langevin", "sgd" or "adam".
+        temperature, step_size, friction, steps: of Langevin (see there); of training, `step_size` is the learning
+        rate and `batch_size` the points of a step.
+        measurements: of alignment, at equal intervals, each on `test_points` fresh points.
+        start: "prior", or "planted": some neurons begin on the hidden direction, to see whether the posterior was
+        reached from both sides.
+        guide, guide_strength: an untrained convolution and the nats per point of alignment to it (two-layer only).
+        record: any of "overlaps", "spectrum", at the largest P.
+        predicted: the exponent of P* in d that the points were planned with, where a case has no verdicts of its own.
     """
 
     experiment: str
@@ -56,20 +56,22 @@ class Point:
     network: Ensemble
     target: Target
     samples: Sequence[int]
-    sizes: dict[str, float] = field(default_factory=dict)
-    draws: int = 8
+    sizes: Mapping[str, float]
+    draws: int
+    temperature: float
+    step_size: float
+    friction: float | None
+    steps: int
+    measurements: int
+    test_points: int
     method: str = "langevin"
-    temperature: float = 0.1
-    step_size: float = 0.01
-    friction: float | None = 0.5
-    steps: int = 20_000
-    measurements: int = 24
-    test_points: int = 4096
+    batch_size: int = 64
     seed: int = 0
     start: str = "prior"
     guide: PatchConvolution | None = None
     guide_strength: float | None = None
     record: Sequence[str] = ()
+    predicted: float | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -79,6 +81,13 @@ class Point:
             raise UserError(f"Unknown record '{unknown[0]}': {choices(unknown[0], RECORDS)}")
         if self.start not in ("prior", "planted"):
             raise UserError(f"start must be 'prior' or 'planted', got '{self.start}'")
+        for name in ("draws", "temperature", "step_size", "steps", "test_points", "batch_size"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 4 <= self.measurements <= self.steps:
+            raise UserError(
+                f"measurements must be between 4 and steps ({self.steps}), got {self.measurements}"
+            )
         grid = list(self.samples)
         if not grid or grid != sorted(set(grid)) or grid[0] < 1:
             raise UserError(f"samples must be an increasing grid of whole numbers from 1 on, got {grid}")
@@ -89,15 +98,6 @@ class Point:
     def members(self) -> int:
         """Networks in the ensemble."""
         return len(self.samples) * self.draws
-
-    @property
-    def elements(self) -> int:
-        """Activations of one forward of the ensemble, a measure of a step's cost."""
-        shapes = self.network.shapes
-        units = sum(math.prod(shape) for name, shape in shapes.items() if name in ("readout", "value"))
-        width1 = shapes["middle"][0] if "middle" in shapes else 0
-        inputs = math.prod(self.target.input_shape)
-        return self.members * max(self.samples) * (units + width1 + inputs)
 
 
 def planted(network: Ensemble, flat: Tensor, units: int) -> Tensor:
@@ -140,12 +140,12 @@ def build(point: Point, device: torch.device | str = "cpu") -> tuple[Any, Tensor
             optimizer=point.method,
             learning_rate=point.step_size,
             steps=point.steps,
-            batch_size=64,
+            batch_size=point.batch_size,
             points=points.to(device),
+            present=present,
             seed=point.seed + 1,
             start=start,
         )
-        sampler.present = present
         return sampler, points
     extra = None
     if point.guide is not None and point.guide_strength is not None and isinstance(point.network, TwoLayer):
@@ -178,43 +178,45 @@ def run_point(
     *,
     device: torch.device | str = "cpu",
     checkpoint: Path | None = None,
-    deadline: float = math.inf,
+    progress: Callable[[int, list[float]], None] | None = None,
 ) -> dict[str, Any]:
     """Run one point and return its result: sizes, settings, alignments (P, draws) and what was recorded.
 
+    With a `checkpoint` file an interrupted point continues, with the numbers of an undisturbed one. `progress` is
+    told the step and the mean alignment at each P after every measurement.
+
     Raises:
         UserError: when the dynamics diverges.
-        OutOfTime: when the deadline passes first.
     """
     began = time.monotonic()
     sampler, _ = build(point, device)
     top = slice(-point.draws, None)  # the members at the largest P
-    snapshots: list[dict[str, Tensor]] = []
+    overlaps: dict[str, Tensor] = {}
     prior = kernel_at(point, sampler, top) if "spectrum" in point.record else {}
+    late = 4 if point.method == "langevin" else 1
 
-    def watch(sample: int) -> None:
+    def watch(sample: int, alignments: Tensor) -> None:
         # Overlaps of a few late samples, pooled for the histogram.
-        if "overlaps" in point.record and sample >= point.measurements - 4:
+        if "overlaps" in point.record and sample >= point.measurements - late:
             generator = torch.Generator(sampler.flat.device).manual_seed(point.seed + sample)
-            snapshots.append(
-                layer_overlaps(point.network, sampler.flat[top], points=2048, generator=generator)
-            )
+            found = layer_overlaps(point.network, sampler.flat[top], points=2048, generator=generator)
+            # Copies: some are views of the parameters, which the next steps change in place.
+            overlaps.update({f"{name}.{sample}": part.clone() for name, part in found.items()})
+        if progress is not None:
+            progress(sampler.step, alignments.view(len(point.samples), -1).mean(1).tolist())
 
-    if point.method == "langevin":
-        found = sample_posterior(
-            sampler,
-            point.target,
-            steps=point.steps,
-            samples=point.measurements,
-            test_points=point.test_points,
-            seed=point.seed + 3,
-            checkpoint=checkpoint,
-            deadline=deadline,
-            watch=watch,
-        )
-    else:
-        found = _train(point, sampler)
-        watch(point.measurements)
+    found = sample_posterior(
+        sampler,
+        point.target,
+        steps=point.steps,
+        samples=point.measurements,
+        test_points=point.test_points,
+        seed=point.seed + 3,
+        average=None if point.method == "langevin" else 1,  # a trained network is its last state
+        checkpoint=checkpoint,
+        records=overlaps,
+        watch=watch,
+    )
     shape = (len(point.samples), point.draws)
 
     def grid(values: Tensor) -> list[list[float]]:
@@ -240,12 +242,12 @@ def run_point(
         if sampler.extra is not None:
             result["guide_alignment"] = grid(sampler.extra.alignment(sampler.flat, sampler.inputs))  # type: ignore[attr-defined]
         result["largest_curvature"] = round(largest_curvature(sampler), 2)
-    if snapshots:
-        result["overlaps"] = {
-            name: [round(v, 3) for s in snapshots for v in s[name].flatten().tolist()]
-            for name in snapshots[0]
-        }
-        result["overlap_networks"] = len(snapshots) * point.draws
+    if overlaps:
+        snapshots: dict[str, list[float]] = {}
+        for key in sorted(overlaps, key=lambda key: int(key.rpartition(".")[2])):
+            snapshots.setdefault(key.rpartition(".")[0], []).extend(overlaps[key].flatten().tolist())
+        result["overlaps"] = {name: [round(v, 3) for v in values] for name, values in snapshots.items()}
+        result["overlap_networks"] = min(late, point.measurements) * point.draws
     if prior:
         result["spectrum"] = {"prior": prior, "posterior": kernel_at(point, sampler, top)}
     result["seconds"] = round(time.monotonic() - began, 2)
@@ -253,27 +255,14 @@ def run_point(
 
 
 def settings(point: Point) -> dict[str, Any]:
-    """What was run, as plain values: network and target by class and arguments, and the dynamics."""
-    plain = {
-        name: getattr(point, name)
-        for name in (
-            "draws",
-            "method",
-            "temperature",
-            "step_size",
-            "friction",
-            "steps",
-            "measurements",
-            "test_points",
-            "seed",
-            "start",
-            "guide_strength",
-        )
-    }
-    for name in ("network", "target", "guide"):
-        part = getattr(point, name)
-        if part is not None:
-            plain[name] = {"class": type(part).__name__, **vars(part)}
+    """What was run, as plain values: network, target and guide by class and arguments, and the dynamics."""
+    plain: dict[str, Any] = {}
+    for part in fields(point):
+        value = getattr(point, part.name)
+        if part.name in ("network", "target", "guide"):
+            value = value and {"class": type(value).__name__, **vars(value)}
+        if part.name not in ("experiment", "name", "sizes", "samples"):
+            plain[part.name] = value
     return plain
 
 
@@ -284,20 +273,3 @@ def kernel_at(point: Point, sampler: Any, members: slice, leading: int = 12) -> 
         point.network, sampler.flat[members], point.target, points=4096, generator=generator
     )
     return {name: [round(v, 6) for v in part[:, :leading].mean(0).tolist()] for name, part in found.items()}
-
-
-def _train(point: Point, training: Training) -> Posterior:
-    rows, ends = [], [point.steps * (part + 1) // 8 for part in range(8)]
-    for part, end in enumerate(ends):
-        training.run(end - training.step)
-        generator = torch.Generator(training.flat.device).manual_seed(point.seed * 100_003 + part)
-        rows.append(
-            torch.stack(
-                fresh_alignment(
-                    point.network, training.flat, point.target, points=point.test_points, generator=generator
-                )
-            )
-        )
-    # The trained network is the last state, not an average.
-    trajectory = torch.stack([row[0] for row in rows])
-    return Posterior(rows[-1][0], rows[-1][1], train_error(training), trajectory, ends)

@@ -71,14 +71,21 @@ class Guide:
 
     def alignment(self, flat: Tensor, inputs: Tensor, members: slice = slice(None)) -> Tensor:
         """CKA of hidden layer and guide, per member."""
-        present = None if self.present is None else self.present[members]
-        return cka(centred(self.network.forward(flat, inputs)[1][0], present), self.features[members])
+        features, present = self._of(inputs, members)
+        return cka(centred(self.network.forward(flat, inputs)[1][0], present), features)
+
+    def _of(self, inputs: Tensor, members: slice) -> tuple[Tensor, Tensor | None]:
+        # Callers leave points out that no member of theirs has.
+        points = inputs.shape[1]
+        return self.features[members, :points], None if self.present is None else self.present[
+            members, :points
+        ]
 
     def __call__(self, flat: Tensor, inputs: Tensor, members: slice) -> Tensor:
         """Gradient of -weight * CKA in the flat parameters of some members."""
-        present = None if self.present is None else self.present[members]
+        guide, present = self._of(inputs, members)
         cache = self.network.forward(flat, inputs)[1]
-        hidden, guide = centred(cache[0], present), self.features[members]
+        hidden = centred(cache[0], present)
         cross = torch.bmm(guide.transpose(1, 2), hidden)
         own = torch.bmm(hidden.transpose(1, 2), hidden)
         own_norm = own.square().sum((1, 2)).sqrt().clamp_min(1e-30)[:, None, None]

@@ -19,12 +19,9 @@ kick with
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -119,21 +116,40 @@ class Langevin:
         self._noise, self._pull = torch.empty_like(self.flat), torch.empty_like(self.flat)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._graphs = True
-        widest = max(part.numel() for part in network.forward(self.flat[:1], inputs[:1])[1])
-        self._chunk = len(inputs) if inputs.is_cuda else max(1, _CPU_CHUNK_ELEMENTS // widest)
+        self._chunks = [(slice(0, len(inputs)), inputs.shape[1])] if inputs.is_cuda else self._cut()
 
-    def gradient(self, flat: Tensor, members: slice = slice(None)) -> Tensor:
-        """Gradient of the loss and the extra term at given parameters of some members."""
-        present = None if self.present is None else self.present[members]
-        found = self.network.loss_gradient(flat, self.inputs[members], self.targets[members], present)
-        return found if self.extra is None else found + self.extra(flat, self.inputs[members], members)
+    def _cut(self) -> list[tuple[slice, int]]:
+        # Chunks of members that fit the cache, each with the points its members have: what is padded at the end is not computed.
+        # Grids of P vary tenfold within an ensemble, so this is most of the work.
+        members, points = self.targets.shape
+        per_point = (
+            max(part.numel() for part in self.network.forward(self.flat[:1], self.inputs[:1])[1]) / points
+        )
+        reach = [points] * members
+        if self.present is not None:
+            reach = ((self.present != 0) * torch.arange(1, points + 1)).amax(1).clamp_min(1).tolist()
+        chunks, first, most = [], 0, 0
+        for last in range(members):
+            wider = max(most, reach[last])
+            full = (last + 1 - first) * wider * per_point > _CPU_CHUNK_ELEMENTS
+            if last > first and (full or wider > 1.6 * reach[first]):
+                chunks.append((slice(first, last), most))
+                first, wider = last, reach[last]
+            most = wider
+        return [*chunks, (slice(first, members), most)]
+
+    def gradient(self, flat: Tensor, members: slice = slice(None), points: int | None = None) -> Tensor:
+        """Gradient of the loss and the extra term at given parameters of some members, by their first `points` points."""
+        present = None if self.present is None else self.present[members, :points]
+        inputs = self.inputs[members, :points]
+        found = self.network.loss_gradient(flat, inputs, self.targets[members, :points], present)
+        return found if self.extra is None else found + self.extra(flat, inputs, members)
 
     def _advance(self) -> None:
         kappa, step = self.temperature, self.step_size
         self._noise.normal_(generator=self.generator)
-        for first in range(0, len(self.flat), self._chunk):
-            members = slice(first, first + self._chunk)
-            self._pull[members] = self.gradient(self.flat[members], members)
+        for members, points in self._chunks:
+            self._pull[members] = self.gradient(self.flat[members], members, points)
         if self.friction is None:
             self.flat.mul_(1 - step * kappa).addcmul_(self._pull, self._deviation.square(), value=-step)
             self.flat.addcmul_(self._noise, self._deviation, value=math.sqrt(2 * step * kappa))
@@ -204,52 +220,21 @@ class Langevin:
             f"(at a random start the limit is {limit:.2g}, and it falls as networks learn), or fewer points"
         )
 
-    def save(self, path: Path, records: Mapping[str, Tensor] | None = None) -> None:
-        """Write the state, and `records` beside it, to a safetensors file, atomically."""
-        from safetensors.torch import save_file
-
-        state = {
-            "flat": self.flat.cpu(),
-            "velocity": self._velocity.cpu(),
-            "generator": self.generator.get_state().cpu(),
+    def state(self) -> dict[str, Tensor]:
+        """Everything the next steps depend on beside the arguments; the same tensors are changed by further steps."""
+        return {
+            "flat": self.flat,
+            "velocity": self._velocity,
+            "generator": self.generator.get_state(),
             "step": torch.tensor(self.step, dtype=torch.int64),
-            **{f"record.{name}": record.cpu() for name, record in (records or {}).items()},
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(state, partial)
-        partial.replace(path)
 
-    def load(self, path: Path) -> dict[str, Tensor]:
-        """Continue from a file of `save`: the same steps follow as if there had been no interruption.
-
-        Returns:
-            The records.
-
-        Raises:
-            UserError: when the file is missing, unreadable or of another ensemble.
-        """
-        from safetensors.torch import load_file
-
-        state = {}
-        with contextlib.suppress(Exception):
-            state = load_file(path)
-        if "flat" not in state or state["flat"].shape != self.flat.shape:
-            came = (
-                f"parameters of shape {tuple(state['flat'].shape)}"
-                if "flat" in state
-                else "no readable state"
-            )
-            raise UserError(
-                f"Cannot continue from {path}: expected parameters of shape {tuple(self.flat.shape)}, found {came}. "
-                "Remove the file to start again"
-            )
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a `state`: the same steps follow as if there had been no interruption."""
         self.flat.copy_(state["flat"])
         self._velocity.copy_(state["velocity"])
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())
         self.step = int(state["step"])
-        records = {name: record for name, record in state.items() if name.startswith("record.")}
-        return {name.removeprefix("record."): record.to(self.device) for name, record in records.items()}
 
 
 @torch.no_grad()

@@ -6,18 +6,17 @@ Definitions are ours where the paper leaves them open (its reviewers asked): see
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tutelage.errors import UserError
-from tutelage.scaling.langevin import Langevin
+from tutelage.scaling import state
 from tutelage.scaling.networks import Ensemble
 from tutelage.scaling.targets import Target, hermite
 
@@ -48,7 +47,7 @@ def fresh_alignment(
 class Posterior:
     """Averages over a Langevin run, per member, and the way there.
 
-    `alignment` and `test_error` average the samples after burn-in; `train_error` is of the last sample;
+    `alignment` and `test_error` average the late samples; `train_error` is of the last sample;
     `trajectory` (samples, members) holds every sample's alignment from the start, at the steps
     `trajectory_steps`.
     """
@@ -67,40 +66,65 @@ class Posterior:
         return kept[half:].mean(0) - kept[:half].mean(0)
 
 
-class OutOfTime(Exception):
-    """The deadline passed before a run had finished; what a checkpoint holds is kept."""
+class Sampler(Protocol):
+    """What is measured over time: `langevin.Langevin` and `training.Training`."""
+
+    network: Ensemble
+    flat: Tensor
+    inputs: Tensor
+    targets: Tensor
+    present: Tensor | None
+    device: torch.device
+    step: int
+
+    def run(self, steps: int) -> None:
+        """Take steps."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything the next steps depend on."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a state."""
 
 
 def sample_posterior(
-    sampler: Langevin,
+    sampler: Sampler,
     target: Target,
     *,
     steps: int,
     samples: int,
     test_points: int,
     seed: int,
+    average: int | None = None,
     checkpoint: Path | None = None,
-    deadline: float = math.inf,
-    watch: Callable[[int], None] | None = None,
+    records: dict[str, Tensor] | None = None,
+    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Posterior:
-    """Run `steps` Langevin steps, measuring alignment on fresh points at `samples` equal intervals.
+    """Run `steps` steps, measuring alignment on fresh points at `samples` equal intervals.
 
-    The first half of the samples is burn-in. A_f is linear in f, so its average over time and members is
-    the alignment of the posterior-mean network. With a `checkpoint` file the run continues where it was
-    interrupted (saved at most once a minute), and the file is removed at the end. `watch` is called with
-    each sample's number.
+    The last `average` samples are averaged (half of them if None; the rest is burn-in). A_f is linear in f, so its
+    average over time and members is the alignment of the posterior-mean network.
+
+    Args:
+        checkpoint: a file that holds the state after every sample: with it the run continues where it was
+        interrupted, and it is removed at the end. watch: called after each sample with its number and the members'
+        alignments, before the state is saved. records: what `watch` adds to is kept with the state.
 
     Raises:
         UserError: when samples is below 4 or above steps, or the dynamics diverges.
-        OutOfTime: when time.monotonic() passes `deadline`.
     """
     if not 4 <= samples <= steps:
         raise UserError(f"samples must be between 4 and steps ({steps}), got {samples}")
     rows = torch.zeros(2, samples, len(sampler.flat), device=sampler.device)
+    records = {} if records is None else records
     if checkpoint is not None and checkpoint.exists():
-        rows = sampler.load(checkpoint)["rows"]
+        stored = state.load(checkpoint, sampler.flat)
+        sampler.restore(stored)
+        rows.copy_(stored["rows"])
+        records |= {
+            name.removeprefix("record."): t for name, t in stored.items() if name.startswith("record.")
+        }
     ends = [steps * (sample + 1) // samples for sample in range(samples)]
-    saved = time.monotonic()
     for sample, end in enumerate(ends):
         if end <= sampler.step:
             continue
@@ -110,24 +134,21 @@ def sample_posterior(
             fresh_alignment(sampler.network, sampler.flat, target, points=test_points, generator=generator)
         )
         if watch is not None:
-            watch(sample)
-        now = time.monotonic()
-        if checkpoint is not None and (now - saved > 60 or now > deadline):
-            sampler.save(checkpoint, {"rows": rows})
-            saved = now
-        if now > deadline and end < steps:
-            raise OutOfTime
+            watch(sample, rows[0, sample])
+        if checkpoint is not None:
+            kept = {f"record.{name}": tensor for name, tensor in records.items()}
+            state.save(checkpoint, {**sampler.state(), "rows": rows, **kept})
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    kept = rows[:, samples // 2 :].mean(1)
-    return Posterior(kept[0], kept[1], train_error(sampler), rows[0], ends)
+    late = rows[:, -(average or samples - samples // 2) :].mean(1)
+    return Posterior(late[0], late[1], train_error(sampler), rows[0], ends)
 
 
 @torch.no_grad()
-def train_error(sampler: Any) -> Tensor:
+def train_error(sampler: Sampler) -> Tensor:
     """Mean squared error of every member on its own data (padded points left out); a sampler or a `Training`."""
     wrong = (sampler.network.outputs(sampler.flat, sampler.inputs) - sampler.targets).square()
-    present = getattr(sampler, "present", None)
+    present = sampler.present
     return wrong.mean(1) if present is None else (wrong * present).sum(1) / present.sum(1)
 
 
@@ -223,7 +244,7 @@ def layer_overlaps(
     found = {"weight": own["weight"][:, 0]} if "weight" in own and own["weight"].ndim == 3 else {}
     if "middle" in own:
         inputs = torch.randn(1, points, own["weight"].shape[1], generator=generator, device=flat.device)
-        pre2 = network.forward(flat, inputs.expand(len(flat), -1, -1))[1][2]
+        pre2 = network.forward(flat, inputs.expand(len(flat), -1, -1))[1][2] / math.sqrt(2)
         for degree in (1, 3):
             feature = hermite(degree, inputs[0, :, 0])
             found[f"middle_{degree}"] = torch.einsum("mpu,p->mu", pre2, feature) / points

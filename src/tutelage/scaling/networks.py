@@ -15,17 +15,32 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tutelage.errors import UserError
 
 _ERF_SLOPE = 2 / math.sqrt(math.pi)
+_ROOT_TWO = math.sqrt(2)
 Cache = tuple[Any, ...]
 
 
-def _bell(z: Tensor) -> Tensor:
-    # exp(-z^2), the slope of erf over _ERF_SLOPE, in place: pre-activations are not needed again, and the fewer large
+def _before_erf(inputs: Tensor, weight: Tensor) -> Tensor:
+    # sqrt(2) times the pre-activations, as `_erf` and `_bell` read them: the factor is free within the product. `_erf` divides by
+    # them, and sums do cancel to exactly 0; beside any other number the offset vanishes.
+    return torch.baddbmm(inputs.new_empty((1, 1, 1)), inputs, weight, beta=0, alpha=_ROOT_TWO).add_(1e-30)
+
+
+def _erf(x: Tensor) -> Tensor:
+    # erf(x / sqrt 2) = 2 gelu(x) / x - 1, within 8e-7 in single precision: on CPU gelu is a vectorised kernel, three times as fast
+    # as erf, where a step spends most of its time.
+    found = functional.gelu(x)
+    return torch.addcdiv(x.new_full((), -1.0), found, x, value=2, out=None if found.requires_grad else found)
+
+
+def _bell(x: Tensor) -> Tensor:
+    # exp(-x^2 / 2), the slope of erf over _ERF_SLOPE, in place: pre-activations are not needed again, and the fewer large
     # tensors a step touches, the more of them stay in the cache. exp2 is the faster exponential on CPU.
-    return torch.addcmul(z.new_zeros(()), z, z, value=-math.log2(math.e), out=z).exp2_()
+    return torch.addcmul(x.new_zeros(()), x, x, value=-math.log2(math.e) / 2, out=x).exp2_()
 
 
 def _read(hidden: Tensor, readout: Tensor) -> Tensor:
@@ -156,10 +171,10 @@ class TwoLayer(Ensemble):
         return {"weight": self.weight_variance / self.inputs, "readout": self.readout_variance / self.width}
 
     def forward(self, flat: Tensor, inputs: Tensor) -> tuple[Tensor, Cache]:
-        """Cache: hidden features, pre-activations."""
+        """Cache: hidden features, sqrt(2) times the pre-activations."""
         own = self.unpack(flat)
-        pre = torch.bmm(inputs, own["weight"])
-        hidden = torch.erf(pre)
+        pre = _before_erf(inputs, own["weight"])
+        hidden = _erf(pre)
         return _read(hidden, own["readout"]), (hidden, pre)
 
     def backward(self, flat: Tensor, inputs: Tensor, cache: Cache, residual: Tensor) -> Tensor:
@@ -205,12 +220,12 @@ class ThreeLayer(Ensemble):
         }
 
     def forward(self, flat: Tensor, inputs: Tensor) -> tuple[Tensor, Cache]:
-        """Cache: second hidden features, first ones, both pre-activations."""
+        """Cache: second hidden features, first ones, sqrt(2) times both pre-activations."""
         own = self.unpack(flat)
-        pre1 = torch.bmm(inputs, own["weight"])
-        hidden1 = torch.erf(pre1)
-        pre2 = torch.bmm(hidden1, own["middle"])
-        hidden2 = torch.erf(pre2)
+        pre1 = _before_erf(inputs, own["weight"])
+        hidden1 = _erf(pre1)
+        pre2 = _before_erf(hidden1, own["middle"])
+        hidden2 = _erf(pre2)
         outputs = _read(hidden2, own["readout"])
         return outputs, (hidden2, hidden1, pre2, pre1)
 
@@ -253,10 +268,10 @@ class PatchConvolution(Ensemble):
         }
 
     def forward(self, flat: Tensor, inputs: Tensor) -> tuple[Tensor, Cache]:
-        """Cache: features of all patches side by side, pre-activations (members, points * patches, channels)."""
+        """Cache: features of all patches side by side, sqrt(2) pre-activations (members, points * patches, channels)."""
         own = self.unpack(flat)
-        pre = torch.bmm(inputs.flatten(1, 2), own["weight"])
-        hidden = torch.erf(pre).view(*inputs.shape[:2], -1)
+        pre = _before_erf(inputs.flatten(1, 2), own["weight"])
+        hidden = _erf(pre).view(*inputs.shape[:2], -1)
         return _read(hidden, own["readout"]), (hidden, pre)
 
     def backward(self, flat: Tensor, inputs: Tensor, cache: Cache, residual: Tensor) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tutelage.errors import UserError
+from tutelage.errors import UserError, choices
 from tutelage.scaling.predict import Energy
 
 if TYPE_CHECKING:
@@ -83,6 +85,80 @@ def phase_diagram(
     ties = stacked <= least + 1e-9
     labels = tuple(energy.label for energy in candidates)
     return PhaseDiagram(x[0], y[0], xs, ys, labels, ties.argmax(axis=0), ties.sum(axis=0), least)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The patterns that win while a size's exponent runs from `low` to `high`, and the exponents of P* at both ends."""
+
+    low: Fraction
+    high: Fraction
+    winners: tuple[str, ...]
+    ends: tuple[Fraction, Fraction]
+
+
+def transitions(
+    candidates: Sequence[Energy],
+    size: str,
+    *,
+    fixed: Mapping[str, Any],
+    low: Fraction = Fraction(0),
+    high: Fraction = Fraction(6),
+) -> list[Stretch]:
+    """Which patterns win along one size, d^low to d^high, the others fixed: exact, with bounds and ties.
+
+    Raises:
+        UserError: for a size that no energy depends on, or another one without an exponent.
+    """
+    known = sorted({name for energy in candidates for name in energy.sizes})
+    if size not in known:
+        raise UserError(f"No energy depends on '{size}': {choices(size, known)}")
+    at = {name: Fraction(value) for name, value in {"d": 1, **fixed}.items()}
+
+    def least(exponent: Fraction) -> tuple[Fraction, tuple[str, ...]]:
+        values = [energy.exponent({**at, size: exponent}) for energy in candidates]
+        best = min(values)
+        return best, tuple(e.label for e, v in zip(candidates, values, strict=True) if v == best)
+
+    # Every energy is the largest of some straight lines: winners can only change where two lines meet.
+    lines = {
+        (m.get(size, Fraction(0)), sum((p * at[n] for n, p in m.items() if n != size), Fraction(0)))
+        for energy in candidates
+        for m in energy.minimum
+    }
+    meetings = {
+        (c2 - c1) / (s1 - s2)
+        for s1, c1 in lines
+        for s2, c2 in lines
+        if s1 != s2 and low < (c2 - c1) / (s1 - s2) < high
+    }
+    stops = [low, *sorted(meetings), high]
+    found: list[Stretch] = []
+    for first, last in itertools.pairwise(stops):
+        winners = least((first + last) / 2)[1]
+        ends = (least(first)[0], least(last)[0])
+        if found and found[-1].winners == winners:
+            found[-1] = Stretch(found[-1].low, last, winners, (found[-1].ends[0], ends[1]))
+        else:
+            found.append(Stretch(first, last, winners, ends))
+    return found
+
+
+def plot_transitions(
+    candidates: Sequence[Energy], size: str, axes: Axes, *, fixed: Mapping[str, Any]
+) -> None:
+    """Draw the exponent of every pattern's energy against one size's exponent, the least one thick."""
+    xs = np.linspace(0, 6, 121)
+    at = {"d": 1.0, **{name: float(Fraction(value)) for name, value in fixed.items()}}
+    curves = {}
+    for energy in candidates:
+        values = [sum(float(p) * (xs if n == size else at[n]) for n, p in m.items()) for m in energy.minimum]
+        curves[energy.label] = np.max([np.broadcast_to(v, xs.shape) for v in values], axis=0)
+        axes.plot(xs, curves[energy.label], lw=1, label=energy.label)
+    axes.plot(xs, np.min(list(curves.values()), axis=0), color="black", lw=3, alpha=0.3, label="least")
+    axes.set_xlabel(f"log {size} / log d")
+    axes.set_ylabel("log energy / log d")
+    axes.legend(fontsize=7)
 
 
 def plot_phase_diagram(diagram: PhaseDiagram, axes: Axes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tutelage.errors import UserError
+from tutelage.runs.records import write_text
 from tutelage.scaling.layers import Attention, Convolution, Dense
 from tutelage.scaling.predict import energy_of, predict
 from tutelage.scaling.statistics import exponents
@@ -40,10 +42,70 @@ def _power_of_d(power: float) -> Callable[[Mapping[str, float]], float]:
     return lambda sizes: sizes["d"] ** power
 
 
+KNOWN = (
+    "two_layer", "two_layer_adam", "two_layer_sgd", "two_layer_planted", "two_layer_width", "three_layer", "three_layer_width",
+    "convolution", "convolution_channels", "attention", "guided",
+)  # fmt: skip
+"""Experiments that have verdicts of their own; any other is held against the exponent its points were planned with."""
+
+
+def merged(results: Sequence[Result]) -> list[Result]:
+    """Put points together that differ in nothing but their seed: their draws are draws of one point.
+
+    Raises:
+        UserError: when points of one experiment and size differ in anything else.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for result in results:
+        key = json.dumps([result["experiment"], result["sizes"]], sort_keys=True)
+        if key not in found:
+            found[key] = dict(result)
+            continue
+        own = found[key]
+        kinds = [
+            json.dumps(
+                [r["samples"], {k: v for k, v in r["settings"].items() if k not in ("seed", "draws")}],
+                sort_keys=True,
+            )
+            for r in (own, result)
+        ]
+        if kinds[0] != kinds[1]:
+            sizes = ", ".join(f"{name} = {value:g}" for name, value in own["sizes"].items())
+            raise UserError(
+                f"two points of {own['experiment']} at {sizes} differ in more than their seed, so they cannot be one result: "
+                f"{kinds[0]:.200} and {kinds[1]:.200}"
+            )
+        _join(own, result)
+    return list(found.values())
+
+
+def _join(own: dict[str, Any], other: Result) -> None:
+    draws = [own["settings"]["draws"], other["settings"]["draws"]]
+    for name in ("alignment", "drift", "test_error", "train_error", "guide_alignment"):
+        if name in own:
+            own[name] = [[*a, *b] for a, b in zip(own[name], other[name], strict=True)]
+    if "overlaps" in own:  # snapshots of every draw's neurons
+        layers = {}
+        for layer in own["overlaps"]:
+            parts = [
+                np.asarray(r["overlaps"][layer]).reshape(r["overlap_networks"] // n, n, -1)
+                for r, n in zip((own, other), draws, strict=True)
+            ]
+            layers[layer] = np.concatenate(parts, axis=1).ravel().tolist()
+        own["overlaps"] = layers
+        own["overlap_networks"] += other["overlap_networks"]
+    own["seconds"] += other["seconds"]
+    own["settings"] = {**own["settings"], "draws": sum(draws)}
+
+
 def verdicts(results: Sequence[Result]) -> list[Verdict]:
     """Every verdict the results allow."""
-    dense = float(predict([Dense("N")], degree=3, scales={"N": 1}).exponent)
-    three = float(predict([Dense("N1"), Dense("N2")], degree=3, scales={"N1": 1, "N2": 1}).exponent)
+    results = merged(results)
+    degree = max(
+        (int(m) for r in results for m in r["settings"].get("target", {}).get("mixture", {})), default=3
+    )
+    dense = float(predict([Dense("N")], degree=degree, scales={"N": 1}).exponent)
+    three = float(predict([Dense("N1"), Dense("N2")], degree=degree, scales={"N1": 1, "N2": 1}).exponent)
     balanced = {"C": 0.5, "S": 0.5, "n": 0.5}
     patch = float(predict([Convolution("C", "S", "n")], degree=3, scales=balanced).exponent)
     head = (
@@ -123,6 +185,19 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
         quantity="P* from a planted start over a random start",
         predicted=1.0,
     )
+    for name in sorted(present - set(KNOWN)):
+        rows += _planned(results, name)
+    return rows
+
+
+def _planned(results: Sequence[Result], name: str) -> list[Verdict]:
+    own = of(results, name)
+    power = own[0]["settings"].get("predicted")
+    rows = power_law(results, name, size="d", predicted=power, quantity="exponent of P* in d")
+    if power is not None:
+        rows += collapse(
+            results, name, scale=_power_of_d(power), quantity=f"collapse against P / d^{power:g}"
+        )
     return rows
 
 
@@ -182,28 +257,25 @@ def critical_rows(results: Sequence[Result]) -> list[dict[str, str]]:
     return rows
 
 
-def analyse(results: Sequence[Result], folder: Path) -> str:
-    """Write verdicts.md, verdicts.csv, critical_samples.csv and the figures to `folder`; the Markdown is returned.
+def analyse(results: Sequence[Result], folder: Path) -> dict[str, list[dict[str, str]]]:
+    """Write verdicts.md, verdicts.csv, critical_samples.csv and the figures to `folder`; the tables' rows are returned.
 
     Raises:
         UserError: when there are no results.
     """
     if not results:
-        raise UserError("There are no results to analyse: run a suite first")
+        raise UserError("There are no results to analyse: run `tutelage scale measure` first")
     from tutelage.scaling.figures import draw_all
 
+    results = merged(results)
     folder.mkdir(parents=True, exist_ok=True)
-    tables = {
-        "verdicts": [row.row() for row in verdicts(results)],
-        "critical_samples": critical_rows(results),
-    }
-    for name, rows in tables.items():
-        if rows:
-            with (folder / f"{name}.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
-    text = "\n".join(markdown(rows) for rows in tables.values() if rows)
-    (folder / "verdicts.md").write_text(text)
+    rows = {"critical_samples": critical_rows(results), "verdicts": [row.row() for row in verdicts(results)]}
+    tables = {name: found for name, found in rows.items() if found}
+    for name, found in tables.items():
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(found[0]))
+            writer.writeheader()
+            writer.writerows(found)
+    write_text(folder / "verdicts.md", "\n".join(markdown(tables[name]) for name in reversed(tables)))
     draw_all(results, folder)
-    return text
+    return tables

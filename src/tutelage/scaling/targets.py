@@ -72,7 +72,7 @@ class HermiteTarget(Target):
     mixture: Mapping[int, float]
 
     def __post_init__(self) -> None:
-        if self.inputs < 1 or not self.mixture or not any(self.mixture.values()):
+        if self.inputs < 1 or not self.mixture or not any(self.mixture.values()) or min(self.mixture) < 0:
             raise UserError(
                 "A Hermite target needs inputs >= 1 and a mixture of degrees with a nonzero coefficient, e.g. "
                 f"inputs=20, mixture={{3: 1.0}}; got inputs={self.inputs}, mixture={dict(self.mixture)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -24,7 +25,8 @@ class Training:
         network, inputs, targets, seed, start: see `langevin.Langevin`.
         optimizer: "sgd" or "adam" (betas 0.9, 0.999).
         learning_rate: at the start; it falls to zero as a cosine over `steps`.
-        points: (members,) how many points each member has, where inputs are padded.
+        points: (members,) how many points each member has, where inputs are padded; present: the same as a mask
+        (members, points) of 0 and 1.
 
     Raises:
         UserError: for an unknown optimizer.
@@ -42,11 +44,13 @@ class Training:
         seed: int,
         batch_size: int = 32,
         points: Tensor | None = None,
+        present: Tensor | None = None,
         start: Tensor | None = None,
     ) -> None:
         if optimizer not in OPTIMIZERS:
             raise UserError(f"Unknown optimizer '{optimizer}': {choices(optimizer, OPTIMIZERS)}")
-        self.network, self.inputs, self.targets = network, inputs, targets
+        self.network, self.inputs, self.targets, self.present = network, inputs, targets, present
+        self.device = inputs.device
         self.optimizer, self.learning_rate, self.steps, self.batch_size = (
             optimizer,
             learning_rate,
@@ -62,6 +66,24 @@ class Training:
         self._deviation = network.prior_deviation(inputs.device)
         self._first = torch.zeros_like(self.flat)
         self._second = torch.zeros_like(self.flat)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything the next steps depend on beside the arguments; see `langevin.Langevin.state`."""
+        return {
+            "flat": self.flat,
+            "first": self._first,
+            "second": self._second,
+            "generator": self.generator.get_state(),
+            "step": torch.tensor(self.step, dtype=torch.int64),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a `state`."""
+        self.flat.copy_(state["flat"])
+        self._first.copy_(state["first"])
+        self._second.copy_(state["second"])
+        self.generator.set_state(state["generator"].cpu())
+        self.step = int(state["step"])
 
     def _batch_gradient(self) -> Tensor:
         members = len(self.flat)

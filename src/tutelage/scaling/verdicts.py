@@ -63,9 +63,11 @@ class Verdict:
 
 
 def judge(
-    predicted: float, measured: Estimate, *, tolerance: float = TOLERANCE, widest: float = WIDEST
+    predicted: float | None, measured: Estimate, *, tolerance: float = TOLERANCE, widest: float = WIDEST
 ) -> str:
-    """agrees, disagrees or undecided (see the module)."""
+    """agrees, disagrees or undecided (see the module); nothing where nothing was predicted."""
+    if predicted is None:
+        return ""
     if measured.high - measured.low > widest:
         return "undecided"
     inside = measured.low - tolerance <= predicted <= measured.high + tolerance
@@ -105,7 +107,7 @@ def size_range(values: Sequence[float]) -> str:
 
 
 def power_law(
-    results: Sequence[Result], experiment: str, *, size: str, predicted: float, quantity: str
+    results: Sequence[Result], experiment: str, *, size: str, predicted: float | None, quantity: str
 ) -> list[Verdict]:
     """The exponent of P* in one size, over all sizes and over the larger half."""
     own = of(results, experiment)
@@ -151,8 +153,8 @@ def collapse(
 ) -> list[Verdict]:
     """Whether curves fall on one another against P / scale, as far as their own errors allow.
 
-    Agrees when the score is below 0.05 or below three times the score that the curves' standard errors
-    alone give.
+    Agrees when the score is below 0.05 or below three times the score that the curves' standard errors alone give;
+    undecided when these errors alone give more than 0.1, or no curve crosses 0.5.
     """
     own = of(results, experiment)
     if len(own) < 2:
@@ -177,6 +179,8 @@ def collapse(
     measured = Estimate(score, score, score, np.array([score]))
     where = ", ".join(f"{name} {size_range([r['sizes'][name] for r in own])}" for name in own[0]["sizes"])
     verdict = "agrees" if score < max(0.05, 3 * floor) else "disagrees"
+    if floor > 0.1 or not critical(own):
+        verdict = "undecided"
     return [Verdict(experiment, quantity, 0.0, measured, where, verdict, note)]
 
 
@@ -193,9 +197,13 @@ def sharpness(results: Sequence[Result], experiment: str) -> list[Verdict]:
                 for _ in range(400)
             ),
         ]
-        found = np.array(
-            [np.log(crossing(grid, p.mean(1), 0.6) / crossing(grid, p.mean(1), 0.3)) for p in picks]
-        )
+        with np.errstate(divide="ignore", invalid="ignore"):  # curves that begin above or end below a level
+            found = np.array(
+                [
+                    np.log(crossing(grid, p.mean(1), 0.6)) - np.log(crossing(grid, p.mean(1), 0.3))
+                    for p in picks
+                ]
+            )
         if np.isfinite(found).mean() > 0.9 and np.isfinite(found[0]):
             widths.append(Estimate.of(found[0], np.clip(found[1:][np.isfinite(found[1:])], 0.02, None)))
             sizes.append(result["sizes"]["d"])

@@ -1,0 +1,100 @@
+"""`hydra/sweeper=optuna`: hyperparameters proposed by Optuna, judged on validation by the task's own metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+# trials: how many in all. at_a_time: proposed together, for a launcher that runs them beside each other. seed: of the proposals.
+# random_trials: before the sampler learns from results. give_up: stop a trial that is below the median of the complete ones at the
+# same step (above, where less is better), once there are `random_trials` of them. params: as in a sweep, the space.
+NODE = {
+    "_target_": "hydra_plugins.tutelage_search.search.OptunaSweeper",
+    "trials": 20,
+    "at_a_time": 1,
+    "seed": 0,
+    "random_trials": 5,
+    "give_up": True,
+    "params": {},
+}
+ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=NODE, provider="tutelage")
+
+
+class OptunaSweeper(Sweeper):
+    """Ask Optuna, run, tell. The runs are the study: proposals are a function of the seed and of earlier results, so the same
+    command, given again, walks the same way over stored results and goes on; `trials` may be larger then.
+    """
+
+    def __init__(
+        self,
+        trials: int,
+        at_a_time: int,
+        seed: int,
+        random_trials: int,
+        give_up: bool,
+        params: DictConfig | None = None,
+    ) -> None:
+        self.trials, self.at_a_time, self.seed = trials, at_a_time, seed
+        self.random_trials, self.give_up = random_trials, give_up
+        self.params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """See Hydra's Sweeper."""
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            config=config, hydra_context=hydra_context, task_function=task_function
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the search; see the class."""
+        from tutelage.cli.search import Search, Settings
+
+        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        parsed = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(words)
+        fixed = [word for word in parsed if not word.is_sweep_override()]
+        space = {word.get_key_element(): _dimension(word) for word in parsed if word.is_sweep_override()}
+        settings = Settings(self.trials, self.at_a_time, self.seed, self.random_trials, self.give_up)
+        Search(
+            settings,
+            [_word(word) for word in fixed],
+            space,
+            folder=self.config.hydra.sweep.dir,
+            launch=self._launch,
+        ).run()
+
+    def _launch(self, batch: Sequence[Sequence[str]], first: int) -> None:
+        self.validate_batch_is_legal(batch)
+        self.launcher.launch(batch, initial_job_idx=first)
+
+
+def _word(word: Override) -> str:
+    return f"{word.get_key_element()}={word.get_value_element_as_str()}"
+
+
+def _dimension(word: Override) -> dict[str, Any]:
+    """Return an override's values as plain data: {choices} or {low, high, step, log, whole}."""
+    value: Any = word.value()
+    log = "log" in getattr(value, "tags", ())
+    if isinstance(value, IntervalSweep):
+        whole = isinstance(value.start, int) and isinstance(value.end, int)
+        return {"low": value.start, "high": value.end, "step": None, "log": log, "whole": whole}
+    if isinstance(value, RangeSweep):
+        points = list(value.range())
+        whole = all(isinstance(point, int) for point in points)
+        low, high = (points[0], points[-1]) if whole else (float(points[0]), float(points[-1]))
+        return {
+            "low": low,
+            "high": high,
+            "step": value.step if whole else float(value.step),
+            "log": log,
+            "whole": whole,
+        }
+    return {"choices": list(word.sweep_string_iterator())}

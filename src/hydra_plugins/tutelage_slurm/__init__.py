@@ -1,0 +1,1 @@
+"""Hydra's entry to Tutelage's launcher on a cluster: `hydra/launcher=slurm`. Found by Hydra in its namespace package."""

@@ -1,0 +1,172 @@
+"""Transfer: distillation and P-SSL steps over their floors, shards over resident tensors, and what the generators make in a second."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tutelage.bench.guided_step import peak_mib
+from tutelage.bench.measure import Row, in_turn, row, seconds
+
+BATCH, PIXELS, CLASSES, PSEUDO = 64, 32, 10, 1024
+COMMON = ["data=synthetic", f"data.shape=[3,{PIXELS},{PIXELS}]", "data.samples=2000", f"data.batch_size={BATCH}", "logger=none",
+          "model=residual_convnet", "data.normalization=[[0.5,0.5,0.5],[0.5,0.5,0.5]]"]  # fmt: skip
+GENERATORS = {
+    "gan": ["model=generator/gan", "model.width=32"],
+    "diffusion": ["model=generator/diffusion", "model.width=32", "model.depth=1", "model.sampling_steps=10"],
+}
+
+
+def rows(pairs: int = 7) -> list[Row]:
+    """Measure steps, shard reading and sampling."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_shards(Path(folder) / "pseudo")
+        return [
+            _step(
+                "distillation step over floor: ResNet-20, teacher ResNet-20",
+                distillation(folder),
+                pairs,
+                1.05,
+            ),
+            _step("P-SSL (UDA) step over floor: ResNet-20, 64 + 64 images", p_ssl(folder), pairs, 1.15),
+            _reading(Path(folder) / "pseudo", pairs),
+            *[_sampling(name, pairs) for name in GENERATORS],
+        ]
+
+
+def make_shards(folder: Path) -> None:
+    """Write a pseudo data set of the noise domain."""
+    from tutelage.generators.noise import NoiseDomain
+    from tutelage.generators.synthesis import synthesize
+
+    synthesize(
+        folder, NoiseDomain((3, PIXELS, PIXELS), CLASSES), labelling="uniform", count=PSEUDO, shard_size=256
+    )
+
+
+def distillation(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return our step and its floor: the teacher's forward and a training step by hand, of the same networks and loss."""
+    import torch
+    import torch.nn.functional as F
+
+    method, batch = _built(folder, ["method=distillation", "model@teacher=residual_convnet"])
+    network, optimizer = method.network, _optimizer(method)
+
+    def floor() -> None:
+        with torch.no_grad():
+            theirs = method.frozen["teacher"].network(batch.inputs)
+        mine = network(batch.inputs)
+        soft = F.kl_div(F.log_softmax(mine / 2, 1), F.softmax(theirs / 2, 1), reduction="batchmean") * 4
+        _finish(0.5 * F.cross_entropy(mine, batch.targets) + 0.5 * soft, optimizer)
+
+    return _ours(method, batch, optimizer), floor
+
+
+def p_ssl(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return our step, drawing and augmenting pseudo images included, and its floor: forward and backward of as many images."""
+    import torch
+
+    method, batch = _built(folder, ["method=pseudo_ssl/uda", f"method.pseudo={folder}/pseudo"])
+    network, optimizer = method.network, _optimizer(method)
+    images = torch.cat([batch.inputs, torch.randn(2 * BATCH, 3, PIXELS, PIXELS)])
+
+    def floor() -> None:
+        _finish(network(images).square().mean(), optimizer)
+
+    return _ours(method, batch, optimizer), floor
+
+
+def _built(folder: str, words: list[str]) -> tuple[Any, Any]:
+    from tutelage.cli.compose import compose
+    from tutelage.engine.build import build
+
+    built = build(compose([*COMMON, *words, f"runs_dir={folder}"]))
+    built.method.on_fit_start()
+    return built.method.train(), next(iter(built.data.train_stream(seed=0, device="cpu")))
+
+
+def _optimizer(method: Any) -> Any:
+    made, _ = method.optimizer_spec.build([p for p in method.parameters() if p.requires_grad], 1)
+    return made
+
+
+def _ours(method: Any, batch: Any, optimizer: Any) -> Callable[[], None]:
+    def ours() -> None:
+        _finish(method.training_step(batch, 0), optimizer)
+
+    return ours
+
+
+def _finish(loss: Any, optimizer: Any) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _step(name: str, steps: tuple[Callable[[], None], Callable[[], None]], pairs: int, at_most: float) -> Row:
+    ours, floor = steps
+    times = in_turn(lambda: _repeat(ours, 2), lambda: _repeat(floor, 2), pairs=pairs, warmup=2)
+    note = f"floor {statistics.median(theirs for _, theirs in times) / 2:.3f} s"
+    return row(name, [mine / theirs for mine, theirs in times], at_most=at_most, note=note)
+
+
+def _repeat(action: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        action()
+
+
+def _reading(folder: Path, pairs: int) -> Row:
+    import torch
+
+    from tutelage.data.pseudo import PseudoImages, read
+
+    options: dict[str, Any] = {"batch_size": BATCH, "normalization": [[0.5] * 3, [0.5] * 3]}
+    data = PseudoImages(root=str(folder), **options)
+    data.setup()
+    images, labels = read(folder).images, read(folder).labels
+
+    def shards() -> None:
+        for _ in data.train_stream(seed=0, device="cpu"):
+            pass
+
+    def resident() -> None:
+        order = torch.from_numpy(data.splits["train"])[torch.randperm(len(data.splits["train"]))]
+        for start in range(0, len(order) - BATCH + 1, BATCH):
+            chosen = order[start : start + BATCH]
+            _ = images[chosen].float().div_(127.5).sub_(1), labels[chosen]
+
+    ratios = [
+        theirs / mine
+        for mine, theirs in in_turn(lambda: _repeat(shards, 20), lambda: _repeat(resident, 20), pairs=pairs)
+    ]
+    return row(
+        "shards over resident tensors, throughput of reading",
+        ratios,
+        at_least=0.95,
+        note=f"{PSEUDO} images of {PIXELS} px",
+    )
+
+
+def _sampling(name: str, pairs: int) -> Row:
+    import torch
+
+    from tutelage.cli.compose import compose
+    from tutelage.engine.synthesis import build_generator
+
+    config = compose([*GENERATORS[name], "logger=none"])
+    generator = build_generator(config, {"input_shape": (3, PIXELS, PIXELS), "num_classes": CLASSES})
+    labels = torch.arange(32) % CLASSES
+
+    def sample() -> None:
+        generator.sample(labels, range(32))
+
+    sample()
+    rates = [len(labels) / seconds(sample) for _ in range(pairs)]
+    peak = peak_mib(sample)
+    memory = "" if peak is None else f"; {peak:.0f} MiB at its peak beyond what rests"
+    return row(
+        f"samples per second: {name}, {PIXELS} px", rates, note=f"micro-batch {generator.micro_batch}{memory}"
+    )

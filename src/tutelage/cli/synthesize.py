@@ -1,0 +1,70 @@
+"""`tutelage synthesize`: a pseudo data set as a run, made or finished, and mended where a shard is damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tutelage.errors import UserError
+
+if TYPE_CHECKING:
+    from tutelage.runs.needs import Plan
+
+HELP = """usage: tutelage synthesize [group=choice ...] [key=value ...]
+       tutelage synthesize <run> [runs_dir=runs]
+
+Images of a frozen generator as shards in runs/<name>/<identity>/shards, with a manifest of hashes. The same command gives the same
+folder: killed, it goes on; complete, every shard is checked, and what is missing or damaged is made again with the same bytes.
+
+  model=generator/diffusion model.weights=<run of a generator>     or generator/gan, biggan, dit, noise
+  method.labelling=uniform                  classes in turn (PP) | soft | sampled | argmax: a source classifier reads target images
+  model@source=<model> source.weights=<run> data=<target data>     for soft, sampled and argmax
+  method.count=10000 seed=0 hardware=gpu
+  experiment=transfer/digits/shards         a prepared one
+
+Its readers: `data=pseudo data.root=<folder>` (PP) and `method=pseudo_ssl/uda method.pseudo=<folder>` (P-SSL), or need:<name>.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    words = list(arguments)
+    if not words or any(word in ("-h", "--help") for word in words):
+        print(HELP)
+        return 0 if words else 2
+    from tutelage.cli.compose import plan_of
+    from tutelage.cli.jobs import headline
+    from tutelage.engine.launch import mend, run_plan
+    from tutelage.runs.setting import is_synthesis
+
+    if "=" not in words[0]:
+        plan = _plan_of_run(words[0], words[1:])
+    else:
+        spoken = {word.partition("=")[0] for word in words}
+        name = [] if spoken & {"experiment", "name"} else ["name=pseudo"]
+        plan = plan_of([*([] if "method" in spoken else ["method=synthesis"]), *name, *words])
+    if not is_synthesis(plan.config):
+        raise UserError(
+            f"{plan.name} makes no pseudo data set (its method is {plan.config['method']['_target_']})"
+        )
+    result = mend(plan) or run_plan(plan, rerun=plan.config["rerun"])
+    print(f"{plan.key}: {headline(result)}\n{plan.config['runs_dir']}/{plan.key}/shards")
+    return 0
+
+
+def _plan_of_run(name: str, words: Sequence[str]) -> Plan:
+    from tutelage.cli.compose import compose, hydra_ready
+    from tutelage.runs import needs
+    from tutelage.runs.store import Store
+
+    root = "runs"
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key != "runs_dir" or not equals:
+            raise UserError(f"synthesize <run> takes runs_dir=<folder> alone, got {word!r}")
+        root = value
+    config = Store(root).find(name).config
+    if words:
+        config["runs_dir"] = root
+    with hydra_ready():
+        return needs.plan(config, lambda overrides: compose(overrides))

@@ -1,0 +1,135 @@
+"""The shipped rule guides against slow, obvious versions of themselves."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tutelage.alignment.rules import Calendar, ClassHierarchy, OrientedGradients
+from tutelage.errors import UserError
+from tutelage.tasks import Batch
+
+
+def batch(inputs, targets=None):
+    n = len(inputs)
+    return Batch(inputs, torch.zeros(n, dtype=torch.long) if targets is None else targets, torch.arange(n))
+
+
+def slow_gradients(image, cell, bins, clip):
+    """Pixel by pixel, float64: (edges, cells, blocks) of an image (C, H, W)."""
+    channels, height, width = image.shape
+    edges = np.zeros((bins, height, width))
+    for y, x in itertools.product(range(height), range(width)):
+        best = max(
+            range(channels),
+            key=lambda c: math.hypot(
+                image[c, y, min(x + 1, width - 1)] - image[c, y, max(x - 1, 0)],
+                image[c, min(y + 1, height - 1), x] - image[c, max(y - 1, 0), x],
+            ),
+        )
+        right = image[best, y, min(x + 1, width - 1)] - image[best, y, max(x - 1, 0)]
+        down = image[best, min(y + 1, height - 1), x] - image[best, max(y - 1, 0), x]
+        place = (math.degrees(math.atan2(down, right)) % 180) / (180 / bins) - 0.5
+        low = math.floor(place)
+        edges[low % bins, y, x] += math.hypot(right, down) * (1 - (place - low))
+        edges[(low + 1) % bins, y, x] += math.hypot(right, down) * (place - low)
+    rows, columns = height // cell, width // cell
+    cells = np.zeros((bins, rows, columns))
+    for b, r, c in np.ndindex(bins, rows, columns):
+        cells[b, r, c] = edges[b, r * cell : (r + 1) * cell, c * cell : (c + 1) * cell].mean()
+    blocks = np.zeros((4 * bins, rows - 1, columns - 1))
+    for r, c in np.ndindex(rows - 1, columns - 1):
+        block = np.concatenate([cells[:, r + i, c + j] for i, j in itertools.product((0, 1), (0, 1))])
+        block = np.minimum(block / np.linalg.norm(block), clip)
+        blocks[:, r, c] = block / np.linalg.norm(block)
+    return edges, cells, blocks
+
+
+@pytest.mark.parametrize(("shape", "cell", "bins"), [((1, 8, 8), 2, 9), ((3, 11, 14), 3, 6)])
+def test_oriented_gradients_are_those_of_the_slow_version(shape, cell, bins):
+    torch.manual_seed(0)
+    images = torch.randn(3, *shape)
+    found = OrientedGradients(cell=cell, bins=bins)(batch(images))
+    for number, image in enumerate(images):
+        slow = slow_gradients(image.double().numpy(), cell, bins, 0.2)
+        for name, expected in zip(("edges", "cells", "blocks"), slow, strict=True):
+            np.testing.assert_allclose(found[name][number].numpy(), expected, atol=1e-5)
+
+
+def test_oriented_gradients_turn_with_the_image_and_blocks_ignore_contrast_and_brightness():
+    torch.manual_seed(1)
+    images = torch.randn(2, 1, 8, 8)
+    guide = OrientedGradients(cell=2, bins=6)
+    blocks = guide(batch(images))["blocks"]
+    torch.testing.assert_close(guide(batch(3 * images + 5))["blocks"], blocks)
+    turned = guide(batch(images.rot90(2, (2, 3))))["cells"]  # half a turn leaves orientations as they are
+    torch.testing.assert_close(turned, guide(batch(images))["cells"].rot90(2, (2, 3)))
+
+
+def test_oriented_gradients_of_a_constant_image_are_zero_and_finite():
+    found = OrientedGradients(cell=2)(batch(torch.full((2, 3, 8, 8), 0.7)))
+    assert all((value == 0).all() for value in found.values())
+
+
+@pytest.mark.parametrize("inputs", [torch.zeros(2, 8), torch.zeros(2, 1, 7, 8)])
+def test_oriented_gradients_say_what_they_need(inputs):
+    with pytest.raises(UserError, match="at least 8 pixels a side"):
+        OrientedGradients(cell=4)(batch(inputs))
+
+
+TREE = {"animal": {"pet": ["cat", "dog"], "wild": ["deer"]}, "ship": ["ship"], "car": "car"}
+NAMES = ["car", "cat", "deer", "dog", "ship"]
+
+
+def ancestors(name):
+    return {
+        "cat": ["animal", "pet", "cat"],
+        "dog": ["animal", "pet", "dog"],
+        "deer": ["animal", "wild", "deer"],
+        "ship": ["ship", "ship", "ship"],
+        "car": ["car", "car", "car"],
+    }[name]
+
+
+def test_classes_share_as_much_as_they_share_ancestors():
+    guide = ClassHierarchy(tree=TREE, class_names=NAMES)
+    found = guide(batch(torch.zeros(5, 3), torch.arange(5)))
+    assert list(found) == ["level 1", "level 2", "level 3"]
+    for level, rows in enumerate(found.values(), start=1):
+        products = rows @ rows.T
+        for i, j in itertools.product(range(5), range(5)):
+            shared = sum(
+                a == b for a, b in zip(ancestors(NAMES[i])[:level], ancestors(NAMES[j])[:level], strict=True)
+            )
+            assert products[i, j] == shared, (NAMES[i], NAMES[j], level)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"a": ["cat", "dog", "deer", "ship", "cra"]}, "no class 'cra'; did you mean"),
+        ({"a": ["cat", "dog"]}, "leaves out the data's classes car, deer, ship"),
+        ({"a": ["cat", "dog", "deer", "ship", "car"], "b": ["cat"]}, "holds cat more than once"),
+    ],
+)
+def test_a_wrong_tree_is_named(tree, message):
+    with pytest.raises(UserError, match=message):
+        ClassHierarchy(tree=tree, class_names=NAMES)
+
+
+def test_the_calendar_is_that_of_the_first_row_to_forecast():
+    hours = np.arange(400)
+    day, week = 2 * np.pi * (hours % 24) / 24, 2 * np.pi * ((hours / 24) % 7) / 7
+    table = torch.from_numpy(np.stack([f(a) for a in (day, week) for f in (np.sin, np.cos)], 1)).float()
+    guide = Calendar(tables={"calendar": table}, input_shape=(48, 2), harmonics=3)
+    index = torch.tensor([0, 5, 100, 172])
+    found = guide(Batch(torch.zeros(4, 48, 2), torch.zeros(4, 8, 2), index))
+    for number, start in enumerate(index.tolist()):
+        for name, angles in (("day", day), ("week", week)):
+            angle = angles[start + 48]
+            expected = [math.sin(k * angle) for k in (1, 2, 3)] + [math.cos(k * angle) for k in (1, 2, 3)]
+            np.testing.assert_allclose(found[name][number].numpy(), expected, atol=1e-4)
+    with pytest.raises(UserError, match="data have none"):
+        Calendar(tables={}, input_shape=(48, 2))

@@ -1,0 +1,140 @@
+"""hydra/launcher=slurm: submitit's local executor with real jobs, requeue, dead jobs; ranks on several nodes by a stand-in srun."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tutelage.cli.main import main
+from tutelage.engine import ranks
+from tutelage.errors import UserError
+from tutelage.runs.run import State
+from tutelage.runs.store import Store
+
+submitit = pytest.importorskip("submitit")
+QUICK = [
+    "logger=none",
+    "hardware.threads=1",
+    "fit.max_steps=4",
+    "fit.validate_every_steps=2",
+    "model.depth=2",
+    "model.width=8",
+]
+CLUSTER = ["hydra/launcher=slurm", "hydra.launcher.cluster=local"]
+SRUN = """#!/bin/sh
+# A cluster of as many nodes as asked for, all of them this machine.
+echo "$@" > "$SRUN_CALLS"
+for word in "$@"; do case $word in --ntasks=*) n=${word#--ntasks=};; --nodes=*) nodes=${word#--nodes=};; esac; done
+while [ "${1#--}" != "$1" ]; do shift; done
+export SLURM_NTASKS=$n SLURM_NNODES=$nodes SLURM_JOB_NODELIST=localhost SLURM_NODELIST=localhost SLURM_STEP_NODELIST=localhost
+i=0; pids=
+while [ $i -lt $n ]; do
+  SLURM_PROCID=$i SLURM_NODEID=$((i * nodes / n)) SLURM_LOCALID=$((i % (n / nodes))) "$@" & pids="$pids $!"; i=$((i + 1))
+done
+code=0; for pid in $pids; do wait $pid || code=$?; done; exit $code
+"""
+
+
+def test_an_impossible_cluster_is_one_message(tmp_path, capsys):
+    for words in (
+        ["hydra.launcher.cluster=slrm"],
+        ["hydra.launcher.cluster=slurm"],
+        ["hydra.launcher.nope=1"],
+    ):
+        assert main(["train", "-m", *QUICK, *CLUSTER, *words, f"runs_dir={tmp_path}", "seed=0,1"]) == 2
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_jobs_in_this_process_by_the_debug_cluster(tmp_path, capsys):
+    words = ["train", "-m", *QUICK, *CLUSTER, "hydra.launcher.cluster=debug", f"runs_dir={tmp_path}"]
+    assert main([*words, "model.activation=relu,rulu", "seed=0"]) == 2
+    assert "1 of 2 jobs failed" in capsys.readouterr().err
+    assert sorted(run.state for run in Store(tmp_path).runs()) == [State.COMPLETE, State.FAILED]
+
+
+def test_several_nodes_without_a_cluster_are_explained(monkeypatch):
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="hydra/launcher=slurm"):
+        ranks.ranks_of({"hardware": {"devices": 1, "num_nodes": 2, "strategy": "ddp", "accelerator": "gpu"}})
+
+
+def test_ranks_started_by_hand_do_not_make_needed_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert main(["train", "experiment=demo/distilled", "logger=none", f"runs_dir={tmp_path}"]) == 2
+    assert "tutelage train experiment=demo/cnn seed=0" in capsys.readouterr().err
+
+
+@pytest.fixture
+def allocation(tmp_path, monkeypatch):
+    """Pretend to be the one task of a job on two nodes."""
+    (tmp_path / "bin").mkdir()
+    srun = tmp_path / "bin" / "srun"
+    srun.write_text(SRUN)
+    srun.chmod(srun.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SRUN_CALLS", str(tmp_path / "calls"))
+    for name, value in {
+        "SLURM_JOB_ID": "15000",
+        "SLURM_NTASKS": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_JOB_NAME": "sweep",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_two_nodes_train_what_one_process_trains(allocation):
+    words = [*QUICK, "data.batch_size=32", "model.batch_norm=false"]
+    two = ["hardware=slurm", "hardware.accelerator=cpu", "hardware.devices=1", "hardware.num_nodes=2"]
+    assert main(["train", *words, *two, f"runs_dir={allocation}/two"]) == 0
+    assert "--nodes=2 --ntasks=2 --ntasks-per-node=1" in (allocation / "calls").read_text()
+    assert main(["train", *words, f"runs_dir={allocation}/one"]) == 0
+    (a,), (b,) = Store(allocation / "two").runs(), Store(allocation / "one").runs()
+    assert a.result["cost"]["ranks"] == 2
+    assert a.result["last"]["test"]["loss"] == pytest.approx(b.result["last"]["test"]["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_submitted_jobs_die_are_submitted_again_and_are_queued_again_when_interrupted(tmp_path):
+    words = [
+        "train",
+        "-m",
+        *QUICK,
+        "fit.max_steps=400",
+        "fit.validate_every_steps=20",
+        "fit.checkpoint_every_s=0",
+        "retry=1",
+    ]
+    words = [sys.executable, "-m", "tutelage", *words, *CLUSTER, f"runs_dir={tmp_path}", "seed=0,1"]
+    sweep = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    store = Store(tmp_path)
+    deadline = time.monotonic() + 300
+    while sum(run.checkpoint("last").exists() for run in store.runs()) < 2:
+        assert time.monotonic() < deadline
+        assert sweep.poll() is None, sweep.communicate()
+        time.sleep(0.02)
+    by_seed = {run.config["seed"]: run for run in store.runs()}
+    holders = {seed: int(_holder(run)["pid"]) for seed, run in by_seed.items()}
+    os.kill(holders[0], 9)  # dies: submitted again by the sweep
+    os.kill(
+        holders[1], 12
+    )  # SIGUSR2, what the cluster sends before it takes the node away: queued again by submitit
+    output, _ = sweep.communicate(timeout=500)
+    assert sweep.returncode == 0, output
+    for run in by_seed.values():
+        assert run.is_complete
+        assert run.result["cost"]["resumed_at_step"] > 0
+        assert len(run.provenance["attempts"]) == 2
+
+
+def _holder(run):
+    import json
+
+    return json.loads((run.path.parent / ".locks" / f"{run.identity}.json").read_text())

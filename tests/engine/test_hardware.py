@@ -1,0 +1,67 @@
+"""Every hardware file composes with every method; half precision, accumulation and clipping train on a CPU."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from small_runs import GUIDE, METHODS
+
+from tutelage.cli.compose import compose, hydra_ready
+from tutelage.cli.groups import group_options
+
+
+@pytest.mark.parametrize("hardware", group_options("hardware"))
+def test_every_hardware_composes_with_every_method(hardware):
+    methods = sorted(METHODS)
+    place = group_options("hardware").index(hardware)
+    with hydra_ready():
+        alone = compose([f"hardware={hardware}"])["hardware"]
+        # The files do not overlap, so a third of the pairs at a time shows that; the slow tier has them all.
+        for method in methods[place % 3 :: 3]:
+            assert (
+                compose([f"hardware={hardware}", f"method={method}", *METHODS[method]])["hardware"] == alone
+            )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hardware", group_options("hardware"))
+def test_all_pairs_of_hardware_and_method_compose(hardware):
+    with hydra_ready():
+        for method, words in METHODS.items():
+            config = compose([f"hardware={hardware}", f"method={method}", *words])
+            assert set(config["hardware"]) == set(compose([])["hardware"])
+
+
+EVERYWHERE = ["hardware.precision=bf16-mixed", "fit.accumulate=2", "fit.gradient_clip=1.0", "fit.max_steps=4"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [m if m in ("guidance", "fitnets") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS],
+)
+def test_half_precision_accumulation_and_clipping_train_with_every_method(command, method):
+    words = [
+        word
+        for word in EVERYWHERE
+        if method != "gan" or not word.startswith(("fit.accumulate", "fit.gradient_clip"))
+    ]
+    run = command(f"method={method}", *METHODS[method], *words)
+    assert run.is_complete
+    assert all(math.isfinite(row["train/loss"]) for row in run.metrics.rows if "train/loss" in row)
+
+
+def test_accumulation_does_not_enlarge_the_batch_of_an_alignment_and_guidance_says_so(command, caplog):
+    run = command("method=guidance", *GUIDE, "fit.accumulate=2", "fit.max_steps=2")
+    said = run.log.read_text()
+    assert "not that of the alignment" in said
+    assert "batch of 32 samples" in said
+
+
+def test_a_run_states_its_cost_and_no_energy_that_it_did_not_measure(command):
+    cost = command("fit.max_steps=4").result["cost"]
+    assert cost["steps"] == 4
+    assert cost["samples_per_s"] > 0
+    assert cost["peak_memory_mb"] > 0
+    assert cost["total_s"] >= cost["train_s"] > 0
+    assert not any("energy" in key for key in cost)

@@ -1,0 +1,124 @@
+"""The setting of source-free transfer: which plans may open the source data, whatever they are called, and what is recorded."""
+
+import copy
+
+import pytest
+
+from tutelage.errors import UserError
+from tutelage.runs import setting
+from tutelage.runs.identity import identify
+from tutelage.runs.needs import plan
+
+DIGITS = "tutelage.data.images.Digits"
+PSEUDO = "tutelage.data.pseudo.PseudoImages"
+SUPERVISED = {"_target_": "tutelage.methods.supervised.Supervised"}
+P_SSL = {"_target_": "tutelage.methods.pseudo_ssl.PseudoSemiSupervised", "pseudo": "need:shards"}
+SOURCE, TARGET = {"_target_": DIGITS, "classes": [0, 1, 2]}, {"_target_": DIGITS, "classes": [3, 4]}
+STAGES = {
+    "classifier": {"data": SOURCE, "method": SUPERVISED},
+    "generator": {
+        "data": SOURCE,
+        "method": {"_target_": "tutelage.methods.gan.Gan"},
+        "needs": {"c": ["classifier"]},
+    },
+    "shards": {
+        "data": TARGET,
+        "method": {"_target_": setting.SYNTHESIS, "labelling": "soft"},
+        "source": {"weights": "need:c"},
+        "needs": {"g": ["generator"], "c": ["classifier"]},
+    },
+    "pp": {
+        "data": {"_target_": PSEUDO, "root": "need:shards"},
+        "method": SUPERVISED,
+        "needs": {"shards": ["shards"]},
+    },
+    "p-ssl": {
+        "data": TARGET,
+        "method": P_SSL,
+        "model": {"weights": "need:pp"},
+        "needs": {"shards": ["shards"], "pp": ["pp"]},
+    },
+    "real": {"data": SOURCE, "method": SUPERVISED},
+    "oracle-half": {"data": SOURCE, "method": SUPERVISED, "setting": "oracle"},
+}
+
+
+def compose(words):
+    return {"name": words[0], "seed": 0, "setting": None, **copy.deepcopy(STAGES[words[0]])}
+
+
+def planned(name, **changes):
+    return plan(compose([name]) | copy.deepcopy(changes), compose)
+
+
+def test_the_road_is_allowed_and_the_record_says_what_was_read():
+    stage = planned("p-ssl")
+    record = setting.check(stage).record()
+    assert record["setting"] == "source_free"
+    assert record["data"] == {"name": "Digits", "classes": [3, 4]}
+    assert record["runs"] == [need.key for need in stage.needs.values()]
+    assert {key.partition("/")[0] for key in record["source_data_only_through"]} == {
+        "classifier",
+        "generator",
+    }
+    assert all(data["classes"] == [0, 1, 2] for data in record["source_data_only_through"].values())
+
+
+@pytest.mark.parametrize("classes", [[2, 3], [0, 1, 2], None, ["0", "1"]])
+def test_p_ssl_and_pcs_cannot_open_the_source_data(classes):
+    for stage in ("p-ssl", "shards"):
+        with pytest.raises(UserError, match=r"opens the source data.*Digits.*setting=oracle"):
+            planned(stage, data=TARGET | {"classes": classes})
+    planned("p-ssl", data=TARGET | {"classes": classes}, setting="oracle")
+    planned("p-ssl", data={"_target_": "another.Set", "classes": classes})
+
+
+def test_p_ssl_cannot_start_from_real_source_data():
+    needs = {"shards": ["shards"], "pp": ["real"]}
+    with pytest.raises(UserError, match="starts from real, which opens the source data"):
+        planned("p-ssl", needs=needs)
+    planned("p-ssl", needs=needs, setting="oracle")
+
+
+def test_an_oracle_must_be_declared_all_the_way():
+    fine = {
+        "data": TARGET,
+        "method": SUPERVISED,
+        "model": {"weights": "need:half"},
+        "needs": {"half": ["oracle-half"]},
+    }
+    for declared in (None, "source_free"):
+        with pytest.raises(UserError, match="setting=oracle"):
+            planned("real", **fine, setting=declared)
+    record = setting.check(planned("real", **fine, setting="oracle")).record()
+    assert record["setting"] == "oracle"
+
+
+def test_a_declared_stage_may_start_from_the_classifier_but_not_open_its_data():
+    given = {"method": SUPERVISED, "setting": "source_free", "needs": {"c": ["classifier"]}}
+    as_source = STAGES["classifier"] | {"setting": "source"}
+
+    def compose_source(words):
+        return compose(words) | as_source
+
+    def tuned(data):
+        return plan({"name": "tuned", "seed": 0, "data": data, **copy.deepcopy(given)}, compose_source)
+
+    tuned(TARGET)
+    with pytest.raises(UserError, match="opens the source data"):
+        tuned(SOURCE)
+
+
+def test_a_stage_on_pseudo_data_cannot_call_itself_a_source():
+    with pytest.raises(UserError, match="setting=source is for"):
+        planned("pp", setting="source")
+
+
+def test_no_setting_leaves_the_identity_of_earlier_runs():
+    config = {"name": "x", "seed": 0, "data": {"_target_": DIGITS, "root": "/a"}}
+    assert (
+        identify(config) == identify(config | {"setting": None}) != identify(config | {"setting": "oracle"})
+    )
+    assert identify(config) == identify(config | {"data": {"_target_": DIGITS, "root": "/b"}})
+    two = [identify(config | {"data": {"_target_": PSEUDO, "root": f"need:{name}"}}) for name in "ab"]
+    assert two[0] != two[1]  # which need it is does count

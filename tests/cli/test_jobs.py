@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 
@@ -204,6 +206,7 @@ def test_what_a_killed_process_leaves_of_a_busy_run_is_taken_over(forked, tmp_pa
     store = Store(tmp_path / "runs")
     while not any(in_fit(run) for run in store.runs()):
         time.sleep(0.001)
+    os.kill(first.pid, signal.SIGSTOP)  # busy for as long as this test needs
     second = forked("train", "-m", *words, "seed=0,1")
     while "waiting for 1 runs" not in second.text():
         assert second.running

@@ -17,9 +17,12 @@ def main(names: list[str]) -> int:
 
     from tutelage.bench.measure import Row
     from tutelage.cli.screen import console
+    from tutelage.engine.cpu import prepare_cpu, spin_briefly
     from tutelage.errors import UserError, choices
     from tutelage.runs import provenance, records
 
+    spin_briefly()  # as every command does
+    prepare_cpu(None)
     rows: list[Row] = []
     for name in names or BENCHES:
         if name not in BENCHES:

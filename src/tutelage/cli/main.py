@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import os
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tutelage.engine.cpu import spin_briefly
 from tutelage.errors import UserError, choices
 
 COMMANDS = {
@@ -44,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tutelage {__version__}")
         return 0
     speak_plainly()
-    # Threads that wait for each other sleep instead of spinning: two that share a core with anything else would else hold a small
-    # network's step up fiftyfold. It must be said before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    spin_briefly()
     try:
         with _terminable():
             return _run(arguments)

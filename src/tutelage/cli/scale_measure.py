@@ -96,6 +96,8 @@ def hardware_of(given: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: given[key] for key in HARDWARE}
     import torch
 
+    from tutelage.engine.cpu import prepare_cpu
+
     if kept["accelerator"] == "auto":
         kept["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
     if kept["accelerator"] not in ("cpu", "gpu"):
@@ -104,8 +106,7 @@ def hardware_of(given: Mapping[str, Any]) -> dict[str, Any]:
         )
     if kept["accelerator"] == "gpu" and not torch.cuda.is_available():
         raise UserError("hardware.accelerator=gpu, but this machine has no CUDA device: use hardware=cpu")
-    if kept["threads"]:
-        torch.set_num_threads(kept["threads"])
+    prepare_cpu(kept["threads"])
     torch.set_float32_matmul_precision(kept["matmul_precision"])
     return kept
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from tutelage.engine.build import Built, build
 from tutelage.engine.callbacks import Checkpoints, GiveUp, Progress, Recording
 from tutelage.engine.chunks import Chunks
+from tutelage.engine.cpu import prepare_cpu
 from tutelage.engine.mirrors import Mirrors, open_mirrors
 from tutelage.errors import UserError, choices
 from tutelage.methods.base import Method
@@ -40,8 +41,7 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
     quiet_lightning()
     check_machine(config["hardware"])
     torch.set_float32_matmul_precision(config["hardware"]["matmul_precision"])
-    if config["hardware"].get("threads"):
-        torch.set_num_threads(config["hardware"]["threads"])
+    prepare_cpu(config["hardware"].get("threads"))
     reads = reads_of(config)
     built = build(config)
     max_steps, every = plan_steps(config["fit"], built)

@@ -21,6 +21,7 @@ from tutelage.engine.build import (
     recorded_sizes,
     sizes_of,
 )
+from tutelage.engine.cpu import prepare_cpu
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.errors import UserError
 from tutelage.generators import shards
@@ -43,8 +44,7 @@ def make(config: dict[str, Any], run: Run) -> dict[str, Any]:
     Target data are opened only where the labelling conditions on them. Raises UserError for what the user can mend.
     """
     started = time.perf_counter()
-    if config["hardware"].get("threads"):
-        torch.set_num_threads(config["hardware"]["threads"])
+    prepare_cpu(config["hardware"].get("threads"))
     reads = reads_of(config)
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = _device(config["hardware"]["accelerator"])

@@ -1,0 +1,52 @@
+"""What a process that trains on a CPU does with waiting threads and freed memory."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tutelage.engine.cpu import spin_briefly
+
+FAULTS = """
+import resource, sys, torch
+from tutelage.engine.cpu import prepare_cpu
+torch.set_num_threads(1)
+if sys.argv[1] == "kept":
+    prepare_cpu(1)
+def step():
+    first = torch.zeros(4, 500_000)
+    second = first.exp()
+    return float((first + second).sum())
+step(), step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> int:
+    return int(subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True).stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_what_a_step_frees_the_next_one_finds_without_a_page_fault() -> None:
+    pages = 3 * 4 * 500_000 * 4 // 4096  # of one step
+    assert faults("kept") < pages  # of twenty
+    assert faults("given back") > 10 * pages
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
+def test_threads_wait_as_the_user_says_or_briefly(given: dict[str, str], monkeypatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    spin_briefly()
+    found = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
+    if given or sys.platform != "darwin":
+        assert found == (given or {"GOMP_SPINCOUNT": "1000"})
+    monkeypatch.setattr("sys.platform", "darwin")
+    spin_briefly()
+    assert "OMP_WAIT_POLICY" in os.environ

@@ -162,3 +162,34 @@ def test_the_digest_names_the_weights():
 def test_wrong_values_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         FrozenNetwork(convnet(), **options)
+
+
+class Flattening(nn.Module):
+    """A network that cannot run with channels last: `view` needs contiguous activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, inputs):
+        return self.conv(inputs).view(len(inputs), -1)
+
+
+@pytest.mark.parametrize("norm_mode", ["eval", "batch"])
+def test_channels_last_changes_the_layout_and_nothing_else(norm_mode):
+    inputs, frozen = torch.randn(6, 3, 8, 8), FrozenNetwork(convnet(), norm_mode=norm_mode)
+    expected, weights, random = frozen(inputs), frozen.digest(), torch.random.get_rng_state()
+    state = copy.deepcopy(frozen.network.state_dict())
+    frozen.prefer_channels_last(inputs[:4])
+    kernels = [m.weight for m in frozen.network.modules() if isinstance(m, nn.Conv2d)]
+    assert all(k.is_contiguous(memory_format=torch.channels_last) for k in kernels)
+    torch.testing.assert_close(frozen(inputs), expected)
+    assert frozen.digest() == weights and torch.equal(torch.random.get_rng_state(), random)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in frozen.network.state_dict().items())
+
+
+def test_a_network_that_cannot_run_with_channels_last_keeps_its_layout():
+    inputs, frozen = torch.randn(6, 3, 8, 8), FrozenNetwork(Flattening())
+    expected = frozen(inputs)
+    frozen.prefer_channels_last(inputs[:4])
+    assert torch.equal(frozen(inputs), expected) and frozen.network.conv.weight.is_contiguous()

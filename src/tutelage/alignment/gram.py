@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from tutelage.alignment.features import bounded, on_cpu, tamed, to_single, wide
 
-_CHUNK = 8192  # columns: large enough for the product's own blocking, small enough to meet the cache
+_BANDS = 4  # of rows: a band meets itself and those above, 10 of the 16 blocks
 Kind = Literal["cka", "unbiased_cka", "rsa"]
 
 
@@ -41,23 +42,26 @@ class Embedding:
 def gram(features: Tensor) -> Tensor:
     """Return X X^T of (k, n, d) features, (k, n, n).
 
-    A product with a long inner axis and few outputs suits no library's own split. On the CPU the lower triangle is mirrored, in chunks of
-    columns. (numpy's `a @ a.T`, a symmetric update at half the cost, loses three times over inside a training step: its threads and
-    torch's wait for each other's cores.) On a GPU the chunks are a batch that fills the processors.
+    A product with a long inner axis and few outputs suits no library's own split. On the CPU the lower triangle is computed in bands and
+    mirrored, the columns in as many parts as there are threads: a batch of products, of which each thread takes one and waits for
+    none. (numpy's `a @ a.T`, a symmetric update at half the cost, loses three times over inside a training step: its threads and
+    torch's wait for each other's cores.) On a GPU the parts are a batch that fills the processors.
     """
     k, n, d = features.shape
     if not on_cpu(features):
         chunks = next((c for c in (64, 32, 16, 8, 4, 2) if d % c == 0 and d // c >= 1024), 1)
         split = features.unflatten(-1, (chunks, d // chunks)).transpose(1, 2)
         return (split @ split.mT).sum(1) if chunks > 1 else features @ features.mT
-    if k > 1 or n < 128 or d < 4096:
+    if k > 1 or n < 128 or d < 2048:
         return features @ features.mT
-    half = (n + 1) // 2
-    product = features.new_zeros(1, n, n)
-    for columns in features[0].split(_CHUNK, dim=1):
-        product[0, :half].addmm_(columns[:half], columns.T)
-        product[0, half:, half:].addmm_(columns[half:], columns[half:].T)
-    product[0, half:, :half] = product[0, :half, half:].T
+    threads = torch.get_num_threads()
+    parts = features[0].unflatten(-1, (threads if d % threads == 0 else 1, -1)).transpose(0, 1)
+    product = features.new_empty(1, n, n)
+    edges = [n * i // _BANDS for i in range(_BANDS + 1)]
+    for start, end in pairwise(edges):
+        band = torch.bmm(parts[:, start:end], parts[:, :end].mT).sum(0)
+        product[0, start:end, :end] = band
+        product[0, :start, start:end] = band[:, :start].T
     return product
 
 

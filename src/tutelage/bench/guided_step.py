@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import gc
 import os
@@ -137,16 +138,20 @@ def _steps(
 
     from tutelage.alignment.objective import Alignment
     from tutelage.alignment.similarity import similarity
+    from tutelage.models.frozen import FrozenNetwork
     from tutelage.tasks import Batch
 
     torch.manual_seed(1)
-    guide = guide.eval().requires_grad_(False).to(device)
+    guide = guide.eval().requires_grad_(False).to(device)  # the floor's: as torch gives it
     data = Batch(inputs.to(device), targets.to(device), torch.arange(len(inputs)))
     networks = [make().to(device) for _ in range(2)]  # the floor's has no taps
     optimizers = [torch.optim.Adam(network.parameters(), 1e-4) for network in networks]
     example = Batch(data.inputs[:4], data.targets[:4], data.index[:4])
+    frozen = FrozenNetwork(copy.deepcopy(guide))
+    if device == "cpu":
+        frozen.prefer_channels_last(example.inputs)
     alignment = Alignment(
-        networks[1], (example.inputs,), guide, example, pairing=pairing, similarity=similarity("cka", per_token=per_token),
+        networks[1], (example.inputs,), frozen.network, example, pairing=pairing, similarity=similarity("cka", per_token=per_token),
         per_token=per_token, tokens_per_step=1024 if per_token else None,
     )  # fmt: skip
 
@@ -166,7 +171,7 @@ def _steps(
         finish(task_loss(networks[0](data.inputs)), optimizers[0])
 
     def guided() -> None:
-        alignment.guide(lambda seen, mask: guide(seen), data)
+        alignment.guide(lambda seen, mask: frozen(seen), data)
         with alignment.recording():
             output = networks[1](data.inputs)
         finish(task_loss(output) + alignment.loss()[0], optimizers[1])

@@ -229,6 +229,10 @@ def check_roles(config: dict[str, Any], parameters: Mapping[str, Any]) -> None:
             )
 
 
+def _on_accelerator(name: str) -> bool:
+    return name != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
 def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     """Build everything that one run needs. data: reuse a data module that is already set up."""
     method_node = dict(config["method"])
@@ -247,6 +251,10 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     )
     norm_mode = method_node.get("norm_mode", "eval")
     frozen = {r: build_frozen(r, config, data, norm_mode=norm_mode) for r in ROLES if r in parameters}
+    example = example_of(data) if frozen or "example" in parameters else None
+    if example is not None and not _on_accelerator(config["hardware"]["accelerator"]):
+        for network_at_rest in frozen.values():
+            network_at_rest.prefer_channels_last(example.inputs)
     if "norm_mode" not in parameters:
         method_node.pop("norm_mode", None)
     optimizer = {"_target_": OPTIMIZER, **config["optimizer"]}
@@ -267,7 +275,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         optimizer=construct("optimizer", optimizer),
         seed=config["seed"],
         batch_size=data.batch_size,
-        **({"example": example_of(data)} if "example" in parameters else {}),
+        **({"example": example} if "example" in parameters else {}),
         **frozen,
     )
     if not isinstance(method, Method):

@@ -68,6 +68,21 @@ class FrozenNetwork(nn.Module):
         """Stay asleep, whatever a surrounding module asks."""
         return self
 
+    def prefer_channels_last(self, example: Tensor) -> None:
+        """Lay the weights of 2-d convolutions out with channels last, which the kernels of a CPU read 5 to 25 % faster.
+
+        Only where the network runs on the example in that layout, which spreads to its activations: one that flattens with `view`
+        does not, and stays as it is.
+        """
+        if not any(isinstance(module, nn.Conv2d) for module in self._network.modules()):
+            return
+        self._network.to(memory_format=torch.channels_last)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                self(example)
+        except (RuntimeError, ValueError):
+            self._network.to(memory_format=torch.contiguous_format)
+
     def digest(self) -> str:
         """Return the sha256 of the network's weights, see `weights.digest`."""
         return digest(self._network)

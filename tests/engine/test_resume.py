@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from small_runs import METHODS
 
 from tutelage.engine.callbacks import Checkpoints
+from tutelage.reporting.collect import collect
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
 
@@ -83,3 +84,24 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_result_only_evaluates(
     resumed = command(folder="broken")
     assert resumed.result["cost"]["resumed_at_step"] == 12
     assert resumed.result["metrics"] == whole.result["metrics"]
+
+
+def test_the_protocol_of_papers_that_select_on_the_test_set_stands_beside_and_selects_nothing(
+    command, monkeypatch
+):
+    plain = command(folder="plain")
+    lengths = [command(f"fit.max_steps={steps}", folder=f"{steps}").result["last"] for steps in (4, 8, 12)]
+    best = max(lengths, key=lambda last: last["test"]["accuracy"])
+    with monkeypatch.context() as patch:
+        stop_after(patch, 8)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            command("fit.protocol=best_on_test", folder="asked")
+    asked = command("fit.protocol=best_on_test", folder="asked")
+    found = asked.result["best_on_test"]
+    assert (found["test"], found["of"]) == (best["test"], 3) and "selected on the test set" in found["note"]
+    for part in ("best", "last", "metrics", "selection"):
+        assert asked.result[part] == plain.result[part]
+    assert "best_on_test" not in plain.result and not (asked.path / "checkpoints").exists()
+    (row,) = collect(Store(plain.path.parents[2] / "asked"))
+    assert row.metrics["best_on_test/accuracy"] == best["test"]["accuracy"]
+    assert row.metrics["test/accuracy"] == plain.result["best"]["test"]["accuracy"]

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +89,15 @@ class Checkpoints(pl.Callback):
 
     The last state is saved at the end of a chunk when `every_s` seconds have passed since the latest save, and at the end of fit.
     The best weights stay in memory until then, so that a metric that rises at each validation does not write at each.
+    keep_all: keep the weights of every validation as well, for a protocol that looks at the test set after each.
     Files appear by renaming: a kill at any moment leaves the previous ones whole.
     """
 
-    def __init__(self, folder: Path, *, monitor: str, mode: str, every_s: float) -> None:
+    def __init__(
+        self, folder: Path, *, monitor: str, mode: str, every_s: float, keep_all: bool = False
+    ) -> None:
         self.folder, self.monitor, self.mode, self.every_s = folder, monitor, mode, every_s
+        self.keep_all = keep_all
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
         self.best_state: dict[str, torch.Tensor] | None = None
@@ -104,12 +108,15 @@ class Checkpoints(pl.Callback):
             return  # Lightning closes the chunk once more after resuming at its end
         values = dict(method.values["validation"])
         self.last = {"step": method.step, "validation": values}
-        if self._improves(values[self.monitor]):
-            self.best = dict(self.last)
+        improves = self._improves(values[self.monitor])
+        if improves or self.keep_all:
             state = trainer.strategy.lightning_module_state_dict()  # gathers where the weights are sharded
-            self.best_state = {
-                name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()
-            }
+            state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+            if improves:
+                self.best, self.best_state = dict(self.last), state
+            if self.keep_all and trainer.is_global_zero:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._write(state, self._seen(method.step))
         due = torch.tensor(
             time.monotonic() - self._saved_at >= self.every_s or method.step >= method.max_steps
         )
@@ -137,9 +144,7 @@ class Checkpoints(pl.Callback):
             self.folder / "fresh.tmp",
         )
         if trainer.is_global_zero and self.best_state is not None:
-            part = self.folder / "best.tmp"
-            save_file(self.best_state, part, metadata={"step": str(self.best["step"])})
-            part.replace(self.best_path())
+            self._write(self.best_state, self.best_path())
         try:
             trainer.save_checkpoint(fresh)
         except (
@@ -163,6 +168,24 @@ class Checkpoints(pl.Callback):
                 if old != self.best_path():
                     old.unlink()
         self._saved_at = time.monotonic()
+
+    def _seen(self, step: int) -> Path:
+        return self.folder / f"seen-{step}.safetensors"
+
+    @staticmethod
+    def _write(state: dict[str, torch.Tensor], path: Path) -> None:
+        part = path.with_suffix(".tmp")
+        save_file(state, part)
+        part.replace(path)
+
+    def seen(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+        """Yield the step and weights of every validation, in order; those of this run only where `keep_all` was asked for."""
+        steps = sorted(
+            int(path.stem.removeprefix("seen-")) for path in self.folder.glob("seen-*.safetensors")
+        )
+        for step in steps:
+            if step <= self.last["step"]:
+                yield step, load_file(self._seen(step))
 
     def load_best(self) -> dict[str, torch.Tensor]:
         """Return the best weights, from memory or from the file of an earlier attempt."""

@@ -23,6 +23,7 @@ class Fit(TypedDict):
     log_every_steps: int
     checkpoint_every_s: float
     keep_checkpoints: bool
+    protocol: Literal["best_on_test"] | None
     give_up: list[list[float]]
     accumulate: int
     gradient_clip: float | None

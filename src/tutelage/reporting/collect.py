@@ -94,7 +94,8 @@ def row_of(run: Run, store: Store, known: dict[str, dict[str, str]] | None = Non
         seed=_seed(config),
         state=state,
         inputs=inputs_of(config, store, {} if known is None else known),
-        metrics=_metrics(best or result.get("metrics", {})),
+        metrics=_metrics(best or result.get("metrics", {}))
+        | _metrics({"best_on_test": result.get("best_on_test", {}).get("test")}),
         monitor=selection.get("monitor"),
         mode=selection.get("mode"),
         best_step=best.get("step"),

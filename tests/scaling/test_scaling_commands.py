@@ -79,6 +79,16 @@ def test_predict_reads_an_architecture_from_words(folder, capsys, words, said):
     assert (folder / "here" / "energies.csv").exists()
 
 
+def test_the_files_are_there_also_for_one_who_reads_only_the_head(folder, monkeypatch):
+    def closed(text):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sys.stdout, "write", closed)
+    assert main(["scale", "predict", "two_layer"]) == 0
+    (written,) = (folder / "runs" / "scale" / "predict").iterdir()
+    assert {path.name for path in written.iterdir()} >= {"energies.csv", "exponents.csv", "prediction.png"}
+
+
 def test_measure_runs_points_once_and_reports_them(folder, capsys):
     words = ["scale", "measure", "two_layer", "inputs=[4,6,8]", *QUICK]
     assert main([*words, "--dry"]) == 0

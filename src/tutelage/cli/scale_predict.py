@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from tutelage.cli.scale import Request
 from tutelage.errors import UserError, choices
+from tutelage.runs.records import write_text
 
 
 def run(request: Request) -> int:
@@ -22,29 +24,31 @@ def run(request: Request) -> int:
     found = predict(layers, **arguments)
     scales = {name: power for name, power in found.scales.items() if name in _names(found) or name == "d"}
     drawn = axes_of(scales, request.options)
-    print(headline(found, scales, arguments["degree"]))
-    _print(exponents(found), "How P* and the pattern's quantities grow, at these sizes")
-    _print(found.table(), "Energies of all patterns, cheapest first")
     meetings = crossovers(found, scales)
-    if meetings:
-        _print(meetings, "Which patterns win along one size, the others as given")
+    tables = {"energies": found.table(), "exponents": exponents(found), "crossovers": meetings}
     folder = _folder(request, config)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in (
-        ("energies", found.table()),
-        ("exponents", exponents(found)),
-        ("crossovers", meetings),
-    ):
+    for name, rows in tables.items():  # the files first: who reads the screen may leave early
         if rows:
-            with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
+            write_text(folder / f"{name}.csv", _csv(rows))
     figure = draw(found, scales, drawn, folder / "prediction.png")
+    print(headline(found, scales, arguments["degree"]))
+    _print(tables["exponents"], "How P* and the pattern's quantities grow, at these sizes")
+    _print(tables["energies"], "Energies of all patterns, cheapest first")
+    if meetings:
+        _print(meetings, "Which patterns win along one size, the others as given")
     print(
         f"written: {folder}: energies.csv, exponents.csv{', crossovers.csv' if meetings else ''}{', ' + figure if figure else ''}"
     )
     return 0
+
+
+def _csv(rows: Sequence[dict[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def built(node: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -1,14 +1,19 @@
 """Pseudo data sets as runs: made as needs, restartable, mended, the same bytes, and read by PP and P-SSL."""
 
+import csv
 import json
 
+import numpy as np
 import pytest
+import scipy.linalg
+import torch
 import yaml
 
 from tutelage.cli.compose import plan_of
 from tutelage.cli.main import main
 from tutelage.data import cache, pseudo
 from tutelage.engine.launch import run_plan
+from tutelage.engine.load import load_run
 from tutelage.errors import UserError
 from tutelage.generators import shards
 from tutelage.runs.store import Store
@@ -241,3 +246,49 @@ def test_a_folder_holds_the_set_of_one_generator(do):
     (run.path / "result.json").unlink()
     with pytest.raises(UserError, match=r"holds another pseudo data set .generator is"):
         do("method=synthesis", "name=set", *NOISE)
+
+
+def test_pseudo_sets_are_held_against_real_images(do, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    classifier = do(*CLASSIFIER)
+    sets = [do("method=synthesis", "name=noise", *NOISE, f"seed={seed}") for seed in (0, 1)]
+    words = [
+        "analyse",
+        "quality",
+        "classifier",
+        "noise",
+        f"runs_dir={runs}",
+        f"out={tmp_path}/out",
+        "samples=60",
+    ]
+    assert main(words) == 0
+    with (tmp_path / "out" / "quality.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["images"] == "training images" and len(rows) == 3
+    assert {row["count"] for row in rows} == {"60"} and (tmp_path / "out" / "quality.png").exists()
+    real, *noise = (float(row["frechet_distance"]) for row in rows)
+    assert real < min(noise)
+    assert float(rows[0]["recall"]) > max(float(row["recall"]) for row in rows[1:])
+    # The obvious way: every image through the network, one by one, and scipy's root of a matrix.
+    loaded = load_run(classifier.path)
+    loaded.data.open_test()
+    reference = torch.cat([b.inputs for b in loaded.data.batches("test", device="cpu")])[:60]
+    chosen = pseudo.read(sets[0].path / "shards").images[:60]
+    kept = []
+    loaded.network.get_submodule("head").register_forward_pre_hook(
+        lambda module, given: kept.append(given[0])
+    )
+    with torch.no_grad():
+        for image in [*reference, *(chosen / 255 - 0.5) / 0.5]:
+            loaded.network(image.unsqueeze(0))
+    real, made = (torch.cat(part).flatten(1).double().numpy() for part in (kept[:60], kept[60:]))
+    covariances = [np.cov(x.T) for x in (real, made)]
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    expected = ((real.mean(0) - made.mean(0)) ** 2).sum() + np.trace(sum(covariances) - 2 * root)
+    (row,) = (row for row in rows if sets[0].identity[:6] in row["images"])
+    assert float(row["frechet_distance"]) == pytest.approx(expected, rel=1e-3)
+    assert main(["analyse", "quality", "classifier", f"runs_dir={runs}"]) == 2
+    assert (
+        "one classifier's run and at least one run of `tutelage synthesize`, got 1 and 0"
+        in capsys.readouterr().err
+    )

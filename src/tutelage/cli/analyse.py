@@ -17,12 +17,13 @@ HELP = """usage: tutelage analyse errors <runs> <runs> ...        do they err on
        tutelage analyse similarity <run> <run>         layer-by-layer unbiased CKA; <run>:guide is the guide of that run
        tutelage analyse gap <runs> ...                 training against validation and test: the overfitting gap
        tutelage analyse alignment <runs> ...           similarity to the guide over training
+       tutelage analyse quality <run> <runs> ...       pseudo data sets against real images, in a classifier's features
 
 <runs>: a folder, a name with the first digits of an identity, a name (all its finished runs), or a table file such as
 guidance/digits (the runs behind each of its arms).
   out=runs/analysis/...   where the figure (PNG), the table (CSV) and the record (JSON) go
-  split=test              train | validation | test; for errors and similarity
-  samples=1000            similarity: how many samples of the split, evenly spaced
+  split=test              train | validation | test; for errors, similarity and quality
+  samples=1000            similarity: how many samples of the split, evenly spaced; quality: how many images of each set
   layers=weights          similarity: weights (those a pairing counts), all, or names separated by commas
   device=cpu  runs_dir=runs  data.root=...
 """
@@ -35,7 +36,7 @@ OPTIONS = {
     "runs_dir": "runs",
 }
 ROLES = ("guide", "teacher", "source")
-NAMES = ("errors", "similarity", "gap", "alignment")
+NAMES = ("errors", "similarity", "gap", "alignment", "quality")
 
 
 @dataclass(frozen=True)

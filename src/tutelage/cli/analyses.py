@@ -151,11 +151,55 @@ def alignment(request: Request) -> Outcome:
     return lines, {}, rows, lambda path: analysis.draw(curves, path, title=title)
 
 
+def quality(request: Request) -> Outcome:
+    """Pseudo data sets against real images, in the features of a classifier: one run among those named is no pseudo data set."""
+    from tutelage.analysis import sample_quality as analysis
+    from tutelage.data import pseudo
+    from tutelage.engine.synthesis import FOLDER
+    from tutelage.methods.unlabelled import byte_affine
+
+    judges = [s for s in request.subjects if "pseudo" not in (s.run.result or {})]
+    made = [s for s in request.subjects if s not in judges]
+    if len(judges) != 1 or not made:
+        raise UserError(
+            "quality needs one classifier's run and at least one run of `tutelage synthesize`, got "
+            f"{len(judges)} and {len(made)}: {', '.join(s.label for s in request.subjects)}"
+        )
+    classifier, data, batches = opened(judges[0], request)
+    asked, split = _whole("samples", request.options), request.options["split"]
+    reference = analysis.gather(batches, asked)
+    scale, shift = byte_affine(data.normalization, reference[0].shape[1])
+    found = {s.label: pseudo.read(s.run.path / FOLDER) for s in made}
+    real = analysis.gather(data.batches("train", device=reference[0].device), asked)
+    count = min(len(reference[0]), len(real[0]), *(len(one.images) for one in found.values()))
+    sets = {"training images": (real[0][:count], real[1][:count])} if split != "train" else {}
+    for name, one in found.items():
+        if one.images.shape[1:] != reference[0].shape[1:]:
+            raise UserError(
+                f"{name} holds images {tuple(one.images.shape[1:])}, {judges[0].label} takes {tuple(reference[0].shape[1:])}"
+            )
+        chosen = slice(None, None, len(one.images) // count)
+        images = (one.images[chosen][:count].float() * scale + shift).to(reference[0].device)
+        sets[name] = images, one.labels[chosen][:count]
+    judge = analysis.Judge(classifier, (reference[0][:count], reference[1][:count]))
+    table = [judge.judge(name, *one) for name, one in sets.items()]
+    lines = [f"against {count} {split} images, in the features of {judges[0].label}:"]
+    lines += [
+        f"{q.images}: source accuracy {q.accuracy:.3f}, Frechet distance {q.frechet_distance:.4g}, "
+        f"precision {q.precision:.3f}, recall {q.recall:.3f}"
+        for q in table
+    ]
+    rows = [asdict(q) for q in table]
+    shown = {name: (one[0].cpu() - shift) / (255 * scale) for name, one in sets.items()}
+    return lines, {"reference": split, "count": count}, rows, lambda path: analysis.draw(shown, table, path)
+
+
 ANALYSES: dict[str, Callable[[Request], Outcome]] = {
     "errors": errors,
     "similarity": similarity,
     "gap": gap,
     "alignment": alignment,
+    "quality": quality,
 }
 
 

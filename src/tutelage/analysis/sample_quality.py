@@ -1,0 +1,101 @@
+"""How good pseudo data sets are, held against real images in the feature space of one classifier, from a number of images of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tutelage.errors import UserError
+from tutelage.generators.quality import frechet_distance, precision_recall
+from tutelage.methods.features import HeadInput
+from tutelage.models.frozen import FrozenNetwork
+
+AT_ONCE = 64
+SHOWN = 32  # images of each set in the figure
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One set of images against the reference.
+
+    accuracy: share of images whose label the classifier gives them. frechet_distance, precision, recall: see `generators.quality`.
+    """
+
+    images: str
+    count: int
+    accuracy: float
+    frechet_distance: float
+    precision: float
+    recall: float
+
+
+class Judge:
+    """A classifier that holds sets of images against a reference set of its own data.
+
+    classifier: its inputs are normalised as `reference`. reference: (n, C, H, W) images and (n,) labels that it was not trained on.
+    Features are what its last layer is given, or its outputs where it does not end in one layer.
+    """
+
+    def __init__(self, classifier: FrozenNetwork, reference: tuple[Tensor, Tensor]) -> None:
+        self.classifier, self._head = classifier, HeadInput(classifier.network)
+        self.features, _ = self.read(reference[0])
+
+    def judge(self, name: str, images: Tensor, labels: Tensor) -> Quality:
+        """Compare images (n, C, H, W), normalised as the reference, and their labels (n,); as many as the reference has.
+
+        The distance between samples of one distribution falls with n, so that only equal n compare.
+        """
+        if len(images) != len(self.features):
+            raise UserError(f"{name}: {len(images)} images against a reference of {len(self.features)}")
+        features, answers = self.read(images)
+        precision, recall = precision_recall(self.features, features)
+        accuracy = float((answers == labels.to(answers.device)).double().mean())
+        return Quality(
+            name, len(images), accuracy, frechet_distance(self.features, features), precision, recall
+        )
+
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (n, d) and the most probable classes (n,)."""
+        features, answers = [], []
+        for part in images.split(AT_ONCE):
+            output = self.classifier(part)
+            seen = self._head.take()
+            features.append((output if seen is None else seen).flatten(1).float())
+            answers.append(output.argmax(dim=1))
+        return torch.cat(features), torch.cat(answers)
+
+
+def gather(batches: Iterable, count: int) -> tuple[Tensor, Tensor]:
+    """Return the first `count` images and labels of a split, fewer where it ends."""
+    images, labels, found = [], [], 0
+    for batch in batches:
+        images.append(batch.inputs)
+        labels.append(batch.targets)
+        found += len(batch.targets)
+        if found >= count:
+            break
+    return torch.cat(images)[:count], torch.cat(labels)[:count]
+
+
+def draw(sets: Mapping[str, Tensor], table: Sequence[Quality], path: Path) -> None:
+    """Draw some images (n, C, H, W) in [0, 1] of each set, with its figures above."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from torchvision.utils import make_grid
+
+    figure = Figure(figsize=(8, 1.6 * len(sets)), layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = figure.subplots(len(sets), squeeze=False)[:, 0]
+    for axes, (name, images), found in zip(rows, sets.items(), table, strict=True):
+        grid = make_grid(images[:SHOWN].cpu(), nrow=SHOWN // 2, padding=1)
+        axes.imshow(grid.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+        axes.set_title(
+            f"{name}: Frechet {found.frechet_distance:.3g}, precision {found.precision:.2f}, recall {found.recall:.2f}",
+            fontsize=8,
+        )
+        axes.axis("off")
+    figure.savefig(path, dpi=120)

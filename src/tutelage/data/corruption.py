@@ -44,6 +44,8 @@ def flip_labels(
         raise UserError(f"label_noise_kind '{kind}' does not exist: {choices(kind, LABEL_NOISE)}")
     old = labels[indices]
     if kind == "symmetric":
+        if mapping:
+            raise UserError("label_noise_map belongs to label_noise_kind=asymmetric, and the kind is symmetric")
         steps = uniform(len(labels), derive_seed("wrong class", seed))[indices]
         new = (old + 1 + np.minimum((steps * (classes - 1)).astype(np.int64), classes - 2)) % classes
     else:

@@ -138,16 +138,16 @@ class ImageData(DataModule):
                 cache.remember(("content", *source.key), lambda: splitting.content_numbers(pixels))
             )
         images = self._spoil(source)
+        labels, realised = corruption.flip_labels(
+            labels,
+            self.splits["train"],
+            rate=self.label_noise,
+            classes=len(names),
+            seed=self.split_seed,
+            kind=self.label_noise_kind,
+            mapping=self.label_noise_map,
+        )
         if self.label_noise:
-            labels, realised = corruption.flip_labels(
-                labels,
-                self.splits["train"],
-                rate=self.label_noise,
-                classes=len(names),
-                seed=self.split_seed,
-                kind=self.label_noise_kind,
-                mapping=self.label_noise_map,
-            )
             self.facts["wrong_train_labels"] = realised
         self.task = Classification(len(names))
         self.input_shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape

@@ -106,7 +106,7 @@ def test_label_noise_stays_in_the_training_split() -> None:
         ({"label_noise": 0.1, "label_noise_kind": "asymmetrical"}, "did you mean 'asymmetric'"),
         ({"label_noise": 0.1, "label_noise_kind": "asymmetric", "label_noise_map": {9: 1}}, "0 to 3"),
         ({"label_noise": 0.1, "label_noise_map": {1: 2}}, "label_noise_kind=asymmetric"),
-        ({"label_noise_kind": ""}, "'symmetric'"),
+        ({"label_noise_kind": ""}, "asymmetric, symmetric"),
     ],
 )
 def test_wrong_options_are_explained(options: dict, message: str) -> None:

@@ -34,8 +34,8 @@ def faults(how: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_what_a_step_frees_the_next_one_finds_without_a_page_fault() -> None:
     pages = 3 * 4 * 500_000 * 4 // 4096  # of one step
-    assert faults("kept") < pages  # of twenty
-    assert faults("given back") > 10 * pages
+    assert faults("kept") < pages / 10  # in twenty steps
+    assert faults("given back") > 5 * pages
 
 
 @pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])

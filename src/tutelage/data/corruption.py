@@ -21,6 +21,13 @@ def check_rate(rate: float, name: str) -> float:
     return float(rate)
 
 
+def check_kind(kind: str) -> str:
+    """Return the kind of label noise; UserError unless it is one of ours."""
+    if kind not in LABEL_NOISE:
+        raise UserError(f"label_noise_kind '{kind}' does not exist: {choices(kind, LABEL_NOISE)}")
+    return kind
+
+
 def flip_labels(
     labels: np.ndarray,
     indices: np.ndarray,
@@ -40,8 +47,7 @@ def flip_labels(
     labels. (Definitions: Patrini et al. 2017, arXiv 1609.03683.)
     """
     check_rate(rate, "label_noise")
-    if kind not in LABEL_NOISE:
-        raise UserError(f"label_noise_kind '{kind}' does not exist: {choices(kind, LABEL_NOISE)}")
+    check_kind(kind)
     old = labels[indices]
     if kind == "symmetric":
         if mapping:

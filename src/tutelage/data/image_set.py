@@ -114,7 +114,8 @@ class ImageData(DataModule):
         self.validation, self.test = validation, test
         self.classes, self.train_size, self.per_class = classes, train_size, per_class
         self.label_noise = corruption.check_rate(label_noise, "label_noise")
-        self.label_noise_kind, self.label_noise_map = label_noise_kind, label_noise_map
+        self.label_noise_kind = corruption.check_kind(label_noise_kind)
+        self.label_noise_map = label_noise_map
         self.missing, self.missing_in = corruption.check_rate(missing, "missing"), missing_in
         self.requested_normalization = normalization
         self.augment = build(augment or {})

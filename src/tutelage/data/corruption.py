@@ -51,7 +51,9 @@ def flip_labels(
     old = labels[indices]
     if kind == "symmetric":
         if mapping:
-            raise UserError("label_noise_map belongs to label_noise_kind=asymmetric, and the kind is symmetric")
+            raise UserError(
+                "label_noise_map belongs to label_noise_kind=asymmetric, and the kind is symmetric"
+            )
         steps = uniform(len(labels), derive_seed("wrong class", seed))[indices]
         new = (old + 1 + np.minimum((steps * (classes - 1)).astype(np.int64), classes - 2)) % classes
     else:

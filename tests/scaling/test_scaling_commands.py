@@ -198,6 +198,7 @@ def test_a_failing_point_leaves_the_others(folder, capsys):
         (["measure", "two_layer", "mixture={2:1.0}"], "Choose an odd degree"),
         (["measure", "two_layer", "measurements=0"], "measurements must be between 4 and steps"),
         (["measure", "two_layer", "factors=2"], "measure.factors must be a list"),
+        (["measure", "two_layer", "factors=[0.1,0.2]"], "measure.factors leave P = 2 alone at d"),
         (["measure", "two_layer", "degree=-1"], "must not be negative"),
         (["measure", "two_layer", "hardware.accelerator=tpu"], "cpu, gpu or auto"),
         (["measure", "two_layer", "hardware.devices=2"], "hardware.devices must be 1"),

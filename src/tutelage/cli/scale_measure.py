@@ -61,6 +61,12 @@ def points_of(config: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any], bool
         raise UserError(
             f"measure._target_={node['_target_']} makes no points; see tutelage.scaling.cases.two_layer"
         )
+    for point in points:
+        if len(point.samples) < 2:
+            raise UserError(
+                f"measure.factors leave P = {point.samples[0]} alone at {point.name}, and no crossing lies at one P: give more, "
+                "or larger, factors"
+            )
     return [
         (point, config_of(point, runs_dir=config["runs_dir"], hardware=hardware), bool(config["rerun"]))
         for point in points

@@ -10,9 +10,9 @@ import yaml
 
 from tutelage.cli.compose import compose
 from tutelage.cli.main import main
-from tutelage.cli.scale import case_names
 from tutelage.cli.scale_measure import points_of
 from tutelage.cli.scale_predict import built
+from tutelage.cli.scale_words import case_names
 from tutelage.scaling.predict import predict
 
 QUICK = ["factors=[2,20]", "draws=2", "steps=40", "measurements=4", "test_points=100", "hardware.threads=1"]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.cli.analyse import Request, Subject
+from tutelage.cli.subjects import Request, Subject
 from tutelage.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.cli.scale import PRIMARY, Request, case_names
+from tutelage.cli.scale_words import PRIMARY, Request, case_names
 from tutelage.errors import UserError, choices
 
 log = logging.getLogger("tutelage")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.cli.scale import Request
+from tutelage.cli.scale_words import Request
 from tutelage.errors import UserError, choices
 from tutelage.runs.records import write_text
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError
-from tutelage.reporting.report import Line, Report
+from tutelage.reporting.lines import Line, Report
 from tutelage.runs.records import replacing
 from tutelage.runs.run import State
 from tutelage.runs.store import Store

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from tutelage.reporting import render
-from tutelage.reporting.report import Report
+from tutelage.reporting.lines import Report
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -1,56 +1,20 @@
-"""A report: arms with their values over seeds, gaps with reasons, comparisons, what a reader must know."""
+"""Making and writing a report: from the runs below a name, with what a reader must know of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.errors import UserError, choices
+from tutelage.reporting import figures, page, render
 from tutelage.reporting.collect import Group, Row, collect, group, prerequisites
-from tutelage.reporting.statistics import Summary, summarize
-from tutelage.reporting.verdict import Comparison, Published, compare, correct
+from tutelage.reporting.lines import Line, Report
+from tutelage.reporting.verdict import Comparison, compare, correct
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
 
 BASELINES = ("plain", "base", "baseline", "supervised")
 """Arms that a report without a table file compares the others with; without one of them, the first arm."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """An arm of a report. Values are in the report's unit, by seed; `metric` is "<split>/<name>"."""
-
-    label: str
-    metric: str
-    values: Mapping[int, float]
-    gaps: Mapping[int, str]
-    rows: tuple[Row, ...] = ()
-    published: Published | None = None
-    choice: str = ""
-    """How the hyperparameters were chosen, if they were."""
-    command: str = ""
-    """The command that makes the arm's runs, if a table file names it."""
-
-    @property
-    def summary(self) -> Summary:
-        """Mean, spread, n and interval over the seeds."""
-        return summarize([self.values[seed] for seed in sorted(self.values)])
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that the Markdown, CSV, terminal and figure show."""
-
-    title: str
-    lines: tuple[Line, ...]
-    comparisons: tuple[Comparison, ...] = ()
-    notes: tuple[str, ...] = ()
-    unit: str = ""
-    scale: float = 1.0
-    """What a recorded metric is multiplied with to be in `unit`."""
-    needed: tuple[Row, ...] = ()
-    """Runs that were only made because others need them."""
 
 
 def free_report(store: Store, under: str = "") -> Report:
@@ -97,8 +61,6 @@ def write(report: Report, store: Store, folder: Path, names: Mapping[str, str]) 
     Raises:
         UserError: the folder cannot be written.
     """
-    from tutelage.reporting import figures, page, render
-
     drawn = "figure" in names and figures.draw(report, store, folder / names["figure"])
     texts = {
         "page": lambda: render.markdown(report, figures=[names["figure"]] if drawn else []),

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from tutelage.errors import UserError
 from tutelage.reporting.collect import Row, gap_reason
+from tutelage.reporting.lines import Line, Report
 from tutelage.reporting.listing import render_runs_table
-from tutelage.reporting.report import Line, Report, notes_on, write
+from tutelage.reporting.report import notes_on, write
 from tutelage.reporting.verdict import Published, compare, correct
 from tutelage.runs.run import State
 from tutelage.runs.store import Store

@@ -1,0 +1,46 @@
+"""What a report holds: arms with their values over seeds, gaps with reasons, comparisons, what a reader must know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tutelage.reporting.collect import Row
+from tutelage.reporting.statistics import Summary, summarize
+from tutelage.reporting.verdict import Comparison, Published
+
+
+@dataclass(frozen=True)
+class Line:
+    """An arm of a report. Values are in the report's unit, by seed; `metric` is "<split>/<name>"."""
+
+    label: str
+    metric: str
+    values: Mapping[int, float]
+    gaps: Mapping[int, str]
+    rows: tuple[Row, ...] = ()
+    published: Published | None = None
+    choice: str = ""
+    """How the hyperparameters were chosen, if they were."""
+    command: str = ""
+    """The command that makes the arm's runs, if a table file names it."""
+
+    @property
+    def summary(self) -> Summary:
+        """Mean, spread, n and interval over the seeds."""
+        return summarize([self.values[seed] for seed in sorted(self.values)])
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the Markdown, CSV, terminal and figure show."""
+
+    title: str
+    lines: tuple[Line, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    notes: tuple[str, ...] = ()
+    unit: str = ""
+    scale: float = 1.0
+    """What a recorded metric is multiplied with to be in `unit`."""
+    needed: tuple[Row, ...] = ()
+    """Runs that were only made because others need them."""

@@ -71,6 +71,7 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
             run.complete(result)
             if not config["fit"]["keep_checkpoints"]:
                 run.drop_checkpoints()
+        trainer.strategy.barrier("result")  # no rank leaves, or reads the result, before it is written
     finally:
         try:
             if recording.writer is not None:

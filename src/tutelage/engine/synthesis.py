@@ -87,6 +87,9 @@ def make(config: dict[str, Any], run: Run) -> dict[str, Any]:
             {"validation": _recognised(run.path, source, _given(data), device)} if source is not None else {}
         )
         run.complete({"metrics": scores, "pseudo": facts, "reads": reads, "cost": cost})
+    if ranks > 1:
+        torch.distributed.barrier()  # no rank leaves, or reads the result, before it is written
+        torch.distributed.destroy_process_group()
     if data is not None:
         data.teardown()
     return run.result or {}
@@ -158,13 +161,11 @@ def _origin(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gathered(folder: Path, made: dict[str, Any] | None, rank: int) -> dict[str, Any]:
-    """Wait for all ranks; the first one then writes the manifest if it was not the last to finish."""
+    """Meet all ranks in a process group; the first one then writes the manifest if it was not the last to finish."""
     torch.distributed.init_process_group("gloo")
     torch.distributed.barrier()
     if rank == 0 and made is None:
         made = shards.finish(folder)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
     return made or {}
 
 

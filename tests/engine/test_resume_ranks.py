@@ -1,0 +1,129 @@
+"""On two ranks too, N steps equal k + resume + N - k, bit by bit."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import GUIDE, P_SSL, SMALL
+
+from forked_command import Forked
+from tutelage.engine.callbacks import Checkpoints
+from tutelage.engine.fit import latest_checkpoint
+from tutelage.runs.run import State
+from tutelage.runs.store import Store
+
+RANKS = 2
+# Batch norm is on (the default): its running statistics are what ranks do not share.
+METHODS = {
+    "guidance": ["method=guidance", *GUIDE, "model.dropout=0.2"],
+    "averaged": ["method=pseudo_ssl/uda", *P_SSL],
+}
+SCHEDULE = ["hardware=ddp_cpu", "optimizer.schedule=cosine", "optimizer.warmup_steps=3"]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _become_rank(rank: int, port: int, stop_at: int | None) -> None:
+    """Make this process a rank that torchrun would start; at `stop_at` it dies right after a save, without a word."""
+    os.environ.update(
+        TORCHELASTIC_RUN_ID="test", RANK=str(rank), LOCAL_RANK=str(rank), GROUP_RANK="0", WORLD_SIZE=str(RANKS),
+        LOCAL_WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+    )  # fmt: skip
+    if stop_at is None:
+        return
+    save = Checkpoints.save
+
+    def save_then_die(self, trainer):
+        save(self, trainer)
+        if trainer.global_step >= stop_at:
+            trainer.strategy.barrier()  # the first rank renames the file after the collective save
+            os._exit(9)
+
+    Checkpoints.save = save_then_die  # the process is a rank to its end: nothing to undo
+
+
+def train(folder: Path, words: list[str], stop_at: int | None = None):
+    """Do a run on two ranks, started as by torchrun; return it and what each rank printed."""
+    port = _free_port()
+    command = ["train", *SMALL, *SCHEDULE, *words, f"runs_dir={folder}"]
+    ranks = [
+        Forked(command, folder / f"rank-{rank}.txt", functools.partial(_become_rank, rank, port, stop_at))
+        for rank in range(RANKS)
+    ]
+    codes = [rank.wait() for rank in ranks]
+    assert codes == [0 if stop_at is None else 9] * RANKS, "\n".join(rank.text() for rank in ranks)
+    (run,) = Store(folder).runs()
+    return run, [rank.text() for rank in ranks]
+
+
+def check_equal(resumed, whole):
+    ours, theirs = (load_file(run.path / "network.safetensors") for run in (resumed, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours, theirs = (
+        [{k: v for k, v in row.items() if k != "train_s"} for row in run.metrics.rows]
+        for run in (resumed, whole)
+    )
+    assert ours == theirs
+    for part in ("best", "last", "metrics"):
+        assert resumed.result[part] == whole.result[part]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Give a function from a method to its undisturbed run, made once."""
+    return functools.cache(lambda method: train(tmp_path_factory.mktemp("whole"), METHODS[method])[0])
+
+
+CASES = [
+    ("guidance", 4),
+    pytest.param("guidance", 12, marks=pytest.mark.slow),
+    pytest.param("averaged", 4, marks=pytest.mark.slow),
+    pytest.param("averaged", 12, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("method", "stop_at"), CASES)
+def test_a_run_resumed_on_two_ranks_is_the_undisturbed_run(tmp_path, undisturbed, method, stop_at):
+    """Step 4 of 12 is amid the training, step 12 between the last checkpoint and the result."""
+    whole = undisturbed(method)
+    assert whole.result["cost"]["ranks"] == RANKS
+    broken, _ = train(tmp_path, METHODS[method], stop_at)
+    assert broken.state is State.INTERRUPTED
+    assert not (broken.path / "network.safetensors").exists()
+    resumed, said = train(tmp_path, METHODS[method])
+    assert resumed.result["cost"]["resumed_at_step"] == stop_at
+    assert len(resumed.provenance["attempts"]) == 2  # the first rank's alone
+    check_equal(resumed, whole)
+    assert ["step " in text for text in said] == [True, False]  # the result is shown once
+
+
+@pytest.mark.slow
+def test_a_command_killed_while_its_ranks_train_ends_with_the_undisturbed_run(tmp_path):
+    words = [*SMALL, *SCHEDULE, *METHODS["guidance"], "fit.max_steps=400", "fit.validate_every_steps=20"]
+    command = [sys.executable, "-m", "tutelage", "train", *words]
+    assert subprocess.run([*command, f"runs_dir={tmp_path}/whole"], timeout=300).returncode == 0
+    (whole,) = Store(tmp_path / "whole").runs()
+    store = Store(tmp_path / "killed")
+    with subprocess.Popen([*command, f"runs_dir={tmp_path}/killed"]) as killed:
+        while not any(latest_checkpoint(run) for run in store.runs()):
+            assert killed.poll() is None
+            time.sleep(0.01)
+        killed.kill()
+    assert subprocess.run([*command, f"runs_dir={tmp_path}/killed"], timeout=300).returncode == 0
+    (resumed,) = store.runs()
+    assert 0 < resumed.result["cost"]["resumed_at_step"] < 400
+    check_equal(resumed, whole)

@@ -68,7 +68,7 @@ def make(config: dict[str, Any], run: Run) -> dict[str, Any]:
         world_size=ranks,
     )
     if ranks > 1:
-        made = _gathered(run.path / FOLDER, made, rank)
+        made = _gathered(run.path / FOLDER, rank)
     if rank == 0:
         facts = {
             key: made[key]
@@ -96,8 +96,11 @@ def make(config: dict[str, Any], run: Run) -> dict[str, Any]:
 
 
 def damaged(run: Run) -> list[str]:
-    """Return the files of a complete run's set that are missing or differ from the manifest's hashes."""
-    manifest = pseudo.read_manifest(run.path / FOLDER)
+    """Return the files of a complete run's set that are missing or damaged."""
+    try:
+        manifest = pseudo.read_manifest(run.path / FOLDER)
+    except UserError:
+        return ["manifest.json"]
     return shards.damaged(run.path / FOLDER, manifest)
 
 
@@ -160,13 +163,11 @@ def _origin(config: dict[str, Any]) -> dict[str, Any]:
     return {"generator_run": runs["model"], "classifier_run": runs["source"]}
 
 
-def _gathered(folder: Path, made: dict[str, Any] | None, rank: int) -> dict[str, Any]:
-    """Meet all ranks in a process group; the first one then writes the manifest if it was not the last to finish."""
+def _gathered(folder: Path, rank: int) -> dict[str, Any]:
+    """Meet all ranks in a process group, after which every shard is there; return the manifest in the first rank."""
     torch.distributed.init_process_group("gloo")
     torch.distributed.barrier()
-    if rank == 0 and made is None:
-        made = shards.finish(folder)
-    return made or {}
+    return (shards.finish(folder) if rank == 0 else None) or {}
 
 
 def _device(accelerator: str) -> torch.device:

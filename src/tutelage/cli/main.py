@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tutelage.engine.cpu import spin_briefly
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError, choices, refused
 
 COMMANDS = {
     "train": ("train", "run one experiment, or a sweep with -m (Hydra overrides)"),
@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             return 0
+        if message := refused(error):
+            print(f"tutelage: {message}", file=sys.stderr)
+            return 2
         print(
             f"tutelage: {error}\nWhat was saved before is whole: the same command continues from there",
             file=sys.stderr,

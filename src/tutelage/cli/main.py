@@ -129,13 +129,15 @@ class _Stderr(logging.StreamHandler):
 
 
 def speak_plainly() -> None:
-    """Show what is logged as plain lines on standard error."""
+    """Show what is logged, and what is warned of while a run's log takes the warnings, as plain lines on standard error."""
     logger = logging.getLogger("tutelage")
     if not logger.handlers:
-        handler = _Stderr()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        handler.setLevel(logging.INFO)
-        logger.addHandler(handler)
+        for name, end in (("tutelage", "\n"), ("py.warnings", "")):  # a warning brings its own end of line
+            handler = _Stderr()
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            handler.setLevel(logging.INFO)
+            handler.terminator = end
+            logging.getLogger(name).addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"

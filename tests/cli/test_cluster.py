@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,52 @@ def test_ranks_started_by_hand_do_not_make_needed_runs(tmp_path, monkeypatch, ca
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     assert main(["train", "experiment=demo/distilled", "logger=none", f"runs_dir={tmp_path}"]) == 2
     assert "tutelage train experiment=demo/cnn seed=0" in capsys.readouterr().err
+
+
+LAUNCHERS = {
+    "in this process": [],
+    "two processes": ["processes=2"],
+    "the launcher of two processes": ["hydra/launcher=local", "hydra.launcher.processes=2"],
+    "a cluster in this process": [*CLUSTER, "hydra.launcher.cluster=debug"],
+}
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Give a table of four cells: two seeds of an arm, and of one that fails."""
+    monkeypatch.chdir(tmp_path)
+    words = ", ".join(QUICK)
+    (tmp_path / "table.yaml").write_text(
+        f"title: t\nmetric: accuracy\nseeds: [0, 1]\narms:\n  - {{label: good, command: [{words}]}}\n"
+        f"  - {{label: bad, command: [{words}, model.activation=rulu]}}\n"
+    )
+    return "table.yaml"
+
+
+@pytest.mark.parametrize("launcher", [*LAUNCHERS, pytest.param("a cluster", marks=pytest.mark.slow)])
+def test_reproduce_runs_the_missing_cells_by_any_launcher(table, capsys, launcher):
+    assert main(["train", *QUICK, "seed=0"]) == 0
+    (complete,) = Store("runs").runs()
+    written = (complete.path / "result.json").stat().st_mtime_ns
+    assert main(["reproduce", table, *LAUNCHERS.get(launcher, CLUSTER)]) == 2
+    said = capsys.readouterr()
+    assert f"3 runs of {table} are missing" in said.err
+    assert "2 of 3 jobs failed" in said.err and "rulu" in said.err
+    assert (complete.path / "result.json").stat().st_mtime_ns == written
+    done = {run.config["seed"]: run for run in Store("runs").runs() if run.is_complete}
+    assert set(done) == {0, 1}
+    values = [run.result["metrics"]["test"]["accuracy"] for run in done.values()]
+    (row,) = [line for line in Path("results/table.md").read_text().splitlines() if line.startswith("| good")]
+    assert f"{sum(values) / 2:.3f}" in row
+
+
+@pytest.mark.parametrize("words", [[*CLUSTER, "hydra.launcher.cluster=nope"], [*CLUSTER, "hydra.launcher.nope=1"],
+                                   ["hydra/launcher=local", "hydra.launcher.processes=many"]])  # fmt: skip
+def test_a_launcher_that_reproduce_cannot_use_is_one_message(table, capsys, words):
+    assert main(["reproduce", table, *words]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and "hydra.launcher." in error
+    assert not list(Store("runs").runs())
 
 
 @pytest.fixture

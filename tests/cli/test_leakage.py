@@ -12,6 +12,7 @@ from PIL import Image
 
 from tutelage.cli.main import main
 from tutelage.data import cache
+from tutelage.data.splits import digest
 from tutelage.runs.store import Store
 
 QUICK = ["logger=none", "hardware.threads=1", "model=fcn", "model.depth=1", "model.width=8", "fit.max_steps=2",
@@ -68,6 +69,17 @@ def test_equal_images_in_train_and_test_are_counted_said_and_recorded(tmp_path, 
     else:
         assert recorded == {}
         assert said not in capsys.readouterr().err
+
+
+def test_the_indices_of_the_splits_are_stored_under_their_recorded_hashes():
+    assert main(["train", *QUICK]) == 0
+    (run,) = Store("runs").runs()
+    recorded = json.loads((run.path / "setup.json").read_text())["data"]
+    with np.load(run.path / "splits.npz") as stored:
+        indices = dict(stored)
+    assert {name: digest(part) for name, part in indices.items()} == recorded["split_sha256"]
+    assert {name: len(part) for name, part in indices.items()} == recorded["sizes"]
+    assert len(np.unique(np.concatenate(list(indices.values())))) == sum(recorded["sizes"].values())
 
 
 def test_a_data_set_with_an_index_in_two_splits_is_refused(tmp_path, capsys):

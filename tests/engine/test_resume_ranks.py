@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -112,19 +110,42 @@ def test_a_run_resumed_on_two_ranks_is_the_undisturbed_run(tmp_path, undisturbed
     assert ["step " in text for text in said] == [True, False]  # the result is shown once
 
 
+LONG = ["train", *SMALL, *SCHEDULE, *words_of("guidance"), "fit.max_steps=400", "fit.validate_every_steps=20"]
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("long")
+    command = Forked([*LONG, f"runs_dir={folder}"], folder / "output.txt")
+    assert command.wait() == 0, command.text()
+    (run,) = Store(folder).runs()
+    return run
+
+
+def ranks_below(pid):
+    """Return the process ids of the ranks that a command has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if b"engine.rank" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 @pytest.mark.slow
-def test_a_command_killed_while_its_ranks_train_ends_with_the_undisturbed_run(tmp_path):
-    words = [*SMALL, *SCHEDULE, *words_of("guidance"), "fit.max_steps=400", "fit.validate_every_steps=20"]
-    command = [sys.executable, "-m", "tutelage", "train", *words]
-    assert subprocess.run([*command, f"runs_dir={tmp_path}/whole"], timeout=300).returncode == 0
-    (whole,) = Store(tmp_path / "whole").runs()
-    store = Store(tmp_path / "killed")
-    with subprocess.Popen([*command, f"runs_dir={tmp_path}/killed"]) as killed:
-        while not any(latest_checkpoint(run) for run in store.runs()):
-            assert killed.poll() is None
-            time.sleep(0.01)
-        killed.kill()
-    assert subprocess.run([*command, f"runs_dir={tmp_path}/killed"], timeout=300).returncode == 0
+@pytest.mark.parametrize("who", ["the command", "a rank"])
+def test_a_command_killed_while_its_ranks_train_ends_with_the_undisturbed_run(tmp_path, long_run, who):
+    words = [*LONG, f"runs_dir={tmp_path}/runs"]
+    store = Store(tmp_path / "runs")
+    command = Forked(words, tmp_path / "killed.txt")
+    while not any(latest_checkpoint(run) for run in store.runs()):
+        assert command.running, command.text()
+        time.sleep(0.01)
+    ranks = ranks_below(command.pid)
+    assert len(ranks) == RANKS
+    os.kill(command.pid if who == "the command" else ranks[1], 9)
+    assert command.wait() == (-9 if who == "the command" else 1), command.text()
+    assert "Traceback" not in command.text()
+    assert who == "the command" or ("rank 1 of " in command.text() and "killed by signal 9" in command.text())
+    again = Forked(words, tmp_path / "again.txt")
+    assert again.wait() == 0, again.text()
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
     (resumed,) = store.runs()
     assert 0 < resumed.result["cost"]["resumed_at_step"] < 400
-    check_equal(resumed, whole)
+    check_equal(resumed, long_run)

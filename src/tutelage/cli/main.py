@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(arguments)
     except UserError as error:
         print(f"tutelage: {error}", file=sys.stderr)
-        return 2
+        return 2 if getattr(error, "mistake", True) else 1
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             return 0

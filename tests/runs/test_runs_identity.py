@@ -151,3 +151,31 @@ def test_form_is_fixed():
 
 def test_flatten():
     assert dict(flatten({"a": {"b": 1, "c": {}}, "d": [1]})) == {"a.b": 1, "a.c": {}, "d": [1]}
+
+
+@settings(max_examples=15, deadline=None)
+@given(width=st.integers(1, 4096), rate=st.floats(1e-6, 1.0), text=st.text("ab c-_", min_size=1, max_size=8))
+def test_a_value_by_interpolation_is_the_value(width, rate, text):
+    from tutelage.cli.compose import compose
+
+    literal = compose(
+        [
+            f"model.width={width}",
+            f"data.batch_size={width}",
+            f"optimizer.lr={rate}",
+            f"logger.project='{text}'",
+        ]
+    )
+    by_name = compose(
+        [
+            f"model.width={width}",
+            "data.batch_size=${model.width}",
+            f"optimizer.lr={rate}",
+            "logger.project=${name}",
+        ]
+    )
+    assert identify(literal) == identify(by_name)
+    other = compose(
+        [f"model.width={width}", "data.batch_size=${fit.log_every_steps}", f"optimizer.lr={rate}"]
+    )
+    assert (identify(other) == identify(literal)) == (width == literal["fit"]["log_every_steps"])

@@ -186,6 +186,7 @@ def train(
         stream, lambda: method.step, every=every, max_steps=max_steps, accumulate=method.accumulate
     )
     if config["hardware"].get("compile"):
+        torch.compiler.reset()  # or a graph of an earlier run of this process serves, which knows nothing of this network's taps
         method.network.compile()
     interrupt = signal.getsignal(signal.SIGINT)
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -151,37 +153,44 @@ def test_two_nodes_train_what_one_process_trains(allocation):
 @pytest.mark.slow
 def test_submitted_jobs_die_are_submitted_again_and_are_queued_again_when_interrupted(tmp_path):
     words = [
-        "train",
-        "-m",
         *QUICK,
-        "fit.max_steps=400",
-        "fit.validate_every_steps=20",
+        "fit.max_steps=2000",
+        "fit.validate_every_steps=100",
         "fit.checkpoint_every_s=0",
         "retry=1",
     ]
-    words = [sys.executable, "-m", "tutelage", *words, *CLUSTER, f"runs_dir={tmp_path}", "seed=0,1"]
+    words = [
+        sys.executable,
+        "-m",
+        "tutelage",
+        "train",
+        "-m",
+        *words,
+        *CLUSTER,
+        f"runs_dir={tmp_path}",
+        "seed=0,1",
+    ]
     sweep = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    store = Store(tmp_path)
+    # Seed 0 dies and is submitted again by the sweep. Seed 1 gets SIGUSR2, what the cluster sends before it takes the node
+    # away, and is queued again by submitit. Each as soon as it can resume: the jobs need not run at the same time.
+    signals = {0: signal.SIGKILL, 1: signal.SIGUSR2}
     deadline = time.monotonic() + 300
-    while sum(run.checkpoint("last").exists() for run in store.runs()) < 2:
+    while signals:
         assert time.monotonic() < deadline
         assert sweep.poll() is None, sweep.communicate()
+        for run in Store(tmp_path).runs():
+            if run.checkpoint("last").exists() and run.config["seed"] in signals:
+                os.kill(int(_holder(run)["pid"]), signals.pop(run.config["seed"]))
         time.sleep(0.02)
-    by_seed = {run.config["seed"]: run for run in store.runs()}
-    holders = {seed: int(_holder(run)["pid"]) for seed, run in by_seed.items()}
-    os.kill(holders[0], 9)  # dies: submitted again by the sweep
-    os.kill(
-        holders[1], 12
-    )  # SIGUSR2, what the cluster sends before it takes the node away: queued again by submitit
     output, _ = sweep.communicate(timeout=500)
     assert sweep.returncode == 0, output
-    for run in by_seed.values():
+    runs = list(Store(tmp_path).runs())
+    assert len(runs) == 2
+    for run in runs:
         assert run.is_complete
         assert run.result["cost"]["resumed_at_step"] > 0
         assert len(run.provenance["attempts"]) == 2
 
 
 def _holder(run):
-    import json
-
     return json.loads((run.path.parent / ".locks" / f"{run.identity}.json").read_text())

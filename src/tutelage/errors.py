@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,6 +30,18 @@ class TestSetClosed(RuntimeError):
     """The test split was asked for before a checkpoint had been selected on validation."""
 
     __test__ = False  # pytest would otherwise collect the class by its name
+
+
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+
+
+def refused(error: BaseException) -> UserError | None:
+    """Return the message for what the file system refuses this user (no permission, read-only, something in the way), else None."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSED:
+        return None
+    return UserError(
+        f"cannot use {error.filename or 'a file'}: {error.strerror}. Give this user the right to it, or name another folder: runs_dir=..."
+    )
 
 
 def choices(name: str, known: Iterable[str], *, limit: int = 12) -> str:

@@ -153,12 +153,16 @@ COMMANDS: list[list[str]] = [
     ["report"], ["report", "nope"], ["report", "nope.yaml"], ["report", "../.."], ["report", "seed=1"], ["report", "a", "b"],
     ["reproduce"], ["reproduce", "nope"], ["reproduce", "guidance/digits", "processes=0"], ["reproduce",
     "guidance/digits", "processes=x"],
+    ["reproduce", "guidance/digits", "processes=2", "hydra/launcher=local"], ["reproduce", "guidance/digits", "hydra/launcher=nope"],
     ["reproduce", "guidance/digits", "--dry", "nope=3"], ["list"], ["list", "nope"], ["list", "runs", "--state", "nope"],
     ["list", "runs", "--since", "yesterday"], ["list", "runs", "--nope"], ["list", "runs", "../.."],
     ["analyse"], ["analyse", "nope"],
     ["doctor", "nope=1"], ["doctor", "--nope"], ["doctor", "experiment=nope"], ["doctor", "--build", "model.width=-1"],
     ["train", "-m", "hydra/launcher=local", "hydra.launcher.processes=0", "seed=0,1"],
     ["train", "-m", "hydra/launcher=local", "hydra.launcher.processes=many", "seed=0,1"],
+    ["train", "-m", "hydra/launcher=nope", "seed=0,1"], ["train", "-m", "hydra/sweeper=nope", "seed=0,1"],
+    ["train", "-m", "hydra/launcher=slurm", "hydra.launcher.cluster=debug", "hydra.launcher.mem_gb=-1", "seed=0,1"],
+    ["train", "-m", "hydra/launcher=slurm", "hydra.launcher.cluster=debug", "hydra.launcher.more=1", "seed=0,1"],
     ["train", "-m", "hydra/launcher=local", "hydra.launcher.nope=1", "seed=0,1"], ["train", "-m", "seed=interval(0,1)"],
 ]  # fmt: skip
 
@@ -166,7 +170,7 @@ COMMANDS: list[list[str]] = [
 def everything(compose: Any, seed: int = 0) -> list[list[str]]:
     """Return every mutation, as words of the command line, in a fixed order."""
     draw = random.Random(seed)
-    found = [list(command) for command in COMMANDS]
+    found: list[list[str]] = []
     seen: dict[Any, None] = {}
     for name, words in VALID.items():
         own = ["train", *QUICK, *words]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +73,52 @@ def test_ranks_started_by_hand_do_not_make_needed_runs(tmp_path, monkeypatch, ca
     assert "tutelage train experiment=demo/cnn seed=0" in capsys.readouterr().err
 
 
+LAUNCHERS = {
+    "in this process": [],
+    "two processes": ["processes=2"],
+    "the launcher of two processes": ["hydra/launcher=local", "hydra.launcher.processes=2"],
+    "a cluster in this process": [*CLUSTER, "hydra.launcher.cluster=debug"],
+}
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Give a table of four cells: two seeds of an arm, and of one that fails."""
+    monkeypatch.chdir(tmp_path)
+    words = ", ".join(QUICK)
+    (tmp_path / "table.yaml").write_text(
+        f"title: t\nmetric: accuracy\nseeds: [0, 1]\narms:\n  - {{label: good, command: [{words}]}}\n"
+        f"  - {{label: bad, command: [{words}, model.activation=rulu]}}\n"
+    )
+    return "table.yaml"
+
+
+@pytest.mark.parametrize("launcher", [*LAUNCHERS, pytest.param("a cluster", marks=pytest.mark.slow)])
+def test_reproduce_runs_the_missing_cells_by_any_launcher(table, capsys, launcher):
+    assert main(["train", *QUICK, "seed=0"]) == 0
+    (complete,) = Store("runs").runs()
+    written = (complete.path / "result.json").stat().st_mtime_ns
+    assert main(["reproduce", table, *LAUNCHERS.get(launcher, CLUSTER)]) == 2
+    said = capsys.readouterr()
+    assert f"3 runs of {table} are missing" in said.err
+    assert "2 of 3 jobs failed" in said.err and "rulu" in said.err
+    assert (complete.path / "result.json").stat().st_mtime_ns == written
+    done = {run.config["seed"]: run for run in Store("runs").runs() if run.is_complete}
+    assert set(done) == {0, 1}
+    values = [run.result["metrics"]["test"]["accuracy"] for run in done.values()]
+    (row,) = [line for line in Path("results/table.md").read_text().splitlines() if line.startswith("| good")]
+    assert f"{sum(values) / 2:.3f}" in row
+
+
+@pytest.mark.parametrize("words", [[*CLUSTER, "hydra.launcher.cluster=nope"], [*CLUSTER, "hydra.launcher.nope=1"],
+                                   ["hydra/launcher=local", "hydra.launcher.processes=many"]])  # fmt: skip
+def test_a_launcher_that_reproduce_cannot_use_is_one_message(table, capsys, words):
+    assert main(["reproduce", table, *words]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and "hydra.launcher." in error
+    assert not list(Store("runs").runs())
+
+
 @pytest.fixture
 def allocation(tmp_path, monkeypatch):
     """Pretend to be the one task of a job on two nodes."""
@@ -104,37 +153,44 @@ def test_two_nodes_train_what_one_process_trains(allocation):
 @pytest.mark.slow
 def test_submitted_jobs_die_are_submitted_again_and_are_queued_again_when_interrupted(tmp_path):
     words = [
-        "train",
-        "-m",
         *QUICK,
-        "fit.max_steps=400",
-        "fit.validate_every_steps=20",
+        "fit.max_steps=2000",
+        "fit.validate_every_steps=100",
         "fit.checkpoint_every_s=0",
         "retry=1",
     ]
-    words = [sys.executable, "-m", "tutelage", *words, *CLUSTER, f"runs_dir={tmp_path}", "seed=0,1"]
+    words = [
+        sys.executable,
+        "-m",
+        "tutelage",
+        "train",
+        "-m",
+        *words,
+        *CLUSTER,
+        f"runs_dir={tmp_path}",
+        "seed=0,1",
+    ]
     sweep = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    store = Store(tmp_path)
+    # Seed 0 dies and is submitted again by the sweep. Seed 1 gets SIGUSR2, what the cluster sends before it takes the node
+    # away, and is queued again by submitit. Each as soon as it can resume: the jobs need not run at the same time.
+    signals = {0: signal.SIGKILL, 1: signal.SIGUSR2}
     deadline = time.monotonic() + 300
-    while sum(run.checkpoint("last").exists() for run in store.runs()) < 2:
+    while signals:
         assert time.monotonic() < deadline
         assert sweep.poll() is None, sweep.communicate()
+        for run in Store(tmp_path).runs():
+            if run.checkpoint("last").exists() and run.config["seed"] in signals:
+                os.kill(int(_holder(run)["pid"]), signals.pop(run.config["seed"]))
         time.sleep(0.02)
-    by_seed = {run.config["seed"]: run for run in store.runs()}
-    holders = {seed: int(_holder(run)["pid"]) for seed, run in by_seed.items()}
-    os.kill(holders[0], 9)  # dies: submitted again by the sweep
-    os.kill(
-        holders[1], 12
-    )  # SIGUSR2, what the cluster sends before it takes the node away: queued again by submitit
     output, _ = sweep.communicate(timeout=500)
     assert sweep.returncode == 0, output
-    for run in by_seed.values():
+    runs = list(Store(tmp_path).runs())
+    assert len(runs) == 2
+    for run in runs:
         assert run.is_complete
         assert run.result["cost"]["resumed_at_step"] > 0
         assert len(run.provenance["attempts"]) == 2
 
 
 def _holder(run):
-    import json
-
     return json.loads((run.path.parent / ".locks" / f"{run.identity}.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -36,9 +37,7 @@ def expected(tmp_path_factory):
     return numbers(run.result)
 
 
-@pytest.mark.parametrize(
-    ("limit", "where"), [(60_000, "checkpoint"), (1_500, "record")], ids=["in a checkpoint", "in a record"]
-)
+@pytest.mark.parametrize(("limit", "where"), [(60_000, "checkpoint"), (20_000, "weights"), (1_500, "record")])
 def test_a_full_disk_is_one_message_and_the_same_command_goes_on(forked, tmp_path, expected, limit, where):
     words = ["train", *QUICK, f"runs_dir={tmp_path}/runs"]
     full = forked(*words, file_limit=limit)
@@ -53,6 +52,61 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(forked, tmp_pat
     again = forked(*words)
     assert again.wait() == 0, again.text()
     assert numbers(run.result) == expected
+
+
+@contextlib.contextmanager
+def forbidden(path):
+    """Take the right to write away, from its owner too."""
+    mode = path.stat().st_mode
+    path.chmod(mode & 0o555)
+    yield
+    path.chmod(mode)
+
+
+def one_message(command, *says):
+    assert command.wait() == 2, command.text()
+    assert "Traceback" not in command.text() and "Error" not in command.text()
+    for part in ("runs_dir=", *says):
+        assert part in command.text()
+
+
+def test_a_runs_folder_that_cannot_be_written_is_one_message_and_what_is_there_can_be_read(
+    forked, tmp_path, capsys
+):
+    runs = tmp_path / "runs"
+    assert main(["train", *QUICK, f"runs_dir={runs}", "seed=0"]) == 0
+    before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
+    words = ["train", *QUICK, f"runs_dir={runs}"]
+    with forbidden(runs), forbidden(next(Store(runs).runs()).path.parent):
+        one_message(forked(*words, "name=other", "seed=1"), "Permission denied", str(runs))
+        one_message(forked(*words, "-m", "seed=0,1"), "Permission denied", str(runs))
+        complete = forked(*words, "seed=0")
+        assert complete.wait() == 0, complete.text()
+        assert "its stored result is used" in complete.text()
+        listed = forked("list", "runs", "--runs-dir", str(runs))
+        assert listed.wait() == 0, listed.text()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("what", [".", "checkpoints", "log.txt", "metrics.jsonl"])
+def test_a_record_that_cannot_be_written_is_one_message_and_the_same_command_goes_on(
+    forked, tmp_path, expected, what
+):
+    words = ["train", *QUICK, f"runs_dir={tmp_path}/runs"]
+    assert main([*words, "fit.keep_checkpoints=true"]) == 0
+    (run,) = Store(tmp_path / "runs").runs()
+    (run.path / "result.json").unlink()
+    (run.path / "network.safetensors").unlink()
+    run.checkpoint("previous").replace(run.checkpoint("last"))
+    run.writer().truncate_after(30)
+    with forbidden(run.path / what):
+        one_message(forked(*words), str(run.path))
+        sweep = forked(*words, "-m", "seed=0,1")
+        one_message(sweep, "1 of 2 jobs failed")
+    assert not run.is_complete
+    assert forked(*words).wait() == 0
+    assert numbers(run.result) == expected
+    assert run.result["cost"]["resumed_at_step"] == 30
 
 
 @pytest.mark.parametrize(

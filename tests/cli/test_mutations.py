@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutations import QUICK, VALID, everything
+from mutations import COMMANDS, QUICK, VALID, everything
 
 from tutelage.cli.compose import compose
 from tutelage.cli.main import main
@@ -54,6 +54,11 @@ def check(words, capsys):
     code = main(words)
     captured = capsys.readouterr()
     judge(code, captured.out, captured.err)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_wrong_word_of_a_command(capsys, words):
+    check(words, capsys)
 
 
 @pytest.mark.parametrize("number", range(FAST))

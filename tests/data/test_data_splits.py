@@ -71,8 +71,11 @@ def test_too_few_labels_name_the_class() -> None:
 
 
 def test_an_index_in_two_splits_is_found() -> None:
-    with pytest.raises(ValueError, match="twice"):
-        splits.check_disjoint({"train": np.array([1, 2]), "test": np.array([2])})
+    with pytest.raises(UserError, match="1 samples lie in both train and test, the first with index 2"):
+        splits.check_disjoint({"train": np.array([1, 2]), "validation": np.array([3]), "test": np.array([2])})
+    with pytest.raises(UserError, match="train split holds an index twice"):
+        splits.check_disjoint({"train": np.array([1, 1]), "test": np.array([2])})
+    splits.check_disjoint({"train": np.array([1, 5]), "test": np.array([2])})
 
 
 @settings(deadline=None, max_examples=40)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from small_runs import GUIDE, METHODS
 
 from tutelage.cli.compose import compose, hydra_ready
@@ -49,6 +51,30 @@ def test_half_precision_accumulation_and_clipping_train_with_every_method(comman
     run = command(f"method={method}", *METHODS[method], *words)
     assert run.is_complete
     assert all(math.isfinite(row["train/loss"]) for row in run.metrics.rows if "train/loss" in row)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [m if m in ("supervised", "guidance") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS],
+)
+def test_a_compiled_network_trains_with_every_method(command, monkeypatch, method):
+    """Captured graphs, run without code generation, which needs a compiler: the same numbers as without."""
+    words = [f"method={method}", *METHODS[method], "fit.max_steps=4"]
+    plain = command(*words, folder="plain")
+    compiled = []
+
+    def by_graphs(self):
+        compiled.append(self)
+        self._compiled_call_impl = torch.compile(self._call_impl, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", by_graphs)
+    run = command(*words, "hardware.compile=true")
+    assert compiled
+    assert run.result["metrics"] == plain.result["metrics"]
+    assert (
+        load_file(run.path / "network.safetensors").keys()
+        == load_file(plain.path / "network.safetensors").keys()
+    )
 
 
 def test_accumulation_does_not_enlarge_the_batch_of_an_alignment_and_guidance_says_so(command, caplog):

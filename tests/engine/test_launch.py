@@ -32,6 +32,25 @@ def test_a_multirun_of_two_rank_jobs_gives_the_results_of_one_rank(tmp_path):
             assert two["last"][split]["loss"] == pytest.approx(one["last"][split]["loss"], rel=1e-4)
 
 
+LAUNCHERS = {
+    "local": ["hydra/launcher=local", "hydra.launcher.processes=2"],
+    "slurm": ["hydra/launcher=slurm", "hydra.launcher.cluster=local"],
+}
+
+
+@pytest.mark.parametrize("launcher", [pytest.param(name, marks=pytest.mark.slow) for name in LAUNCHERS])
+def test_jobs_of_two_ranks_work_inside_every_launcher(tmp_path, launcher):
+    """Two jobs at a time, each a group of two ranks; the test above has them in this process."""
+    words = ["train", "-m", *SMALL, "hardware=ddp_cpu", "seed=0,1"]
+    assert main([*words, *LAUNCHERS[launcher], f"runs_dir={tmp_path}"]) == 0
+    runs = {run.config["seed"]: run for run in Store(tmp_path).runs()}
+    assert set(runs) == {0, 1}
+    for run in runs.values():
+        assert run.result["cost"]["ranks"] == 2
+        assert len(run.provenance["attempts"]) == 1
+    assert runs[0].result["last"]["test"]["loss"] != runs[1].result["last"]["test"]["loss"]
+
+
 def test_a_mistake_that_only_a_rank_can_see_is_one_message(tmp_path, capsys):
     words = [*SMALL, f"runs_dir={tmp_path}", "hardware=ddp_cpu", "data.batch_size=31"]
     assert main(["train", *words]) == 2

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import sys
 import time
 
 import pytest
 
 from tutelage.engine import mirrors
+from tutelage.engine.callbacks import Checkpoints
 
 
 class Broken:
@@ -56,15 +58,79 @@ def test_a_slow_mirror_holds_up_neither_a_row_nor_for_ever_the_end(monkeypatch):
     mirrors._Worker._instance = None
 
 
-def test_a_raising_wandb_changes_neither_result_nor_record(command, monkeypatch):
+class RaisingRun:
+    """A W&B run of which one thing, or everything, raises."""
+
+    def __init__(self, what):
+        self.what, self.summary = what, self
+
+    def _call(self, name):
+        if self.what in (name, "all"):
+            raise ConnectionError(name)
+
+    def define_metric(self, *_, **__):
+        self._call("define_metric")
+
+    def log(self, *_):
+        self._call("log")
+
+    def update(self, *_):
+        self._call("update")
+
+    def finish(self):
+        self._call("finish")
+
+
+@pytest.fixture
+def plain(command):
+    run = command("fit.max_steps=8", "logger=none", folder="plain")
+    return run.result["metrics"], [row["step"] for row in run.metrics.rows]
+
+
+@pytest.mark.parametrize("what", ["absent", "init", "define_metric", "log", "update", "finish", "all"])
+def test_a_wandb_that_fails_changes_neither_result_nor_record(command, monkeypatch, plain, what):
     import wandb
 
-    plain = command("fit.max_steps=4", folder="plain")
-    monkeypatch.setattr(wandb, "init", lambda **_: (_ for _ in ()).throw(RuntimeError("no server")))
-    mirrored = command("fit.max_steps=4", "logger=wandb", folder="mirrored")
+    def init(**_):
+        if what == "init":
+            raise RuntimeError("no server")
+        return RaisingRun(what)
+
+    monkeypatch.setattr(wandb, "init", init)
+    if what == "absent":
+        monkeypatch.setitem(sys.modules, "wandb", None)
+    run = command("fit.max_steps=8", "logger=wandb")
     mirrors.drain()
-    assert mirrored.result["metrics"] == plain.result["metrics"]
-    assert [r["step"] for r in mirrored.metrics.rows] == [r["step"] for r in plain.metrics.rows]
+    assert (run.result["metrics"], [row["step"] for row in run.metrics.rows]) == plain
+
+
+def test_a_wandb_that_refuses_to_resume_changes_neither_result_nor_record(command, monkeypatch, plain):
+    import wandb
+
+    asked = []
+
+    def init(**arguments):
+        asked.append((arguments["id"], arguments["resume"]))
+        if len(asked) > 1:
+            raise wandb.errors.UsageError("this run cannot be resumed")
+        return RaisingRun("nothing")
+
+    monkeypatch.setattr(wandb, "init", init)
+    save = Checkpoints.save
+    with monkeypatch.context() as patch:
+
+        def save_then_die(self, trainer):
+            save(self, trainer)
+            raise KeyboardInterrupt
+
+        patch.setattr(Checkpoints, "save", save_then_die)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            command("fit.max_steps=8", "logger=wandb")
+    run = command("fit.max_steps=8", "logger=wandb")
+    mirrors.drain()
+    assert asked == [(run.identity, "allow")] * 2  # the same W&B run is asked for
+    assert run.result["cost"]["resumed_at_step"] == 4
+    assert (run.result["metrics"], [row["step"] for row in run.metrics.rows]) == plain
 
 
 def test_wandb_offline_keeps_a_run_of_the_same_identity(command):

@@ -152,6 +152,22 @@ def test_a_damaged_shard_is_named_by_its_reader_and_mended_by_the_command(do, tm
     assert content(run) == whole
 
 
+@pytest.mark.parametrize("damage", ["truncated", "another content"])
+def test_a_damaged_manifest_is_named_by_its_reader_and_mended_by_the_command(do, damage):
+    run = do("method=synthesis", "name=set", *NOISE)
+    manifest = run.path / "shards" / "manifest.json"
+    good = manifest.read_text()
+    manifest.write_text(good[:-9] if damage == "truncated" else good.replace(content(run), "0" * 64))
+    stamps = [path.stat().st_mtime_ns for path in sorted(manifest.parent.glob("shard-*"))]
+    cache.forget()
+    with pytest.raises(UserError, match=f"damaged.*tutelage synthesize .*{run.identity}"):
+        pseudo.read(run.path)
+    assert main(["synthesize", str(run.path)]) == 0
+    assert manifest.read_text() == good
+    assert [path.stat().st_mtime_ns for path in sorted(manifest.parent.glob("shard-*"))] == stamps
+    assert len(pseudo.read(run.path).images) == 80
+
+
 def test_the_chain_composes_pp_then_p_ssl(do, tmp_path):
     uniform = ["method=synthesis", "name=uniform", *NOISE, *COMMON]
     small = ["model=convnet", "model.width=4", "model.blocks=1", *FIT]

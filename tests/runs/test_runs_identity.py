@@ -151,3 +151,15 @@ def test_form_is_fixed():
 
 def test_flatten():
     assert dict(flatten({"a": {"b": 1, "c": {}}, "d": [1]})) == {"a.b": 1, "a.c": {}, "d": [1]}
+
+
+@settings(max_examples=15, deadline=None)
+@given(width=st.integers(1, 4096), rate=st.floats(1e-6, 1.0))
+def test_a_value_by_interpolation_is_the_value(width, rate):
+    from tutelage.cli.compose import compose
+
+    same = [f"model.width={width}", f"optimizer.lr={rate}"]
+    literal = compose([*same, f"data.batch_size={width}"])
+    assert identify(compose([*same, "data.batch_size=${model.width}"])) == identify(literal)
+    other = identify(compose([*same, "data.batch_size=${fit.log_every_steps}"]))
+    assert (other == identify(literal)) == (width == literal["fit"]["log_every_steps"])

@@ -99,10 +99,16 @@ def _executor(folder: Path, options: Mapping[str, Any]) -> Any:
     general = {
         key: options[key] for key in ("timeout_min", "nodes", "gpus_per_node", "cpus_per_task", "mem_gb")
     }
-    if cluster == "slurm":
-        general |= {f"slurm_{key}": options[key] for key in ("partition", "array_parallelism")} | dict(
-            options["more"]
+    for key, value in general.items():
+        if isinstance(value, int | float) and (isinstance(value, bool) or value < (key != "gpus_per_node")):
+            raise UserError(f"hydra.launcher.{key} must be a positive number, got {value!r}")
+    if not isinstance(options["more"], Mapping):
+        raise UserError(
+            f"hydra.launcher.more must be a mapping such as {{slurm_account: x}}, got {options['more']!r}"
         )
+    if cluster == "slurm":
+        general |= {f"slurm_{key}": options[key] for key in ("partition", "array_parallelism")}
+        general |= options["more"]
     else:
         general["nodes"] = 1
     try:

@@ -24,6 +24,9 @@ from tutelage.runs import needs
 from tutelage.runs.identity import is_need
 from tutelage.runs.needs import Plan
 
+HYDRAS = {"hydra/launcher": ("basic", "local", "slurm"), "hydra/sweeper": ("basic", "optuna")}
+"""What the groups of Hydra's own offer that a command may choose from."""
+
 
 def search_path() -> list[str]:
     """Return the override that adds the user's own configuration folder."""
@@ -104,6 +107,16 @@ def resolve(node: DictConfig, overrides: Sequence[str] = (), primary: str = PRIM
     return dict(config)
 
 
+def launcher(words: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of the launcher that words such as `hydra/launcher=slurm hydra.launcher.partition=gpu` choose."""
+    with hydra_ready():
+        try:
+            node = hydra_compose(PRIMARY, overrides=[*search_path(), *words], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise explain(error, words) from error
+        return dict(OmegaConf.to_container(node.hydra.launcher, resolve=True))  # type: ignore[arg-type]
+
+
 def multirun(
     overrides: Sequence[str], job: Callable[[DictConfig], float], *, folder: Path, primary: str = PRIMARY
 ) -> None:
@@ -162,9 +175,10 @@ def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) 
         return UserError(f"there is no setting '{key}' in this command; {choices(key, beside or known)}")
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, name = match.group(1).partition("/") if "/" in match.group(1) else ("", "", match.group(1))
-        return UserError(
-            f"there is no {group or 'configuration'} '{name}'; {choices(name, group_options(group))}"
-        )
+        if group == "hydra":  # hydra/launcher=..., hydra/sweeper=...: registered, not files
+            group, _, name = match.group(1).rpartition("/")
+        offered = HYDRAS.get(group) or group_options(group)
+        return UserError(f"there is no {group or 'configuration'} '{name}'; {choices(name, offered)}")
     if match := re.search(r"Could not override '?([^' ]+)'?\.?\s*No match in the defaults list", text):
         return UserError(f"there is no group '{match.group(1)}'; {choices(match.group(1), groups())}")
     if "Config group override must be a string" in text:

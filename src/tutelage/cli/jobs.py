@@ -121,7 +121,7 @@ class Jobs:
                 job(words)
             return
         self.fork(
-            [(words, _plan_or_none(words), functools.partial(job, words)) for words in commands], processes
+            [(words, plan_or_none(words), functools.partial(job, words)) for words in commands], processes
         )
 
     def fork(
@@ -248,7 +248,8 @@ def _log_of(plan: Plan | None) -> str | None:
     return str(path) if path.is_file() else None
 
 
-def _plan_or_none(words: Sequence[str]) -> Plan | None:
+def plan_or_none(words: Sequence[str]) -> Plan | None:
+    """Return the plan of a command, or None where it has none."""
     from tutelage.cli.compose import plan_of
 
     try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tutelage.engine.cpu import spin_briefly
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError, choices, refused
 
 COMMANDS = {
     "train": ("train", "run one experiment, or a sweep with -m (Hydra overrides)"),
@@ -50,10 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(arguments)
     except UserError as error:
         print(f"tutelage: {error}", file=sys.stderr)
-        return 2
+        return 2 if getattr(error, "mistake", True) else 1
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             return 0
+        if message := refused(error):
+            print(f"tutelage: {message}", file=sys.stderr)
+            return 2
         print(
             f"tutelage: {error}\nWhat was saved before is whole: the same command continues from there",
             file=sys.stderr,
@@ -126,13 +129,15 @@ class _Stderr(logging.StreamHandler):
 
 
 def speak_plainly() -> None:
-    """Show what is logged as plain lines on standard error."""
+    """Show what is logged, and what is warned of while a run's log takes the warnings, as plain lines on standard error."""
     logger = logging.getLogger("tutelage")
     if not logger.handlers:
-        handler = _Stderr()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        handler.setLevel(logging.INFO)
-        logger.addHandler(handler)
+        for name, end in (("tutelage", "\n"), ("py.warnings", "")):  # a warning brings its own end of line
+            handler = _Stderr()
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            handler.setLevel(logging.INFO)
+            handler.terminator = end
+            logging.getLogger(name).addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"

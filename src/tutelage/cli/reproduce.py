@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from tutelage.cli.report import finder, report_table, table_path
 from tutelage.errors import UserError
 
+if TYPE_CHECKING:
+    from tutelage.cli.jobs import Jobs
+
 log = logging.getLogger("tutelage")
-HELP = """usage: tutelage reproduce <table> [--dry] [processes=N] [key=value ...]
+HELP = """usage: tutelage reproduce <table> [--dry] [processes=N | hydra/launcher=...] [key=value ...]
 
 <table>: a file such as experiments/guidance/digits.yaml, or guidance/digits. Runs the cells that are not complete (first those that
 hyperparameters are chosen from, on validation), then reports. Interrupted, the same command continues.
-processes: runs at a time, each in a process of its own (default 1, in this process). --dry lists the commands that would run.
+processes: runs at a time, each in a process of its own (default 1, in this process). hydra/launcher=local and slurm, with their
+hydra.launcher.key=value, are those of a sweep. --dry lists the commands that would run.
 key=value words are added to every command (data.root=..., hardware=gpu, retry=2, on_failure=stop).
 """
 
@@ -30,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(
             f"there is no table '{words[0]}': expected a file such as experiments/guidance/digits.yaml, or guidance/digits"
         )
-    processes, extra = _processes(words[1:])
+    launch, extra = _launcher(words[1:])
     from tutelage.cli.compose import compose, hydra_ready
     from tutelage.cli.jobs import Jobs
     from tutelage.reporting.table_file import load
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
                 print("\n".join(shlex.join(["tutelage", "train", *command]) for command in commands))
                 return 0
             jobs = jobs or Jobs.new(compose([w for w in extra if w.startswith("runs_dir=")])["runs_dir"])
-            jobs.run_all(commands, processes)
+            launch(jobs, commands)
             jobs.finish_busy()  # choices of the next round need the values
             if jobs.stopped:
                 break
@@ -58,8 +63,28 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
-def _processes(words: Sequence[str]) -> tuple[int, list[str]]:
-    given = [word.partition("=")[2] for word in words if word.startswith("processes=")]
-    if given and not (given[-1].isdigit() and int(given[-1]) >= 1):
-        raise UserError(f"processes must be a whole number of at least 1, got {given[-1]!r}")
-    return int(given[-1]) if given else 1, [word for word in words if not word.startswith("processes=")]
+def _launcher(words: Sequence[str]) -> tuple[Callable[[Jobs, list[list[str]]], None], list[str]]:
+    """Return how to run the jobs of commands, and the words that do not say so."""
+    counts = [word.partition("=")[2] for word in words if word.startswith("processes=")]
+    chosen = [word for word in words if word.startswith(("hydra/launcher=", "hydra.launcher."))]
+    extra = [word for word in words if word not in chosen and not word.startswith("processes=")]
+    if counts and chosen:
+        raise UserError(f"processes={counts[-1]} and {chosen[0]} are two launchers: give one of them")
+    if counts and not (counts[-1].isdigit() and int(counts[-1]) >= 1):
+        raise UserError(f"processes must be a whole number of at least 1, got {counts[-1]!r}")
+    processes = int(counts[-1]) if counts else 1
+    if chosen:
+        from tutelage.cli.compose import launcher
+
+        options = launcher(chosen)
+        if "tutelage_slurm" in options.pop("_target_"):
+            return lambda jobs, commands: _submit(jobs, commands, options), extra
+        processes = options.get("processes", 1)
+    return lambda jobs, commands: jobs.run_all(commands, processes), extra
+
+
+def _submit(jobs: Jobs, commands: Sequence[Sequence[str]], options: dict[str, object]) -> None:
+    from tutelage.cli.cluster import submit
+    from tutelage.cli.jobs import plan_or_none
+
+    submit(jobs, [(words, plan_or_none(words), False) for words in commands], options)

@@ -43,10 +43,12 @@ def main(arguments: Sequence[str]) -> int:
         return multirun(overrides)
     from tutelage.cli.compose import plan_of
     from tutelage.engine.launch import run_plan
+    from tutelage.engine.ranks import global_rank, in_ranks
 
     plan = plan_of(overrides)
     result = run_plan(plan, rerun=plan.config["rerun"])
-    show(result, plan.key, plan.config["runs_dir"])
+    if not in_ranks() or global_rank() == 0:
+        show(result, plan.key, plan.config["runs_dir"])
     return 0
 
 

@@ -161,10 +161,10 @@ class DataModule(pl.LightningDataModule, ABC):
             self._on_device[str(device)] = self.store.to(torch.device(device))
         return self._on_device[str(device)]
 
-    def _check_repeats(self, content: np.ndarray) -> None:
-        # The same content on both sides of a split inflates scores; the count is recorded, the data stay as
-        # published.
-        repeats = splitting.repeated_samples(content, self.splits)
+    def _check_repeats(self, content: np.ndarray | None) -> None:
+        # The same content on both sides of a split inflates scores; the count is recorded (null: too large to
+        # compare), the data stay as published.
+        repeats = None if content is None else splitting.repeated_samples(content, self.splits)
         self.facts["repeated_samples"] = repeats
         if repeats:
             listed = ", ".join(f"{count} {where}" for where, count in repeats.items())

@@ -23,13 +23,13 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     """
     root = Path(path).expanduser()
     if root.is_file():
-        return _file_digest(root)
+        return file_digest(root)
     if not root.is_dir():
         raise UserError(f"there is no file or folder {root}: data.root must name existing data")
     found = sorted(listing(root))
     digest = hashlib.sha256()
     for name, size in found:
-        content = _file_digest(root / name) if len(found) <= FEW_FILES else size
+        content = file_digest(root / name) if len(found) <= FEW_FILES else size
         digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()
 
@@ -48,10 +48,11 @@ def pseudo_fingerprint(root: str | os.PathLike[str]) -> str:
         raise UserError(
             f"there is no complete pseudo data set in {root} (no {path.name}): `tutelage synthesize` makes one"
         )
-    return _file_digest(path)
+    return file_digest(path)
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tutelage.data.fingerprint import listing
+from tutelage.data.fingerprint import file_digest, listing
 from tutelage.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 PART_FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+COMPARED_BYTES = 4 * 2**30
+"""So much of streamed files is read to find equal ones, seconds of work; larger sets are not compared."""
 MODES = {1: "L", 3: "RGB"}
 
 
@@ -93,6 +95,23 @@ class Files:
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width after decoding."""
         return (self.channels, self.size, self.size) if self.size is not None else self.decode(0).shape
+
+    def content_numbers(self) -> np.ndarray | None:
+        """Number the files (N,) by their bytes, equal for equal files; None where that would read more than `COMPARED_BYTES`.
+
+        Only a file of the same size as another is read.
+        """
+        paths = [self.layout.root / path for path in self.layout.paths]
+        sizes = np.asarray([path.stat().st_size for path in paths])
+        _, group, members = np.unique(sizes, return_inverse=True, return_counts=True)
+        shared = members[group] > 1
+        if sizes[shared].sum() > COMPARED_BYTES:
+            return None
+        contents = [
+            file_digest(path) if read else f"size {size}"
+            for path, size, read in zip(paths, sizes, shared, strict=True)
+        ]
+        return np.unique(contents, return_inverse=True)[1]
 
     def decode(self, index: int, box: Callable[[int, int], tuple[float, ...]] | None = None) -> np.ndarray:
         """Return one image as uint8 (channels, height, width), resized with antialiased bilinear interpolation.

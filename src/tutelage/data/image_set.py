@@ -133,11 +133,17 @@ class ImageData(DataModule):
         self.facts["train_class_counts"] = np.bincount(
             labels[self.splits["train"]], minlength=len(names)
         ).tolist()
-        if isinstance(source.images, Tensor):
-            pixels = source.images.numpy()
-            self._check_repeats(
-                cache.remember(("content", *source.key), lambda: splitting.content_numbers(pixels))
+        pixels = source.images
+        self._check_repeats(
+            cache.remember(
+                ("content", *source.key),
+                lambda: (
+                    splitting.content_numbers(pixels.numpy())
+                    if isinstance(pixels, Tensor)
+                    else pixels.content_numbers()
+                ),
             )
+        )
         images = self._spoil(source)
         labels, realised = corruption.flip_labels(
             labels,

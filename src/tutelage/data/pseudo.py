@@ -46,17 +46,43 @@ def read(root: str | Path) -> PseudoSet:
 
 
 def read_manifest(root: str | Path) -> dict[str, Any]:
-    """Return the manifest alone, checked for the format. Raises UserError as `read` does."""
+    """Return the manifest alone, checked for the format and against the recipe. Raises UserError as `read` does."""
     path = pseudo_manifest(root)
     folder = path.parent
     if not path.is_file():
         if (folder / "recipe.json").is_file():
             raise UserError(f"the pseudo data set in {folder} is not complete: {_again(folder)}")
         raise UserError(f"there is no pseudo data set in {folder}")
-    manifest = json.loads(path.read_text())
-    if manifest.get("format") != 1:
-        raise UserError(f"{path} has the format {manifest.get('format')!r}, expected 1")
+    try:
+        manifest, claim = (
+            dict(json.loads(file.read_text())) for file in (path, path.with_name("recipe.json"))
+        )
+        if manifest.get("format") != 1:
+            raise UserError(f"{path} has the format {manifest.get('format')!r}, expected 1")
+        agree = manifest == {
+            **claim,
+            "shards": _shards(manifest, claim),
+            "content_sha256": manifest["content_sha256"],
+        }
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} or the recipe beside it is damaged ({error}): {_again(folder)}") from error
+    if not agree:
+        raise UserError(f"{path} is not of the recipe beside it, one of them is damaged: {_again(folder)}")
     return manifest
+
+
+def _shards(manifest: dict[str, Any], claim: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what a manifest must say of its shards: only their hashes are its own, names and places follow from the recipe."""
+    starts = range(0, claim["count"], claim["shard_size"])
+    return [
+        {
+            "file": f"shard-{number:05d}.safetensors",
+            "start": start,
+            "count": min(starts.step, claim["count"] - start),
+            "sha256": shard["sha256"],
+        }
+        for (number, start), shard in zip(enumerate(starts), manifest["shards"], strict=True)
+    ]
 
 
 def _again(folder: Path) -> str:
@@ -87,7 +113,16 @@ def _load(folder: Path, manifest: dict[str, Any]) -> PseudoSet:
                     array[place] = stored.get_tensor(name)
         except (SafetensorError, RuntimeError) as error:
             raise UserError(f"the shard {path} does not hold what its manifest says: {error}") from error
+    if _content(arrays) != manifest["content_sha256"]:
+        raise UserError(f"{folder}/manifest.json is damaged, its shards are not: {_again(folder)}")
     return PseudoSet(manifest=manifest, soft_labels=arrays.pop("soft_labels", None), **arrays)
+
+
+def _content(arrays: dict[str, Tensor]) -> str:
+    """Return the hash that names the content, see `tutelage.generators.shards.content_digest`."""
+    parts = [arrays.get(name, torch.empty(0)) for name in ("images", "labels", "soft_labels", "seeds")]
+    digests = [hashlib.sha256(part.numpy().data).hexdigest() for part in parts]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 class PseudoImages(ImageData):

@@ -126,12 +126,17 @@ def digest(indices: np.ndarray) -> str:
 
 
 def check_disjoint(splits: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError where an index occurs twice, within a split or in two: a bug of a data module, not of
-    its user.
-    """
-    everything = np.concatenate(list(splits.values()))
-    if len(everything) and np.bincount(everything).max() > 1:
-        raise ValueError(f"splits {', '.join(splits)} hold an index twice")
+    """Raise UserError where an index occurs twice, within a split or in two: a mistake of who wrote the data module."""
+    for name, indices in splits.items():
+        if len(np.unique(indices)) < len(indices):
+            raise UserError(
+                f"the {name} split holds an index twice: a split must name each of its samples once"
+            )
+    for (a, first), (b, second) in combinations(splits.items(), 2):
+        if len(common := np.intersect1d(first, second)):
+            raise UserError(
+                f"{len(common)} samples lie in both {a} and {b}, the first with index {common[0]}: no sample may be in two splits"
+            )
 
 
 def content_numbers(rows: np.ndarray) -> np.ndarray:

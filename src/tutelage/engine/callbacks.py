@@ -154,7 +154,7 @@ class Checkpoints(pl.Callback):
             fresh.unlink(missing_ok=True)
             if isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "write" in str(error):
                 raise OSError(
-                    errno.EIO,
+                    getattr(error, "errno", None) or errno.EIO,
                     f"the checkpoint could not be written ({str(error).splitlines()[0]})",
                     str(last),
                 ) from error

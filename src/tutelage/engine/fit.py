@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import save_file
@@ -23,7 +24,7 @@ from tutelage.engine.cpu import prepare_cpu
 from tutelage.engine.mirrors import Mirrors, open_mirrors
 from tutelage.errors import UserError, choices
 from tutelage.methods.base import Method
-from tutelage.runs.records import write_json
+from tutelage.runs.records import replacing, write_json
 from tutelage.runs.run import Run
 from tutelage.runs.setting import reads_of
 
@@ -51,6 +52,8 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
     if trainer.is_global_zero:
         record = {"data": built.data.summary(), "method": built.method.describe()}
         write_json(run.path / "setup.json", record | ({"reads": reads} if reads else {}))
+        with replacing(run.path / "splits.npz") as part, part.open("wb") as file:
+            np.savez_compressed(file, **built.data.splits)  # type: ignore[arg-type] # their hashes are in the setup
         if recording.writer is not None:
             recording.writer.truncate_after(first_step)
     result: dict[str, Any] = {}
@@ -71,6 +74,7 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
             run.complete(result)
             if not config["fit"]["keep_checkpoints"]:
                 run.drop_checkpoints()
+        trainer.strategy.barrier("result")  # no rank leaves, or reads the result, before it is written
     finally:
         try:
             if recording.writer is not None:
@@ -182,6 +186,7 @@ def train(
         stream, lambda: method.step, every=every, max_steps=max_steps, accumulate=method.accumulate
     )
     if config["hardware"].get("compile"):
+        torch.compiler.reset()  # or a graph of an earlier run of this process serves, which knows nothing of this network's taps
         method.network.compile()
     interrupt = signal.getsignal(signal.SIGINT)
     try:

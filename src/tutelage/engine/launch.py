@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tutelage.engine.ranks import global_rank, in_ranks, ranks_of, start_ranks
-from tutelage.errors import UserError
+from tutelage.errors import UserError, refused
 from tutelage.runs import needs, provenance
 from tutelage.runs.needs import Plan
 from tutelage.runs.run import Run, RunBusy
@@ -44,6 +46,8 @@ def run_plan(
             _run_missing(plan, store, run, rerun=rerun, wait=wait, say=say)
             break
         except Exception as error:
+            if message := refused(error):
+                raise message from error
             if not left or in_ranks() or is_mistake(error) or isinstance(error, RunBusy):
                 raise
             log.warning("%s failed (%s) and is tried again", run.key, first_line(error))
@@ -156,6 +160,11 @@ def attempt(config: dict[str, Any], run: Run) -> None:
 
 def _in_words(error: BaseException) -> BaseException:
     text = str(error)
+    told = re.search(r'\(os error (\d+)\)(?: at path "(.*)")?', text)
+    if told and type(error).__name__ == "SafetensorError":  # a full disk, as the writer of weights says it
+        error = OSError(int(told[1]), os.strerror(int(told[1])), told[2] or "a file of weights")
+    if message := refused(error):
+        return message
     out_of_memory = isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and ("out of memory" in text or "allocate memory" in text)
     )

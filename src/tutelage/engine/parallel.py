@@ -64,14 +64,14 @@ def run_forked(
     raises, the job itself is responsible); died: told the job's number and how, when no try is left.
     outputs: a folder for what jobs print, `<number>.txt`; none: it goes nowhere, since a run has its log.
     An interrupt reaches the jobs too, and is raised here when they have ended; they do not outlive this process.
-    Raises UserError on a system that cannot fork, or for a number of processes below 1.
+    Raises UserError on a system that cannot fork, or for another number of processes.
     """
     if not hasattr(os, "fork"):
         raise UserError(
             "hydra/launcher=local forks processes, which this system cannot: use hydra/launcher=basic"
         )
-    if processes is not None and processes < 1:
-        raise UserError(f"hydra.launcher.processes must be at least 1, got {processes}")
+    if processes is not None and (type(processes) is not int or processes < 1):
+        raise UserError(f"hydra.launcher.processes must be a whole number of at least 1, got {processes!r}")
     import tutelage.engine.fit  # noqa: F401 - torch and Lightning are imported once, here; the children share the pages
 
     gpus = _gpus()

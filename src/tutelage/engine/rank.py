@@ -26,6 +26,8 @@ def main(folder: str) -> int:
             attempt(config, run)
     except UserError:
         return 2  # recorded; the launching process prints it once
+    except Exception:
+        return 1  # recorded likewise, with its traceback
     return 0
 
 

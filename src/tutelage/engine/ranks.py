@@ -122,6 +122,13 @@ def _elastic(plan: Plan, run: Run) -> None:
         except SignalException as error:  # its agent turns signals into this, having ended the ranks
             raise KeyboardInterrupt(str(error)) from None
         except ChildFailedError as error:  # it cannot itself be pickled for a parallel launcher
+            # The others fail because one was killed, and record that: the cause is who was killed. SIGTERM is the agent's own.
+            for rank, failure in error.failures.items():
+                if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+                    raise RanksFailed(
+                        f"rank {rank} of {run.key} was killed by signal {-failure.exitcode} (9 is also what a machine short of memory "
+                        f"sends); see {run.log}"
+                    ) from None
             raise _Died(str(error)) from None
 
 

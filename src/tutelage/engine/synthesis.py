@@ -68,7 +68,7 @@ def make(config: dict[str, Any], run: Run) -> dict[str, Any]:
         world_size=ranks,
     )
     if ranks > 1:
-        made = _gathered(run.path / FOLDER, made, rank)
+        made = _gathered(run.path / FOLDER, rank)
     if rank == 0:
         facts = {
             key: made[key]
@@ -87,14 +87,20 @@ def make(config: dict[str, Any], run: Run) -> dict[str, Any]:
             {"validation": _recognised(run.path, source, _given(data), device)} if source is not None else {}
         )
         run.complete({"metrics": scores, "pseudo": facts, "reads": reads, "cost": cost})
+    if ranks > 1:
+        torch.distributed.barrier()  # no rank leaves, or reads the result, before it is written
+        torch.distributed.destroy_process_group()
     if data is not None:
         data.teardown()
     return run.result or {}
 
 
 def damaged(run: Run) -> list[str]:
-    """Return the files of a complete run's set that are missing or differ from the manifest's hashes."""
-    manifest = pseudo.read_manifest(run.path / FOLDER)
+    """Return the files of a complete run's set that are missing or damaged."""
+    try:
+        manifest = pseudo.read_manifest(run.path / FOLDER)
+    except UserError:
+        return ["manifest.json"]
     return shards.damaged(run.path / FOLDER, manifest)
 
 
@@ -157,15 +163,11 @@ def _origin(config: dict[str, Any]) -> dict[str, Any]:
     return {"generator_run": runs["model"], "classifier_run": runs["source"]}
 
 
-def _gathered(folder: Path, made: dict[str, Any] | None, rank: int) -> dict[str, Any]:
-    """Wait for all ranks; the first one then writes the manifest if it was not the last to finish."""
+def _gathered(folder: Path, rank: int) -> dict[str, Any]:
+    """Meet all ranks in a process group, after which every shard is there; return the manifest in the first rank."""
     torch.distributed.init_process_group("gloo")
     torch.distributed.barrier()
-    if rank == 0 and made is None:
-        made = shards.finish(folder)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    return made or {}
+    return (shards.finish(folder) if rank == 0 else None) or {}
 
 
 def _device(accelerator: str) -> torch.device:

@@ -75,24 +75,23 @@ def write(
     """Make the shards that are missing or damaged, and return the manifest once every shard is there (else None: other ranks still work).
 
     wanted: the `recipe`. shard_size: images per file, rounded up to whole micro-batches of the generator. Rank r of w makes shards r,
-    r + w, ... Killed at any moment, the same call goes on. Cost of a shard that is there: reading it for its hash.
+    r + w, ... Killed at any moment, the same call goes on. Cost of a shard that is there: reading it, for its hash and the set's.
     Raises UserError where the folder holds a set of another recipe or shard size.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shard_size = -(-shard_size // generator.micro_batch) * generator.micro_batch
-    _claim(folder, {**wanted, "shard_size": shard_size})
-    starts = range(0, wanted["count"], shard_size)
-    for number in range(rank, len(starts), world_size):
-        path = folder / f"shard-{number:05d}.safetensors"
-        span = (starts[number], min(starts[number] + shard_size, wanted["count"]))
-        known = _known(path)
+    claim = {**wanted, "shard_size": shard_size}
+    _claim(folder, claim)
+    for path, span in _places(folder, claim)[rank::world_size]:
+        known = _known(path, span)
         if known is not None and known["sha256"] == _file_digest(path):
             continue
-        if known is not None or path.exists():
+        if path.exists():
             log.warning("%s is damaged: it is made again", path)
+            (folder / "manifest.json").unlink(missing_ok=True)  # another rank may have hashed what was there
         _write_shard(path, span, generator, conditioning, wanted["seed"])
-    return _finish(folder, wanted, shard_size, len(starts))
+    return _finish(folder, claim, checked=world_size == 1)
 
 
 def _claim(folder: Path, wanted: dict[str, Any]) -> None:
@@ -100,8 +99,13 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
     if not path.exists():
         _write_json(path, wanted)
         return
-    found = json.loads(path.read_text())
-    different = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
+    try:
+        found = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}), so nobody knows what the shards beside it are: remove {folder}"
+        ) from error
+    different = [key for key in {**wanted, **found} if wanted.get(key, ...) != found.get(key, ...)]
     if different:
         shown = "; ".join(
             f"{key} is {found.get(key)!r} there, {wanted.get(key)!r} wanted" for key in different[:3]
@@ -128,39 +132,68 @@ def _write_shard(
     _write_json(path.with_suffix(".json"), facts)
 
 
-def _known(path: Path) -> dict[str, Any] | None:
-    """Return what is recorded of a shard that exists, or None."""
-    try:
-        return json.loads(path.with_suffix(".json").read_text()) if path.exists() else None
-    except (OSError, ValueError):
+def _places(folder: Path, claim: Mapping[str, Any]) -> list[tuple[Path, tuple[int, int]]]:
+    """Return every shard's file and the span (first, behind the last) of its images."""
+    starts = range(0, claim["count"], claim["shard_size"])
+    return [
+        (folder / f"shard-{number:05d}.safetensors", (start, min(start + starts.step, claim["count"])))
+        for number, start in enumerate(starts)
+    ]
+
+
+def _known(path: Path, span: tuple[int, int]) -> dict[str, Any] | None:
+    """Return what is recorded of a shard that exists, or None; a record that says something else is none."""
+    if not path.exists():
         return None
+    try:
+        facts = dict(json.loads(path.with_suffix(".json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    expected = {"file": path.name, "start": span[0], "count": span[1] - span[0]}
+    return facts if facts == {**expected, "sha256": facts.get("sha256")} else None
 
 
-def _finish(folder: Path, wanted: Mapping[str, Any], shard_size: int, shards: int) -> dict[str, Any] | None:
-    found = [_known(folder / f"shard-{number:05d}.safetensors") for number in range(shards)]
+def _finish(folder: Path, claim: Mapping[str, Any], *, checked: bool) -> dict[str, Any] | None:
+    """Write the manifest if all shards are there. checked: their hashes were seen to be right, so what a manifest says of them can be."""
+    found = [_known(*place) for place in _places(folder, claim)]
     if any(facts is None for facts in found):
         return None
-    manifest = {**wanted, "shard_size": shard_size, "shards": found}
+    manifest = {**claim, "shards": found}
     path = folder / "manifest.json"
-    if path.exists() and (old := json.loads(path.read_text())).get("shards") == found:
-        return old
-    manifest["content_sha256"] = content_digest(folder, manifest)
-    _write_json(path, manifest)
+    old = _manifest(path)
+    content = old.pop("content_sha256", None)
+    if old != manifest or checked or content is None:
+        content = content_digest(folder, manifest)
+    manifest["content_sha256"] = content
+    if _manifest(path) != manifest:
+        _write_json(path, manifest)
     return manifest
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Return what the manifest says; nothing if it is not there or damaged."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def finish(folder: str | Path) -> dict[str, Any] | None:
     """Write the manifest of a set whose shards are all there and return it; None where some are missing."""
-    claimed = json.loads((Path(folder) / "recipe.json").read_text())
-    shard_size = claimed.pop("shard_size")
-    return _finish(Path(folder), claimed, shard_size, -(-claimed["count"] // shard_size))
+    return _finish(Path(folder), json.loads((Path(folder) / "recipe.json").read_text()), checked=False)
 
 
 def damaged(folder: str | Path, manifest: Mapping[str, Any]) -> list[str]:
-    """Return the names of shards that are missing or differ from their hashes. Cost: reading the set."""
+    """Return the names of shards that are missing or differ from their hashes; where none does, of a manifest that is not theirs.
+
+    Cost: reading the set, twice.
+    """
     folder = Path(folder)
     files = {shard["file"]: shard["sha256"] for shard in manifest["shards"]}
-    return [n for n, sha in files.items() if not (folder / n).is_file() or _file_digest(folder / n) != sha]
+    wrong = [n for n, sha in files.items() if not (folder / n).is_file() or _file_digest(folder / n) != sha]
+    if not wrong and content_digest(folder, manifest) != manifest["content_sha256"]:
+        return ["manifest.json"]
+    return wrong
 
 
 def content_digest(folder: Path, manifest: Mapping[str, Any]) -> str:

@@ -50,8 +50,9 @@ class RunBusy(UserError):
 class Run:
     """A run's folder `<runs_dir>/<name>/<identity>/`, which need not exist yet.
 
-    Files, in the order they come: `config.yaml`, `provenance.json`, `metrics.jsonl`, `log.txt`,
-    `checkpoints/{last,previous,best}.ckpt`, `failed.json` after a failure, and last `result.json`.
+    Files, in the order they come: `config.yaml`, `provenance.json`, `log.txt`, `setup.json` (data and method as built),
+    `splits.npz` (the indices of each split), `metrics.jsonl`, `checkpoints/{last,previous,best}.ckpt`, `failed.json`
+    after a failure, and last `result.json`.
     """
 
     def __init__(self, path: Path, *, name: str | None = None) -> None:

@@ -30,7 +30,13 @@ FREE = {
     "logger.project", "runs_dir", "name", "data.download", "data.root", "data.cache_dir", "model.name", "data.fingerprint",
 }  # fmt: skip
 NEGATIVE_IS_FINE = ("method.weights.", "hardware.devices")
-NULL_IS_FINE = ("fit.validate_every_steps",)
+NULL_IS_FINE = (
+    "fit.validate_every_steps",
+    "hardware.threads",
+    "optimizer.fused",
+    "method.tokens_per_step",
+    "model.per_position",
+)
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -47,7 +53,7 @@ def wrong_values(key: str, value: Any) -> list[str]:
         return ["{zzz: 1}", "[1]"]
     negative = [] if key.startswith(NEGATIVE_IS_FINE) else ["-3"]
     if isinstance(value, bool):
-        return ["maybe", "3", "null", "[true]", "{zzz: 1}"]
+        return ["maybe", "3", "[true]", "{zzz: 1}", *([] if key.startswith(NULL_IS_FINE) else ["null"])]
     if isinstance(value, int):
         null = [] if key.startswith(NULL_IS_FINE) else ["null"]
         return ["text", "1.5", "[1,2]", "{zzz: 1}", "true", "nan", "inf", "'3'", "9" * 40, *null, *negative]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -53,6 +54,10 @@ class Distillation(Method):
                 raise UserError(f"method.{name}={value!r} is not known; {choices(value, known)}")
         super().__init__(frozen={"teacher": teacher}, **common)
         self.loss, self.temperature = loss, temperature
+        if not (0 <= target_weight < math.inf and 0 <= other_weight < math.inf):
+            raise UserError(
+                f"method.target_weight and other_weight must not be negative, got {target_weight} and {other_weight}"
+            )
         self.target_weight, self.other_weight = target_weight, other_weight
         if loss == "decoupled" and (label_space == "other" or isinstance(self.task, Forecasting)):
             raise UserError(

@@ -80,7 +80,10 @@ class Guidance(Method):
         )  # fmt: skip
         ridge = {"penalty": ridge_penalty, "projection_size": projection_size}
         tokens = compare == "tokens"
-        measure = similarity_named(similarity, per_token=tokens, **(ridge if similarity == "ridge" else {}))
+        ridged = similarity_named(
+            "ridge", per_token=tokens, **ridge
+        )  # so that its settings are checked, used or not
+        measure = ridged if similarity == "ridge" else similarity_named(similarity, per_token=tokens)
         if batch_size is not None and not tokens:
             measure.check_rows(batch_size)
         inputs = (example.inputs, example.mask) if self._takes_mask else (example.inputs,)

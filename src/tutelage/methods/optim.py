@@ -11,6 +11,8 @@ import torch
 from tutelage.errors import UserError, choices
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+SWITCHES = ("fused", "foreach", "amsgrad", "nesterov", "maximize", "capturable", "differentiable")
+NUMBERS = ("weight_decay", "momentum", "dampening", "eps")
 Schedule = Literal["constant", "cosine", "linear", "step"]
 
 
@@ -68,6 +70,22 @@ class OptimizerSpec:
             )
         if not 0 < lr < math.inf:
             raise UserError(f"optimizer.lr must be a positive number, got {lr}")
+        for key, value in (("warmup_steps", warmup_steps), ("gamma", gamma), ("final_factor", final_factor)):
+            if not 0 <= value < math.inf:
+                raise UserError(f"optimizer.{key} must not be negative, got {value}")
+        if not all(isinstance(part, int | float) and 0 <= part <= 1 for part in milestones):
+            raise UserError(
+                f"optimizer.milestones are fractions of the updates, from 0 to 1; got {list(milestones)}"
+            )
+        for key, value in options.items():  # torch takes any value for some of its switches
+            if key in SWITCHES and not (
+                isinstance(value, bool) or (value is None and key in ("fused", "foreach"))
+            ):
+                raise UserError(f"optimizer.{key} must be true or false, got {value!r}")
+            if key in NUMBERS and (
+                isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf
+            ):
+                raise UserError(f"optimizer.{key} must be a number from 0 on, got {value!r}")
         self.name, self.lr, self.options = name, lr, options
         self.schedule: dict[str, Any] = {
             "schedule": schedule,

@@ -102,6 +102,7 @@ def take_a_step(
             if re.match("guidance/(rules/)?cifar10", name) or ("beyond/" in name and "cifar10" in str(words))
             else []
         )
+        words += ["method.neighbours=4"] if "intrinsic-dimension" in name else []
         plan = plan_of(words)
     assert plan.name == name
     for need in plan.needs.values():

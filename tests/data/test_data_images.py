@@ -211,6 +211,16 @@ def test_an_unwritable_cache_is_a_warning(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(list(module.batches("train", device="cpu"))) > 0
 
 
+def test_a_transformed_set_of_equal_names_and_sizes_is_another_set(tmp_path: Path) -> None:
+    for name, value in (("bright", 200), ("dark", 60), ("bright again", 200)):
+        for number in range(500):
+            path = tmp_path / name / f"{number}.bin"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(bytes([value]) * 32)
+    bright, dark, again = (fingerprint(tmp_path / name) for name in ("bright", "dark", "bright again"))
+    assert bright == again != dark
+
+
 def test_fingerprints_follow_content_not_place(tmp_path: Path) -> None:
     fill(tmp_path / "set" / "a", count=2, seed=0)
     before = fingerprint(tmp_path / "set")

@@ -21,6 +21,10 @@ def check(schedule: str, steps: int | None) -> None:
         raise UserError(f"no alignment schedule is named {schedule!r}; {choices(schedule, SCHEDULES)}")
     if steps is None and schedule in _NEEDS_STEPS:
         raise UserError(f"the schedule '{schedule}' needs schedule_steps, the number of steps it lasts")
+    if steps is not None and schedule not in (*_NEEDS_STEPS, "linear", "cosine"):
+        raise UserError(
+            f"schedule_steps={steps} means nothing to the schedule '{schedule}': drop it, or choose another schedule"
+        )
     if steps is not None and steps < 1:
         raise UserError(f"schedule_steps must be at least 1, got {steps}")
 

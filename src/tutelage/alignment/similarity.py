@@ -62,7 +62,7 @@ class GramSimilarity(Similarity):
 
     def __init__(self, kind: Kind) -> None:
         self.name, self.kind = kind, kind
-        self.minimum_rows = {"cka": 2, "unbiased_cka": 4, "rsa": 3}[kind]
+        self.minimum_rows = {"cka": 3, "unbiased_cka": 4, "rsa": 3}[kind]
 
     def encode(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """See `Similarity.encode`: a unit matrix (n, n)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from tutelage.errors import UserError, choices
 
+log = logging.getLogger("tutelage")
 HELP = """usage: tutelage evaluate <run> [data=<choice>] [data.key=value ...] [split=test] [device=cpu|gpu|mps] [runs_dir=runs]
 
 <run> is a folder, or a name with the first digits of an identity (`tutelage list runs`). Without data= the run's own data are used.
@@ -52,6 +54,7 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
 
     from tutelage.engine.build import build_data
     from tutelage.engine.load import evaluate_network, load_run
+    from tutelage.models.frozen import FrozenNetwork
 
     loaded = load_run(run.path, runs_dir=runs_dir)
     data = loaded.data
@@ -65,16 +68,36 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
                 f"{run.key} was trained on inputs {tuple(loaded.data.input_shape)} and {loaded.data.task.output_size} outputs; "
                 f"these data have {tuple(data.input_shape)} and {data.task.output_size}"
             )
+        _check_classes(run.key, loaded.data.facts.get("classes"), data.facts.get("classes"))
+    # Inputs come normalised as their own training split says; the network expects what it was trained with.
+    network = FrozenNetwork(loaded.network, expects=loaded.data.normalization, given=data.normalization)
     data.open_test()
     try:
         target = torch.device(DEVICES[device])
-        metrics = evaluate_network(loaded.network, data.task, data.batches(split, device=target), target)
+        metrics = evaluate_network(network.to(target), data.task, data.batches(split, device=target), target)
     except RuntimeError as error:
         raise UserError(f"cannot evaluate on device={device!r}: {error}") from error
     append_json_line(
         run.path / "evaluations.jsonl", {"split": split, "data": data.summary(), "metrics": metrics}
     )
     return f"{run.key} on {split}: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+
+
+def _check_classes(key: str, theirs: list[str] | None, ours: list[str] | None) -> None:
+    from tutelage.engine.classes import classes_apart, listed
+
+    apart = classes_apart(theirs, ours)
+    if theirs and ours and apart == "order":
+        raise UserError(
+            f"{key} numbers the classes {listed(theirs)}, these data {listed(ours)}: give data.classes=[{','.join(theirs)}]"
+        )
+    if theirs and ours and apart:
+        log.warning(
+            "%s was trained on the classes %s and is judged on %s, number by number",
+            key,
+            listed(theirs),
+            listed(ours),
+        )
 
 
 def _data_overrides(config: dict[str, Any], words: list[str]) -> dict[str, Any] | None:

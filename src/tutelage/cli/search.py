@@ -76,7 +76,7 @@ class Search:
     ) -> None:
         if not space:
             raise UserError(
-                "a search needs something to search: give a setting several values, such as model.depth=range(2,9), "
+                "a search needs something to search: give a setting several values, such as 'model.depth=range(2,9)', "
                 "'optimizer.lr=tag(log,interval(1e-4,1e-1))' or model=fcn,convnet"
             )
         self.settings, self.words, self.space = settings, list(words), dict(space)

@@ -25,7 +25,7 @@ sweep again finishes it.
   retry=2                         try a job again that failed for no fault of its words (a full disk, a lost device)
   on_failure=continue|stop        of a sweep: go on with the other jobs (default), or begin no further one
 
-A search: hydra/sweeper=optuna hydra.sweeper.trials=20 model.depth=range(2,9) 'optimizer.lr=tag(log,interval(1e-4,1e-1))'
+A search: -m hydra/sweeper=optuna hydra.sweeper.trials=20 'model.depth=range(2,9)' 'optimizer.lr=tag(log,interval(1e-4,1e-1))'
 What failed is listed at the end, with the reason and the log. Exit code: 0; 1 a run failed; 2 a mistake in the command.
 """
 

@@ -1,6 +1,4 @@
-"""The identity of a user's files, for a run's identity: content for a file, names and sizes for a folder (no
-torch).
-"""
+"""The identity of a user's files, for a run's identity: content for a file; names, sizes and samples of content for a folder (no torch)."""
 
 from __future__ import annotations
 
@@ -12,14 +10,17 @@ from pathlib import Path
 from tutelage.errors import UserError
 
 FEW_FILES = 16
-"""A folder with at most so many files is identified by their bytes, a larger one by names and sizes."""
+"""A folder with at most so many files is identified by their bytes, a larger one by names, sizes and some of their beginnings."""
+SAMPLED, BEGINNING = 64, 1 << 16
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
     """Return a sha256 that changes with the data at `path`, never with where it lies.
 
     A file: of its bytes. A folder: of the sorted relative paths and sizes of its files, hidden ones left out; and of their bytes
-    where they are few. Raises UserError where there is nothing. Cost: 0.2 s for 60,000 files.
+    where they are few, else of the beginnings of 64 of them, evenly spaced: a set that was transformed keeps its names, and
+    where nothing is compressed its sizes. One file of many that is edited at its size goes unseen. Raises UserError where there is
+    nothing. Cost: 0.2 s for 60,000 files.
     """
     root = Path(path).expanduser()
     if root.is_file():
@@ -31,6 +32,10 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     for name, size in found:
         content = file_digest(root / name) if len(found) <= FEW_FILES else size
         digest.update(f"{name}\0{content}\n".encode())
+    if len(found) > FEW_FILES:
+        for number in range(SAMPLED):
+            with (root / found[number * len(found) // SAMPLED][0]).open("rb") as file:
+                digest.update(file.read(BEGINNING))
     return digest.hexdigest()
 
 

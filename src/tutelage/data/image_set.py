@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -156,6 +157,12 @@ class ImageData(DataModule):
         )
         if self.label_noise:
             self.facts["wrong_train_labels"] = realised
+        for split, indices in self.splits.items():
+            if absent := sorted(set(range(len(names))) - set(labels[indices].tolist())):
+                shown = ", ".join(names[i] for i in absent[:8]) + (" ..." if len(absent) > 8 else "")
+                warnings.warn(
+                    f"no {split} sample of {len(absent)} of {len(names)} classes: {shown}", stacklevel=2
+                )
         self.task = Classification(len(names))
         self.input_shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
         self.normalization = self._normalization(images, source)
@@ -165,6 +172,8 @@ class ImageData(DataModule):
         names = [str(name) for name in source.class_names]
         if self.classes is None:
             return source.labels, names
+        if not self.classes:
+            raise UserError(f"data.classes must name at least one class; {choices('', names)}")
         table = np.full(len(names), -1)
         for position, name in enumerate(self.classes):
             number = name if isinstance(name, int) else names.index(name) if name in names else -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.data.base import DataModule
+from tutelage.engine.classes import classes_apart, listed
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.errors import UserError
 from tutelage.methods.base import Method, step_seed
@@ -24,6 +26,7 @@ from tutelage.runs.records import read_json
 from tutelage.runs.run import make_folder
 from tutelage.tasks import Batch
 
+log = logging.getLogger("tutelage")
 OPTIMIZER = "tutelage.methods.optim.OptimizerSpec"
 ROLES = ("guide", "teacher", "source")
 _OTHER_CLASSES = ("teacher", "source")  # may know other classes than the data: their own run says which
@@ -148,6 +151,15 @@ def sizes_of(data: DataModule) -> dict[str, Any]:
 
 def recorded_sizes(where: str, config: dict[str, Any]) -> dict[str, Any]:
     """Return what the record of the run that gives a network its weights says of its data; empty where the weights are of no run."""
+    data = recorded_data(where, config)
+    if not data:
+        return {}
+    classes = data["output_size"]
+    return {"input_shape": tuple(data["input_shape"]), "output_size": classes, "num_classes": classes}
+
+
+def recorded_data(where: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of the data that the run behind a network's weights was trained on; empty where they are of no run."""
     weights = str(config[where].get("weights") or "scratch")
     if weights in ("scratch", "pretrained"):
         return {}
@@ -155,9 +167,7 @@ def recorded_sizes(where: str, config: dict[str, Any]) -> dict[str, Any]:
     record = path.parent / "setup.json"
     if path.name != "network.safetensors" or not record.is_file():
         return {}
-    data = read_json(record)["data"]
-    classes = data["output_size"]
-    return {"input_shape": tuple(data["input_shape"]), "output_size": classes, "num_classes": classes}
+    return dict(read_json(record)["data"])
 
 
 def weights_file(where: str, source: str, *, runs_dir: str, needs: dict[str, Any]) -> Path:
@@ -229,6 +239,24 @@ def check_roles(config: dict[str, Any], parameters: Mapping[str, Any]) -> None:
             )
 
 
+def _check_teacher(config: dict[str, Any], data: DataModule, *, same_classes: bool) -> None:
+    if str(config["teacher"].get("weights") or "scratch") == "scratch":
+        log.warning(
+            "the teacher is at its random initialisation: teacher.weights=scratch. It has nothing to teach but noise"
+        )
+    theirs, ours = recorded_data("teacher", config).get("classes"), data.facts.get("classes")
+    apart = classes_apart(theirs, ours) if same_classes else None
+    if theirs and ours and apart:
+        advice = (
+            f"give data.classes=[{','.join(theirs)}]"
+            if apart == "order"
+            else "set method.label_space=other, or choose data or a teacher with the same classes"
+        )
+        raise UserError(
+            f"the teacher's classes are {listed(theirs)}, those of these data {listed(ours)}, number by number: {advice}"
+        )
+
+
 def _on_accelerator(name: str) -> bool:
     return name != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available())
 
@@ -251,6 +279,8 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     )
     norm_mode = method_node.get("norm_mode", "eval")
     frozen = {r: build_frozen(r, config, data, norm_mode=norm_mode) for r in ROLES if r in parameters}
+    if "teacher" in frozen:
+        _check_teacher(config, data, same_classes=method_node.get("label_space") == "same")
     example = example_of(data) if frozen or "example" in parameters else None
     if example is not None and not _on_accelerator(config["hardware"]["accelerator"]):
         for network_at_rest in frozen.values():

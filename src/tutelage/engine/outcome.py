@@ -41,9 +41,7 @@ def evaluate_and_save(
             if n.startswith("network.")
         }
         part = run.path / "network.tmp"
-        save_file(
-            state, part, metadata={"step": str(best["step"]), "normalization": json.dumps(data.normalization)}
-        )
+        save_file(state, part, metadata={"normalization": json.dumps(data.normalization)})
         part.replace(run.path / "network.safetensors")
     selection = {"monitor": checkpoints.monitor, "mode": checkpoints.mode, "split": "validation"}
     result = {

@@ -109,6 +109,11 @@ class Method(pl.LightningModule):
     def predict(self, batch: Batch) -> Tensor:
         """Run the trained network on a training batch: the one forward of the step."""
         output = self(batch.inputs, batch.mask)
+        if not isinstance(output, Tensor):
+            kind = type(self.network)
+            raise UserError(
+                f"{kind.__module__}.{kind.__qualname__} must return one tensor, the task's outputs, got {type(output).__name__}"
+            )
         self._last_output = output.detach()
         return output
 
@@ -171,7 +176,11 @@ class Method(pl.LightningModule):
                 raise NonFiniteLoss(
                     f"the loss is not finite at step {step}: {', '.join(bad)} "
                     f"(terms: {dict(zip(names, [float(v) for v in values[1:]], strict=False))}). "
-                    "Lower optimizer.lr or clip gradients (fit.gradient_clip); the last good checkpoint is kept"
+                    + (
+                        "Lower optimizer.lr or clip gradients (fit.gradient_clip); the last good checkpoint is kept"
+                        if step
+                        else "No update came before: look at the data and at the network's outputs at its initialisation"
+                    )
                 )
         self._history.clear()
         row = {f"train/{name}": float(np.mean(values)) for name, values in sums.items()}

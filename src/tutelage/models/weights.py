@@ -111,7 +111,8 @@ def load_weights(
         listed = "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds if names)
         only_head = not missing and not unexpected and set(differing) <= head
         advice = (
-            "Only the final layer differs: load it with new_head to start that layer afresh"
+            "Only the final layer differs: +model.new_head=true starts that of the trained network afresh; a frozen network keeps its "
+            "own with +<role>.output_size=<its number of classes>"
             if only_head
             else "Build the network with the sizes it had when its weights were saved, or choose others"
         )

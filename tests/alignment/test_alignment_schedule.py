@@ -30,7 +30,12 @@ def test_fixed_courses(name: str, steps: int | None, expected: list[tuple[float,
 
 @pytest.mark.parametrize(
     ("name", "steps", "message"),
-    [("allways", None, "always"), ("until", None, "needs"), ("linear", 0, "least 1")],
+    [
+        ("allways", None, "always"),
+        ("until", None, "needs"),
+        ("linear", 0, "least 1"),
+        ("always", 5, "means nothing"),
+    ],
 )
 def test_wrong_schedules_are_told(name: str, steps: int | None, message: str) -> None:
     with pytest.raises(UserError, match=message):

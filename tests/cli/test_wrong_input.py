@@ -117,6 +117,41 @@ def test_a_guide_that_does_not_fit_is_called_the_guide(capsys, tmp_path):
     assert "tutelage: guide: Recurrent takes tokens" in fails(capsys, *words)
 
 
+def test_a_network_that_returns_no_tensor_is_told_so(capsys, tmp_path, monkeypatch):
+    (tmp_path / "pairs.py").write_text(
+        "from torch import nn\n"
+        "class Pair(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.linear = nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n"
+        "        return self.linear(x.flatten(1)), 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "train",
+        "logger=none",
+        "fit.max_steps=2",
+        "hardware.threads=1",
+        f"runs_dir={tmp_path}/runs",
+        "model=own",
+    ]
+    said = fails(capsys, *words, "model._target_=pairs.Pair")
+    assert "pairs.Pair must return one tensor" in said
+
+
+def test_cka_of_two_samples_guides_nothing_and_is_refused(capsys, tmp_path):
+    words = [
+        "train",
+        *QUICK,
+        f"runs_dir={tmp_path}",
+        "method=guidance",
+        "model@guide=residual_convnet",
+        "data.batch_size=2",
+    ]
+    assert "needs a batch of at least 3" in fails(capsys, *words)
+
+
 def test_a_rule_is_no_network(capsys, tmp_path):
     words = ["train", "logger=none", f"runs_dir={tmp_path}", "model=rule/oriented_gradients"]
     assert "it can only guide" in fails(capsys, *words)

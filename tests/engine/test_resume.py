@@ -45,6 +45,8 @@ def test_a_resumed_run_is_the_undisturbed_run(command, monkeypatch, method):
     ours, theirs = (load_file(run.path / "network.safetensors") for run in (resumed, whole))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    files = [(run.path / "network.safetensors").read_bytes() for run in (resumed, whole)]
+    assert files[0] == files[1]
     assert timeless(resumed.metrics.rows) == timeless(whole.metrics.rows)
     for part in ("best", "last", "metrics"):
         assert resumed.result[part] == whole.result[part]

@@ -184,6 +184,7 @@ def test_a_failing_point_leaves_the_others(folder, capsys):
         (["predict", "conv:C,S"], "written convolution:channels,patch_dim,patches"),
         (["predict", "dense:N"], "No exponent given for N"),
         (["predict", "dense:N", "N=fast"], "expected the exponent of a power of d"),
+        (["predict", "dense:N", "N=-5"], "no width shrinks with d"),
         (["predict", "dense:N", "N=1", "degree=4"], "cannot express a target of degree 4"),
         (["predict", "two_layer", "activation=swish"], "Unknown activation 'swish'"),
         (["predict", "two_layer", "patterns=[Mag]"], "cannot magnetise"),

@@ -185,11 +185,14 @@ def _fraction(name: str, power: Any) -> Any:
     from fractions import Fraction
 
     try:
-        return Fraction(str(power)).limit_denominator(1000)
+        exponent = Fraction(str(power)).limit_denominator(1000)
     except (ValueError, ZeroDivisionError):
         raise UserError(
             f"{name}={power}: expected the exponent of a power of d such as 1, 1.5 or 3/2"
         ) from None
+    if exponent < 0:
+        raise UserError(f"{name}={power}: an exponent is 0 (constant) or above, no width shrinks with d")
+    return exponent
 
 
 def _folder(request: Request, config: dict[str, Any]) -> Path:

@@ -163,7 +163,14 @@ class Search:
         else:
             study.tell(asked, state=TrialState.PRUNED if trial.state == "given up" else TrialState.FAIL)
         shown = ", ".join(f"{key}={value}" for key, value in trial.values.items())
-        log.info("trial %d: %s: %s %.4g (%s)", trial.number, shown, self.monitor, trial.metric, trial.state)
+        log.info(
+            "trial %d: %s: %s %.4g on validation (%s)",
+            trial.number,
+            shown,
+            self.monitor,
+            trial.metric,
+            trial.state,
+        )
 
     def report(self) -> None:
         """Say which trial is best, and write all of them to `trials.csv`."""

@@ -99,6 +99,9 @@ class OptimizerSpec:
         self, parameters: Iterable[torch.nn.Parameter], max_steps: int
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
         """Return the optimiser over `parameters` and its per-step scheduler (None when the rate is constant)."""
+        parameters = list(parameters)
+        if not parameters:
+            raise UserError("the network has no parameters to train")
         try:
             optimizer = OPTIMIZERS[self.name](parameters, lr=self.lr, **self.options)
         except (TypeError, ValueError) as error:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tutelage.cli.main import main
 from tutelage.data import cache
-from tutelage.engine.classes import classes_apart
+from tutelage.engine.classes import classes_apart, names_in
 from tutelage.engine.load import load_run
 from tutelage.runs.store import Store
 
@@ -124,9 +124,15 @@ def test_a_class_without_samples_is_named(trained, capsys, tmp_path):
         (["a", "b"], ["b", "a"], "order"),
         (["a", "b"], ["a", "c"], "names"),
         (["0", "1"], ["1", "0"], "order"),
-        (["0", "1"], ["a", "b"], None),  # a pseudo data set numbers its classes
+        (["0", "1"], ["a", "b"], "names"),
         (None, ["a"], None),
     ],
 )
 def test_how_classes_differ(theirs, ours, apart):
     assert classes_apart(theirs, ours) == apart
+
+
+def test_a_pseudo_data_set_has_numbers_for_names():
+    assert names_in({"name": "PseudoImages", "classes": ["0", "1"]}) is None
+    assert names_in({"name": "Digits", "classes": ["0", "1"]}) == ["0", "1"]
+    assert names_in({}) is None

@@ -9,6 +9,7 @@ import scipy.linalg
 import torch
 import yaml
 
+from tutelage.analysis import sample_quality
 from tutelage.cli.compose import plan_of
 from tutelage.cli.main import main
 from tutelage.data import cache, pseudo
@@ -239,7 +240,9 @@ def test_a_teacher_of_other_classes_is_named(do, tmp_path):
         "teacher.weights=need:c",
     ]
     of_five = [word for word in CLASSIFIER if not word.startswith("data.classes")] + [CLASSES]
-    with pytest.raises(UserError, match=r"the teacher gives .5,. per sample, FCN .3,."):
+    with pytest.raises(
+        UserError, match=r"the teacher gives .5,. per sample, FCN .3,."
+    ):
         do(*words, *teacher, need("c", *of_five), *FIT)
 
 
@@ -262,6 +265,12 @@ def test_a_folder_holds_the_set_of_one_generator(do):
     (run.path / "result.json").unlink()
     with pytest.raises(UserError, match=r"holds another pseudo data set .generator is"):
         do("method=synthesis", "name=set", *NOISE)
+
+
+@pytest.mark.parametrize("labels", [np.arange(4000) % 5, np.arange(4000) // 800])
+def test_images_to_judge_are_of_all_classes_however_these_lie(labels):
+    counts = np.bincount(labels[sample_quality.drawn(4000, 800)], minlength=5)
+    assert counts.sum() == 800 and counts.min() > 120
 
 
 def test_pseudo_sets_are_held_against_real_images(do, tmp_path, capsys):
@@ -288,8 +297,10 @@ def test_pseudo_sets_are_held_against_real_images(do, tmp_path, capsys):
     # The obvious way: every image through the network, one by one, and scipy's root of a matrix.
     loaded = load_run(classifier.path)
     loaded.data.open_test()
-    reference = torch.cat([b.inputs for b in loaded.data.batches("test", device="cpu")])[:60]
-    chosen = pseudo.read(sets[0].path / "shards").images[:60]
+    whole = torch.cat([b.inputs for b in loaded.data.batches("test", device="cpu")])
+    reference = whole[sample_quality.drawn(len(whole), 60)]
+    images = pseudo.read(sets[0].path / "shards").images
+    chosen = images[sample_quality.drawn(len(images), 60)]
     kept = []
     loaded.network.get_submodule("head").register_forward_pre_hook(
         lambda module, given: kept.append(given[0])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,16 +70,19 @@ class Judge:
         return torch.cat(features), torch.cat(answers)
 
 
-def gather(batches: Iterable, count: int) -> tuple[Tensor, Tensor]:
-    """Return the first `count` images and labels of a split, fewer where it ends."""
-    images, labels, found = [], [], 0
-    for batch in batches:
-        images.append(batch.inputs)
-        labels.append(batch.targets)
-        found += len(batch.targets)
-        if found >= count:
-            break
-    return torch.cat(images)[:count], torch.cat(labels)[:count]
+def drawn(total: int, count: int) -> np.ndarray:
+    """Return `count` of the first `total` numbers, drawn once for all and sorted.
+
+    Neither the first nor evenly spaced ones: image sets lie in the order of their classes, pseudo sets take their classes in turn.
+    """
+    return np.sort(np.random.default_rng(0).permutation(total)[:count])
+
+
+def gather(batches: Iterable) -> tuple[Tensor, Tensor]:
+    """Return the images and labels of all batches."""
+    parts = [(batch.inputs, batch.targets) for batch in batches]
+    images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    return images, labels
 
 
 def draw(sets: Mapping[str, Tensor], table: Sequence[Quality], path: Path) -> None:

@@ -153,8 +153,11 @@ def alignment(request: Request) -> Outcome:
 
 def quality(request: Request) -> Outcome:
     """Pseudo data sets against real images, in the features of a classifier: one run among those named is no pseudo data set."""
+    import torch
+
     from tutelage.analysis import sample_quality as analysis
     from tutelage.data import pseudo
+    from tutelage.data.base import SplitBatches
     from tutelage.engine.synthesis import FOLDER
     from tutelage.methods.unlabelled import byte_affine
 
@@ -165,23 +168,31 @@ def quality(request: Request) -> Outcome:
             "quality needs one classifier's run and at least one run of `tutelage synthesize`, got "
             f"{len(judges)} and {len(made)}: {', '.join(s.label for s in request.subjects)}"
         )
-    classifier, data, batches = opened(judges[0], request)
-    asked, split = _whole("samples", request.options), request.options["split"]
-    reference = analysis.gather(batches, asked)
-    scale, shift = byte_affine(data.normalization, reference[0].shape[1])
+    classifier, data, _ = opened(judges[0], request)
     found = {s.label: pseudo.read(s.run.path / FOLDER) for s in made}
-    real = analysis.gather(data.batches("train", device=reference[0].device), asked)
-    count = min(len(reference[0]), len(real[0]), *(len(one.images) for one in found.values()))
-    sets = {"training images": (real[0][:count], real[1][:count])} if split != "train" else {}
+    split, device = request.options["split"], torch.device(request.options["device"])
+    parts = {name: data.splits[name] for name in dict.fromkeys((split, "train"))}
+    sizes = [*map(len, parts.values()), *(len(one.images) for one in found.values())]
+    count = min(_whole("samples", request.options), *sizes)
+    store = data.store.to(device)
+    real = {
+        name: analysis.gather(SplitBatches(store, index[analysis.drawn(len(index), count)], batch_size=BLOCK))
+        for name, index in parts.items()
+    }
+    reference = real.pop(split)
+    scale, shift = byte_affine(data.normalization, reference[0].shape[1])
+    sets = {
+        f"{name}ing images": one for name, one in real.items()
+    }  # none where the training images are the reference
     for name, one in found.items():
         if one.images.shape[1:] != reference[0].shape[1:]:
             raise UserError(
                 f"{name} holds images {tuple(one.images.shape[1:])}, {judges[0].label} takes {tuple(reference[0].shape[1:])}"
             )
-        chosen = slice(None, None, len(one.images) // count)
-        images = (one.images[chosen][:count].float() * scale + shift).to(reference[0].device)
-        sets[name] = images, one.labels[chosen][:count]
-    judge = analysis.Judge(classifier, (reference[0][:count], reference[1][:count]))
+        chosen = analysis.drawn(len(one.images), count)
+        images = (one.images[chosen].float() * scale + shift).to(device)
+        sets[name] = images, one.labels[chosen]
+    judge = analysis.Judge(classifier, reference)
     table = [judge.judge(name, *one) for name, one in sets.items()]
     lines = [f"against {count} {split} images, in the features of {judges[0].label}:"]
     lines += [

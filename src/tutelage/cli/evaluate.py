@@ -68,7 +68,7 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
                 f"{run.key} was trained on inputs {tuple(loaded.data.input_shape)} and {loaded.data.task.output_size} outputs; "
                 f"these data have {tuple(data.input_shape)} and {data.task.output_size}"
             )
-        _check_classes(run.key, loaded.data.facts.get("classes"), data.facts.get("classes"))
+        _check_classes(run.key, loaded.data.summary(), data.summary())
     # Inputs come normalised as their own training split says; the network expects what it was trained with.
     network = FrozenNetwork(loaded.network, expects=loaded.data.normalization, given=data.normalization)
     data.open_test()
@@ -83,9 +83,10 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
     return f"{run.key} on {split}: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
 
 
-def _check_classes(key: str, theirs: list[str] | None, ours: list[str] | None) -> None:
-    from tutelage.engine.classes import classes_apart, listed
+def _check_classes(key: str, its: dict[str, Any], given: dict[str, Any]) -> None:
+    from tutelage.engine.classes import classes_apart, listed, names_in
 
+    theirs, ours = names_in(its), names_in(given)
     apart = classes_apart(theirs, ours)
     if theirs and ours and apart == "order":
         raise UserError(

@@ -15,7 +15,7 @@ from torch import nn
 
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.data.base import DataModule
-from tutelage.engine.classes import classes_apart, listed
+from tutelage.engine.classes import classes_apart, listed, names_in
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.errors import UserError
 from tutelage.methods.base import Method, step_seed
@@ -244,7 +244,7 @@ def _check_teacher(config: dict[str, Any], data: DataModule, *, same_classes: bo
         log.warning(
             "the teacher is at its random initialisation: teacher.weights=scratch. It has nothing to teach but noise"
         )
-    theirs, ours = recorded_data("teacher", config).get("classes"), data.facts.get("classes")
+    theirs, ours = names_in(recorded_data("teacher", config)), names_in(data.summary())
     apart = classes_apart(theirs, ours) if same_classes else None
     if theirs and ours and apart:
         advice = (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 LISTED = 8
 
@@ -13,13 +13,16 @@ def classes_apart(
 ) -> Literal["order", "names"] | None:
     """Say how two lists of class names differ: in their order alone, or in the names; None where they do not.
 
-    Numbers beside names tell nothing (pseudo data sets number their classes), nor does a list that is missing.
+    A list that is missing tells nothing.
     """
     if not theirs or not ours or list(theirs) == list(ours):
         return None
-    if all(name.isdigit() for name in theirs) != all(name.isdigit() for name in ours):
-        return None
     return "order" if sorted(theirs) == sorted(ours) else "names"
+
+
+def names_in(record: Mapping[str, Any]) -> list[str] | None:
+    """Return the class names in the record of a data module (`DataModule.summary`); None where it has none, or numbers for them."""
+    return None if record.get("name") == "PseudoImages" else record.get("classes")
 
 
 def listed(names: Sequence[str]) -> str:

@@ -240,9 +240,7 @@ def test_a_teacher_of_other_classes_is_named(do, tmp_path):
         "teacher.weights=need:c",
     ]
     of_five = [word for word in CLASSIFIER if not word.startswith("data.classes")] + [CLASSES]
-    with pytest.raises(
-        UserError, match=r"the teacher gives .5,. per sample, FCN .3,."
-    ):
+    with pytest.raises(UserError, match=r"the teacher gives .5,. per sample, FCN .3,."):
         do(*words, *teacher, need("c", *of_five), *FIT)
 
 

@@ -51,6 +51,24 @@ def test_jobs_of_two_ranks_work_inside_every_launcher(tmp_path, launcher):
     assert runs[0].result["last"]["test"]["loss"] != runs[1].result["last"]["test"]["loss"]
 
 
+def test_a_rank_that_dies_after_the_result_is_written_fails_nothing(tmp_path, capsys, monkeypatch):
+    (tmp_path / "late.py").write_text(
+        "import atexit, os\n"
+        "from tutelage.models.fcn import FCN\n"
+        "class Late(FCN):\n"
+        "    pass\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    atexit.register(os.abort)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = [w for w in SMALL if not w.startswith("model.")]
+    own = ["model=own", "model._target_=late.Late", "+model.depth=1", "+model.width=8"]
+    assert main(["train", *words, *own, f"runs_dir={tmp_path}/runs", "hardware=ddp_cpu"]) == 0
+    assert "died after the result was written" in capsys.readouterr().err
+    (run,) = Store(tmp_path / "runs").runs()
+    assert run.is_complete
+
+
 def test_a_mistake_that_only_a_rank_can_see_is_one_message(tmp_path, capsys):
     words = [*SMALL, f"runs_dir={tmp_path}", "hardware=ddp_cpu", "data.batch_size=31"]
     assert main(["train", *words]) == 2

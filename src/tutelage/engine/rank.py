@@ -6,6 +6,8 @@ import logging
 import sys
 from pathlib import Path
 
+import torch
+
 from tutelage.engine.launch import attempt, logging_to
 from tutelage.engine.parallel import die_with_parent
 from tutelage.errors import UserError
@@ -24,6 +26,8 @@ def main(folder: str) -> int:
     try:
         with logging_to(path / "log.txt"):
             attempt(config, run)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # before the interpreter ends, whose end can abort the group's threads
     except UserError:
         return 2  # recorded; the launching process prints it once
     except Exception:

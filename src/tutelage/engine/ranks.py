@@ -20,6 +20,8 @@ from tutelage.errors import GivenUp, UserError
 from tutelage.runs.needs import Plan
 from tutelage.runs.run import Run
 
+log = logging.getLogger("tutelage")
+
 
 def ranks_of(config: dict[str, Any]) -> int:
     """Return how many ranks a configuration asks for: `hardware.devices` (this machine's GPUs for "auto") times `num_nodes`."""
@@ -122,6 +124,11 @@ def _elastic(plan: Plan, run: Run) -> None:
         except SignalException as error:  # its agent turns signals into this, having ended the ranks
             raise KeyboardInterrupt(str(error)) from None
         except ChildFailedError as error:  # it cannot itself be pickled for a parallel launcher
+            if run.is_complete:  # the result is written last, behind a barrier: what dies afterwards dies in its own clearing up
+                log.warning(
+                    "a rank of %s died after the result was written: %s", run.key, str(error).splitlines()[0]
+                )
+                return
             # The others fail because one was killed, and record that: the cause is who was killed. SIGTERM is the agent's own.
             for rank, failure in error.failures.items():
                 if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:

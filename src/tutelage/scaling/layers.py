@@ -8,6 +8,7 @@ arXiv 2512.04165) is the norm of the target.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -66,13 +67,13 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(ABC):
     """Base of the layers: `units` symbol or number, and what the patterns see on the way in and out."""
 
     @property
+    @abstractmethod
     def units(self) -> Scale:
         """The independent copies (neurons, channels, heads) over which a pattern's cost is summed."""
-        raise NotImplementedError
 
     @property
     def first_only(self) -> bool:

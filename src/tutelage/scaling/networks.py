@@ -10,6 +10,7 @@ never the (large) activations.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ def _read(hidden: Tensor, readout: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ensemble:
+class Ensemble(ABC):
     """Base: shapes and priors of one member's parameters, batched forward and backward.
 
     Subclasses give `shapes` and `variances` (in one order) and the two passes.
@@ -64,14 +65,14 @@ class Ensemble:
                 raise UserError(f"{type(self).__name__}: {name} must be positive, got {getattr(self, name)}")
 
     @property
+    @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Parameter shapes of one member."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def variances(self) -> dict[str, float]:
         """Prior variance of each parameter's entries."""
-        raise NotImplementedError
 
     @property
     def size(self) -> int:
@@ -99,16 +100,16 @@ class Ensemble:
         noise = torch.randn(members, self.size, generator=generator, device=generator.device)
         return noise * self.prior_deviation(generator.device)
 
+    @abstractmethod
     def forward(self, flat: Tensor, inputs: Tensor) -> tuple[Tensor, Cache]:
         """Outputs (members, points) and what `backward` needs; the cache's first entry is `hidden`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def backward(self, flat: Tensor, inputs: Tensor, cache: Cache, residual: Tensor) -> Tensor:
         """Gradient, flat like the parameters, of any scalar whose gradient in the outputs is `residual`.
 
         The cache is used up: its tensors may be overwritten.
         """
-        raise NotImplementedError
 
     def outputs(self, flat: Tensor, inputs: Tensor) -> Tensor:
         """Outputs (members, points) only."""

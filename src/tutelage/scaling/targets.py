@@ -8,6 +8,7 @@ simply weights' entries.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ def hermite(degree: int, z: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class Target(ABC):
     """Base: draws inputs and gives the target's values on them.
 
     `classify` replaces the values by their sign (a two-class variant with labels -1 and 1).
@@ -41,13 +42,13 @@ class Target:
     classify: bool = False
 
     @property
+    @abstractmethod
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
-        raise NotImplementedError
 
+    @abstractmethod
     def values(self, inputs: Tensor) -> Tensor:
         """The target on inputs (..., *input_shape), unit variance before `classify`; shape (...)."""
-        raise NotImplementedError
 
     def draw(self, draws: int, points: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Fresh inputs (draws, points, *input_shape) and values (draws, points), on the generator's device."""

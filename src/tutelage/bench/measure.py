@@ -22,6 +22,17 @@ class Row:
     note: str = ""
 
 
+def rows_of(name: str) -> list[Row]:
+    """Return a bench's rows, from a process prepared as every command prepares its own."""
+    from importlib import import_module
+
+    from tutelage.engine.cpu import prepare_cpu, spin_briefly
+
+    spin_briefly()
+    prepare_cpu(None)
+    return list(import_module(f"tutelage.bench.{name}").rows())
+
+
 def seconds(action: Callable[[], object]) -> float:
     """Return how long one call takes."""
     start = time.perf_counter()

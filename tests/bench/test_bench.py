@@ -1,0 +1,43 @@
+"""The bench itself: what it quotes, what it holds against a target, and what its hand-written loop does. Nothing here is timed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tutelage.bench.__main__ import BENCHES, main
+from tutelage.bench.measure import row
+from tutelage.bench.throughput import CASES, COMMON, BareLoop
+
+
+def test_a_row_quotes_the_median_and_holds_it_against_its_target() -> None:
+    at_least = row("a", [0.9, 3.0, 1.0], at_least=0.95)
+    assert (at_least.ratio, at_least.low, at_least.high, at_least.n, at_least.met) == (1.0, 0.9, 3.0, 3, True)
+    assert row("a", [1.0, 1.2, 1.3], at_most=1.1).met is False
+    assert row("a", [1.0]).met is None
+
+
+def test_a_wrong_name_is_refused_with_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["guided_stpe"]) == 2
+    said = capsys.readouterr().err
+    assert "guided_stpe" in said and all(name in said for name in BENCHES)
+
+
+def test_the_loop_by_hand_trains_on_the_training_data_and_only_looks_at_the_validation_data() -> None:
+    from tutelage.cli.compose import plan_of
+    from tutelage.engine.build import build
+
+    words, *_ = CASES["MLP 784-64-128-64, batch 128, 28 px"]
+    built = build(plan_of([*words, *COMMON, "data.samples=400", "data.batch_size=64", "fit.epochs=1"]).config)
+    sizes = {
+        stage: sum(len(b.inputs) for b in built.data.batches(stage, device="cpu"))
+        for stage in ("train", "validation")
+    }
+    loop = BareLoop(built)
+    assert (len(loop.inputs), len(loop.unseen)) == (sizes["train"], sizes["validation"])
+    before = [p.detach().clone() for p in loop.network.parameters()]
+    loop._validate()
+    assert all(torch.equal(a, b) for a, b in zip(before, loop.network.parameters(), strict=True))
+    training, validation = loop.run(1)
+    assert training > 0 and validation > 0
+    assert not all(torch.equal(a, b) for a, b in zip(before, loop.network.parameters(), strict=True))

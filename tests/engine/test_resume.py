@@ -29,9 +29,13 @@ def timeless(rows):
     return [{k: v for k, v in row.items() if k != "train_s"} for row in rows]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_resumed_run_is_the_undisturbed_run(command, monkeypatch, method):
+REMEMBERED = [("guidance", "method.remember_guide=true"), ("distillation", "method.remember_teacher=true")]
+
+
+@pytest.mark.parametrize(("method", "more"), [*((method, "") for method in METHODS), *REMEMBERED])
+def test_a_resumed_run_is_the_undisturbed_run(command, monkeypatch, method, more):
     words = [f"method={method}", *METHODS[method], "optimizer.schedule=cosine", "optimizer.warmup_steps=3"]
+    words += [more] if more else []
     whole = command(*words, folder="whole")
     with monkeypatch.context() as patch:
         stop_after(patch, 4)

@@ -103,19 +103,36 @@ class Alignment:
 
         run: called as run(inputs, mask); the guide or what wraps it (its input normalisation, say). A FeatureGuide is called itself.
         """
-        self._references.clear()
-        self._mask, self._picked = batch.mask, None
-        if self._guide_taps is not None:
-            with self._guide_taps.recording(), torch.no_grad():
-                run(batch.inputs, batch.mask)
+        if self._guide_taps is None:
+            self.guide_by(self._function(batch), batch)
             return
-        features = self._function(batch)
+        self._start(batch)
+        with self._guide_taps.recording(), torch.no_grad():
+            run(batch.inputs, batch.mask)
+
+    def guide_by(self, features: Mapping[str, Tensor], batch: Sample) -> None:
+        """Encode what the guide's paired layers gave on a batch, by name, instead of running it."""
+        self._start(batch)
         for name in self._guide_names:
             if name not in features:
                 raise UserError(
                     f"the guide returned no feature '{name}', only {', '.join(features) or 'none'}"
                 )
             self._encode(name, features[name])
+
+    def show(self, run: Callable[..., Any], batch: Sample, keep: Callable[[str, Tensor], None]) -> None:
+        """Run the guide network on a batch and hand each paired layer's activation, as it appears, to `keep(name, activation)`."""
+        assert isinstance(self._function, nn.Module)
+        with (
+            Taps(self._function, self._guide_names, consume=keep, stop=True) as taps,
+            taps.recording(),
+            torch.no_grad(),
+        ):
+            run(batch.inputs, batch.mask)
+
+    def _start(self, batch: Sample) -> None:
+        self._references.clear()
+        self._mask, self._picked = batch.mask, None
 
     def _encode(self, name: str, activation: Tensor) -> None:
         with torch.no_grad():

@@ -145,6 +145,11 @@ class DataModule(pl.LightningDataModule, ABC):
             )
         return self._evaluations[key]
 
+    @property
+    def fixed_samples(self) -> FixedSamples | None:
+        """The training samples, where every epoch shows them alike; None where they are augmented."""
+        return None if self.store.draws else FixedSamples(self)
+
     def open_test(self) -> None:
         """Allow `batches("test")` from now on."""
         self._test_open = True
@@ -171,3 +176,17 @@ class DataModule(pl.LightningDataModule, ABC):
             warnings.warn(
                 f"{type(self).__name__}: samples with identical content lie in two splits: {listed}"
             )
+
+
+class FixedSamples:
+    """The training samples of a data module, unaugmented, in the order of its split: all of them on every rank."""
+
+    def __init__(self, data: DataModule) -> None:
+        self._data = data
+
+    def on(self, device: torch.device) -> SplitBatches:
+        """Return their batches on a device."""
+        return self._data.batches("train", device=device)
+
+    def __len__(self) -> int:
+        return len(self._data.splits["train"])

@@ -306,6 +306,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         seed=config["seed"],
         batch_size=data.batch_size,
         **({"example": example} if "example" in parameters else {}),
+        **({"training_samples": data.fixed_samples} if "training_samples" in parameters else {}),
         **frozen,
     )
     if not isinstance(method, Method):

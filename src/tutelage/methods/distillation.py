@@ -13,6 +13,7 @@ from tutelage.errors import UserError, choices
 from tutelage.losses.distillation import decoupled, logit_matching, soft_target
 from tutelage.methods.base import Method
 from tutelage.methods.features import HeadInput
+from tutelage.methods.memory import Keep, Memory, TrainingSamples
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.tasks import Batch, Forecasting
 
@@ -28,6 +29,8 @@ class Distillation(Method):
     temperature: above 0; not used by "logits".
     label_space: "same": the network's own output meets the teacher's. "other": the teacher knows other classes, so an extra linear head on
     the input of the network's final layer meets it; the head is trained along and left out of the network that is kept.
+    remember_teacher: run the teacher once for each training sample and keep its outputs, see `memory.Memory`; `training_samples` are
+    what it sees, None where they are augmented.
     """
 
     terms = ("task", "soft")
@@ -42,6 +45,8 @@ class Distillation(Method):
         target_weight: float = 1.0,
         other_weight: float = 8.0,
         label_space: Literal["same", "other"] = "same",
+        remember_teacher: bool = False,
+        training_samples: TrainingSamples | None = None,
         **common: Any,
     ) -> None:
         if not temperature > 0:
@@ -66,13 +71,17 @@ class Distillation(Method):
             )
         if label_space == "same":
             _check_classes(self.network, teacher, example)
+        self.memory = _memory(teacher, training_samples) if remember_teacher else None
         self.extra_head = _ExtraHead(self.network, teacher, example) if label_space == "other" else None
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.losses`."""
         output = self.predict(batch)
-        with torch.no_grad():
-            teacher_output = self.frozen["teacher"](batch.inputs, batch.mask)
+        teacher_output = (
+            self.frozen["teacher"](batch.inputs, batch.mask)
+            if self.memory is None
+            else self.memory(batch)["output"]
+        )
         return {"task": self.task.loss(output, batch), "soft": self._match(output, teacher_output, batch)}
 
     def _match(self, output: Tensor, teacher_output: Tensor, batch: Batch) -> Tensor:
@@ -95,6 +104,13 @@ class Distillation(Method):
             target_weight=self.target_weight,
             other_weight=self.other_weight,
         )
+
+
+def _memory(teacher: FrozenNetwork, samples: TrainingSamples | None) -> Memory:
+    def look(batch: Batch, keep: Keep) -> None:
+        keep("output", teacher(batch.inputs, batch.mask))
+
+    return Memory(look, samples, teacher, setting="method.remember_teacher")
 
 
 def _check_classes(network: nn.Module, teacher: FrozenNetwork, example: Batch) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.alignment.guides import GUIDE_INPUTS, guide_input_like
+from tutelage.alignment.guides import GUIDE_INPUTS, FeatureGuide, guide_input_like
 from tutelage.alignment.objective import Alignment
 from tutelage.alignment.pairing import Pairing
 from tutelage.alignment.schedule import Schedule
 from tutelage.alignment.similarity import similarity as similarity_named
 from tutelage.errors import UserError, choices
 from tutelage.methods.base import Method
+from tutelage.methods.memory import Keep, Memory, TrainingSamples
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.tasks import Batch
 
@@ -30,6 +31,8 @@ class Guidance(Method):
     which a random `tokens_per_step` are drawn (null: all).
     pairing, k, layer_type, pairs, positions, many_to_one, exclude_output: see `Pairing`.
     schedule, schedule_steps: see `schedule.factors`; "uncertainty" and "gradient_norm" learn the weights' balance.
+    remember_guide: run the guide once for each training sample and keep its features, see `memory.Memory`; `training_samples` are what it
+    sees, None where they are augmented.
     guide_input: batch | gaussian | released_noise, what the guide sees. noise_to: "guide" alone, or "both" networks the same noise, which
     needs alignment_first: its first phase then never sees the data.
     """
@@ -58,6 +61,8 @@ class Guidance(Method):
         schedule_steps: int | None = None,
         guide_input: str = "batch",
         noise_to: str = "guide",
+        remember_guide: bool = False,
+        training_samples: TrainingSamples | None = None,
         **common: Any,
     ) -> None:
         super().__init__(frozen={"guide": guide}, **common)
@@ -91,8 +96,21 @@ class Guidance(Method):
             self.network, inputs, guide.network, example, pairing=rule, similarity=measure,
             per_token=tokens, tokens_per_step=tokens_per_step if tokens else None,
         )  # fmt: skip
+        self.memory = self._memory(guide, training_samples) if remember_guide else None
         self.compared = batch_size
         self._similarities: list[Tensor] = []
+
+    def _memory(self, guide: FrozenNetwork, samples: TrainingSamples | None) -> Memory:
+        if self.guide_input != "batch" or isinstance(guide.network, FeatureGuide):
+            raise UserError(
+                "method.remember_guide=true needs a guide network that sees the batch (guide_input=batch): noise is drawn anew each step, "
+                "and a rule is computed as fast as it is looked up"
+            )
+
+        def look(batch: Batch, keep: Keep) -> None:
+            self.alignment.show(guide, batch, keep)
+
+        return Memory(look, samples, guide, setting="method.remember_guide")
 
     def on_fit_start(self) -> None:
         """Say what accumulation does not do."""
@@ -111,7 +129,10 @@ class Guidance(Method):
         if not alignment_factor * self.weights["alignment"]:
             return super().losses(batch)
         seen = batch._replace(inputs=guide_input_like(batch.inputs, self.guide_input))
-        self.alignment.guide(self.frozen["guide"], seen)
+        if self.memory is None:
+            self.alignment.guide(self.frozen["guide"], seen)
+        else:
+            self.alignment.guide_by(self.memory(batch), batch)
         with self.alignment.recording():
             output = self.predict(seen if self.noise_to == "both" else batch)
         alignment, similarities = self.alignment.loss()

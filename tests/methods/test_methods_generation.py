@@ -8,10 +8,11 @@ import torch.nn.functional as F
 
 from tutelage.cli.compose import compose
 from tutelage.engine.build import build
-from tutelage.engine.fit import make_trainer, quiet_lightning
+from tutelage.engine.fit import make_trainer, plan_steps, quiet_lightning
 from tutelage.errors import UserError
 from tutelage.generators.gan import GanGenerator
 from tutelage.methods.average import Average
+from tutelage.methods.base import step_seed
 from tutelage.models.weights import read_state
 
 WORDS = ["logger=none", "hardware.threads=1", "fit.max_steps=6", "data.batch_size=32", "data.normalization=[[0.5],[0.5]]",
@@ -104,6 +105,45 @@ def test_gan_schedules_follow_the_steps_of_the_generator(tmp_path):
     ]  # the end is reached after 4 updates
     assert [s["step"].item() for o in trainer.optimizers for s in list(o.state.values())[:1]] == [4.0, 4.0]
     assert trainer.optimizers[1].defaults["lr"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_a_gan_gathers_the_gradients_of_the_batches_of_a_step_and_clips_them(tmp_path, clip):
+    words = [
+        "optimizer=sgd",
+        "optimizer.lr=0.01",
+        "optimizer.momentum=0.0",
+        "optimizer.nesterov=false",
+        "optimizer.weight_decay=0.0",
+        "method.ema_decay=0.5",
+        "fit.accumulate=2",
+    ]
+    config = compose(
+        [*WORDS, *KINDS["gan"], f"runs_dir={tmp_path}", *words, f"fit.gradient_clip={clip or 'null'}"]
+    )
+    quiet_lightning()
+    built, twin = build(config), build(config)
+    method, other = built.method, twin.method.train()
+    plan_steps(config["fit"] | {"max_steps": 1}, built)
+    batches = built.data.train_stream(seed=0, device="cpu")
+    batches.seek(0, 2)
+    before, gathered = [p.detach().clone() for p in other.critic.parameters()], None
+    for place, batch in enumerate(batches):
+        torch.manual_seed(step_seed(config["seed"], place))
+        loss = other.losses(batch)["critic"]
+        gradients = torch.autograd.grad(loss / 2, list(other.critic.parameters()))
+        gathered = (
+            gradients if gathered is None else [a + b for a, b in zip(gathered, gradients, strict=True)]
+        )
+    norm = torch.stack([g.norm() for g in gathered]).norm()
+    scale = 1.0 if clip is None else min(1.0, clip / float(norm))
+    trainer = make_trainer(config, tmp_path, [], 1, by_hand=True)
+    trainer.fit(method, batches, built.data.batches("validation", device="cpu"))
+    assert trainer.global_step == method.step == 1
+    for old, gradient, new in zip(before, gathered, method.critic.parameters(), strict=True):
+        torch.testing.assert_close(
+            new, old - 0.04 * scale * gradient
+        )  # the critic's rate is four times the generator's
 
 
 def test_gan_losses_are_the_hinge_and_the_generators_never_reaches_the_critic(tmp_path):

@@ -87,7 +87,12 @@ def plan_steps(settings: dict[str, Any], built: Built) -> tuple[int, int]:
     steps, epochs = settings["max_steps"], settings["epochs"]
     max_steps = int(steps) if steps is not None else max(1, round(epochs * per_epoch))
     every = settings.get("validate_every_steps") or per_epoch
-    built.method.max_steps, built.method.accumulate = max_steps, settings["accumulate"]
+    method = built.method
+    method.max_steps, method.accumulate, method.gradient_clip = (
+        max_steps,
+        settings["accumulate"],
+        settings["gradient_clip"],
+    )
     return max_steps, min(every, max_steps)
 
 
@@ -119,7 +124,13 @@ def assemble(
     ]
     if settings["give_up"]:
         callbacks.append(GiveUp(settings["give_up"], checkpoints))
-    return make_trainer(config, run.path, callbacks, max_steps), recording, checkpoints, mirrors
+    by_hand = not built.method.automatic_optimization
+    return (
+        make_trainer(config, run.path, callbacks, max_steps, by_hand=by_hand),
+        recording,
+        checkpoints,
+        mirrors,
+    )
 
 
 def check_machine(hardware: dict[str, Any]) -> None:
@@ -134,9 +145,17 @@ def check_machine(hardware: dict[str, Any]) -> None:
 
 
 def make_trainer(
-    config: dict[str, Any], folder: Path, callbacks: list[pl.Callback], max_steps: int
+    config: dict[str, Any],
+    folder: Path,
+    callbacks: list[pl.Callback],
+    max_steps: int,
+    *,
+    by_hand: bool = False,
 ) -> pl.Trainer:
-    """Return Lightning's trainer for a configuration's hardware. Raises UserError where this machine cannot run it."""
+    """Return Lightning's trainer for a configuration's hardware. Raises UserError where this machine cannot run it.
+
+    by_hand: the method updates its networks itself, so that accumulation and clipping are its own business too.
+    """
     settings, hardware = config["fit"], config["hardware"]
     if hardware["precision"] not in PRECISIONS:
         known = choices(hardware["precision"], PRECISIONS)
@@ -147,8 +166,8 @@ def make_trainer(
             **{key: hardware[key] for key in trainer_keys},
             max_steps=max_steps,
             max_epochs=-1,
-            accumulate_grad_batches=settings["accumulate"],
-            gradient_clip_val=settings["gradient_clip"],
+            accumulate_grad_batches=1 if by_hand else settings["accumulate"],
+            gradient_clip_val=None if by_hand else settings["gradient_clip"],
             callbacks=callbacks,
             default_root_dir=folder,
             reload_dataloaders_every_n_epochs=1,  # the last chunk may be shorter than the others
@@ -193,6 +212,8 @@ def train(
             ckpt_path=checkpoint and str(checkpoint),
             weights_only=True,
         )
+    except pl.utilities.exceptions.MisconfigurationException as error:
+        raise UserError(f"Lightning cannot run this combination of method and settings: {error}") from error
     except SystemExit as leaving:
         # Lightning makes an interrupt an exit, and the process deaf to further ones.
         if threading.current_thread() is threading.main_thread():

@@ -66,6 +66,9 @@ class Method(pl.LightningModule):
         self.seed = seed
         self.max_steps = 0  # set by the engine before fit: schedules end there
         self.accumulate = 1  # likewise: batches per update
+        self.gradient_clip: float | None = (
+            None  # likewise: heeded by methods that update by hand, by Lightning for all others
+        )
         self.metrics_of = {"validation": task.metrics(), "test": task.metrics(), "train": task.metrics()}
         self.values: dict[str, dict[str, float]] = {}  # split -> metrics of the last complete evaluation
         self._history: list[tuple[int, tuple[str, ...], Tensor]] = []

@@ -22,8 +22,8 @@ class Gan(Generation):
 
     Both updates use one batch of fakes; the generator meets the critic that has just moved. A step is one update of each and counts
     once. With fit.accumulate both gather their gradients over the batches of the step, of which the last alone meets the moved critic;
-    fit.gradient_clip bounds each network's gradient. (Updating both at once would need no rules of its own, but on digits it covered less: recall 0.15 against 0.50 after 800
-    steps, one seed.)
+    fit.gradient_clip bounds each network's gradient. (Updating both at once would need no rules of its own, but on digits it covered
+    less: recall 0.15 against 0.50 after 800 steps, one seed.)
     critic_lr_factor: the critic's rate over the generator's (two time scales: Heusel et al. 2017, arXiv 1706.08500).
     conditioning, critic_width, critic_depth: of the critic, see `generators.gan.Critic`.
     """

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import METHODS
 
 from tutelage.engine.callbacks import Checkpoints
+from tutelage.methods.memory import Memory
 from tutelage.reporting.collect import collect
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
@@ -111,3 +114,24 @@ def test_the_protocol_of_papers_that_select_on_the_test_set_stands_beside_and_se
     (row,) = collect(Store(plain.path.parents[2] / "asked"))
     assert row.metrics["best_on_test/accuracy"] == best["test"]["accuracy"]
     assert row.metrics["test/accuracy"] == plain.result["best"]["test"]["accuracy"]
+
+
+@pytest.mark.parametrize(("method", "setting"), REMEMBERED)
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_was_remembered_is_given_back_when_fit_ends_however_it_ends(
+    command, monkeypatch, method, setting, fails
+):
+    kept = []
+    fill = Memory._fill
+
+    def fill_and_note(self, device):
+        fill(self, device)
+        kept.append((self, dict(self._stored)))
+
+    monkeypatch.setattr(Memory, "_fill", fill_and_note)
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt, SystemExit):
+        if fails:
+            stop_after(patch, 4)
+        command(f"method={method}", *METHODS[method], setting)
+    ((memory, stored),) = kept
+    assert stored and not memory._stored

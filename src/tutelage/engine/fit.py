@@ -77,6 +77,7 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
                 recording.writer.close()
         finally:
             mirrors.finish(result.get("metrics", {}))
+            built.method.release()
             built.data.teardown()
     return result
 

@@ -89,6 +89,9 @@ class Method(pl.LightningModule):
         """Return what the record should say of this method beyond its configuration (layer pairs, digests)."""
         return {f"{role}_digest": network.digest() for role, network in self.frozen.items()}
 
+    def release(self) -> None:
+        """Give back what only training needs; called when fit ends, however it ends. (The module itself lives until Python collects it.)"""
+
     @property
     def step(self) -> int:
         """Updates of the trained network so far; a method with several optimisers counts its own."""

@@ -84,6 +84,11 @@ class Distillation(Method):
         )
         return {"task": self.task.loss(output, batch), "soft": self._match(output, teacher_output, batch)}
 
+    def release(self) -> None:
+        """See `Method.release`."""
+        if self.memory is not None:
+            self.memory.forget()
+
     def _match(self, output: Tensor, teacher_output: Tensor, batch: Batch) -> Tensor:
         if self.extra_head is None and self.loss == "soft":
             return self.task.soft_loss(output, teacher_output, batch, self.temperature)

@@ -159,6 +159,11 @@ class Guidance(Method):
             self._similarities.clear()
         return row
 
+    def release(self) -> None:
+        """See `Method.release`."""
+        if self.memory is not None:
+            self.memory.forget()
+
     def describe(self) -> dict[str, Any]:
         """See `Method.describe`: with the layer pairs."""
         return super().describe() | {"pairs": self.alignment.describe()}

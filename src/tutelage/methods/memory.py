@@ -69,6 +69,10 @@ class Memory:
             for name, values in self._stored.items()
         }
 
+    def forget(self) -> None:
+        """Give the memory back; the next question fills it anew."""
+        self._stored = {}
+
     @torch.no_grad()
     def _fill(self, device: torch.device) -> None:
         count, first, indices = len(self._samples), 0, []

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UserError, choices
+from tutelage.methods.memory import Memory
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.tasks import Batch, Task
@@ -64,6 +65,7 @@ class Method(pl.LightningModule):
         self.weights = {name: float(weights[name]) for name in self.terms}
         self.frozen = dict(frozen or {})  # a plain dict on purpose: nn.Module must not register these
         self.seed = seed
+        self.memory: Memory | None = None  # of a frozen network, where a subclass remembers one
         self.max_steps = 0  # set by the engine before fit: schedules end there
         self.accumulate = 1  # likewise: batches per update
         self.gradient_clip: float | None = (
@@ -91,6 +93,8 @@ class Method(pl.LightningModule):
 
     def release(self) -> None:
         """Give back what only training needs; called when fit ends, however it ends. (The module itself lives until Python collects it.)"""
+        if self.memory is not None:
+            self.memory.forget()
 
     @property
     def step(self) -> int:

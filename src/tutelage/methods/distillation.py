@@ -13,7 +13,7 @@ from tutelage.errors import UserError, choices
 from tutelage.losses.distillation import decoupled, logit_matching, soft_target
 from tutelage.methods.base import Method
 from tutelage.methods.features import HeadInput
-from tutelage.methods.memory import Keep, Memory, TrainingSamples
+from tutelage.methods.memory import TrainingSamples, of_teacher
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.tasks import Batch, Forecasting
 
@@ -71,7 +71,8 @@ class Distillation(Method):
             )
         if label_space == "same":
             _check_classes(self.network, teacher, example)
-        self.memory = _memory(teacher, training_samples) if remember_teacher else None
+        if remember_teacher:
+            self.memory = of_teacher(teacher, training_samples)
         self.extra_head = _ExtraHead(self.network, teacher, example) if label_space == "other" else None
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -83,11 +84,6 @@ class Distillation(Method):
             else self.memory(batch)["output"]
         )
         return {"task": self.task.loss(output, batch), "soft": self._match(output, teacher_output, batch)}
-
-    def release(self) -> None:
-        """See `Method.release`."""
-        if self.memory is not None:
-            self.memory.forget()
 
     def _match(self, output: Tensor, teacher_output: Tensor, batch: Batch) -> Tensor:
         if self.extra_head is None and self.loss == "soft":
@@ -109,13 +105,6 @@ class Distillation(Method):
             target_weight=self.target_weight,
             other_weight=self.other_weight,
         )
-
-
-def _memory(teacher: FrozenNetwork, samples: TrainingSamples | None) -> Memory:
-    def look(batch: Batch, keep: Keep) -> None:
-        keep("output", teacher(batch.inputs, batch.mask))
-
-    return Memory(look, samples, teacher, setting="method.remember_teacher")
 
 
 def _check_classes(network: nn.Module, teacher: FrozenNetwork, example: Batch) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.alignment.guides import GUIDE_INPUTS, FeatureGuide, guide_input_like
+from tutelage.alignment.guides import GUIDE_INPUTS, guide_input_like
 from tutelage.alignment.objective import Alignment
 from tutelage.alignment.pairing import Pairing
 from tutelage.alignment.schedule import Schedule
 from tutelage.alignment.similarity import similarity as similarity_named
 from tutelage.errors import UserError, choices
 from tutelage.methods.base import Method
-from tutelage.methods.memory import Keep, Memory, TrainingSamples
+from tutelage.methods.memory import TrainingSamples, of_guide
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.tasks import Batch
 
@@ -96,21 +96,10 @@ class Guidance(Method):
             self.network, inputs, guide.network, example, pairing=rule, similarity=measure,
             per_token=tokens, tokens_per_step=tokens_per_step if tokens else None,
         )  # fmt: skip
-        self.memory = self._memory(guide, training_samples) if remember_guide else None
+        if remember_guide:
+            self.memory = of_guide(self.alignment, guide, training_samples, guide_input)
         self.compared = batch_size
         self._similarities: list[Tensor] = []
-
-    def _memory(self, guide: FrozenNetwork, samples: TrainingSamples | None) -> Memory:
-        if self.guide_input != "batch" or isinstance(guide.network, FeatureGuide):
-            raise UserError(
-                "method.remember_guide=true needs a guide network that sees the batch (guide_input=batch): noise is drawn anew each step, "
-                "and a rule is computed as fast as it is looked up"
-            )
-
-        def look(batch: Batch, keep: Keep) -> None:
-            self.alignment.show(guide, batch, keep)
-
-        return Memory(look, samples, guide, setting="method.remember_guide")
 
     def on_fit_start(self) -> None:
         """Say what accumulation does not do."""
@@ -158,11 +147,6 @@ class Guidance(Method):
             row |= {f"train/similarity/{i:02d}": value for i, value in enumerate(means, start=1)}
             self._similarities.clear()
         return row
-
-    def release(self) -> None:
-        """See `Method.release`."""
-        if self.memory is not None:
-            self.memory.forget()
 
     def describe(self) -> dict[str, Any]:
         """See `Method.describe`: with the layer pairs."""

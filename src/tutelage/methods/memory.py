@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tutelage.alignment.guides import FeatureGuide
+from tutelage.alignment.objective import Alignment
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.tasks import Batch
@@ -105,6 +107,31 @@ class Memory:
                 f"{self._setting}=true would take {needed / 2**30:.1f} GiB and more for {len(self._samples)} samples, "
                 f"{free / 2**30:.1f} GiB are free on {device}: compare fewer layers, or set {self._setting}=false"
             )
+
+
+def of_guide(
+    alignment: Alignment, guide: FrozenNetwork, samples: TrainingSamples | None, guide_input: str
+) -> Memory:
+    """Return a memory of a guide's paired activations. Raises UserError for a guide that gives others in each step."""
+    if guide_input != "batch" or isinstance(guide.network, FeatureGuide):
+        raise UserError(
+            "method.remember_guide=true needs a guide network that sees the batch (guide_input=batch): noise is drawn anew each step, "
+            "and a rule is computed as fast as it is looked up"
+        )
+
+    def look(batch: Batch, keep: Keep) -> None:
+        alignment.show(guide, batch, keep)
+
+    return Memory(look, samples, guide, setting="method.remember_guide")
+
+
+def of_teacher(teacher: FrozenNetwork, samples: TrainingSamples | None) -> Memory:
+    """Return a memory of a teacher's outputs, under the name `output`."""
+
+    def look(batch: Batch, keep: Keep) -> None:
+        keep("output", teacher(batch.inputs, batch.mask))
+
+    return Memory(look, samples, teacher, setting="method.remember_teacher")
 
 
 def _free_bytes(device: torch.device) -> int | None:

@@ -98,7 +98,7 @@ class Memory:
         self._row_of[index] = torch.arange(count, device=device)
         self._stored = stored
         size = sum(part.nbytes for part in stored.values()) / 2**20
-        log.info("%s: %.0f MiB remembered of %d samples", self._setting, size, count)
+        log.debug("%s: %.0f MiB remembered of %d samples", self._setting, size, count)
 
     def _check_room(self, needed: int, device: torch.device) -> None:
         free = _free_bytes(device)

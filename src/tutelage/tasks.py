@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from tutelage.errors import UserError
@@ -40,7 +40,7 @@ class Metrics(nn.Module):
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task
-        self.mean_loss = MeanMetric(nan_strategy="disable")
+        self.mean_loss = _Mean()
         self.parts = nn.ModuleDict(dict(task.metric_parts()))
 
     @torch.no_grad()
@@ -49,7 +49,7 @@ class Metrics(nn.Module):
         predictions, targets = self.task.select(output, batch)
         if len(targets) == 0:
             return
-        self.mean_loss.update(self.task.pointwise(predictions, targets).mean(), len(targets))
+        self.mean_loss.update(self.task.pointwise(predictions, targets))
         for part in self.parts.values():
             part.update(predictions, targets)  # type: ignore[operator]
 
@@ -93,7 +93,10 @@ class Task(ABC):
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the mean task loss of one batch."""
-        return self.pointwise(*self.select(output, batch)).mean()
+        points = self.pointwise(*self.select(output, batch))
+        return (
+            points.mean() if len(points) else points.sum()
+        )  # nothing counts: no loss, and a gradient of zeros
 
     def metrics(self) -> Metrics:
         """Return fresh streaming metrics of this task."""
@@ -216,7 +219,7 @@ class Forecasting(Task):
         self.monitor, self.mode = "mse", "min"
 
     def select(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See `Task.select`: both as (m, horizon * channels); a row with a masked target is left out of the mean per value."""
+        """See `Task.select`: both as (windows, horizon * channels); with a mask as (values, 1), those that count."""
         predictions = output.reshape(len(output), -1)
         if predictions.shape[1] != self.output_size:
             raise UserError(
@@ -224,40 +227,57 @@ class Forecasting(Task):
                 f"got {tuple(output.shape)}"
             )
         targets = batch.targets.reshape(len(output), -1)
-        if batch.target_mask is not None:  # a masked value costs nothing: it is replaced by the prediction
-            targets = torch.where(batch.target_mask.reshape(len(output), -1), targets, predictions.detach())
-        return predictions, targets
+        if batch.target_mask is None:
+            return predictions, targets
+        keep = batch.target_mask.reshape(len(output), -1)
+        return predictions[keep][:, None], targets[keep][:, None]
 
     def pointwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """See `Task.pointwise`: mean squared error of each window, in the scaled units of the data."""
+        """See `Task.pointwise`: mean squared error of each row, in the scaled units of the data."""
         return (predictions - targets).square().mean(dim=1)
 
     def soft_loss(self, output: Tensor, teacher_output: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """See `Task.soft_loss`: mean squared error to the teacher's forecast; the temperature has no meaning here."""
-        return (output.reshape(len(output), -1) - teacher_output.reshape(len(output), -1)).square().mean()
+        """See `Task.soft_loss`: mean squared error to the teacher's forecast where targets count; the temperature has no meaning here."""
+        mine, _ = self.select(output, batch)
+        theirs, _ = self.select(teacher_output, batch)
+        errors = (mine - theirs).square()
+        return errors.mean() if len(errors) else errors.sum()
 
     def metric_parts(self) -> list[tuple[str, Metric]]:
         """See `Task.metric_parts`."""
         return [("mse", _RowMean(squared=True)), ("mae", _RowMean(squared=False))]
 
 
-class _RowMean(Metric):
-    """Mean over windows of the mean squared (or absolute) error: exact for any batch split, summed over ranks."""
+class _Mean(Metric):
+    """Mean of values, each counted once: the same for any batch split and number of ranks.
+
+    torchmetrics' own MeanMetric drops the weights of its batches where it is told to leave NaN alone.
+    """
 
     full_state_update = False
     total: Tensor
     count: Tensor
 
-    def __init__(self, *, squared: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.squared = squared
         self.add_state("total", default=torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
-        self.add_state("count", default=torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, predictions: Tensor, targets: Tensor) -> None:
-        error = predictions.float() - targets.float()
-        self.total += (error.square() if self.squared else error.abs()).mean(dim=1).sum()
-        self.count += len(targets)
+    def update(self, values: Tensor) -> None:
+        self.total += values.float().sum()
+        self.count += values.numel()
 
     def compute(self) -> Tensor:
         return self.total / self.count
+
+
+class _RowMean(_Mean):
+    """Mean over rows of the mean squared (or absolute) error."""
+
+    def __init__(self, *, squared: bool) -> None:
+        super().__init__()
+        self.squared = squared
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:  # type: ignore[override]
+        error = predictions.float() - targets.float()
+        super().update((error.square() if self.squared else error.abs()).mean(dim=1))

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tutelage.alignment.gather import gather
 from tutelage.alignment.objective import Alignment
 from tutelage.alignment.pairing import Pairing
+from tutelage.alignment.schedule import Schedule
 from tutelage.alignment.similarity import similarity
 
 CASES = [("cka", False), ("unbiased_cka", True), ("rsa", False), ("ridge", False)]
@@ -38,8 +39,8 @@ class Network(nn.Module):
         return self.last(self.first(x).tanh())
 
 
-def losses(rank: int, world: int, *, ddp: bool = False) -> list[tuple[Tensor, Tensor]]:
-    """The losses of every case on this rank's share of 8 samples, and the first layer's gradient, averaged over ranks."""
+def losses(rank: int, world: int, *, ddp: bool = False) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The losses of every case on this rank's share of 8 samples, the first layer's gradient over all ranks, and the balance by it."""
     results = []
     for name, per_token in CASES:
         torch.manual_seed(0)
@@ -55,14 +56,21 @@ def losses(rank: int, world: int, *, ddp: bool = False) -> list[tuple[Tensor, Te
         alignment.guide(lambda inputs, mask, guide=guide: guide(inputs), data)
         with alignment.recording():
             output = wrapped(data.inputs)
-        loss = alignment.loss()[0] + output.square().mean()
+        aligned, task = alignment.loss()[0], output.square().mean()
+        schedule = Schedule("gradient_norm")
+        schedule.balance(torch.stack([task, aligned]), network.first.weight)
+        schedule.balance(
+            torch.stack([task, aligned]) / 2, network.first.weight
+        )  # the first look sets the scale
+        balance = torch.stack([torch.as_tensor(weight) for weight in schedule.weights(0, 1)]).detach()
+        loss = aligned + task
         loss.backward()
         gradient = network.first.weight.grad
         assert gradient is not None
         if world > 1 and not ddp:
             dist.all_reduce(gradient)
             gradient /= world
-        results.append((alignment_only(loss, output), gradient.clone()))
+        results.append((alignment_only(loss, output), gradient.clone(), balance))
     return results
 
 
@@ -91,7 +99,11 @@ def test_two_ranks_give_the_loss_and_gradient_of_one(tmp_path: Path, ddp: bool) 
     torch.multiprocessing.start_processes(worker, args=(str(tmp_path), ddp), nprocs=2, start_method=method)
     for rank in range(2):
         got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        for (loss, gradient), (all_loss, all_gradient) in zip(got, expected, strict=True):
+        for (loss, gradient, balance), (all_loss, all_gradient, one_balance) in zip(
+            got, expected, strict=True
+        ):
+            torch.testing.assert_close(balance, one_balance, rtol=1e-4, atol=1e-6)
+            assert float((one_balance - 1).abs().max()) > 1e-3
             torch.testing.assert_close(loss, all_loss, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(gradient, all_gradient, rtol=1e-4, atol=1e-6)
 

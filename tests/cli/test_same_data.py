@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from tutelage.cli.compose import plan_of
 from tutelage.cli.main import main
 from tutelage.data import cache
 from tutelage.engine.classes import classes_apart, names_in
 from tutelage.engine.load import load_run
+from tutelage.models.fcn import FCN
 from tutelage.runs.store import Store
 
 QUICK = ["logger=none", "hardware.threads=1", "model=fcn", "model.depth=1", "model.width=8", "fit.max_steps=4",
@@ -136,3 +139,20 @@ def test_a_pseudo_data_set_has_numbers_for_names():
     assert names_in({"name": "PseudoImages", "classes": ["0", "1"]}) is None
     assert names_in({"name": "Digits", "classes": ["0", "1"]}) == ["0", "1"]
     assert names_in({}) is None
+
+
+def test_other_weights_under_the_same_name_are_another_run(tmp_path):
+    words = ["data=synthetic", "model=fcn", "model.depth=2", "model.width=8", "model.weights=w.safetensors"]
+    folder = tmp_path / "here"
+    folder.mkdir()
+    network = FCN((1, 8, 8), 4, depth=2, width=8)
+    keys = []
+    for value in (0.0, 1.0):
+        for parameter in network.parameters():
+            torch.nn.init.constant_(parameter, value)
+        save_file(network.state_dict(), folder / "w.safetensors")
+        keys.append(plan_of([*words[:-1], f"model.weights={folder}/w.safetensors"]).key)
+    (tmp_path / "there").mkdir()
+    moved = (folder / "w.safetensors").rename(tmp_path / "there" / "v.safetensors")
+    keys.append(plan_of([*words[:-1], f"model.weights={moved}"]).key)
+    assert keys[0] != keys[1] == keys[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from small_runs import GUIDE, METHODS
 
 from tutelage.cli.compose import compose, hydra_ready
 from tutelage.cli.groups import group_options
+from tutelage.engine.fit import plan_steps
 
 
 @pytest.mark.parametrize("hardware", group_options("hardware"))
@@ -86,3 +88,29 @@ def test_a_run_states_its_cost_and_no_energy_that_it_did_not_measure(command):
     assert cost["peak_memory_mb"] > 0
     assert cost["total_s"] >= cost["train_s"] > 0
     assert not any("energy" in key for key in cost)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+@pytest.mark.parametrize("method", ["guidance", "distillation"])
+def test_frozen_networks_follow_the_trained_one_into_its_precision(command, method, precision):
+    run = command(f"method={method}", *METHODS[method], f"hardware.precision={precision}", "fit.max_steps=2")
+    assert run.is_complete
+
+
+@pytest.mark.parametrize(
+    ("batches", "accumulate", "epochs", "updates"), [(2, 4, 10, 5), (7, 2, 2, 7), (1, 2, 10, 5), (3, 1, 2, 6)]
+)
+def test_epochs_are_passes_over_the_data_also_when_updates_gather_several_batches(
+    batches, accumulate, epochs, updates
+):
+    data = SimpleNamespace(steps_per_epoch=batches)
+    built = SimpleNamespace(data=data, method=SimpleNamespace())
+    settings = {"accumulate": accumulate, "max_steps": None, "epochs": epochs, "gradient_clip": None}
+    assert plan_steps(settings, built)[0] == updates == built.method.max_steps
+
+
+def test_accumulation_records_each_update_once(command):
+    run = command(
+        "fit.accumulate=4", "fit.log_every_steps=2", "fit.max_steps=6", "fit.validate_every_steps=6"
+    )
+    assert [row["step"] for row in run.metrics.rows] == [2, 4, 6, 6]

@@ -163,3 +163,31 @@ def test_a_value_by_interpolation_is_the_value(width, rate):
     assert identify(compose([*same, "data.batch_size=${model.width}"])) == identify(literal)
     other = identify(compose([*same, "data.batch_size=${fit.log_every_steps}"]))
     assert (other == identify(literal)) == (width == literal["fit"]["log_every_steps"])
+
+
+def test_the_place_of_data_counts_where_nothing_else_tells_them_apart():
+    def of(root, **data):
+        return identify({"name": "n", "data": {"root": root, **data}})
+
+    ours, own = "tutelage.data.images.Digits", "mine.Data"
+    assert of("a", _target_=ours) == of("b", _target_=ours)
+    assert of("a", _target_=own, fingerprint="f") == of("b", _target_=own, fingerprint="f")
+    assert of("a", _target_=own) != of("b", _target_=own)
+    assert of("a", _target_=own, fingerprint=None) != of("b", _target_=own, fingerprint=None)
+
+
+def test_the_content_of_a_weights_file_counts_in_place_of_its_path():
+    def of(weights, **model):
+        return identify({"name": "n", "model": {"weights": weights, **model}})
+
+    assert of("a.safetensors", weights_digest="1") == of("b.safetensors", weights_digest="1")
+    assert of("a.safetensors", weights_digest="1") != of("a.safetensors", weights_digest="2")
+    assert of("scratch") != of("pretrained")
+
+
+def test_settings_that_came_later_leave_earlier_runs_their_identity():
+    plain = {"name": "n", "method": {"loss": "soft"}}
+    for key in ("remember_guide", "remember_teacher"):
+        later = {"name": "n", "method": {"loss": "soft", key: False}}
+        assert identify(later) == identify(plain)
+        assert identify({"name": "n", "method": {"loss": "soft", key: True}}) != identify(plain)

@@ -8,6 +8,7 @@ from tutelage.errors import UserError
 from tutelage.runs import setting
 from tutelage.runs.identity import identify
 from tutelage.runs.needs import plan
+from tutelage.runs.store import Store
 
 DIGITS = "tutelage.data.images.Digits"
 PSEUDO = "tutelage.data.pseudo.PseudoImages"
@@ -122,3 +123,30 @@ def test_no_setting_leaves_the_identity_of_earlier_runs():
     assert identify(config) == identify(config | {"data": {"_target_": DIGITS, "root": "/b"}})
     two = [identify(config | {"data": {"_target_": PSEUDO, "root": f"need:{name}"}}) for name in "ab"]
     assert two[0] != two[1]  # which need it is does count
+
+
+def stored(tmp_path, name, **changes):
+    """Put a planned stage and its needs into a store, as if they had run, and return its folder."""
+    store = Store(tmp_path)
+    stage = planned(name, **changes)
+    for below in (*stage.prerequisites(), stage):
+        store.run(below.name, below.identity).begin(below.config | {"runs_dir": str(tmp_path)}, {})
+    return store.run(stage.name, stage.identity).path
+
+
+def test_what_is_named_by_its_folder_is_held_to_the_rule_too(tmp_path):
+    shards, pp = stored(tmp_path, "shards"), stored(tmp_path, "pp")
+    free = {
+        "method": P_SSL | {"pseudo": str(shards)},
+        "model": {"weights": str(pp / "network.safetensors")},
+        "needs": {},
+    }
+    record = setting.check(planned("p-ssl", **free)).record()
+    assert len(record["runs"]) == 2 and record["source_data_only_through"]
+    with pytest.raises(UserError, match="source-free stage, but opens the source data"):
+        planned("p-ssl", **free, data=SOURCE)
+    real = stored(tmp_path, "real")
+    with pytest.raises(UserError, match="starts from real, which opens the source data"):
+        planned("p-ssl", **(free | {"model": {"weights": str(real)}}))
+    with pytest.raises(UserError, match="as an oracle"):
+        planned("p-ssl", **(free | {"model": {"weights": str(stored(tmp_path, "oracle-half"))}}))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tutelage.errors import UserError
+from tutelage.runs.identity import identify
 from tutelage.runs.run import RunBusy, State
 from tutelage.runs.store import Store, check_name
 
@@ -81,6 +82,17 @@ def test_states(store):
     assert [a["started"] for a in run.provenance["attempts"]] == ["t0", "t1"]
     assert all(a["finished"].endswith("+00:00") for a in run.provenance["attempts"])
     assert run.config == cfg
+
+
+def test_the_first_news_of_a_failure_stays_unless_later_news_can_be_acted_on(store):
+    run = store.run("demo", identify({"name": "demo"}))
+    run.begin({"name": "demo"}, {})
+    run.fail("RuntimeError", "connection closed by peer", mistake=False)
+    run.fail("RuntimeError", "another peer is gone", mistake=False)
+    assert run.failure["message"] == "connection closed by peer"
+    run.fail("UserError", "cannot read the image", mistake=True)
+    run.fail("RuntimeError", "connection closed by peer", mistake=False)
+    assert run.failure["message"] == "cannot read the image"
 
 
 def test_damaged_result_is_not_complete(store):

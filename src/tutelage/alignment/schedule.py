@@ -71,13 +71,15 @@ class Schedule(nn.Module):
         if isinstance(self.learned, UncertaintyWeights):
             return self.learned.regularised(losses)
         if isinstance(self.learned, GradientBalance):
-            slopes = [
-                torch.autograd.grad(loss, shared, retain_graph=True)[0].norm() for loss in losses.unbind()
-            ]
-            measured = torch.stack([losses.detach(), torch.stack(slopes).to(losses.dtype)])
-            if world_size() > 1:  # the weights must stay the same on every rank
-                torch.distributed.all_reduce(measured)
-            self.learned.update(*(measured / world_size()).unbind())
+            gradients = torch.stack(
+                [torch.autograd.grad(loss, shared, retain_graph=True)[0] for loss in losses.unbind()]
+            )
+            values = losses.detach().clone()
+            if world_size() > 1:  # those of the global batch, so that the weights stay the same on every rank
+                torch.distributed.all_reduce(gradients)
+                torch.distributed.all_reduce(values)
+            slopes = (gradients / world_size()).flatten(1).norm(dim=1).to(losses.dtype)
+            self.learned.update(values / world_size(), slopes)
         return losses
 
     def weights(self, step: int, max_steps: int) -> Sequence[float | Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -21,7 +22,7 @@ from tutelage.cli.groups import PRIMARY, config_folder, group_options, groups, o
 from tutelage.engine.settings import check
 from tutelage.errors import UserError, choices
 from tutelage.runs import needs
-from tutelage.runs.identity import is_need
+from tutelage.runs.identity import WEIGHTS_DIGEST, is_need
 from tutelage.runs.needs import Plan
 
 HYDRAS = {"hydra/launcher": ("basic", "local", "slurm"), "hydra/sweeper": ("basic", "optuna")}
@@ -104,7 +105,29 @@ def resolve(node: DictConfig, overrides: Sequence[str] = (), primary: str = PRIM
         raise explain(error, overrides, primary) from error
     if primary == PRIMARY:
         check(config)
+        _stamp_weights(config)
     return dict(config)
+
+
+def _stamp_weights(config: dict[str, Any]) -> None:
+    """Note the content of each network's weights that are a file: it, not the path, is part of a run's identity."""
+    for role in ("model", "guide", "teacher", "source"):
+        node = config.get(role) or {}
+        weights = node.get("weights")
+        if not isinstance(weights, str) or weights in ("scratch", "pretrained") or is_need(weights):
+            continue
+        path = Path(weights).expanduser()
+        path = path / "network.safetensors" if path.is_dir() else path
+        if path.is_file():  # a missing one is named when it is opened
+            status = path.stat()
+            node[WEIGHTS_DIGEST] = _digest_of(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache
+def _digest_of(path: Path, _changed: int, _size: int) -> str:
+    from tutelage.data.fingerprint import file_digest
+
+    return file_digest(path)
 
 
 def launcher(words: Sequence[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tutelage.errors import UserError
 from tutelage.methods.base import Method, step_seed
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.weights import load_weights
-from tutelage.runs.identity import is_need
+from tutelage.runs.identity import WEIGHTS_DIGEST, is_need
 from tutelage.runs.records import read_json
 from tutelage.runs.run import make_folder
 from tutelage.tasks import Batch
@@ -30,7 +30,12 @@ log = logging.getLogger("tutelage")
 OPTIMIZER = "tutelage.methods.optim.OptimizerSpec"
 ROLES = ("guide", "teacher", "source")
 _OTHER_CLASSES = ("teacher", "source")  # may know other classes than the data: their own run says which
-_RESERVED = {"weights", "init_seed", "new_head"}  # keys of a model node that the builder consumes itself
+_RESERVED = {
+    "weights",
+    WEIGHTS_DIGEST,
+    "init_seed",
+    "new_head",
+}  # keys of a model node that the builder consumes itself
 
 
 @dataclass(frozen=True)

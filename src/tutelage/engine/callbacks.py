@@ -27,14 +27,21 @@ log = logging.getLogger("tutelage")
 class Recording(pl.Callback):
     """Write a row of the training terms every `log_every` steps, and one with the validation metrics after each validation.
 
-    steps_per_epoch: updates per pass over the training data, for the `epoch` column.
+    steps_per_epoch: updates per pass over the training data, for the `epoch` column. accumulate: batches per update.
     """
 
     def __init__(
-        self, writer: MetricsWriter | None, mirrors: Mirrors, *, log_every: int, steps_per_epoch: float
+        self,
+        writer: MetricsWriter | None,
+        mirrors: Mirrors,
+        *,
+        log_every: int,
+        steps_per_epoch: float,
+        accumulate: int = 1,
     ) -> None:
         self.writer, self.mirrors = writer, mirrors
         self.log_every, self.steps_per_epoch = log_every, steps_per_epoch
+        self._batches = log_every * accumulate
         self.train_s = 0.0
         self.step = 0
         self._resumed_at = 0.0
@@ -48,7 +55,7 @@ class Recording(pl.Callback):
     ) -> None:
         self._batch = batch
         step = method.step
-        if step % self.log_every == 0 and method.pending >= self.log_every:
+        if step % self.log_every == 0 and method.pending >= self._batches:
             self._write(trainer, step, method.flush(batch))
 
     def on_validation_start(self, trainer: pl.Trainer, method: Any) -> None:
@@ -216,7 +223,9 @@ class GiveUp(pl.Callback):
         value = method.values["validation"][monitor]
         if self.best.best:
             earlier = self.best.best["validation"][monitor]
-            value = max(value, earlier) if mode == "max" else min(value, earlier)
+            value = (
+                earlier if value != value else max(value, earlier) if mode == "max" else min(value, earlier)
+            )
         if value >= passed[-1] if mode == "max" else value <= passed[-1]:
             return
         raise GivenUp(

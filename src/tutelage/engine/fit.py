@@ -86,7 +86,8 @@ def plan_steps(settings: dict[str, Any], built: Built) -> tuple[int, int]:
     """Return (updates in all, updates between validations), and tell the method, whose schedules end with them."""
     per_epoch = max(1, built.data.steps_per_epoch // settings["accumulate"])
     steps, epochs = settings["max_steps"], settings["epochs"]
-    max_steps = int(steps) if steps is not None else max(1, round(epochs * per_epoch))
+    wanted = steps if steps is not None else epochs * built.data.steps_per_epoch / settings["accumulate"]
+    max_steps = max(1, round(wanted))
     every = settings.get("validate_every_steps") or per_epoch
     method = built.method
     method.max_steps, method.accumulate, method.gradient_clip = (
@@ -109,6 +110,7 @@ def assemble(
         run.writer() if is_first else None,
         mirrors,
         log_every=settings["log_every_steps"],
+        accumulate=settings["accumulate"],
         steps_per_epoch=per_epoch,
     )
     checkpoints = Checkpoints(

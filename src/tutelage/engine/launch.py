@@ -147,6 +147,7 @@ def attempt(config: dict[str, Any], run: Run) -> None:
         log.debug("%s", traceback.format_exc())
         error = _in_words(raised)
         facts = {
+            "mistake": is_mistake(error),
             "traceback": "" if isinstance(error, UserError) else traceback.format_exc(),
             "cause": "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else "",
             **getattr(error, "facts", {}),

@@ -128,9 +128,10 @@ class Method(pl.LightningModule):
         return output
 
     def on_fit_start(self) -> None:
-        """Bring the frozen networks to the device of the trained one."""
+        """Bring the frozen networks to the device of the trained one, and to its type where all of it is in half or double precision."""
+        dtype = self.dtype if isinstance(self.dtype, torch.dtype) else None
         for frozen in self.frozen.values():
-            frozen.to(self.device)
+            frozen.to(device=self.device, dtype=dtype)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Seed the step, weight and sum the terms, and remember them for the next record without waiting for the device."""

@@ -85,7 +85,9 @@ class Memory:
                 values = values.permute(0, 2, 3, 1)  # kept in the order of its memory
             if name not in stored:
                 needed = count * (values.nbytes // len(values))
-                self._check_room(needed + sum(part.nbytes for part in stored.values()), device)
+                if device.type == "cpu":  # what was asked for before is not taken until it is written
+                    needed += sum(part.nbytes for part in stored.values())
+                self._check_room(needed, device)
                 stored[name] = values.new_empty((count, *values.shape[1:]))
             stored[name][first : first + len(values)] = values
 
@@ -104,8 +106,8 @@ class Memory:
         free = _free_bytes(device)
         if free is not None and needed > free:
             raise UserError(
-                f"{self._setting}=true would take {needed / 2**30:.1f} GiB and more for {len(self._samples)} samples, "
-                f"{free / 2**30:.1f} GiB are free on {device}: compare fewer layers, or set {self._setting}=false"
+                f"{self._setting}=true would take {needed / 2**30:.3g} GiB and more for {len(self._samples)} samples, "
+                f"{free / 2**30:.3g} GiB are free on {device}: compare fewer layers, or set {self._setting}=false"
             )
 
 
@@ -137,7 +139,8 @@ def of_teacher(teacher: FrozenNetwork, samples: TrainingSamples | None) -> Memor
 def _free_bytes(device: torch.device) -> int | None:
     """Memory that a device can still give; None where it does not say."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     meminfo = Path("/proc/meminfo")
     if device.type != "cpu" or not meminfo.exists():
         return None

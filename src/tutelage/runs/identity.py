@@ -41,8 +41,15 @@ EXCLUDED: dict[str, str] = {
 }
 """Dotted patterns of the keys outside the identity (each with all that is below it), with the reason."""
 
-ABSENT_WHEN_NULL = frozenset({"setting"})
-"""Top-level keys that came later and whose null says nothing: runs made before keep their identity."""
+WEIGHTS_DIGEST = "weights_digest"
+"""Beside the `weights` of a network that are a file: the sha256 of its bytes, which counts in place of the path."""
+
+ABSENT_WHEN: dict[str, Any] = {
+    "setting": None,
+    "method.remember_guide": False,
+    "method.remember_teacher": False,
+}
+"""Keys that came later, with the value that says nothing: runs made before keep their identity."""
 
 
 def identify(config: Mapping[str, Any]) -> str:
@@ -73,12 +80,21 @@ def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
     kept: dict[str, Any] = {}
     for key, value in config.items():
         dotted = f"{prefix}{key}"
-        if is_excluded(dotted) and not is_need(value):  # which need it is does count
+        if is_excluded(dotted) and not is_need(value) and not (dotted == "data.root" and _unknown(config)):
+            continue  # which need it is does count
+        if dotted in ABSENT_WHEN and value is ABSENT_WHEN[dotted]:
             continue
-        if value is None and dotted in ABSENT_WHEN_NULL:
+        if key == "weights" and config.get(WEIGHTS_DIGEST):
             continue
         kept[key] = without_excluded(value, f"{dotted}.") if isinstance(value, Mapping) else value
     return kept
+
+
+def _unknown(data: Mapping[str, Any]) -> bool:
+    """Say whether nothing tells what a data node's root holds: a user's own data module that carries no fingerprint."""
+    return data.get("fingerprint") is None and not str(data.get("_target_", "tutelage.")).startswith(
+        "tutelage."
+    )
 
 
 def canonical(value: Any, key: str = "") -> Any:

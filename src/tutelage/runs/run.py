@@ -229,7 +229,14 @@ class Run:
         shutil.rmtree(grave, ignore_errors=True)
 
     def fail(self, error: str, message: str, **facts: Any) -> None:
-        """Record why this attempt failed: the error's kind, its message, and facts such as the step."""
+        """Record why this attempt failed: the error's kind, its message, and facts such as the step.
+
+        When a rank fails, the others fail moments later of its absence: the first news stays, unless it is later news that the user can
+        act on. facts: `mistake` says that it is.
+        """
+        known = self.failure if (self.path / "failed.json").is_file() else None
+        if known is not None and (known.get("mistake") or not facts.get("mistake")):
+            return
         self._note_end()
         write_json(self.path / "failed.json", {"error": error, "message": message, **facts})
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from tutelage.errors import UserError
-from tutelage.runs.identity import identify
+from tutelage.runs.identity import identify, is_need
+from tutelage.runs.run import Run
 from tutelage.runs.store import Store
 
 SYNTHESIS = "tutelage.generators.synthesis.synthesize"
@@ -87,7 +89,7 @@ def check(stage: Stage) -> Reads:
             "source classifier and the generator; leave setting null"
         )
     if setting != "oracle":
-        for need in stage.needs.values():
+        for need in _below(stage).values():
             if need.config.get("setting") == "oracle":
                 raise UserError(
                     f"{config.get('name')} needs {need.config.get('name')}, which opens the source data as an oracle: "
@@ -102,7 +104,7 @@ def check(stage: Stage) -> Reads:
     return Reads(
         setting or ("source_free" if is_closed(config) else None),
         _shown(config.get("data") or {}),
-        tuple(need.key for need in stage.needs.values()),
+        tuple(need.key for need in _below(stage).values()),
         {key: _shown(data) for key, data in assets.items()},
     )
 
@@ -120,8 +122,11 @@ def overlap(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 def _assets(stage: Stage) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield key and data of the runs that were trained on source data and are given away, at any depth."""
-    given = {_need(stage.config.get(role)) for role in ("source", "teacher")}
-    for role, need in stage.needs.items():
+    given = {_need(stage.config.get(role)) for role in ("source", "teacher")} | {
+        "source.weights",
+        "teacher.weights",
+    }
+    for role, need in _below(stage).items():
         config = need.config
         known = config.get("setting") == "source" or _target(config, "method") in _MAKERS
         if known or (role in given and is_closed(stage.config) and not reads_pseudo(config)):
@@ -135,9 +140,45 @@ def _openers(stage: Stage) -> Iterator[Stage]:
     if _target(stage.config, "data") != _PSEUDO_DATA:
         yield stage
     assets = {key for key, _ in _assets(stage)}
-    for need in stage.needs.values():
+    for need in _below(stage).values():
         if need.key not in assets:
             yield from _openers(need)
+
+
+_PLACES = (
+    ("model", "weights"),
+    ("teacher", "weights"),
+    ("source", "weights"),
+    ("guide", "weights"),
+    ("method", "pseudo"),
+    ("data", "root"),
+)
+
+
+def _below(stage: Stage) -> dict[str, Stage]:
+    """Return the stages that a stage builds on: its needs, and the runs whose folders (or files in them) it names, as `<section>.<key>`."""
+    found: dict[str, Stage] = dict(stage.needs)
+    for section, key in _PLACES:
+        if key == "root" and _target(stage.config, "data") != _PSEUDO_DATA:
+            continue
+        value = (stage.config.get(section) or {}).get(key)
+        run = None if not isinstance(value, str) or is_need(value) else _run_around(Path(value).expanduser())
+        if run is not None:
+            found[f"{section}.{key}"] = run
+    return found
+
+
+def _run_around(path: Path) -> Stage | None:
+    """Return the run whose folder is, or holds, a path (the file of its network, its shards); None where there is none."""
+    for folder in (path, path.parent):
+        if (folder / "config.yaml").is_file() and (folder / "provenance.json").is_file():
+            config = Run(folder.resolve()).config
+            depth = len(Path(str(config.get("name") or "")).parts)
+            store = Store(folder.resolve().parents[depth])
+            return dataclasses.replace(
+                recorded(config, store), key=f"{config.get('name')}/{folder.resolve().name}"
+            )
+    return None
 
 
 def _refusal(stage: Stage, opener: Stage, key: str, data: Mapping[str, Any]) -> str:

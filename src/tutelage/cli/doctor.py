@@ -9,7 +9,7 @@ from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.runs.needs import Plan
-from tutelage.runs.provenance import changed_rooms
+from tutelage.runs.provenance import changed_files, changed_rooms
 from tutelage.runs.store import Store
 
 HELP = """usage: tutelage doctor [--build] [the words of a train command]
@@ -70,7 +70,8 @@ def _runs(plan: Plan, console: Any) -> list[str]:
     ]:
         run = store.run(item.name, item.identity)
         note = ""
-        if run.is_complete and (rooms := changed_rooms(run.provenance)):
+        files = changed_files(run.provenance, item.config) if run.is_complete else []
+        if run.is_complete and (rooms := [*files, *changed_rooms(run.provenance)]):
             note = f" (the code of {', '.join(rooms)} has changed since)"
         console.print(f"  {role:<9} {item.key}  {run.state}{note}", markup=False)
     return []

@@ -69,6 +69,7 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
                 f"these data have {tuple(data.input_shape)} and {data.task.output_size}"
             )
         _check_classes(run.key, loaded.data.summary(), data.summary())
+        _check_seen(run.key, loaded.data, data, split)
     # Inputs come normalised as their own training split says; the network expects what it was trained with.
     network = FrozenNetwork(loaded.network, expects=loaded.data.normalization, given=data.normalization)
     data.open_test()
@@ -81,6 +82,24 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
         run.path / "evaluations.jsonl", {"split": split, "data": data.summary(), "metrics": metrics}
     )
     return f"{run.key} on {split}: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+
+
+def _check_seen(key: str, its: Any, given: Any, split: str) -> None:
+    """Warn of samples that the network was trained on, where both are splits of one set, known by their places in it."""
+    import numpy as np
+
+    ours, theirs = its.summary(), given.summary()
+    same = type(its) is type(given) and all(
+        ours.get(fact) == theirs.get(fact) for fact in ("fingerprint", "classes", "dataset")
+    )
+    seen = np.isin(given.splits[split], its.splits["train"]).sum() if same and split != "train" else 0
+    if seen:
+        log.warning(
+            "%s was trained on %d of the %d samples judged here: this is no test of it",
+            key,
+            seen,
+            len(given.splits[split]),
+        )
 
 
 def _check_classes(key: str, its: dict[str, Any], given: dict[str, Any]) -> None:

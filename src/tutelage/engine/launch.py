@@ -40,6 +40,12 @@ def run_plan(
     run = store.run(plan.name, plan.identity)
     if run.is_complete and not rerun:
         say(f"{run.key} is complete: its stored result is used")
+        if changed := provenance.changed_files(run.provenance, plan.config):
+            log.warning(
+                "%s was made with another %s: its stored result is of that code; rerun=true makes it anew",
+                run.key,
+                " and ".join(changed),
+            )
         return run.result or {}
     for left in reversed(range(plan.config["retry"] + 1)):
         try:
@@ -121,7 +127,7 @@ def execute(plan: Plan, run: Run) -> None:
         return
     first = not in_ranks() or global_rank() == 0
     if first:
-        run.begin(plan.config, provenance.collect())
+        run.begin(plan.config, provenance.collect() | {"own_code": provenance.own_code(plan.config)})
     with logging_to(run.log) if first else contextlib.nullcontext():
         if ranks_of(plan.config) > 1 and not in_ranks():
             start_ranks(plan, run)

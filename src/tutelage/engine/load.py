@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from tutelage.data.base import DataModule
 from tutelage.engine.build import build_data, build_network, sizes_of
 from tutelage.errors import UserError
 from tutelage.models.weights import load_weights
+from tutelage.runs.provenance import changed_files
 from tutelage.runs.store import Store
 from tutelage.tasks import Task
+
+log = logging.getLogger("tutelage")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ def load_run(path: str | Path, runs_dir: str | Path = "runs", **data_overrides: 
             f"{run.key} is {run.state}: only a complete run can be loaded; give its train command again to finish it"
         )
     config = run.config
+    if changed := changed_files(run.provenance, config):
+        log.warning(
+            "%s was trained with another %s: its weights now run through other code",
+            run.key,
+            " and ".join(changed),
+        )
     config["data"] = config["data"] | data_overrides
     data = build_data(config)
     node = config["model"] | {

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -162,6 +162,46 @@ def commits(attempts: Iterable[Mapping[str, Any]]) -> list[str]:
         if name not in names:
             names.append(name)
     return names
+
+
+def own_code(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of the files in the working folder that a configuration's `_target_`s name: the user's own networks and methods.
+
+    A module `mine.py` by its bytes, a package `mine/` by those of all its Python files. What is installed is a matter of `packages`.
+    """
+    found: dict[str, str] = {}
+    for name in sorted(set(_top_modules(config))):
+        for place in (Path.cwd() / f"{name}.py", Path.cwd() / name):
+            files = sorted(place.rglob("*.py")) if place.is_dir() else [place] if place.is_file() else []
+            if files:
+                digest = hashlib.sha256()
+                for path in files:
+                    digest.update(
+                        f"{path.relative_to(place.parent).as_posix()}\0".encode() + path.read_bytes()
+                    )
+                found[place.name] = digest.hexdigest()[:16]
+                break
+    return found
+
+
+def changed_files(record: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Return the user's own files that are not what they were when a run was made; those that cannot be found here are passed over."""
+    attempts = record.get("attempts") or [{}]
+    before = attempts[-1].get("own_code") or {}
+    here = own_code(config)
+    return [name for name, digest in before.items() if here.get(name, digest) != digest]
+
+
+def _top_modules(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        target = node.get("_target_")
+        if isinstance(target, str):
+            yield target.partition(".")[0]
+        for value in node.values():
+            yield from _top_modules(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _top_modules(value)
 
 
 def _digest(paths: Iterable[Path]) -> str:

@@ -129,6 +129,10 @@ def test_reproduce_keeps_going_retries_and_stops_too(flaky, capsys, tmp_path, pr
     assert "1 of 2 jobs failed" in error
     assert "log.txt" in error
     assert main([*command, "model.times=2", "retry=1"]) == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert main([*command, "model.times=2", "--dry"]) == 0
+    assert "every run of table.yaml is there" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def finished(store):

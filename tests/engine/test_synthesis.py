@@ -239,7 +239,9 @@ def test_a_teacher_of_other_classes_is_named(do, tmp_path):
         "teacher.blocks=1",
         "teacher.weights=need:c",
     ]
-    of_five = [word for word in CLASSIFIER if not word.startswith("data.classes")] + [CLASSES]
+    of_five = [word for word in CLASSIFIER if not word.startswith("data.classes")] + [
+        "data.classes=[0,1,2,3,4]"
+    ]
     with pytest.raises(UserError, match=r"the teacher gives .5,. per sample, FCN .3,."):
         do(*words, *teacher, need("c", *of_five), *FIT)
 

@@ -191,6 +191,12 @@ def test_experiments_of_two_keys_and_odd_values(path):
         ("seeds: 3", "seeds: 3\nsplit: train", "test or validation"),
         ("label: fixed", "label: base", "labels that differ"),
         ("label: fixed", "lable: fixed", "did you mean 'label'"),
+        ("command: [experiment=base]", "command: [experiment=base, seed=0]", "no seed"),
+        (
+            "command: [experiment=guided]",
+            "command: [experiment=base]",
+            "'base' and 'guided' are the same runs",
+        ),
         ("[guided, base]", "[guidde, base]", "did you mean 'guided'"),
         ("[guided, base]", "[guided]", "pairs"),
         ("command: [experiment=base]", "command: experiment=base", "list of overrides"),

@@ -66,6 +66,8 @@ def report_runs(name: str, words: Sequence[str], *, html: bool = False) -> None:
         if key != "runs_dir" or not equals:
             raise UserError(f"a report on runs takes runs_dir=<folder> and --html, got {word!r}")
         root = value
+    if Path(name).parts[: len(Path(root).parts)] == Path(root).parts:  # a folder, as a shell completes it
+        name = Path(name).relative_to(root).as_posix()
     store = Store(root)
     report = write_report(store, name, html=html)
     console().print(terminal(report))

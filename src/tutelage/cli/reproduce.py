@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tutelage.cli.report import finder, report_table, table_path
-from tutelage.errors import UserError
+from tutelage.cli.report import TABLES, finder, report_table, table_path
+from tutelage.errors import UserError, choices
 
 if TYPE_CHECKING:
     from tutelage.cli.jobs import Jobs
@@ -32,8 +32,12 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if words else 2
     path = table_path(words[0])
     if path is None:
+        known = sorted(
+            path.relative_to(TABLES).with_suffix("").as_posix() for path in TABLES.glob("*/*.yaml")
+        )
         raise UserError(
-            f"there is no table '{words[0]}': expected a file such as experiments/guidance/digits.yaml, or guidance/digits"
+            f"there is no table '{words[0]}': tables are files {TABLES}/<paper>/<table>.yaml of the folder in which the command is given; "
+            f"{choices(words[0], known)}"
         )
     launch, extra = _launcher(words[1:])
     from tutelage.cli.compose import compose, hydra_ready
@@ -58,6 +62,9 @@ def main(arguments: Sequence[str]) -> int:
             jobs.finish_busy()  # choices of the next round need the values
             if jobs.stopped:
                 break
+    if "--dry" in arguments:
+        print(f"every run of {path} is there: tutelage report {words[0]}")
+        return 0
     code = jobs.close() if jobs else 0
     report_table(path, extra)
     return code

@@ -68,6 +68,10 @@ def load(path: Path) -> Table:
     arms = tuple(_arm(entry, data.get("grid"), path) for entry in data["arms"])
     labels = [arm.label for arm in arms]
     _check(len(set(labels)) == len(labels), path, "arms", "labels that differ", labels)
+    for second, arm in enumerate(arms):
+        for earlier in arms[:second]:
+            if (arm.command, arm.points) == (earlier.command, earlier.points):
+                raise UserError(f"{path}: the arms '{earlier.label}' and '{arm.label}' are the same runs")
     pairs = data.get("compare") or []
     _check(
         all(isinstance(p, list) and len(p) == 2 for p in pairs),
@@ -101,6 +105,8 @@ def _arm(entry: Any, grid: Any, path: Path) -> Arm:
     _check_keys(entry, _ARM_KEYS, {"label", "command"}, f"{path}: an arm")
     label, command = str(entry["label"]), entry["command"]
     _check(_is_words(command), path, f"{label}.command", "a list of overrides", command)
+    seeded = [word for word in command if word.startswith("seed=")]
+    _check(not seeded, path, f"{label}.command", "no seed: `seeds` gives those of every arm", seeded)
     grid = entry.get("grid", grid) or {}
     _check(_is_grid(grid), path, f"{label}.grid", "a mapping from a key to a list of values", grid)
     named = [[f"{key}={_word(value)}" for value in values] for key, values in grid.items()]

@@ -161,7 +161,8 @@ def _below(stage: Stage) -> dict[str, Stage]:
     for section, key in _PLACES:
         if key == "root" and _target(stage.config, "data") != _PSEUDO_DATA:
             continue
-        value = (stage.config.get(section) or {}).get(key)
+        node = stage.config.get(section)
+        value = node.get(key) if isinstance(node, Mapping) else None
         run = None if not isinstance(value, str) or is_need(value) else _run_around(Path(value).expanduser())
         if run is not None:
             found[f"{section}.{key}"] = run

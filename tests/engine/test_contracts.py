@@ -102,3 +102,15 @@ def test_all_arms_of_a_seed_start_from_the_same_network(tmp_path):
     ]
     states = [digest(built(tmp_path, method, "model.dropout=0")[1].method.network) for method in classifying]
     assert len(set(states)) == 1
+
+
+def test_losses_that_are_no_dictionary_and_a_term_without_a_weight_are_named(command, monkeypatch):
+    from tutelage.methods.supervised import Supervised
+
+    monkeypatch.setattr(Supervised, "losses", lambda self, batch: self.predict(batch).square().mean())
+    with pytest.raises(
+        UserError, match=r"Supervised\.losses must return a dictionary of its terms task, got Tensor"
+    ):
+        command("fit.max_steps=1")
+    with pytest.raises(UserError, match=r"no weight is given for its term 'task': set method\.weights\.task"):
+        command("~method.weights.task", "fit.max_steps=1")

@@ -219,7 +219,7 @@ def headline(result: dict[str, Any]) -> str:
         return "{count} images of {classes} classes, labelling {labelling}".format(**result["pseudo"])
     best, monitor, steps = result["best"], result["selection"]["monitor"], result["cost"]["steps"]
     values = ", ".join(f"{best[split][monitor]:.4f} on {split}" for split in ("validation", "test"))
-    return f"step {best['step']} of {steps}, {monitor} {values}"
+    return f"best at step {best['step']} of {steps}, {monitor} {values}"
 
 
 def telling(commands: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -107,7 +107,13 @@ def run_forked(
                 died(number, how)
             took, done = time.monotonic() - child.started, len(jobs) - len(waiting) - len(running)
             log.info(
-                "[%d/%d] %s: %.4g (%.0f s%s)", done, len(jobs), name, values[number], took, how and f", {how}"
+                "[%d/%d] %s: %.4g on validation (%.0f s%s)",
+                done,
+                len(jobs),
+                name,
+                values[number],
+                took,
+                how and f", {how}",
             )
     except BaseException:
         for pid in running:

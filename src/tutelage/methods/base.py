@@ -57,8 +57,11 @@ class Method(pl.LightningModule):
     ) -> None:
         super().__init__()
         for name in set(weights) ^ set(self.terms):
-            problem = "no weight is given for its term" if name in self.terms else "there is no term"
-            raise UserError(f"{type(self).__name__}: {problem} '{name}'; {choices(name, self.terms)}")
+            if name in self.terms:
+                raise UserError(
+                    f"{type(self).__name__}: no weight is given for its term '{name}': set method.weights.{name}"
+                )
+            raise UserError(f"{type(self).__name__}: there is no term '{name}'; {choices(name, self.terms)}")
         self.network = network
         self.task = task
         self.optimizer_spec = optimizer
@@ -142,6 +145,10 @@ class Method(pl.LightningModule):
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         terms = self.losses(batch)
+        if not isinstance(terms, Mapping):
+            raise UserError(
+                f"{type(self).__name__}.losses must return a dictionary of its terms {', '.join(self.terms)}, got {type(terms).__name__}"
+            )
         weights = self.term_weights()
         if len(terms) != len(self.terms):
             self._check_terms(terms, weights)

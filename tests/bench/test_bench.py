@@ -41,3 +41,24 @@ def test_the_loop_by_hand_trains_on_the_training_data_and_only_looks_at_the_vali
     training, validation = loop.run(1)
     assert training > 0 and validation > 0
     assert not all(torch.equal(a, b) for a, b in zip(before, loop.network.parameters(), strict=True))
+
+
+def test_the_bench_of_the_hardware_has_words_for_every_kind_of_method_and_they_compose(tmp_path):
+    from tutelage.bench import hardware
+    from tutelage.cli.compose import compose, hydra_ready
+    from tutelage.cli.groups import group_options
+
+    measured = {name.partition("/")[0] for name in hardware.METHODS}
+    assert measured == {name.partition("/")[0] for name in group_options("method")} - {"synthesis"}
+    pseudo = hardware._pseudo(tmp_path / "pseudo", 8)
+    with hydra_ready():
+        for method, words in hardware.METHODS.items():
+            for more in hardware.SETTINGS.values():
+                compose(
+                    [
+                        *hardware.COMMON,
+                        f"method={method}",
+                        *(word.format(pseudo=pseudo) for word in words),
+                        *more,
+                    ]
+                )

@@ -54,6 +54,23 @@ def test_changed_code_is_said_wherever_its_old_numbers_or_weights_are_used(folde
     assert "the code of own_network_of_a_test.py" in " ".join(capsys.readouterr().out.split())
 
 
+def test_runs_of_different_own_code_in_one_arm_are_told_apart(folder, capsys):
+    (folder / "own_network_of_a_test.py").write_text(NETWORK.format(activation="GELU"))
+    assert main([*WORDS, "seed=1"]) == 0
+    assert main(["report", "own"]) == 0
+    cells = (folder / "runs" / "own" / "cells.csv").read_text()
+    assert cells.count("own_network_of_a_test.py:") == 2
+    assert "The runs come from different code" in (folder / "runs" / "own" / "table.md").read_text()
+
+
+def test_an_interrupted_run_that_goes_on_with_other_code_says_so(folder, caplog):
+    (run,) = Store("runs").runs()
+    (run.path / "result.json").unlink()
+    (folder / "own_network_of_a_test.py").write_text(NETWORK.format(activation="GELU"))
+    assert main(WORDS) == 0
+    assert "was begun with another own_network_of_a_test.py, and goes on with this one" in caplog.text
+
+
 def test_samples_that_the_network_was_trained_on_are_counted_when_it_is_judged_on_them(folder, caplog):
     assert main(["evaluate", "own", "data=digits"]) == 0
     assert "was trained on" not in caplog.text

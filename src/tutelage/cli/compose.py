@@ -36,11 +36,9 @@ def search_path() -> list[str]:
 
 
 def prepare() -> None:
-    """Register the resolvers, and let configurations name the user's own modules. Harmless when repeated."""
+    """Register the resolvers. Harmless when repeated."""
     OmegaConf.register_new_resolver("fingerprint", _fingerprint, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("pseudo_fingerprint", _pseudo_fingerprint, replace=True, use_cache=True)
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
 
 
 def _fingerprint(path: Any) -> str | None:

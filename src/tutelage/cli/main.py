@@ -10,7 +10,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from tutelage.engine.cpu import spin_briefly
@@ -46,10 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     speak_plainly()
     spin_briefly()
-    if (
-        str(Path.cwd()) not in sys.path
-    ):  # the user's own networks and methods live in the folder of the command
-        sys.path.insert(0, str(Path.cwd()))
     try:
         with _terminable():
             return _run(arguments)

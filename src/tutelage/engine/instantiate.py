@@ -36,6 +36,8 @@ def resolve(target: str, where: str) -> Callable[..., Any]:
     module_name, _, attribute = target.rpartition(".")
     if module_name.split(".")[0] in _STANDARD_LIBRARY:
         raise UserError(f"{where}._target_={target} is refused: {_ALLOWED}")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)  # the user's own networks and methods live in the folder of the command
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

@@ -127,6 +127,10 @@ def execute(plan: Plan, run: Run) -> None:
         return
     first = not in_ranks() or global_rank() == 0
     if first:
+        if changed := provenance.changed_files(run.provenance, plan.config):
+            log.warning(
+                "%s was begun with another %s, and goes on with this one", run.key, " and ".join(changed)
+            )
         run.begin(plan.config, provenance.collect() | {"own_code": provenance.own_code(plan.config)})
     with logging_to(run.log) if first else contextlib.nullcontext():
         if ranks_of(plan.config) > 1 and not in_ranks():

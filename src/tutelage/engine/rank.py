@@ -22,7 +22,6 @@ def main(folder: str) -> int:
     config = run.config
     logging.basicConfig(format="%(message)s")
     logging.getLogger().handlers[0].setLevel(logging.WARNING)  # the rest is in the run's log
-    sys.path.insert(0, str(Path.cwd()))  # the user's own networks live in the folder of the command
     try:
         with logging_to(path / "log.txt"):
             attempt(config, run)

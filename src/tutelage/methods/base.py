@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UserError, choices
-from tutelage.methods.memory import Memory
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.tasks import Batch, Task
+
+if TYPE_CHECKING:
+    from tutelage.methods.memory import Memory
 
 _MASK64 = 2**64 - 1
 

@@ -150,7 +150,7 @@ def changed_rooms(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def commits(attempts: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Short names of the code of a run's attempts, each once: a commit (+ digest if changed) or a digest."""
+    """Short names of the code of a run's attempts, each once: a commit (+ digest if changed) or a digest; and the user's own files."""
     names: list[str] = []
     for attempt in attempts:
         facts = attempt.get("code", {})
@@ -159,6 +159,7 @@ def commits(attempts: Iterable[Mapping[str, Any]]) -> list[str]:
             name = facts["commit"][:9] + (f"+{facts.get('digest', '')[:6]}" if differs else "")
         else:
             name = f"code {facts['digest'][:9]}" if facts.get("digest") else "unknown"
+        name += "".join(f" {file}:{digest[:6]}" for file, digest in (attempt.get("own_code") or {}).items())
         if name not in names:
             names.append(name)
     return names

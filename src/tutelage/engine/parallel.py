@@ -106,15 +106,9 @@ def run_forked(
             if value is None and died is not None:
                 died(number, how)
             took, done = time.monotonic() - child.started, len(jobs) - len(waiting) - len(running)
-            log.info(
-                "[%d/%d] %s: %.4g on validation (%.0f s%s)",
-                done,
-                len(jobs),
-                name,
-                values[number],
-                took,
-                how and f", {how}",
-            )
+            # no value: it failed, or another process works on it
+            said = f"{values[number]:.4g} on validation" if values[number] == values[number] else "no value"
+            log.info("[%d/%d] %s: %s (%.0f s%s)", done, len(jobs), name, said, took, how and f", {how}")
     except BaseException:
         for pid in running:
             with contextlib.suppress(ProcessLookupError):

@@ -189,7 +189,7 @@ def test_submitted_jobs_die_are_submitted_again_and_are_queued_again_when_interr
     for run in runs:
         assert run.is_complete
         assert run.result["cost"]["resumed_at_step"] > 0
-        assert len(run.provenance["attempts"]) == 2
+        assert len(run.attempts) == 2
 
 
 def _holder(run):

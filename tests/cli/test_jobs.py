@@ -195,7 +195,7 @@ def test_two_processes_share_one_sweep_and_no_run_is_made_twice(forked, tmp_path
     runs = list(Store(tmp_path / "runs").runs())
     assert len(runs) == 4
     for run in runs:
-        assert len(run.provenance["attempts"]) == 1
+        assert len(run.attempts) == 1
 
 
 def test_what_a_killed_process_leaves_of_a_busy_run_is_taken_over(forked, tmp_path):

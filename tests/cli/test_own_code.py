@@ -39,8 +39,8 @@ def test_a_run_of_an_own_network_is_evaluated_and_analysed_in_a_process_that_com
 
 def test_changed_code_is_said_wherever_its_old_numbers_or_weights_are_used(folder, capsys, caplog):
     (run,) = Store("runs").runs()
-    assert list(run.provenance["attempts"][-1]["own_code"]) == ["own_network_of_a_test.py"]
-    assert not provenance.changed_files(run.provenance, run.config)
+    assert list(run.attempts[-1]["own_code"]) == ["own_network_of_a_test.py"]
+    assert not provenance.changed_files(run.attempts, run.config)
     (folder / "own_network_of_a_test.py").write_text(NETWORK.format(activation="GELU"))
     for words, says in (
         (WORDS, "rerun=true makes it anew"),

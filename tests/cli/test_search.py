@@ -54,12 +54,12 @@ def test_trials_are_runs_chosen_by_the_tasks_metric(searched):
 
 def test_the_same_command_walks_over_stored_results_and_more_trials_go_on(searched, capsys):
     before = trials(searched)
-    stamps = {run.key: [a["started"] for a in run.provenance["attempts"]] for run in Store(searched).runs()}
+    stamps = {run.key: [a["started"] for a in run.attempts] for run in Store(searched).runs()}
     assert search(searched, "hydra.sweeper.trials=7") == 0
     after = trials(searched)
     assert after[:6] == before
     assert len(after) == 7
-    again = {run.key: [a["started"] for a in run.provenance["attempts"]] for run in Store(searched).runs()}
+    again = {run.key: [a["started"] for a in run.attempts] for run in Store(searched).runs()}
     assert {key: again[key] for key in stamps} == stamps
     assert "best on validation" in capsys.readouterr().err
 

@@ -47,7 +47,7 @@ def test_jobs_of_two_ranks_work_inside_every_launcher(tmp_path, launcher):
     assert set(runs) == {0, 1}
     for run in runs.values():
         assert run.result["cost"]["ranks"] == 2
-        assert len(run.provenance["attempts"]) == 1
+        assert len(run.attempts) == 1
     assert runs[0].result["last"]["test"]["loss"] != runs[1].result["last"]["test"]["loss"]
 
 

@@ -105,7 +105,7 @@ def test_a_run_resumed_on_two_ranks_is_the_undisturbed_run(tmp_path, undisturbed
     assert not (broken.path / "network.safetensors").exists()
     resumed, said = train(tmp_path, words_of(method))
     assert resumed.result["cost"]["resumed_at_step"] == stop_at
-    assert len(resumed.provenance["attempts"]) == 2  # the first rank's alone
+    assert len(resumed.attempts) == 2  # the first rank's alone
     check_equal(resumed, whole)
     assert ["step " in text for text in said] == [True, False]  # the result is shown once
 

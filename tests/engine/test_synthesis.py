@@ -82,7 +82,7 @@ def test_a_set_is_a_run_with_a_record(do):
     assert run.result["pseudo"]["count"] == 80
     assert run.result["reads"]["setting"] == "source_free"
     assert len(pseudo.read(run.path).images) == len(pseudo.read(run.path / "shards").images) == 80
-    assert (run.path / "samples.png").is_file() and run.provenance["attempts"]
+    assert (run.path / "samples.png").is_file() and run.attempts
 
 
 def test_uniform_labels_of_a_trained_generator_open_no_data(do):

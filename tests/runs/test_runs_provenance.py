@@ -104,12 +104,11 @@ def test_second_reading_is_fast():
 
 def test_changed_rooms_and_commits():
     attempt = json.loads(json.dumps(provenance.collect()))
-    record = {"attempts": [{}, attempt]}
-    assert provenance.changed_rooms(record) == []
+    assert provenance.changed_rooms([{}, attempt]) == []
     attempt["code"]["rooms"]["runs"] = "0" * 16
     attempt["code"]["rooms"]["gone"] = "0" * 16
-    assert provenance.changed_rooms(record) == ["gone", "runs"]
-    assert provenance.changed_rooms({}) == []
+    assert provenance.changed_rooms([{}, attempt]) == ["gone", "runs"]
+    assert provenance.changed_rooms([]) == []
     attempts = [
         {"code": {"commit": "a" * 40}},
         {"code": {"commit": "a" * 40}},

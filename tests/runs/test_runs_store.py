@@ -79,8 +79,8 @@ def test_states(store):
         run.complete({"best": {"step": 3}})
         assert run.state is State.COMPLETE
     assert run.state == "complete" and run.result["best"] == {"step": 3}
-    assert [a["started"] for a in run.provenance["attempts"]] == ["t0", "t1"]
-    assert all(a["finished"].endswith("+00:00") for a in run.provenance["attempts"])
+    assert [a["started"] for a in run.attempts] == ["t0", "t1"]
+    assert all(a["finished"].endswith("+00:00") for a in run.attempts)
     assert run.config == cfg
 
 
@@ -103,6 +103,18 @@ def test_damaged_result_is_not_complete(store):
     assert run.state is State.INTERRUPTED
 
 
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"attempts": 3}', '{"attempts": [1]}', '{"attempts": null}']
+)
+def test_a_damaged_provenance_reads_as_no_attempt(store, text):
+    run = start(store, config())
+    (run.path / "provenance.json").write_text(text)
+    assert run.attempts == []
+    with run.lock():
+        run.complete({"best": {"step": 3}})
+    assert run.state is State.COMPLETE and run.attempts == []
+
+
 def test_damaged_config_and_provenance_are_written_anew(store):
     cfg = config()
     run = start(store, cfg)
@@ -112,7 +124,7 @@ def test_damaged_config_and_provenance_are_written_anew(store):
         run.config
     with run.lock():
         run.begin(cfg, {"started": "t1"})
-    assert run.config == cfg and len(run.provenance["attempts"]) == 1
+    assert run.config == cfg and len(run.attempts) == 1
 
 
 def test_another_configuration_is_refused(store):
@@ -261,7 +273,7 @@ def test_a_waiter_is_right_after_an_archive(store):
         order.append("holder")
     waiter.join()
     assert order == ["holder", "waiter"]
-    assert [a["started"] for a in run.provenance["attempts"]] == ["rerun", "waiter"]
+    assert [a["started"] for a in run.attempts] == ["rerun", "waiter"]
 
 
 def _write(run, cfg, order):

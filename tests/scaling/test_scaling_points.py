@@ -118,7 +118,7 @@ def test_a_run_is_stored_once_and_continued_after_a_kill(tmp_path, monkeypatch):
     assert run.state is State.COMPLETE
     assert [row["step"] for row in run.metrics.rows] == result["trajectory_steps"]
     assert not list((run.path / "checkpoints").iterdir())
-    assert len(run.provenance["attempts"]) == 2
+    assert len(run.attempts) == 2
     before = (run.path / "result.json").stat().st_mtime_ns
     assert stored.run_stored(one, own) == stored.measured(run)
     assert (run.path / "result.json").stat().st_mtime_ns == before

@@ -70,8 +70,8 @@ def _runs(plan: Plan, console: Any) -> list[str]:
     ]:
         run = store.run(item.name, item.identity)
         note = ""
-        files = changed_files(run.provenance, item.config) if run.is_complete else []
-        if run.is_complete and (rooms := [*files, *changed_rooms(run.provenance)]):
+        files = changed_files(run.attempts, item.config) if run.is_complete else []
+        if run.is_complete and (rooms := [*files, *changed_rooms(run.attempts)]):
             note = f" (the code of {', '.join(rooms)} has changed since)"
         console.print(f"  {role:<9} {item.key}  {run.state}{note}", markup=False)
     return []

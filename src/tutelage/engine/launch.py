@@ -40,7 +40,7 @@ def run_plan(
     run = store.run(plan.name, plan.identity)
     if run.is_complete and not rerun:
         say(f"{run.key} is complete: its stored result is used")
-        if changed := provenance.changed_files(run.provenance, plan.config):
+        if changed := provenance.changed_files(run.attempts, plan.config):
             log.warning(
                 "%s was made with another %s: its stored result is of that code; rerun=true makes it anew",
                 run.key,
@@ -127,7 +127,7 @@ def execute(plan: Plan, run: Run) -> None:
         return
     first = not in_ranks() or global_rank() == 0
     if first:
-        if changed := provenance.changed_files(run.provenance, plan.config):
+        if changed := provenance.changed_files(run.attempts, plan.config):
             log.warning(
                 "%s was begun with another %s, and goes on with this one", run.key, " and ".join(changed)
             )

@@ -48,7 +48,7 @@ def load_run(path: str | Path, runs_dir: str | Path = "runs", **data_overrides: 
             f"{run.key} is {run.state}: only a complete run can be loaded; give its train command again to finish it"
         )
     config = run.config
-    if changed := changed_files(run.provenance, config):
+    if changed := changed_files(run.attempts, config):
         log.warning(
             "%s was trained with another %s: its weights now run through other code",
             run.key,

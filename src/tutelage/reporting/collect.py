@@ -87,7 +87,7 @@ def row_of(run: Run, store: Store, known: dict[str, dict[str, str]] | None = Non
         return Row(run.key, run.name, 0, state, {}, {}, reason="" if state is State.MISSING else str(error))
     result = (run.result or {}) if state is State.COMPLETE else {}
     best, selection = result.get("best", {}), result.get("selection", {})
-    attempts = _attempts(run)
+    attempts = run.attempts
     return Row(
         key=run.key,
         name=run.name,
@@ -236,13 +236,6 @@ def _metrics(best: Mapping[str, Any]) -> dict[str, float]:
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-
-
-def _attempts(run: Run) -> list[dict[str, Any]]:
-    try:
-        return list(run.provenance.get("attempts", []))
-    except (UserError, AttributeError):
-        return []
 
 
 def _machine(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -141,10 +141,9 @@ def code_digest() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def changed_rooms(provenance: Mapping[str, Any]) -> list[str]:
-    """Name the rooms whose code differs from that of a run's last attempt, given `Run.provenance`."""
-    attempts = provenance.get("attempts") or [{}]
-    recorded = attempts[-1].get("code", {}).get("rooms", {})
+def changed_rooms(attempts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name the rooms whose code differs from that of a run's last attempt, given `Run.attempts`."""
+    recorded = attempts[-1].get("code", {}).get("rooms", {}) if attempts else {}
     current = room_digests()
     return sorted(r for r in {*recorded, *current} if recorded.get(r) != current.get(r)) if recorded else []
 
@@ -185,10 +184,9 @@ def own_code(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def changed_files(record: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Return the user's own files that are not what they were when a run was made; those that cannot be found here are passed over."""
-    attempts = record.get("attempts") or [{}]
-    before = attempts[-1].get("own_code") or {}
+def changed_files(attempts: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:
+    """Return the user's own files that are not what they were in a run's last attempt; those that cannot be found here are passed over."""
+    before = (attempts[-1].get("own_code") if attempts else None) or {}
     here = own_code(config)
     return [name for name, digest in before.items() if here.get(name, digest) != digest]
 

@@ -89,10 +89,16 @@ class Run:
         return read_yaml(path)
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """`{"attempts": [...]}`: where each attempt's numbers came from; empty if there is no record."""
-        path = self.path / "provenance.json"
-        return read_json(path) if path.is_file() else {"attempts": []}
+    def attempts(self) -> list[dict[str, Any]]:
+        """Where each attempt's numbers came from, oldest first; empty if there is no record or it is damaged.
+
+        A damaged record is no error: what it described, and whoever goes on with it, must not be lost with it.
+        """
+        try:
+            record = read_json(self.path / "provenance.json")
+            return [dict(attempt) for attempt in record["attempts"]]
+        except (FileNotFoundError, UserError, KeyError, TypeError, ValueError):
+            return []
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -197,11 +203,7 @@ class Run:
         write_yaml(self.path / "config.yaml", config)
         if (self.path / "failed.json").exists():
             (self.path / "failed.json").rename(self.path / f"failed-{self.failures + 1}.json")
-        try:
-            attempts = list(self.provenance["attempts"])
-        except (UserError, KeyError, TypeError):  # damaged: the new attempt still gets its record
-            attempts = []
-        write_json(self.path / "provenance.json", {"attempts": [*attempts, dict(provenance)]})
+        write_json(self.path / "provenance.json", {"attempts": [*self.attempts, dict(provenance)]})
 
     @property
     def failures(self) -> int:
@@ -253,11 +255,9 @@ class Run:
         return self.path.rename(folder / f"{self.identity}-{number}")
 
     def _note_end(self) -> None:
-        # A damaged record of where the numbers come from must not keep the numbers from being stored.
-        with contextlib.suppress(UserError, KeyError, IndexError, TypeError, AttributeError):
-            record = self.provenance
-            record["attempts"][-1]["finished"] = now()
-            write_json(self.path / "provenance.json", record)
+        if attempts := self.attempts:
+            attempts[-1]["finished"] = now()
+            write_json(self.path / "provenance.json", {"attempts": attempts})
 
     @property
     def _lock_path(self) -> Path:

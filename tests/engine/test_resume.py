@@ -35,10 +35,30 @@ def timeless(rows):
 REMEMBERED = [("guidance", "method.remember_guide=true"), ("distillation", "method.remember_teacher=true")]
 
 
-@pytest.mark.parametrize(("method", "more"), [*((method, "") for method in METHODS), *REMEMBERED])
-def test_a_resumed_run_is_the_undisturbed_run(command, monkeypatch, method, more):
-    words = [f"method={method}", *METHODS[method], "optimizer.schedule=cosine", "optimizer.warmup_steps=3"]
-    words += [more] if more else []
+SCHEDULED = ["optimizer.schedule=cosine", "optimizer.warmup_steps=3"]
+WORDS = [
+    pytest.param([f"method={method}", *METHODS[method], *more, *SCHEDULED], id="-".join([method, *more]))
+    for method, *more in [*([method] for method in METHODS), *REMEMBERED]
+]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_a_resumed_run_is_the_undisturbed_run(command, monkeypatch, words):
+    resumes_exactly(command, monkeypatch, words)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("words", WORDS)
+def test_on_a_gpu_with_deterministic_kernels_a_resumed_run_is_the_undisturbed_run(
+    command, monkeypatch, words, precision
+):
+    gpu = ["hardware=gpu", f"hardware.precision={precision}", "hardware.deterministic=true"]
+    resumes_exactly(command, monkeypatch, [*words, *gpu])
+
+
+def resumes_exactly(command, monkeypatch, words):
+    """Hold a run that dies after step 4 and goes on against the undisturbed one, bit by bit."""
     whole = command(*words, folder="whole")
     with monkeypatch.context() as patch:
         stop_after(patch, 4)

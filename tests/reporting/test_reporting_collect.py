@@ -37,6 +37,31 @@ def test_the_fewest_keys_tell_groups_apart(store, make):
     assert all("depth=" in label for label in labels)
 
 
+def test_settings_that_changed_together_are_both_named(store, make):
+    make("demo/plain", 0, 0.1, optimizer__lr=1e-3, model__width=8)
+    make("demo/plain", 0, 0.1, optimizer__lr=1e-2, model__width=16)
+    assert set(groups_of(store)) == {"plain (width=8, lr=0.001)", "plain (width=16, lr=0.01)"}
+
+
+def test_a_digest_is_named_last_and_in_short(store, make):
+    for digest in ("a" * 64, "b" * 64):
+        make("demo/plain", 0, 0.1, data__fingerprint=digest, data__name=digest[:1] * 9)
+        make("demo/own", 0, 0.1, data__fingerprint=digest)
+    assert set(groups_of(store)) == {
+        "plain (name=aaaaaaaaa)",
+        "plain (name=bbbbbbbbb)",
+        "own (fingerprint=aaaaaaaa)",
+        "own (fingerprint=bbbbbbbb)",
+    }
+
+
+def test_of_many_settings_the_fewest_that_tell_apart_are_named(store, make):
+    rooms = ("model", "data", "method", "optimizer", "fit", "guide")
+    for value in (1, 2):
+        make("demo/plain", 0, 0.1, **{f"{room}__value": value for room in rooms})
+    assert all(label.count("=") == 1 for label in groups_of(store)) and len(groups_of(store)) == 2
+
+
 def test_same_last_part_of_the_name(store, make):
     make("demo/plain", 0, 0.1)
     make("other/plain", 0, 0.1)

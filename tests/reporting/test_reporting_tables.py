@@ -212,6 +212,15 @@ def test_mistakes_in_a_table_are_named(path, old, new, message):
         load(path(FILE.replace(old, new, 1)))
 
 
+def test_a_metric_that_no_run_has_is_named_as_soon_as_there_is_a_run(path, find, cells):
+    table = load(path(FILE.replace("metric: accuracy", "metric: acuracy")))
+    assert unfinished(table, find)  # nothing can be known before the first run
+    cells("base", 0.01, [0.5, None, None])
+    for ask in (unfinished, build):
+        with pytest.raises(UserError, match=r"no run has the metric 'acuracy'; did you mean 'accuracy'"):
+            ask(table, find)
+
+
 def test_missing_table(path):
     with pytest.raises(UserError, match="did you mean 'table'"):
         load(path().with_name("tabel.yaml"))

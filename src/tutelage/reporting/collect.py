@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,9 @@ from tutelage.runs.identity import canonical, flatten, without_excluded
 from tutelage.runs.provenance import commits
 from tutelage.runs.run import Run, State
 from tutelage.runs.store import Store
+
+_FEW = 4
+"""How many settings an arm's label may name."""
 
 
 @dataclass(frozen=True)
@@ -181,14 +185,22 @@ def _label(groups: list[Group]) -> list[Group]:
 
 
 def _telling_keys(inputs: list[Mapping[str, str]]) -> list[str]:
-    # The fewest keys that tell all groups apart, found greedily: a change of data set alters ten keys, one
-    # names it.
+    # A few settings that differ are all named, lest one be taken for the cause of what two did; what goes hand in hand within a room (a
+    # change of data set alters ten keys) is named by one. Of many, the fewest that tell all groups apart, found greedily.
     differing = sorted({k for one in inputs for k in one if len({other.get(k) for other in inputs}) > 1})
+    legible = [k for k in differing if not any(_is_digest(one.get(k)) for one in inputs)]
+    together: dict[tuple[Any, ...], list[str]] = {}
+    for key in legible:
+        values = [one.get(key) for one in inputs]
+        together.setdefault((key.split(".")[0], *map(values.index, values)), []).append(key)
+    few = sorted(min(keys, key=lambda key: (key.count("."), len(key))) for keys in together.values())
+    if len(few) <= _FEW and len({tuple(one.get(k) for k in few) for one in inputs}) == len(inputs):
+        return few
     chosen: list[str] = []
     told = 1
     while differing and told < len(inputs):
         kinds = {key: len({tuple(one.get(k) for k in (*chosen, key)) for one in inputs}) for key in differing}
-        best = max(differing, key=lambda key: (kinds[key], -key.count("."), -len(key)))
+        best = max(differing, key=lambda key: (kinds[key], key in legible, -key.count("."), -len(key)))
         if kinds[best] == told:
             break
         chosen.append(best)
@@ -208,7 +220,13 @@ def _shown(key: str, text: str | None) -> str:
     if text is None:
         return "-"
     text = text.strip('"')
+    if _is_digest(text):
+        return text[:8]
     return text.rpartition(".")[2] if key.endswith("_target_") else text
+
+
+def _is_digest(text: str | None) -> bool:
+    return bool(re.fullmatch(r'"?[0-9a-f]{32,}"?', text or ""))
 
 
 def _is_seed(key: str) -> bool:

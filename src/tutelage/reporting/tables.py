@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tutelage.errors import UserError
+from tutelage.errors import UserError, choices
 from tutelage.reporting.collect import Row, gap_reason
 from tutelage.reporting.lines import Line, Report
 from tutelage.reporting.listing import render_runs_table
@@ -142,7 +142,11 @@ def unfinished(table: Table, find: Find) -> list[Cell]:
 
     Failed runs are among them (they are tried again), except where a choice has already been made without
     them.
+
+    Raises:
+        UserError: the table's metric is none of its runs'.
     """
+    _check_metric(table, find)
     waiting = [
         cell for cell in table.tuning_cells() if find(cell).state not in (State.COMPLETE, State.FAILED)
     ]
@@ -153,7 +157,12 @@ def unfinished(table: Table, find: Find) -> list[Cell]:
 
 
 def build(table: Table, find: Find) -> Report:
-    """Return the report of a table: values in the published unit, gaps, comparisons with verdicts, notes."""
+    """Return the report of a table: values in the published unit, gaps, comparisons with verdicts, notes.
+
+    Raises:
+        UserError: the table's metric is none of its runs'.
+    """
+    _check_metric(table, find)
     metric, scale = f"{table.split}/{table.metric}", 100.0 if table.percent else 1.0
     lines: list[Line] = []
     notes: list[str] = []
@@ -188,6 +197,16 @@ def build(table: Table, find: Find) -> Report:
         unit="%" if table.percent else "",
         scale=scale,
     )
+
+
+def _check_metric(table: Table, find: Find) -> None:
+    cells = [Cell(arm, point, seed) for arm in table.arms for point in arm.points for seed in table.seeds]
+    known = {name for cell in cells for name in find(cell).metrics if name.startswith(f"{table.split}/")}
+    if known and f"{table.split}/{table.metric}" not in known:
+        names = sorted(name.partition("/")[2] for name in known)
+        raise UserError(
+            f"'{table.title}': no run has the metric '{table.metric}'; {choices(table.metric, names)}"
+        )
 
 
 def command_of(table: Table, arm: Arm, point: tuple[str, ...]) -> str:

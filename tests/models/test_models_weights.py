@@ -77,6 +77,33 @@ def test_a_mismatch_lists_both_sides_and_changes_nothing(tmp_path):
         load_weights(fcn(), small.state_dict())
 
 
+@pytest.mark.parametrize("prefix", ["model.", "module.", "net.trunk."])
+def test_a_whole_network_under_one_prefix_loads(tmp_path, prefix):
+    theirs, ours = fcn(seed=1), fcn(seed=2)
+    state = {prefix + name: value for name, value in theirs.state_dict().items()}
+    torch.save(
+        {"state_dict": state | {"criterion.weight": torch.ones(3)}, "epoch": 3}, tmp_path / "other.ckpt"
+    )
+    load_weights(ours, tmp_path / "other.ckpt")
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+    )
+    assert load_weights(fcn(output_size=7), state, new_head=True)
+    with pytest.raises(UserError, match=r"of another shape: .* is \(5, .*Only the final layer differs"):
+        load_weights(fcn(output_size=7), state)
+
+
+def test_what_lies_there_twice_or_in_part_is_refused(tmp_path):
+    state = fcn(seed=1).state_dict()
+    twice = {prefix + name: value for prefix in ("model.", "ema.model.") for name, value in state.items()}
+    with pytest.raises(UserError, match=r"2 times, under model\., ema\.model\."):
+        load_weights(fcn(), twice)
+    part = {f"model.{name}": value for name, value in list(state.items())[:-1]}
+    with pytest.raises(UserError, match=r"missing: .*unexpected: model\."):
+        load_weights(fcn(), part)
+
+
 def test_a_new_head_is_always_fresh():
     source = fcn(output_size=7, seed=1)
     for classes in (5, 7):

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -90,7 +90,8 @@ def load_weights(
 ) -> list[str]:
     """Copy weights into the network, strictly, and return the names that stay as they were.
 
-    source: a file (see `read_state`) or a state. Names and shapes must be the network's; nothing changes when they are not.
+    source: a file (see `read_state`) or a state. Names and shapes must be the network's, names up to one prefix under which the whole
+    network lies (`model.`, `net.`, `module.` of other frameworks); nothing changes when they are not.
     new_head: leave the final layer fresh, whatever the source says of it (transfer to other classes).
     Raises UserError that lists what is missing, unexpected and of another shape.
     """
@@ -99,9 +100,10 @@ def load_weights(
     own = network.state_dict()
     head = head_names(network)
     fresh = head if new_head else set()
-    state = {name: tensor for name, tensor in state.items() if name not in fresh}
     # Files from before PyTorch 0.4.1 have no such counter; PyTorch itself starts it at 0.
     optional = {name for name in own if name.endswith("num_batches_tracked")}
+    state = _without_prefix(state, [name for name in own if name not in fresh | optional], where)
+    state = {name: tensor for name, tensor in state.items() if name not in fresh}
     missing = [name for name in own if name not in state and name not in fresh | optional]
     unexpected = [name for name in state if name not in own]
     differing = [name for name in state if name in own and state[name].shape != own[name].shape]
@@ -121,6 +123,21 @@ def load_weights(
         )
     network.load_state_dict(state, strict=False)
     return sorted(fresh)
+
+
+def _without_prefix(state: dict[str, Tensor], needed: Sequence[str], where: str) -> dict[str, Tensor]:
+    """Return the part of a state under the one prefix that makes its names the needed ones; the state itself if there is none."""
+    if not needed or any(name in state for name in needed):
+        return state
+    ends = [name.removesuffix(needed[0]) for name in state if name.endswith(f".{needed[0]}")]
+    prefixes = [prefix for prefix in ends if all(prefix + name in state for name in needed)]
+    if len(prefixes) > 1:
+        raise UserError(
+            f"{where} holds such a network {len(prefixes)} times, under {', '.join(prefixes)}: save the one that is meant by itself"
+        )
+    if not prefixes:
+        return state
+    return {n.removeprefix(prefixes[0]): tensor for n, tensor in state.items() if n.startswith(prefixes[0])}
 
 
 def _some(names: Collection[str]) -> str:

@@ -39,6 +39,8 @@ def test_list_shows_groups_and_runs(runs, capsys):
     shown = capsys.readouterr().out
     assert shown.count("small/plain/") == 2
     assert "small/other" not in shown
+    assert main(["list", "tables"]) == 0
+    assert "guidance/digits  " in capsys.readouterr().out
     assert main(["list", "modles"]) == 2
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tutelage.cli.groups import options, summary
+from tutelage.cli.report import tables
 from tutelage.errors import UserError, choices
 
 GROUPS = {
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="tutelage list", description="List what can be chosen, or the runs and their states."
     )
-    parser.add_argument("what", help=", ".join([*GROUPS, "runs"]))
+    parser.add_argument("what", help=", ".join([*GROUPS, "tables", "runs"]))
     parser.add_argument(
         "name", nargs="?", default="", help="runs: only those at or below this name, such as demo"
     )
@@ -28,8 +29,8 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(list(arguments))
     if given.what == "runs":
         return _runs(given)
-    if given.what not in GROUPS:
-        raise UserError(f"cannot list '{given.what}'; {choices(given.what, [*GROUPS, 'runs'])}")
+    if given.what not in (*GROUPS, "tables"):
+        raise UserError(f"cannot list '{given.what}'; {choices(given.what, [*GROUPS, 'tables', 'runs'])}")
     from rich.table import Table
 
     from tutelage.cli.screen import console
@@ -37,10 +38,21 @@ def main(arguments: Sequence[str]) -> int:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
-    for name, path in options(GROUPS[given.what]):
-        table.add_row(name, summary(path))
+    for name, told in _tables() if given.what == "tables" else _options(given.what):
+        table.add_row(name, told)
     console().print(table)
     return 0
+
+
+def _options(what: str) -> Iterator[tuple[str, str]]:
+    return ((name, summary(path)) for name, path in options(GROUPS[what]))
+
+
+def _tables() -> Iterator[tuple[str, str]]:
+    """Yield what `reproduce` and `report` take, with the titles."""
+    for name, path in tables().items():
+        title = next((x for x in path.read_text(encoding="utf-8").splitlines() if x.startswith("title:")), "")
+        yield name, title.removeprefix("title:").strip().strip("'\"")
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:

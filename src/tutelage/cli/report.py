@@ -48,9 +48,15 @@ def table_path(what: str) -> Path | None:
         if path.suffix == ".yaml" and path.is_file():
             return path
     if what.endswith(".yaml"):
-        known = [str(p) for p in TABLES.glob("*/*.yaml")]
-        raise UserError(f"there is no table {what}; {choices(what, known)}")
+        raise UserError(f"there is no table {what}; {choices(what, map(str, tables().values()))}")
     return None
+
+
+def tables() -> dict[str, Path]:
+    """Return the table files below the working folder by the names that commands take."""
+    return {
+        path.relative_to(TABLES).with_suffix("").as_posix(): path for path in sorted(TABLES.rglob("*.yaml"))
+    }
 
 
 def report_runs(name: str, words: Sequence[str], *, html: bool = False) -> None:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tutelage.cli.report import TABLES, finder, report_table, table_path
+from tutelage.cli.report import TABLES, finder, report_table, table_path, tables
 from tutelage.errors import UserError, choices
 
 if TYPE_CHECKING:
@@ -32,12 +32,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if words else 2
     path = table_path(words[0])
     if path is None:
-        known = sorted(
-            path.relative_to(TABLES).with_suffix("").as_posix() for path in TABLES.glob("*/*.yaml")
-        )
         raise UserError(
             f"there is no table '{words[0]}': tables are files {TABLES}/<paper>/<table>.yaml of the folder in which the command is given; "
-            f"{choices(words[0], known)}"
+            f"{choices(words[0], tables())}"
         )
     launch, extra = _launcher(words[1:])
     from tutelage.cli.compose import compose, hydra_ready

@@ -65,6 +65,8 @@ def test_other_data_are_normalised_as_the_network_was_trained(trained, capsys):
         words = [*FOLDER, f"data.root={root}/dark", "data.validation=4", split]
         assert main(["evaluate", str(run.path), *words, f"runs_dir={runs}"]) == 0
     found = [record["metrics"] for record in evaluations(run)[-3:]]
+    last = evaluations(run)[-1]  # a number says by which code, when and on what it was made
+    assert last["code"] != "unknown" and last["at"].endswith("+00:00") and last["device"] == "cpu"
     loaded = load_run(run.path)
     mean, std = (torch.tensor(part).view(3, 1, 1) for part in loaded.data.normalization)
     images, labels = [], []

@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_dir: str) -> str:
     """Evaluate a run's network and return the line to print."""
+    from tutelage.runs import provenance
     from tutelage.runs.records import append_json_line
     from tutelage.runs.store import Store
 
@@ -78,8 +79,10 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
         metrics = evaluate_network(network.to(target), data.task, data.batches(split, device=target), target)
     except RuntimeError as error:
         raise UserError(f"cannot evaluate on device={device!r}: {error}") from error
+    (made_by,) = provenance.commits([{"code": provenance.code()}])
+    facts = {"at": provenance.now(), "code": made_by, "device": device}
     append_json_line(
-        run.path / "evaluations.jsonl", {"split": split, "data": data.summary(), "metrics": metrics}
+        run.path / "evaluations.jsonl", {"split": split, "data": data.summary(), "metrics": metrics, **facts}
     )
     return f"{run.key} on {split}: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
 

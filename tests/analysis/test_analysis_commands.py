@@ -51,9 +51,16 @@ def test_errors_of_all_seeds_of_two_arms(runs, tmp_path, capsys):
         float(row["bootstrap_low"]) <= float(row["kappa"]) <= float(row["bootstrap_high"]) for row in rows
     )
     record = json.loads((out / "errors.json").read_text())
-    assert record["arms"][0]["n"] == 1  # one seed is common to both arms
+    ((arm, kappas),) = [
+        (arm, [float(r["kappa"]) for r in rows if "plain" not in r["second"]]) for arm in record["arms"]
+    ]
+    assert arm["n"] == 2 and arm["mean"] == pytest.approx(
+        sum(kappas) / 2
+    )  # the one distilled run against each plain one
     assert {s["seed"] for s in record["subjects"]} == {0, 1}
-    assert "kappa" in capsys.readouterr().out and (out / "errors.png").exists()
+    assert (
+        "one run against each seed: mean kappa" in capsys.readouterr().out and (out / "errors.png").exists()
+    )
     with pytest.raises(UserError, match="same samples"):
         main(["errors", runs["plain-0"], runs["split"], f"runs_dir={runs['root']}"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -34,18 +35,24 @@ def errors(request: Request) -> Outcome:
         f"{a} | {b}: kappa {found.kappa:.3f}, 95 % over samples {_interval(found.bootstrap)}"
         for (a, b), found in pairs.items()
     ]
+    runs = Counter(subject.arm for subject in request.subjects)
     arms: dict[tuple[str, str], dict[int, float]] = {}
     for (a, b), found in pairs.items():
-        # Runs of one seed alone, so that the values are independent; within an arm every two pairs may share a run.
-        if of[a].arm != of[b].arm and of[a].seed == of[b].seed:
-            arms.setdefault((of[a].arm, of[b].arm), {})[of[a].seed] = found.kappa
+        first, second = of[a], of[b]
+        # Runs of one seed alone, so that the values are independent; within an arm every two pairs may share a run. What has one run
+        # only, such as a guide, is held against every seed.
+        alone = 1 in (runs[first.arm], runs[second.arm])
+        if first.arm != second.arm and (first.seed == second.seed or alone):
+            seed = second.seed if runs[first.arm] == 1 else first.seed
+            arms.setdefault((first.arm, second.arm), {})[seed] = found.kappa
     over_seeds = []
     for (a, b), values in arms.items():
         summary = summarize(list(values.values()))
         over_seeds.append({"first": a, "second": b, **summary._asdict()})
         if summary.n > 1:
             spread = f"95 % over {summary.n} seeds {_interval((summary.low, summary.high))}"
-            lines.append(f"{a} | {b}, runs of one seed: mean kappa {summary.mean:.3f}, {spread}")
+            which = "one run against each seed" if 1 in (runs[a], runs[b]) else "runs of one seed"
+            lines.append(f"{a} | {b}, {which}: mean kappa {summary.mean:.3f}, {spread}")
     return lines, {"arms": over_seeds}, rows, lambda path: analysis.draw(pairs, path)
 
 

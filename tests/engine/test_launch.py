@@ -78,6 +78,27 @@ def test_a_mistake_that_only_a_rank_can_see_is_one_message(tmp_path, capsys):
     assert "Traceback" not in error
 
 
+def test_parameters_without_a_gradient_are_explained_and_allowed_where_the_user_says_so(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "partial.py").write_text(
+        "from torch import nn\n"
+        "from tutelage.models.fcn import FCN\n"
+        "class Partial(FCN):\n"
+        "    def __init__(self, **options):\n"
+        "        super().__init__(**options)\n"
+        "        self.spare = nn.Linear(3, 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = [w for w in SMALL if not w.startswith("model.")]
+    own = ["model=own", "model._target_=partial.Partial", "+model.depth=1", "+model.width=8"]
+    words = ["train", *words, *own, f"runs_dir={tmp_path}/runs", "hardware=ddp_cpu"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "set hardware.strategy=ddp_find_unused_parameters_true" in error and "Traceback" not in error
+    assert main([*words, "hardware.strategy=ddp_find_unused_parameters_true"]) == 0
+
+
 @pytest.mark.parametrize("devices", [0, -2, True, "many"])
 def test_an_impossible_number_of_devices_is_refused(devices):
     hardware = {"devices": devices, "num_nodes": 1, "strategy": "ddp", "accelerator": "cpu"}

@@ -127,13 +127,15 @@ def assemble(
     ]
     if settings["give_up"]:
         callbacks.append(GiveUp(settings["give_up"], checkpoints))
-    by_hand = not built.method.automatic_optimization
-    return (
-        make_trainer(config, run.path, callbacks, max_steps, by_hand=by_hand),
-        recording,
-        checkpoints,
-        mirrors,
+    trainer = make_trainer(
+        config,
+        run.path,
+        callbacks,
+        max_steps,
+        by_hand=not built.method.automatic_optimization,
+        reaches_all=built.method.reaches_all,
     )
+    return trainer, recording, checkpoints, mirrors
 
 
 def check_machine(hardware: dict[str, Any]) -> None:
@@ -154,19 +156,25 @@ def make_trainer(
     max_steps: int,
     *,
     by_hand: bool = False,
+    reaches_all: bool = True,
 ) -> pl.Trainer:
     """Return Lightning's trainer for a configuration's hardware. Raises UserError where this machine cannot run it.
 
-    by_hand: the method updates its networks itself, so that accumulation and clipping are its own business too.
+    by_hand: the method updates its networks itself, so that accumulation and clipping are its own business too. reaches_all: see `Method`.
     """
     settings, hardware = config["fit"], config["hardware"]
     if hardware["precision"] not in PRECISIONS:
         known = choices(hardware["precision"], PRECISIONS)
         raise UserError(f"there is no hardware.precision {hardware['precision']!r}; {known}")
-    trainer_keys = ("accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic")
+    chosen = {
+        key: hardware[key]
+        for key in ("accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic")
+    }
+    if chosen["strategy"] == "ddp" and not reaches_all:
+        chosen["strategy"] = "ddp_find_unused_parameters_true"
     try:
         return pl.Trainer(
-            **{key: hardware[key] for key in trainer_keys},
+            **chosen,
             max_steps=max_steps,
             max_epochs=-1,
             accumulate_grad_batches=1 if by_hand else settings["accumulate"],
@@ -182,8 +190,7 @@ def make_trainer(
             use_distributed_sampler=False,  # our streams know their rank
         )
     except (pl.utilities.exceptions.MisconfigurationException, ValueError, RuntimeError) as error:
-        shown = {key: hardware[key] for key in trainer_keys}
-        raise UserError(f"this machine cannot run hardware {shown}: {error}") from error
+        raise UserError(f"this machine cannot run hardware {chosen}: {error}") from error
 
 
 def train(
@@ -217,6 +224,13 @@ def train(
         )
     except pl.utilities.exceptions.MisconfigurationException as error:
         raise UserError(f"Lightning cannot run this combination of method and settings: {error}") from error
+    except RuntimeError as error:
+        if "not used in producing the loss" not in str(error):
+            raise
+        raise UserError(
+            f"at step {method.step} some trained parameters had no gradient, which DDP is not told to expect: where it is the network that "
+            "leaves them out, set hardware.strategy=ddp_find_unused_parameters_true; a method of yours says `reaches_all = False`"
+        ) from error
     except SystemExit as leaving:
         # Lightning makes an interrupt an exit, and the process deaf to further ones.
         if threading.current_thread() is threading.main_thread():

@@ -46,6 +46,8 @@ class Method(pl.LightningModule):
     """
 
     terms: ClassVar[tuple[str, ...]] = ("task",)
+    reaches_all = True
+    """Whether every step gives every trained parameter a gradient, if only of zeros; if not, DDP has to look which it does."""
 
     def __init__(
         self,

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from tutelage.errors import UserError
@@ -44,6 +43,7 @@ class Gan(Generation):
         if not critic_lr_factor > 0:
             raise UserError(f"method.critic_lr_factor must be above 0, got {critic_lr_factor}")
         self.automatic_optimization = False
+        self.reaches_all = False  # critic and generator are updated in turn
         self.critic_lr_factor = critic_lr_factor
         shape, classes = self.network.image_shape, self.network.classes
         self.critic = Critic(shape, classes, critic_width, critic_depth, conditioning)
@@ -106,10 +106,5 @@ class Gan(Generation):
     def on_train_start(self) -> None:
         """Refuse what two backward passes in one step cannot be run with."""
         super().on_train_start()
-        strategy = self.trainer.strategy
-        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
-            raise UserError(
-                "a GAN's critic and generator are updated in turn: set hardware.strategy=ddp_find_unused_parameters_true"
-            )
         if self.trainer.precision == "16-mixed":
             raise UserError("a GAN is trained with hardware.precision 32-true or bf16-mixed, not 16-mixed")

@@ -78,6 +78,8 @@ class Guidance(Method):
                 "method.noise_to=both needs schedule=alignment_first and noise as guide_input: noise has no task to learn"
             )
         self.schedule = Schedule(schedule, schedule_steps)
+        # the alignment alone reaches no further than the last paired layer
+        self.reaches_all = schedule != "alignment_first" and self.weights["task"] != 0
         self.guide_input, self.noise_to = guide_input, noise_to
         rule = Pairing(
             strategy=pairing, k=k, layer_type=layer_type, pairs=pairs, positions=positions,

@@ -83,15 +83,16 @@ def test_parameters_without_a_gradient_are_explained_and_allowed_where_the_user_
 ):
     (tmp_path / "partial.py").write_text(
         "from torch import nn\n"
-        "from tutelage.models.fcn import FCN\n"
-        "class Partial(FCN):\n"
-        "    def __init__(self, **options):\n"
-        "        super().__init__(**options)\n"
-        "        self.spare = nn.Linear(3, 3)\n"
+        "class Partial(nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.used, self.spare = nn.Linear(64, num_classes), nn.Linear(3, 3)\n"
+        "    def forward(self, inputs):\n"
+        "        return self.used(inputs.flatten(1))\n"
     )
     monkeypatch.chdir(tmp_path)
     words = [w for w in SMALL if not w.startswith("model.")]
-    own = ["model=own", "model._target_=partial.Partial", "+model.depth=1", "+model.width=8"]
+    own = ["model=own", "model._target_=partial.Partial"]
     words = ["train", *words, *own, f"runs_dir={tmp_path}/runs", "hardware=ddp_cpu"]
     assert main(words) == 2
     error = capsys.readouterr().err

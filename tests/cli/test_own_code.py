@@ -41,6 +41,8 @@ def test_changed_code_is_said_wherever_its_old_numbers_or_weights_are_used(folde
     (run,) = Store("runs").runs()
     assert list(run.attempts[-1]["own_code"]) == ["own_network_of_a_test.py"]
     assert not provenance.changed_files(run.attempts, run.config)
+    kept = run.path / "own_code" / "own_network_of_a_test.py"
+    assert kept.read_bytes() == (folder / "own_network_of_a_test.py").read_bytes()
     (folder / "own_network_of_a_test.py").write_text(NETWORK.format(activation="GELU"))
     for words, says in (
         (WORDS, "rerun=true makes it anew"),
@@ -69,6 +71,7 @@ def test_an_interrupted_run_that_goes_on_with_other_code_says_so(folder, caplog)
     (folder / "own_network_of_a_test.py").write_text(NETWORK.format(activation="GELU"))
     assert main(WORDS) == 0
     assert "was begun with another own_network_of_a_test.py, and goes on with this one" in caplog.text
+    assert "GELU" in (run.path / "own_code" / "own_network_of_a_test.py").read_text()
 
 
 def test_samples_that_the_network_was_trained_on_are_counted_when_it_is_judged_on_them(folder, caplog):
@@ -86,6 +89,12 @@ def test_a_package_is_all_of_its_files(tmp_path, monkeypatch):
     config = {"model": {"_target_": "parts.deep.layer.Net"}, "data": {"steps": [{"_target_": "parts.Step"}]}}
     before = provenance.own_code(config)
     assert list(before) == ["parts"]
+    provenance.keep_own_code(config, tmp_path / "kept")
+    assert (tmp_path / "kept/parts/deep/layer.py").read_text() == "x = 1"
+    assert sum(path.is_file() for path in (tmp_path / "kept").rglob("*")) == 2
+    monkeypatch.setattr(provenance, "OWN_CODE_LIMIT_BYTES", 5)
+    provenance.keep_own_code(config, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
     (tmp_path / "parts" / "deep" / "layer.py").write_text("x = 2")
     assert provenance.own_code(config) != before
     assert provenance.own_code({"model": {"_target_": "tutelage.models.fcn.FCN"}}) == {}

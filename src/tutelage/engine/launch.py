@@ -132,6 +132,7 @@ def execute(plan: Plan, run: Run) -> None:
                 "%s was begun with another %s, and goes on with this one", run.key, " and ".join(changed)
             )
         run.begin(plan.config, provenance.collect() | {"own_code": provenance.own_code(plan.config)})
+        provenance.keep_own_code(plan.config, run.path / "own_code")
     with logging_to(run.log) if first else contextlib.nullcontext():
         if ranks_of(plan.config) > 1 and not in_ranks():
             start_ranks(plan, run)

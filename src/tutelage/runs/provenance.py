@@ -23,6 +23,7 @@ from tutelage._version import __version__
 
 PACKAGE = Path(__file__).parents[1]
 DIFF_LIMIT_BYTES = 200_000
+OWN_CODE_LIMIT_BYTES = 1_000_000
 _UNTRACKED_LIMIT = 100
 _GIT_TIMEOUT_S = 5.0
 
@@ -170,16 +171,37 @@ def own_code(config: Mapping[str, Any]) -> dict[str, str]:
     A module `mine.py` by its bytes, a package `mine/` by those of all its Python files. What is installed is a matter of `packages`.
     """
     found: dict[str, str] = {}
+    for place, files in _own_files(config).items():
+        digest = hashlib.sha256()
+        for path in files:
+            digest.update(f"{path.relative_to(place.parent).as_posix()}\0".encode() + path.read_bytes())
+        found[place.name] = digest.hexdigest()[:16]
+    return found
+
+
+def keep_own_code(config: Mapping[str, Any], folder: Path) -> None:
+    """Copy the files that `own_code` digests into a folder, in place of what is there.
+
+    Nothing is copied where they are more than `OWN_CODE_LIMIT_BYTES`. A digest tells that code has changed; only the code itself makes a number again.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    places = _own_files(config)
+    if sum(path.stat().st_size for files in places.values() for path in files) > OWN_CODE_LIMIT_BYTES:
+        return
+    for place, files in places.items():
+        for path in files:
+            copy = folder / path.relative_to(place.parent)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+
+
+def _own_files(config: Mapping[str, Any]) -> dict[Path, list[Path]]:
+    found = {}
     for name in sorted(set(_top_modules(config))):
         for place in (Path.cwd() / f"{name}.py", Path.cwd() / name):
             files = sorted(place.rglob("*.py")) if place.is_dir() else [place] if place.is_file() else []
             if files:
-                digest = hashlib.sha256()
-                for path in files:
-                    digest.update(
-                        f"{path.relative_to(place.parent).as_posix()}\0".encode() + path.read_bytes()
-                    )
-                found[place.name] = digest.hexdigest()[:16]
+                found[place] = files
                 break
     return found
 

@@ -50,7 +50,7 @@ class RunBusy(UserError):
 class Run:
     """A run's folder `<runs_dir>/<name>/<identity>/`, which need not exist yet.
 
-    Files, in the order they come: `config.yaml`, `provenance.json`, `log.txt`, `setup.json` (data and method as built),
+    Files, in the order they come: `config.yaml`, `provenance.json`, `own_code/`, `log.txt`, `setup.json` (data and method as built),
     `splits.npz` (the indices of each split), `metrics.jsonl`, `checkpoints/{last,previous,best}.ckpt`, `failed.json`
     after a failure, and last `result.json`.
     """

@@ -182,7 +182,8 @@ def own_code(config: Mapping[str, Any]) -> dict[str, str]:
 def keep_own_code(config: Mapping[str, Any], folder: Path) -> None:
     """Copy the files that `own_code` digests into a folder, in place of what is there.
 
-    Nothing is copied where they are more than `OWN_CODE_LIMIT_BYTES`. A digest tells that code has changed; only the code itself makes a number again.
+    Nothing is copied where they are more than `OWN_CODE_LIMIT_BYTES`. A digest tells that code has changed; only the code itself makes
+    a number again.
     """
     shutil.rmtree(folder, ignore_errors=True)
     places = _own_files(config)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -146,13 +146,13 @@ def unfinished(table: Table, find: Find) -> list[Cell]:
     Raises:
         UserError: the table's metric is none of its runs'.
     """
-    _check_metric(table, find)
-    waiting = [
-        cell for cell in table.tuning_cells() if find(cell).state not in (State.COMPLETE, State.FAILED)
-    ]
+    tuning = {cell: find(cell) for cell in table.tuning_cells()}
+    _check_metric(table, tuning.values())
+    waiting = [cell for cell, row in tuning.items() if row.state not in (State.COMPLETE, State.FAILED)]
     if waiting:
         return waiting
     cells = [cell for arm in table.arms for cell in table.cells(arm, choose(table, arm, find).point)]
+    _check_metric(table, map(find, cells))
     return [cell for cell in cells if find(cell).state is not State.COMPLETE]
 
 
@@ -162,7 +162,6 @@ def build(table: Table, find: Find) -> Report:
     Raises:
         UserError: the table's metric is none of its runs'.
     """
-    _check_metric(table, find)
     metric, scale = f"{table.split}/{table.metric}", 100.0 if table.percent else 1.0
     lines: list[Line] = []
     notes: list[str] = []
@@ -187,6 +186,7 @@ def build(table: Table, find: Find) -> Report:
             )
         )
         notes += choice.notes
+    _check_metric(table, [row for line in lines for row in line.rows])
     by_label = {line.label: (line.label, line.values, line.published) for line in lines}
     pairs = [compare(by_label[a], by_label[b], same_setting=table.paper_setting) for a, b in table.compare]
     return Report(
@@ -199,9 +199,8 @@ def build(table: Table, find: Find) -> Report:
     )
 
 
-def _check_metric(table: Table, find: Find) -> None:
-    cells = [Cell(arm, point, seed) for arm in table.arms for point in arm.points for seed in table.seeds]
-    known = {name for cell in cells for name in find(cell).metrics if name.startswith(f"{table.split}/")}
+def _check_metric(table: Table, rows: Iterable[Row]) -> None:
+    known = {name for row in rows for name in row.metrics if name.startswith(f"{table.split}/")}
     if known and f"{table.split}/{table.metric}" not in known:
         names = sorted(name.partition("/")[2] for name in known)
         raise UserError(

@@ -132,8 +132,9 @@ def test_unbiased_cka_equals_a_loop_over_index_tuples() -> None:
     assert float(TokenCKA(unbiased=True)(x.double(), y.double())) == pytest.approx(expected, abs=1e-10)
 
 
-def test_unbiased_gradient_agrees_between_both_forms_and_with_finite_differences() -> None:
-    x, y = features(9, 5, seed=1, mean=2).double(), features(9, 4, seed=2).double()
+@pytest.mark.parametrize("d, e", [(5, 4), (12, 4), (5, 14), (12, 14)])
+def test_unbiased_gradient_agrees_between_both_forms_and_with_finite_differences(d: int, e: int) -> None:
+    x, y = features(9, d, seed=1, mean=2).double(), features(9, e, seed=2).double()
     for measure in (GramSimilarity("unbiased_cka"), TokenCKA(unbiased=True)):
         torch.autograd.gradcheck(lambda z, measure=measure: measure(z, y), x.clone().requires_grad_())
     a = value_and_gradient(GramSimilarity("unbiased_cka"), x, y)
@@ -240,8 +241,9 @@ def test_a_step_along_the_gradient_raises_the_score(name: str) -> None:
 
 @pytest.mark.usefixtures("road")
 @pytest.mark.parametrize("unbiased", [False, True])
-def test_masked_rows_count_as_absent(unbiased: bool) -> None:
-    x, y = features(20, 6, seed=11, mean=2), features(20, 7, seed=12)
+@pytest.mark.parametrize("d, e", [(6, 7), (30, 7), (6, 31), (30, 31)])
+def test_masked_rows_count_as_absent(unbiased: bool, d: int, e: int) -> None:
+    x, y = features(20, d, seed=11, mean=2), features(20, e, seed=12)
     mask = torch.rand(20, generator=torch.Generator().manual_seed(0)) > 0.4
     measure = TokenCKA(unbiased=unbiased)
     expected, slope = value_and_gradient(measure, x[mask], y[mask])
@@ -259,11 +261,22 @@ def test_masked_rows_count_as_absent(unbiased: bool) -> None:
 
 @pytest.mark.usefixtures("road")
 def test_scores_of_many_pairs_equal_one_by_one_and_weigh_separately() -> None:
-    layers = [features(24, d, seed=d) for d in (6, 6, 9)]
-    guides = [features(24, 11, seed=s) for s in (20, 21, 22, 23)]
-    met = [[0, 3], [1], [2]]
-    weights = torch.tensor([1.0, -2.0, 0.5, 3.0])
-    for measure in (GramSimilarity("cka"), GramSimilarity("rsa"), TokenCKA(unbiased=True), Ridge()):
+    layers = [features(24, d, seed=d) for d in (6, 6, 9, 30)]
+    guides = [features(24, d, seed=s) for s, d in ((20, 11), (21, 11), (22, 11), (23, 40), (24, 50))]
+    met = [
+        [0, 3],
+        [1],
+        [2],
+        [4, 0, 3],
+    ]  # the last: wider than its samples, with guides that are and one that is not
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0, 2.0, 0.7])
+    for measure in (
+        GramSimilarity("cka"),
+        GramSimilarity("rsa"),
+        TokenCKA(),
+        TokenCKA(unbiased=True),
+        Ridge(),
+    ):
         together = [x.clone().requires_grad_() for x in layers]
         encoded = [measure.encode(y) for y in guides]
         scores = measure.scores(together, [[encoded[g] for g in gs] for gs in met])

@@ -1,7 +1,8 @@
-"""Linear CKA where samples outnumber features, as tokens do: from d x d products, never an n x n matrix.
+"""Linear CKA where samples outnumber features, as tokens do: from d x d products, and n x n matrices only of layers wider than that.
 
 With centred X (n, d) and Y (n, e), tr(K L) = |X^T Y|^2, and the sums that the unbiased estimator subtracts need the squared lengths
-of the rows alone. Cost n d e and, for each side by itself, n d min(n, d); memory n (d + e).
+of the rows alone. Cost, for each side by itself, n d min(n, d), and for a pair n d e; for two layers wider than n, such as the heads
+of language models, n^2, since both Gram matrices are there. Memory n (d + e).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tutelage.alignment.gram import gram
 class Rows:
     """Encoded features: rows (n, d) centred, zero where masked, scaled; count: real rows; own: their HSIC with themselves.
 
-    lengths: squared, (n,). scale: what the rows were multiplied by.
+    lengths: squared, (n,). scale: what the rows were multiplied by. gram: X X^T of features wider than n, (n, n); else None.
     """
 
     values: Tensor
@@ -29,6 +30,7 @@ class Rows:
     own: Tensor
     lengths: Tensor
     scale: Tensor
+    gram: Tensor | None
 
 
 def encode(features: Tensor, mask: Tensor | None, *, unbiased: bool) -> tuple[Rows, Tensor]:
@@ -56,8 +58,10 @@ def encode(features: Tensor, mask: Tensor | None, *, unbiased: bool) -> tuple[Ro
         lengths = torch.linalg.vecdot(centred, centred)
         scale = bounded(scale * unit)
     square = centred.T @ centred if centred.shape[1] <= len(centred) else gram(centred.unsqueeze(0))[0]
-    own = _hsic(square, lengths, lengths, count, unbiased=unbiased)
-    return Rows(centred, count, own, lengths, scale), square
+    own = _hsic(_squared(square), lengths, lengths, count, unbiased=unbiased)
+    return Rows(
+        centred, count, own, lengths, scale, square if centred.shape[1] > len(centred) else None
+    ), square
 
 
 def _centre(features: Tensor, mask: Tensor | None, count: Tensor | int) -> tuple[Tensor, Tensor]:
@@ -67,24 +71,21 @@ def _centre(features: Tensor, mask: Tensor | None, count: Tensor | int) -> tuple
     return torch.addcmul(features, mask.unsqueeze(1).to(features.dtype), mean, value=-1), mean
 
 
-def hsic(
-    cross: Tensor, lengths: Tensor, others: Tensor, products: Tensor, count: Tensor | int, *, unbiased: bool
-) -> Tensor:
-    """Return HSIC up to its prefactor, from X^T Y of centred rows and the sums of their squared lengths k, l and of the products k l.
+def _hsic(trace: Tensor, lengths: Tensor, others: Tensor, count: Tensor | int, *, unbiased: bool) -> Tensor:
+    """Return HSIC up to its prefactor, from tr(K L) of centred rows and their squared lengths k and l.
 
     unbiased: HSIC_1 of Song et al. 2012 (JMLR 13), whose sums over the kernels without their diagonals are, for centred rows,
     |X^T Y|^2 - n / (n - 2) sum k l + (sum k)(sum l) / ((n - 1)(n - 2)).
     """
-    value = torch.linalg.vector_norm(
-        torch.linalg.vector_norm(cross, dim=-1)
-    ).square()  # one float32 sweep would drift
     if unbiased:
-        value = value - count / (count - 2) * products + lengths * others / ((count - 1) * (count - 2))
-    return value
+        shared = lengths.sum() * others.sum() / ((count - 1) * (count - 2))
+        trace = trace - count / (count - 2) * (lengths @ others) + shared
+    return trace
 
 
-def _hsic(cross: Tensor, lengths: Tensor, others: Tensor, count: Tensor | int, *, unbiased: bool) -> Tensor:
-    return hsic(cross, lengths.sum(), others.sum(), lengths @ others, count, unbiased=unbiased)
+def _squared(matrix: Tensor) -> Tensor:
+    """The sum of the squares, row by row first: one float32 sweep would drift."""
+    return torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=-1)).square()
 
 
 class TokenScores(torch.autograd.Function):
@@ -103,9 +104,14 @@ class TokenScores(torch.autograd.Function):
         with torch.autocast(features[0].device.type, enabled=False):
             for layer, guides in zip(features, references, strict=True):
                 rows, square = encode(to_single(layer), mask, unbiased=unbiased)
-                crosses = [rows.values.T @ guide.values for guide in guides]
+                crosses = [
+                    rows.values.T @ guide.values if rows.gram is None or guide.gram is None else guide.gram
+                    for guide in guides
+                ]
                 for cross, guide in zip(crosses, guides, strict=True):
-                    value = _hsic(cross, rows.lengths, guide.lengths, rows.count, unbiased=unbiased)
+                    whole = cross is guide.gram
+                    trace = torch.linalg.vecdot(square, cross).sum() if whole else _squared(cross)
+                    value = _hsic(trace, rows.lengths, guide.lengths, rows.count, unbiased=unbiased)
                     scores.append(value * _inverse_root(rows.own) * _inverse_root(guide.own))
                 saved += [rows.values, square, rows.own, rows.lengths, rows.scale, *crosses]
             stacked = torch.stack(scores)
@@ -126,13 +132,21 @@ class TokenScores(torch.autograd.Function):
                 weights = gradient[done : done + len(guides)].to(scores.dtype)
                 own_weight = -(weights @ scores[done : done + len(guides)]) * _inverse_root(own).square()
                 done += len(guides)
+                wide = values.shape[1] > len(values)
+                factors = [
+                    2 * w * _inverse_root(own) * _inverse_root(g.own)
+                    for w, g in zip(weights, guides, strict=True)
+                ]
                 square = square * (2 * own_weight)
-                result = values @ square if len(square) == values.shape[1] else square @ values
+                for factor, cross, guide in zip(factors, crosses, guides, strict=True):
+                    if wide and guide.gram is not None:
+                        square.addcmul_(factor, cross)
+                result = square @ values if wide else values @ square
                 per_row = torch.zeros_like(lengths)
                 n = guides[0].count
-                for weight, cross, guide in zip(weights, crosses, guides, strict=True):
-                    factor = 2 * weight * _inverse_root(own) * _inverse_root(guide.own)
-                    result.addmm_(guide.values, (factor * cross).T)
+                for factor, cross, guide in zip(factors, crosses, guides, strict=True):
+                    if not wide or guide.gram is None:
+                        result.addmm_(guide.values, (factor * cross).T)
                     if ctx.unbiased:
                         per_row += factor * _row_weight(guide.lengths, n)
                 if ctx.unbiased:

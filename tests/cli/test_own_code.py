@@ -92,6 +92,13 @@ def test_a_package_is_all_of_its_files(tmp_path, monkeypatch):
     provenance.keep_own_code(config, tmp_path / "kept")
     assert (tmp_path / "kept/parts/deep/layer.py").read_text() == "x = 1"
     assert sum(path.is_file() for path in (tmp_path / "kept").rglob("*")) == 2
+    with (
+        monkeypatch.context() as elsewhere
+    ):  # resumed where the modules are found by another way: the copy stays
+        (tmp_path / "bare").mkdir()
+        elsewhere.chdir(tmp_path / "bare")
+        provenance.keep_own_code(config, tmp_path / "kept")
+    assert (tmp_path / "kept/parts/deep/layer.py").is_file()
     monkeypatch.setattr(provenance, "OWN_CODE_LIMIT_BYTES", 5)
     provenance.keep_own_code(config, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()

@@ -185,8 +185,10 @@ def keep_own_code(config: Mapping[str, Any], folder: Path) -> None:
     Nothing is copied where they are more than `OWN_CODE_LIMIT_BYTES`. A digest tells that code has changed; only the code itself makes
     a number again.
     """
-    shutil.rmtree(folder, ignore_errors=True)
     places = _own_files(config)
+    if not places:  # none, or not in this folder: what an earlier attempt kept stays
+        return
+    shutil.rmtree(folder, ignore_errors=True)
     if sum(path.stat().st_size for files in places.values() for path in files) > OWN_CODE_LIMIT_BYTES:
         return
     for place, files in places.items():

@@ -101,6 +101,43 @@ def test_empty_cells_do_not_count(table: Path, tmp_path: Path) -> None:
     assert module.task.loss(batch.targets, batch) == 0
 
 
+@pytest.mark.parametrize("level", ["last", "mean"])
+@pytest.mark.parametrize("missing", [0.0, 0.4])
+@pytest.mark.parametrize("holes", [False, True])
+def test_a_level_is_that_of_the_values_that_are_there(
+    table: Path, tmp_path: Path, level: str, missing: float, holes: bool
+) -> None:
+    path = table
+    if holes:
+        frame = pd.read_csv(table)
+        frame.loc[[10, 11, 12, 13, 14, 15, 16, 130], "a"] = np.nan  # one whole window of six among them
+        frame.to_csv(path := tmp_path / "holes.csv", index=False)
+    plain, levelled = ready(path, missing=missing), ready(path, missing=missing, level=level)
+    everything = ready(path)
+    for split in ("train", "validation", "test"):
+        batches = zip(*(m.batches(split, device="cpu") for m in (everything, plain, levelled)), strict=True)
+        for whole, a, b in batches:
+            assert (a.target_mask is None) == (b.target_mask is None) == (not holes)
+            for sample in range(len(a.index)):
+                for column in range(3):
+                    # Hidden values and empty cells are 0 in `plain`; a true value of exactly 0 does not occur.
+                    window = a.inputs[sample, :, column]
+                    there = window[window != 0]
+                    base = 0.0 if len(there) == 0 else float(there[-1] if level == "last" else there.mean())
+                    expected = torch.where(window != 0, window - base, 0.0)
+                    assert torch.allclose(b.inputs[sample, :, column], expected, atol=1e-5)
+                    targets = whole.targets[sample, :, column] - base
+                    assert torch.allclose(b.targets[sample, :, column], targets, atol=1e-5)
+
+
+def test_nothing_forecast_from_a_level_is_that_level(table: Path) -> None:
+    """An error from a level is the error of the values: forecasting 0 is forecasting the last value."""
+    plain = next(iter(ready(table).batches("test", device="cpu")))
+    levelled = next(iter(ready(table, level="last").batches("test", device="cpu")))
+    copied = plain.inputs[:, -1:].expand_as(plain.targets)
+    assert torch.allclose((plain.targets - copied).square(), levelled.targets.square(), atol=1e-4)
+
+
 def test_the_calendar_of_a_window_is_found_by_its_index(table: Path) -> None:
     module = ready(table)
     batch = next(iter(module.batches("validation", device="cpu")))
@@ -124,6 +161,7 @@ def test_the_calendar_of_a_window_is_found_by_its_index(table: Path) -> None:
         ({"horizon": 41}, "validation rows are too few"),
         ({"length": 130}, "train rows are too few"),
         ({"missing": 2}, "missing"),
+        ({"level": "lats"}, "data.level 'lats' does not exist: did you mean 'last'"),
     ],
 )
 def test_wrong_options_are_explained(table: Path, options: dict, message: str) -> None:

@@ -19,6 +19,9 @@ from tutelage.data.streams import Resident
 from tutelage.errors import UserError, choices
 from tutelage.tasks import Batch, Forecasting
 
+LEVELS = ("last", "mean")
+"""What a window may be measured from: its last input, or the mean of its inputs."""
+
 CALENDAR = ("hour sine", "hour cosine", "weekday sine", "weekday cosine")
 """Columns of the calendar table: time of day and of week as points on circles."""
 
@@ -28,7 +31,7 @@ class SeriesStore(Resident):
     """Scaled values (T, channels); the window of index i has its inputs in rows i ... i + length - 1 and its targets behind them.
 
     gaps: (T, channels) bool, values hidden from the inputs of windows before `gaps_until`. observed: (T, channels) bool, values that the
-    file has; the others are 0 and do not count as targets.
+    file has; the others are 0 and do not count as targets. level: see `Series`.
     """
 
     values: Tensor
@@ -37,15 +40,23 @@ class SeriesStore(Resident):
     observed: Tensor | None = None
     gaps: Tensor | None = None
     gaps_until: int = 0
+    level: str | None = None
 
     def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
         """See `Resident`."""
         rows = index[:, None] + torch.arange(self.length + self.horizon, device=index.device)
         inputs, targets = self.values[rows].split([self.length, self.horizon], dim=1)
+        seen, counted = None, None
+        if self.observed is not None:
+            seen, counted = self.observed[rows].split([self.length, self.horizon], dim=1)
         if self.gaps is not None:
-            hidden = self.gaps[rows[:, : self.length]] & (index < self.gaps_until)[:, None, None]
-            inputs = inputs.masked_fill(hidden, 0.0)
-        counted = None if self.observed is None else self.observed[rows[:, self.length :]]
+            shown = ~(self.gaps[rows[:, : self.length]] & (index < self.gaps_until)[:, None, None])
+            seen = shown if seen is None else seen & shown
+        if self.level is not None:
+            level = _level(inputs, seen, self.level)
+            inputs, targets = inputs - level, targets - level
+        if seen is not None:
+            inputs = inputs.masked_fill(~seen, 0.0)
         return Batch(inputs.contiguous(), targets.contiguous(), index, None, counted)
 
 
@@ -59,6 +70,11 @@ class Series(DataModule):
     root: the file. split: training, validation and test rows, as three numbers of rows or three fractions; rows behind them are left
     out. columns: names of the series, by default all but the date. missing: share of input values set to 0 (the mean), in training
     windows ("train") or "all"; targets stay whole. Empty cells of the file are 0 as inputs and do not count as targets.
+
+    level: "last" or "mean" measures inputs and targets of a window, column by column, from its last input that is there (Zeng et al.
+    2023, arXiv 2205.13504) or from the mean of those (the shift of Kim et al. 2022, "Reversible instance normalization"; its scale
+    would change what an error means and is left out): 0 is then that level, where it is the training rows' mean without. What a network
+    forecasts is a change, its errors are those of the values themselves. A guide sees the same windows as the network.
 
     `tables["calendar"]` (T, 4) holds `CALENDAR` by row: for a window of index i, rows i ... i + length + horizon - 1.
     """
@@ -75,6 +91,7 @@ class Series(DataModule):
         date: str = "date",
         missing: float = 0.0,
         missing_in: str = "train",
+        level: str | None = None,
         eval_batch_size: int | None = None,
         split_seed: int = 0,
         fingerprint: str | None = None,
@@ -89,13 +106,17 @@ class Series(DataModule):
             raise UserError(
                 f"missing_in '{missing_in}' does not exist: {choices(missing_in, ('train', 'all'))}"
             )
+        if level not in (None, *LEVELS):
+            raise UserError(
+                f"data.level '{level}' does not exist: {choices(level, LEVELS)}, or null for none"
+            )
         if length < 1 or horizon < 1:
             raise UserError(f"data.length and data.horizon must be at least 1, got {length} and {horizon}")
         if len(split) != 3 or min(split) <= 0:
             raise UserError(f"data.split needs three positive numbers, rows or fractions, got {list(split)}")
         self.root = Path(root).expanduser()
         self.length, self.horizon, self.split = length, horizon, tuple(split)
-        self.columns, self.date = columns, date
+        self.columns, self.date, self.level = columns, date, level
         self.missing, self.missing_in = corruption.check_rate(missing, "missing"), missing_in
 
     def prepare(self) -> None:
@@ -134,6 +155,7 @@ class Series(DataModule):
             self.horizon,
             None if present.all() else torch.from_numpy(present),
             *self._gaps(values.shape),
+            level=self.level,
         )
 
     def _rows(self, available: int) -> list[int]:
@@ -188,3 +210,16 @@ class Series(DataModule):
             calendar.astype(np.float32),
             [str(name) for name in table.columns],
         )
+
+
+def _level(inputs: Tensor, seen: Tensor | None, level: str) -> Tensor:
+    """The level (n, 1, channels) of windows (n, length, channels), of the values seen alone; 0 where none is."""
+    if level == "mean":
+        if seen is None:
+            return inputs.mean(dim=1, keepdim=True)
+        return inputs.where(seen, 0).sum(dim=1, keepdim=True) / seen.sum(dim=1, keepdim=True).clamp(min=1)
+    if seen is None:
+        return inputs[:, -1:]
+    place = torch.arange(inputs.shape[1], device=inputs.device)[:, None]
+    last = place.where(seen, 0).amax(dim=1, keepdim=True)
+    return inputs.where(seen, 0).gather(1, last)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -85,3 +88,61 @@ def test_a_teachers_forecast_is_met_where_targets_count() -> None:
     assert batch.target_mask is not None
     expected = (output.flatten(1) - teacher).square()[batch.target_mask.flatten(1)].mean()
     torch.testing.assert_close(task.soft_loss(output, teacher, batch, 2.0), expected)
+
+
+def losses_on_a_share(rank: int, world: int) -> list[tuple[Tensor, Tensor]]:
+    """The mean over ranks of the hard and the soft loss, and of their gradients, of tasks that count unequal numbers of targets."""
+    found = []
+    for make in (tokens, with_holes):
+        for soft in (False, True):
+            task, output, batch, _ = make(torch.Generator().manual_seed(0))
+            own = slice(0, 30) if rank == 0 else slice(30, None)
+            own = own if world > 1 else slice(None)
+            leaf = output.clone().requires_grad_()
+            share, answers = part(batch, own), leaf[own]
+            teacher = output[own].roll(1, -1)
+            loss = task.soft_loss(answers, teacher, share, 2.0) if soft else task.loss(answers, share)
+            loss.backward()
+            assert leaf.grad is not None
+            values = [loss.detach(), leaf.grad]
+            if world > 1:
+                for value in values:
+                    dist.all_reduce(value)
+                    value /= world
+            found.append((values[0], values[1]))
+    return found
+
+
+def rank_of_two(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    try:
+        torch.save(losses_on_a_share(rank, 2), Path(folder) / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_ranks_that_count_unequal_numbers_of_targets_have_the_loss_and_gradient_of_one(
+    tmp_path: Path,
+) -> None:
+    """A mean of the ranks' own means would weigh a target by how few there are on its rank."""
+    method = "spawn" if torch.cuda.is_available() else "fork"
+    torch.multiprocessing.start_processes(rank_of_two, args=(str(tmp_path),), nprocs=2, start_method=method)
+    for rank in range(2):
+        got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for mine, expected in zip(got, losses_on_a_share(0, 1), strict=True):
+            for a, b in zip(mine, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("make", [tokens, with_holes])
+def test_where_nothing_counts_both_losses_are_zero_with_a_gradient_of_zeros(make: Any) -> None:
+    task, output, batch, _ = make(torch.Generator().manual_seed(0))
+    nothing = torch.zeros_like(batch.targets, dtype=torch.bool)
+    batch = batch._replace(target_mask=nothing)
+    output = output.requires_grad_()
+    loss = task.loss(output, batch) + task.soft_loss(output, output.detach() + 1, batch, 2.0)
+    loss.backward()
+    assert float(loss.detach()) == 0 and not output.grad.any()

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -24,7 +25,8 @@ class Batch(NamedTuple):
     targets: classes (n,), tokens (n, length), or series (n, horizon, channels).
     index: (n,) int64, the position of each sample in its underlying data set.
     mask: (n, length) bool, True where an input position is real; None means all are.
-    target_mask: like `targets` without its value axis, True where a target counts in loss and metrics; None means as `mask`.
+    target_mask: (n,) or (n, length) bool for classes and tokens, (n, horizon, channels) for series, True where a target counts in loss
+    and metrics; None means as `mask`.
     """
 
     inputs: Tensor
@@ -92,11 +94,9 @@ class Task(ABC):
         """Return the streaming metrics beside the loss, by name."""
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return the mean task loss of one batch."""
+        """Return the mean task loss of one batch, see `mean_of_counted`."""
         points = self.pointwise(*self.select(output, batch))
-        return (
-            points.mean() if len(points) else points.sum()
-        )  # nothing counts: no loss, and a gradient of zeros
+        return mean_of_counted(points, batch)
 
     def metrics(self) -> Metrics:
         """Return fresh streaming metrics of this task."""
@@ -107,11 +107,26 @@ class Task(ABC):
         return values
 
 
-def _kl_at_temperature(output: Tensor, teacher_output: Tensor, temperature: float) -> Tensor:
+def mean_of_counted(values: Tensor, batch: Batch) -> Tensor:
+    """Return the mean over the first axis of values (m, ...) at what counts in a batch; 0, with a gradient of zeros, where nothing does.
+
+    Ranks count different numbers of targets where targets are masked. In training each then divides by their mean number, so that
+    the mean of the ranks' losses, and of their gradients, is that of one process on the whole batch.
+    """
+    is_masked = batch.mask is not None or batch.target_mask is not None
+    if is_masked and torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
+        count = torch.full((), float(len(values)), device=values.device)
+        dist.all_reduce(count)
+        return values.sum(dim=0) * (dist.get_world_size() / count.clamp(min=1))
+    return values.mean(dim=0) if len(values) else values.sum(dim=0)
+
+
+def _kl_at_temperature(output: Tensor, teacher_output: Tensor, temperature: float, batch: Batch) -> Tensor:
     """KL(teacher || output) of the softened distributions, times T^2, mean over rows (Hinton et al. 2015, arXiv 1503.02531)."""
     log_p = F.log_softmax(output.float() / temperature, dim=-1)
     log_q = F.log_softmax(teacher_output.float() / temperature, dim=-1)
-    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
+    rows = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=-1)
+    return mean_of_counted(rows, batch) * temperature**2
 
 
 class Classification(Task):
@@ -149,7 +164,7 @@ class Classification(Task):
                 f"soft targets need a teacher of the same classes: the network returns {output.shape[-1]}, "
                 f"the teacher {teacher_output.shape[-1]}"
             )
-        return _kl_at_temperature(output, teacher_output, temperature)
+        return _kl_at_temperature(output, teacher_output, temperature, batch)
 
     def metric_parts(self) -> list[tuple[str, Metric]]:
         """See `Task.metric_parts`."""
@@ -197,7 +212,7 @@ class Tokens(Task):
         """See `Task.soft_loss`: KL divergence at the counted positions."""
         mine, _ = self.select(output, batch)
         theirs, _ = self.select(teacher_output, batch)
-        return _kl_at_temperature(mine, theirs, temperature)
+        return _kl_at_temperature(mine, theirs, temperature, batch)
 
     def metric_parts(self) -> list[tuple[str, Metric]]:
         """See `Task.metric_parts`."""
@@ -240,8 +255,7 @@ class Forecasting(Task):
         """See `Task.soft_loss`: mean squared error to the teacher's forecast where targets count; the temperature has no meaning here."""
         mine, _ = self.select(output, batch)
         theirs, _ = self.select(teacher_output, batch)
-        errors = (mine - theirs).square()
-        return errors.mean() if len(errors) else errors.sum()
+        return mean_of_counted(self.pointwise(mine, theirs), batch)
 
     def metric_parts(self) -> list[tuple[str, Metric]]:
         """See `Task.metric_parts`."""

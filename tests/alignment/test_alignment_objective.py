@@ -207,8 +207,12 @@ def test_what_cannot_be_aligned_is_told() -> None:
         aligned(network, guide, example=Batch(torch.zeros(4, 2, 6, 6), torch.zeros(4), torch.zeros(4)))
     sequences, guide = Sequences(4), Sequences(3)
     data = Batch(torch.randn(2, 5, 3), torch.zeros(2), torch.arange(2), torch.zeros(2, 5, dtype=torch.bool))
+    for per_token in (False, True):
+        with pytest.raises(UserError, match="without a single real position"):
+            aligned(sequences, guide, example=data, per_token=per_token)
+    whole = data._replace(mask=torch.ones(2, 5, dtype=torch.bool))
     with pytest.raises(UserError, match="not padding"):
-        step(aligned(sequences, guide, example=data, per_token=True), sequences, guide, data)
+        step(aligned(sequences, guide, example=whole, per_token=True), sequences, guide, data)
 
 
 def test_noise_inputs() -> None:

@@ -153,7 +153,7 @@ def test_rsa_and_ridge_agree_with_float64(name: str, d: int, mean: float, scale:
     expected, slope = value_and_gradient(REFERENCES[name], x.double() / scale, y)
     value, gradient = value_and_gradient(FUNCTIONS[name], x, y)
     assert float(value) == pytest.approx(float(expected), abs=1e-4)
-    assert relative(gradient.double() * scale, slope) < 2e-3 if name == "ridge" else 1e-4
+    assert relative(gradient.double() * scale, slope) < (2e-3 if name == "ridge" else 1e-4)
 
 
 @pytest.mark.parametrize("name", ["cka", "unbiased_cka", "rsa"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import stat
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.cli import cluster
 from tutelage.cli.main import main
 from tutelage.engine import ranks
 from tutelage.errors import UserError
@@ -194,3 +196,58 @@ def test_submitted_jobs_die_are_submitted_again_and_are_queued_again_when_interr
 
 def _holder(run):
     return json.loads((run.path.parent / ".locks" / f"{run.identity}.json").read_text())
+
+
+def test_the_first_task_of_a_step_on_two_nodes_is_no_rank(tmp_path, monkeypatch):
+    """submitit's step has a task for each node, which looks like ranks: the first one starts them, the other one has nothing to do."""
+    for name, value in {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "submitit"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    seen = []
+    monkeypatch.setattr(cluster.Jobs, "do", lambda *_, **__: seen.append(ranks.in_ranks()) or 1.0)
+    assert ranks.in_ranks()
+    assert cluster.Task(str(tmp_path), QUICK)() == 1.0
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert math.isnan(cluster.Task(str(tmp_path), QUICK)())
+    assert seen == [False]
+    assert os.environ["SLURM_NTASKS"] == "2"
+
+
+def test_a_stored_result_is_not_submitted_again(tmp_path, caplog):
+    words = ["train", "-m", *QUICK, *CLUSTER, "hydra.launcher.cluster=debug", f"runs_dir={tmp_path}"]
+    assert main([*words, "seed=0"]) == 0
+    caplog.clear()
+    assert main([*words, "seed=0,1"]) == 0
+    assert "1 jobs submitted" in caplog.text
+    caplog.clear()
+    assert main([*words, "seed=0,1"]) == 0
+    assert "submitted" not in caplog.text
+
+
+class Submitted:
+    def __init__(self, done):
+        self.job_id, self.cancelled, self._done = "77", False, done
+
+    def done(self):
+        return self._done
+
+    def cancel(self, check=True):
+        self.cancelled = True
+
+
+@pytest.mark.parametrize("where", ["local", "slurm"])
+def test_an_interrupted_sweep_ends_its_jobs_on_this_machine_and_names_those_of_a_cluster(
+    monkeypatch, caplog, where
+):
+    jobs = [Submitted(True), Submitted(False)]
+
+    def interrupted(*arguments):
+        arguments[-1].update(enumerate(jobs))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "_executor", lambda *_: None)
+    monkeypatch.setattr(cluster, "_work_off", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.submit(cluster.Jobs(Path()), [], {"cluster": where})
+    assert [job.cancelled for job in jobs] == [False, where == "local"]
+    assert ("scancel 77" in caplog.text) == (where == "slurm")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from tutelage.cli.main import main
+from tutelage.cli.prune import owners_of
 from tutelage.runs.store import Store
 
 QUICK = [
@@ -136,3 +138,14 @@ def test_a_complete_run_leaves_its_network_and_no_checkpoint_unless_asked(runs):
     assert not (plain.path / "checkpoints").exists()
     assert kept.checkpoint("last").exists()
     assert json.loads((plain.path / "result.json").read_text())["metrics"] == kept.result["metrics"]
+
+
+def test_the_shipped_tables_are_read_without_the_data_that_their_runs_read():
+    """Every name of an experiment that a table here lists, and of what it needs, is known, with no data.root given."""
+    owners = owners_of(Path(__file__).parents[2] / "experiments")
+    assert {
+        "guidance/paper/cifar10/base",
+        "guidance/cifar10/resnet20",
+        "demo-cnn",
+        "guidance/beyond/etth1-encoder",
+    } <= set(owners)

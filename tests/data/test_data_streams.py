@@ -223,3 +223,18 @@ def test_workers_end_with_the_module_and_come_back_when_asked(folder: Path) -> N
     assert all(same(a, b) for a, b in zip(first, stream, strict=True))
     module.teardown()
     stream.close()
+
+
+def test_a_random_crop_of_files_without_a_size_is_cut_as_in_memory(folder: Path) -> None:
+    """`image_size: null` is the default: a crop is resized to the image's own size, however the files are held."""
+    options = {
+        "root": folder, "image_size": None, "batch_size": 8, "normalization": None, "num_workers": 0,
+        "augment": {"random_resized_crop": {"scale": [0.1, 0.2]}},
+    }  # fmt: skip
+    memory, files = (ready(ImageFolder(storage=kind, **options)) for kind in ("resident", "stream"))
+    for a, b in zip(steps(memory, 0, 3), steps(files, 0, 3), strict=True):
+        assert torch.equal(a.index, b.index) and a.inputs.shape == b.inputs.shape == (8, 3, 20, 24)
+        pairs = torch.stack([a.inputs.flatten(1), b.inputs.flatten(1)], dim=1)
+        assert min(float(torch.corrcoef(pair)[0, 1]) for pair in pairs) > 0.95
+    whole = next(iter(files.batches("validation", device="cpu")))
+    assert whole.inputs.shape[1:] == (3, 20, 24)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+
 import pytest
 
 from tutelage.cli.main import main
-from tutelage.engine import ranks
+from tutelage.engine import parallel, ranks
 from tutelage.errors import UserError
 from tutelage.runs.store import Store
 
@@ -116,3 +121,52 @@ def test_several_nodes_without_srun_or_torchrun_are_explained(monkeypatch):
 def test_existing_ranks_are_recognised(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     assert ranks.in_ranks()
+
+
+def test_rerun_where_ranks_exist_already_is_refused_and_touches_nothing(tmp_path, monkeypatch, capsys):
+    assert main(["train", *SMALL, f"runs_dir={tmp_path}"]) == 0
+    (run,) = Store(tmp_path).runs()
+    written = (run.path / "result.json").stat().st_mtime_ns
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert main(["train", *SMALL, f"runs_dir={tmp_path}", "rerun=true"]) == 2
+    assert "rerun=true cannot be given where the ranks exist already" in capsys.readouterr().err
+    assert (run.path / "result.json").stat().st_mtime_ns == written
+
+
+def visible():
+    return float(os.environ["CUDA_VISIBLE_DEVICES"])
+
+
+@pytest.mark.parametrize(("given", "expected"), [("5,7", [5.0, 7.0]), ("3", [3.0, 3.0]), (None, [0.0, 1.0])])
+def test_parallel_jobs_get_gpus_that_this_process_was_given(monkeypatch, given, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setattr(parallel, "_gpus", lambda: 2)
+    assert parallel.run_forked([visible, visible], processes=2) == expected
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_signal_ends_parallel_jobs_also_where_a_shell_made_them_deaf_to_interrupts(deaf):
+    """`command &` in a script starts with SIGINT ignored, and its children with it."""
+
+    def leave(*_):
+        raise KeyboardInterrupt
+
+    def job():
+        time.sleep(60)
+        return 0.0
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGTERM, leave)
+        if deaf:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            parallel.run_forked([job, job], processes=2)
+        assert time.monotonic() - started < 25  # not 60, and no job had to be killed
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

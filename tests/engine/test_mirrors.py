@@ -149,3 +149,23 @@ def test_csv_and_tensorboard_by_one_word(command):
     run = command("fit.max_steps=4", "logger=tensorboard", folder="board")
     mirrors.drain()
     assert list((run.path / "tensorboard").glob("events*"))
+
+
+def test_csv_after_a_resume_holds_the_rows_before_it_too(command, monkeypatch):
+    words = ["fit.max_steps=6", "fit.validate_every_steps=2", "fit.checkpoint_every_s=0", "logger=csv"]
+    save = Checkpoints.save
+
+    def stop(self, trainer):
+        save(self, trainer)
+        if trainer.lightning_module.step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        command(*words)
+    monkeypatch.setattr(Checkpoints, "save", save)
+    run = command(*words)
+    mirrors.drain()
+    with (run.path / "metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == [row["step"] for row in run.metrics.rows] and min(steps) <= 2

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from small_runs import METHODS
 
-from tutelage.engine.callbacks import Checkpoints
+from tutelage.engine.callbacks import Checkpoints, Recording
 from tutelage.methods.memory import Memory
 from tutelage.reporting.collect import collect
 from tutelage.runs.run import State
@@ -155,3 +155,76 @@ def test_what_was_remembered_is_given_back_when_fit_ends_however_it_ends(
         command(f"method={method}", *METHODS[method], setting)
     ((memory, stored),) = kept
     assert stored and not memory._stored
+
+
+@pytest.mark.parametrize("how", ["truncated", "missing"])
+def test_a_state_whose_best_weights_are_damaged_is_named_and_passed_over(command, monkeypatch, how):
+    whole = command(folder="whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 12)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            command(folder="broken")
+    (run,) = Store(whole.path.parents[2] / "broken").runs()
+    state = torch.load(run.checkpoint("last"), weights_only=True)["callbacks"]["Checkpoints"]
+    best = run.path / "checkpoints" / f"best-{state['best']['step']}.safetensors"
+    best.write_bytes(best.read_bytes()[:300]) if how == "truncated" else best.unlink()
+    resumed = command(folder="broken")
+    assert resumed.result["cost"]["resumed_at_step"] < 12
+    assert resumed.result["metrics"] == whole.result["metrics"]
+    assert "last.ckpt" in run.log.read_text()
+
+
+def test_each_state_that_may_be_resumed_from_has_its_best_weights(command, monkeypatch):
+    whole = command(folder="whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 8)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            command(folder="broken")
+    (run,) = Store(whole.path.parents[2] / "broken").runs()
+    steps = []
+    for which in ("last", "previous"):
+        state = torch.load(run.checkpoint(which), weights_only=True)["callbacks"]["Checkpoints"]
+        steps.append(state["best"]["step"])
+        assert (run.path / "checkpoints" / f"best-{steps[-1]}.safetensors").is_file()
+    assert steps == [8, 4]  # or the test shows nothing
+
+
+def test_a_resumed_run_goes_on_with_the_threads_it_was_begun_with(command, monkeypatch):
+    """Sums round by how many threads share them, and a launcher gives a job more cores where fewer jobs are left."""
+    before = torch.get_num_threads()
+    seen = []
+    start = Recording.on_train_epoch_start
+
+    def note(self, trainer, method):
+        seen.append(torch.get_num_threads())
+        start(self, trainer, method)
+
+    monkeypatch.setattr(Recording, "on_train_epoch_start", note)
+    try:
+        torch.set_num_threads(2)
+        with monkeypatch.context() as patch:
+            stop_after(patch, 4)
+            with pytest.raises((KeyboardInterrupt, SystemExit)):
+                command("hardware.threads=null")
+        torch.set_num_threads(1)
+        command("hardware.threads=null")
+        assert set(seen) == {2}
+        assert torch.get_num_threads() == 1  # the next run of this process has its own
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_lost_rows_of_the_record_are_named(command, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 8)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            command(folder="broken")
+    whole = command(folder="whole")
+    (run,) = Store(whole.path.parents[2] / "broken").runs()
+    lines = (run.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run.path / "metrics.jsonl").write_text("".join(lines[:2]))
+    resumed = command(folder="broken")
+    assert resumed.result["metrics"] == whole.result["metrics"]
+    assert f"metrics.jsonl has 2 of the {len(lines)} rows written up to step 8" in run.log.read_text()
+    text = (whole.path / "log.txt").read_text()
+    assert "rows written" not in text

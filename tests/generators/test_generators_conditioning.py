@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tutelage.errors import UserError
-from tutelage.generators.conditioning import Conditioning, predict
+from tutelage.generators.conditioning import Conditioning, _chunks, predict
 from tutelage.models.convnet import ConvNet
 
 CLASSES, TARGETS = 5, 7
@@ -60,3 +60,11 @@ def test_predictions_do_not_depend_on_how_images_were_loaded():
     assert torch.equal(predict(network, images.split(1), chunk=8), whole)
     torch.testing.assert_close(whole, network(images).softmax(dim=1))
     assert not whole.requires_grad
+
+
+@pytest.mark.parametrize("sizes", [[7], [3, 4], [1] * 7, [5, 2], [0, 7], [64, 64, 1], []])
+def test_target_images_are_cut_anew_and_never_all_held(sizes):
+    images = torch.randn(sum(sizes), 2, 3)
+    parts = list(_chunks(iter(images.split(sizes)) if sizes else iter(()), 3))
+    assert all(len(part) == 3 for part in parts[:-1]) and all(0 < len(part) <= 3 for part in parts[-1:])
+    assert torch.equal(torch.cat(parts) if parts else images, images)

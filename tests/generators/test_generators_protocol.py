@@ -1,5 +1,7 @@
 """Every generator: an image is a function of its label and seed alone, soft labels contain hard ones, mistakes are named."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -152,3 +154,18 @@ def test_grids_halve_down_to_four_px():
     assert grid_sizes((3, 32, 32)) == [(32, 32), (16, 16), (8, 8), (4, 4)]
     assert grid_sizes((1, 28, 28)) == [(28, 28), (14, 14), (7, 7)]
     assert grid_sizes((1, 8, 12)) == [(8, 12), (4, 6)]
+
+
+def test_a_generator_without_parameters_samples_where_its_buffers_are(monkeypatch):
+    """On a GPU the noise domain was taken to be on the CPU: it has no parameter. The meta device stands for one."""
+    seen = []
+    domain = NoiseDomain((1, 4, 4), 2).to("meta")
+
+    def render(noise, labels):
+        seen.extend([noise.device.type, labels.device.type])
+        return torch.zeros(len(noise), 1, 4, 4)
+
+    monkeypatch.setattr(domain, "render", render)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # knows no meta device
+    domain.sample(torch.tensor([0, 1]), [0, 1])
+    assert seen == ["meta", "meta"]

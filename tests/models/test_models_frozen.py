@@ -193,3 +193,13 @@ def test_a_network_that_cannot_run_with_channels_last_keeps_its_layout():
     expected = frozen(inputs)
     frozen.prefer_channels_last(inputs[:4])
     assert torch.equal(frozen(inputs), expected) and frozen.network.conv.weight.is_contiguous()
+
+
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_series_are_converted_channel_by_channel(count):
+    """As many windows as channels must not be taken for channels."""
+    expects, given = ([1.0] * 7, [2.0] * 7), ([float(c) for c in range(7)], [1.0 + c for c in range(7)])
+    frozen = FrozenNetwork(nn.Identity(), expects=expects, given=given)
+    inputs = torch.randn(count, 5, 7)
+    raw = inputs * torch.tensor(given[1]) + torch.tensor(given[0])
+    torch.testing.assert_close(frozen(inputs), (raw - 1) / 2)

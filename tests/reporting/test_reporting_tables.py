@@ -1,5 +1,7 @@
 """Tables as data: reading, choosing on validation only, what is left to run, and the report with published numbers."""
 
+from dataclasses import replace
+
 import pytest
 
 from tutelage.errors import UserError
@@ -73,7 +75,7 @@ def test_choice_is_made_on_validation_and_never_on_test(path, find, cells):
     table = load(path())
     choice = choose(table, table.arms[0], find)
     assert choice.point == ("optimizer.lr=0.01",) and not choice.pending
-    assert choice.sentence == "lr=0.01 (of 2 points, 3 seeds)"
+    assert choice.sentence == "lr=0.01 (of 2 points, 3 seeds; the grid's largest lr)"
     line = build(table, find).lines[0]
     assert line.values == pytest.approx({0: 40, 1: 41, 2: 42})
 
@@ -144,7 +146,7 @@ def test_report_beside_the_published_numbers(full):
     report = build(table, find)
     page = render.markdown(report)
     assert (
-        "| base | 60.00 ± 1.00 | 3 | 57.52 to 62.48 | 60.58 (Table 4) | lr=0.01 (of 2 points, 3 seeds) |"
+        "| base | 60.00 ± 1.00 | 3 | 57.52 to 62.48 | 60.58 (Table 4) | lr=0.01 (of 2 points, 3 seeds; the grid's largest lr) |"
         in page
     )
     assert "| guided | 70.00 ± 1.00 | 3 |" in page and "| fixed | 40.00 ± 28.28 | 2 |" in page
@@ -234,3 +236,26 @@ def test_files_of_a_table(full, store, tmp_path):
     page = (tmp_path / "results" / "layers.md").read_text()
     assert "tutelage train -m experiment=base optimizer.lr=0.01 seed=0,1,2" in page
     assert "![layers](layers.png)" in page and str(tmp_path) not in page
+
+
+def test_a_table_of_more_runs_stays_unless_replacing_is_asked_for(full, store, tmp_path):
+    table, find = full
+    _, said = write_table(table, find, store, tmp_path / "results", "layers")
+    assert said.startswith("written")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    fewer = replace(table, arms=table.arms[:1], compare=())
+    report, said = write_table(fewer, find, store, tmp_path / "results", "layers")
+    assert len(report.lines) == 1 and "--replace" in said
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    _, said = write_table(fewer, find, store, tmp_path / "results", "layers", replace=True)
+    assert (
+        said.startswith("written")
+        and (tmp_path / "results" / "layers.md").read_bytes() != written["layers.md"]
+    )
+
+
+def test_a_choice_inside_the_grid_is_not_at_its_edge(path, find, cells):
+    table = load(path(FILE.replace("[1.0e-2, 1.0e-3]", "[1.0e-2, 1.0e-3, 1.0e-1]")))
+    for rate, values in ((0.001, [0.4] * 3), (0.01, [0.6] * 3), (0.1, [0.5] * 3)):
+        cells("base", rate, values)
+    assert choose(table, table.arms[0], find).sentence == "lr=0.01 (of 3 points, 3 seeds)"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tutelage.reporting.statistics import Summary
+from tutelage.reporting.statistics import Summary, summarize
 from tutelage.reporting.verdict import Published, Verdict, compare, correct, decide
 
 
@@ -80,3 +80,10 @@ def test_correction_over_a_table():
     corrected = correct([one, other])
     assert corrected[0].p == 2 / 64 and corrected[0].p_holm == pytest.approx(4 / 64)
     assert corrected[1].p_holm == 1.0
+
+
+def test_a_published_difference_within_its_own_error_shows_no_direction():
+    """The paper's -1.85 +- 2.96 is no loss that could be reproduced."""
+    below = summarize([-2.0, -2.1, -1.9])
+    assert decide(below, published=-1.85, error=2.96) is Verdict.BELOW
+    assert decide(below, published=-1.85, error=1.0) is Verdict.DIRECTION

@@ -7,7 +7,7 @@ import pytest
 
 from tutelage.errors import UserError
 from tutelage.scaling import summary, verdicts
-from tutelage.scaling.statistics import Estimate
+from tutelage.scaling.statistics import Estimate, critical_samples
 
 
 def synthetic(experiment, sizes, critical, *, draws=8, seed=0, **extra):
@@ -123,3 +123,23 @@ def test_another_experiment_is_held_against_the_exponent_it_was_planned_with(tmp
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
     with pytest.raises(UserError, match="no results"):
         summary.analyse([], tmp_path)
+
+
+def test_one_draw_has_no_interval_and_decides_nothing():
+    one = critical_samples([10, 20, 40], np.array([[0.1], [0.4], [0.9]]))
+    assert 20 < one.value < 40 and np.isnan([one.low, one.high]).all()
+    results = [synthetic("two_layer", {"d": d, "N": d}, 8 * d, draws=1, seed=d) for d in (8, 16, 32, 64)]
+    found = {v.quantity: v.verdict for v in summary.verdicts(results)}
+    assert found["exponent of P* in d"] == "undecided"
+    assert found["collapse against P / d^1"] == "undecided"
+
+
+def test_grids_that_do_not_overlap_leave_one_row_undecided_and_the_others_as_they_are():
+    results = [
+        synthetic("two_layer", {"d": d, "N": d}, p, seed=d)
+        for d, p in ((8, 1e2), (16, 1e5), (32, 1e8), (64, 1e11))
+    ]
+    found = {v.quantity: v for v in summary.verdicts(results)}
+    assert found["collapse against P / d^1"].verdict == "undecided"
+    assert "do not overlap" in found["collapse against P / d^1"].note
+    assert found["exponent of P* in d"].verdict == "disagrees"

@@ -68,11 +68,11 @@ def gram(features: Tensor) -> Tensor:
 def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return (k, n, d) features centred over samples and scaled to a mean squared length of 1, and the scale, (k, 1, 1).
 
-    Finite for any finite features. Features whose variation is below the rounding of their own values become zero. What rounding leaves
-    of a large mean is for the centring of the Gram matrix.
+    Finite for any finite features of one sign, and others up to half the largest float. Features whose variation is below the rounding
+    of their own values become zero. What rounding leaves of a large mean is for the centring of the Gram matrix.
     """
     eps = torch.finfo(features.dtype).eps
-    mean = features.mean(-2, keepdim=True)
+    mean = features.mean(-2, keepdim=True, dtype=wide(features)).to(features.dtype)
     features = features - mean
     spread, level = (
         torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide(x)) for x in (features, mean)

@@ -45,6 +45,10 @@ class Alignment:
         per_token: bool = False,
         tokens_per_step: int | None = None,
     ) -> None:
+        if example.mask is not None and not bool(example.mask.any(dim=1).all()):
+            raise UserError(
+                "a sample without a single real position cannot be aligned: its mask is False everywhere. Drop such samples from the data"
+            )
         if isinstance(guide, FeatureGuide):
             found = guide(example)
             guide_layers = [Layer(name, "feature", tuple(x.shape[1:])) for name, x in found.items()]
@@ -208,5 +212,5 @@ def _last_shared(layers: list[str], pairs: Sequence[Pair]) -> str:
 
 
 def _count(rows: Tensor, keep: Tensor | None) -> int:
-    # Counting a mask on a device would wait for it; there an empty batch gives zeros, not an error.
+    # Counting a mask on a device would wait for it; there an empty batch is not noticed here.
     return int(keep.sum()) if keep is not None and keep.device.type == "cpu" else len(rows)

@@ -76,8 +76,10 @@ class ClassHierarchy(FeatureGuide):
 
     nodes: Tensor
 
-    def __init__(self, *, tree: Mapping[str, Any], class_names: Sequence[str]) -> None:
+    def __init__(self, *, tree: Mapping[str, Any], class_names: Sequence[str] | None) -> None:
         super().__init__()
+        if class_names is None:
+            raise UserError("a class hierarchy guides data with named classes; these data have none")
         names = [str(name) for name in class_names]
         leaves = list(_leaves(tree, ()))
         for path in leaves:

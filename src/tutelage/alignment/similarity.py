@@ -1,8 +1,9 @@
 """Similarities of two representations of the same samples, each differentiable in the network's features.
 
 All are invariant to rotation and isotropic scale of either side (ridge, through its penalty and projection, to scale alone), lie in
-[-1, 1], are 1 for equal features (ridge: near it), computed in float32 inside autocast, and finite in value and gradient on constant,
-tiny and huge features. The guide's side is a constant.
+[-1, 1], are 1 for equal features (ridge, which predicts half of the samples from the other half, only where that half says enough),
+computed in float32 inside autocast, and finite in value and gradient on constant, tiny and huge features. The guide's side is a
+constant.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """After training: how alike networks are, in layers and in errors, and how far they overfit.
 
-May import alignment, models, tasks, runs and errors; torch and matplotlib come inside functions where they can.
+May import everything below the engine (sample quality reads generators); torch and matplotlib come inside functions where they can.
 """

@@ -23,7 +23,7 @@ MOST_TICKS = 40
 def heat_map(
     values: np.ndarray, *, rows: Sequence[str], columns: Sequence[str], low: float, high: float, label: str
 ) -> tuple[Figure, Axes]:
-    """Return a figure of a matrix (rows, columns), light to dark from `low` to `high`; NaN cells stay empty."""
+    """Return a figure of a matrix (rows, columns), dark to light from `low` to `high`; NaN cells stay empty."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -41,7 +41,8 @@ class Consistency:
     """Agreement of two networks on n questions.
 
     observed: share on which both are right or both wrong. expected: the same if their errors were independent. kappa: the excess,
-    (observed - expected) / (1 - expected); NaN where a network's accuracy of 0 or 1 leaves nothing to agree on by chance alone.
+    (observed - expected) / (1 - expected); NaN where both are right everywhere, or both wrong, which leaves
+    nothing beyond chance. With one of them constant it is 0.
     standard_error, analytic: large-sample error and its interval. bootstrap: percentile interval over samples.
     """
 
@@ -128,10 +129,16 @@ def _standard_error(shares: np.ndarray, n: int) -> float:
 def answers(network: FrozenNetwork, task: Task, batches: Iterable[Batch]) -> Answers:
     """Return a network's answers over batches; of a token task one for each counted position.
 
-    Raises UserError for a task whose answers are not right or wrong (a forecast).
+    Raises UserError for a task whose answers are not right or wrong (a forecast), and for a rule, which has no answers.
     """
     import torch
 
+    from tutelage.alignment.guides import FeatureGuide
+
+    if isinstance(network.network, FeatureGuide):
+        raise UserError(
+            f"{type(network.network).__name__} is a rule: it has features and no answers, so no errors to compare"
+        )
     predicted, targets, index = [], [], []
     with torch.inference_mode():
         for batch in batches:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tutelage.alignment.features import per_sample, to_single
+from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.taps import Layer, Taps, probe, weight_layers
 from tutelage.errors import UserError, choices
 from tutelage.models.frozen import FrozenNetwork
@@ -72,9 +73,13 @@ def layers_of(network: FrozenNetwork, batch: Batch, which: str) -> list[Layer]:
     which: "weights" (those a pairing counts), "all" that can be tapped, or names separated by commas.
     """
     example = Batch(*(None if part is None else part[:2] for part in batch))  # type: ignore[arg-type]
-    found = [
-        layer for layer in probe(network.network, *network_inputs(network, example)) if not layer.obstacle
-    ]
+    if isinstance(network.network, FeatureGuide):
+        found = [Layer(name, "feature", tuple(x.shape[1:])) for name, x in network.network(example).items()]
+    else:
+        seen = network_inputs(network, example)
+        found = [layer for layer in probe(network.network, *seen) if not layer.obstacle]
+    if isinstance(network.network, FeatureGuide) and which in ("weights", "all"):
+        return found
     if which in ("weights", "all"):
         chosen = weight_layers(found) if which == "weights" else found
         if not chosen:
@@ -159,11 +164,17 @@ def _unit_matrices(network: FrozenNetwork, names: Sequence[str], batches: Sequen
     starts = np.cumsum([0, *(len(batch.index) for batch in batches)]).tolist()
     parts = [slice(a, b) for a, b in itertools.pairwise(starts)]
     blocks = _Blocks(names, starts[-1], batches[0].inputs.device)
-    with torch.inference_mode(), Taps(network.network, names, consume=blocks.take) as taps:
+    rule = network.network if isinstance(network.network, FeatureGuide) else None
+    with torch.inference_mode(), Taps(network.network, () if rule else names, consume=blocks.take) as taps:
         for i, rows in enumerate(parts):
             blocks.rows = rows
             for j in range(i, len(parts)):
                 blocks.columns, blocks.mask = parts[j], batches[j].mask
+                if rule is not None:
+                    features = rule(batches[j])
+                    for name in names:
+                        blocks.take(name, features[name])
+                    continue
                 with taps.recording():
                     network(batches[j].inputs, batches[j].mask)
         return torch.stack([blocks.unit(name) for name in names])

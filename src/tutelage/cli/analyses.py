@@ -119,6 +119,12 @@ def gap(request: Request) -> Outcome:
         on_train = evaluate_network(network.network, data.task, batches, request.options["device"])
         found = analysis.gap_of(subject.run.key, subject.seed, subject.run.result or {}, on_train)
         arms.setdefault(subject.arm, []).append(found)
+        first = arms[subject.arm][0]
+        if first.metric != found.metric:
+            raise UserError(
+                f"{first.run} is selected by {first.metric} and {found.run} by {found.metric}: they are no seeds of one arm; give them "
+                "names of their own (name=...), or analyse them one at a time"
+            )
     lines = []
     for arm, gaps in arms.items():
         summary = summarize([found.gap for found in gaps])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tutelage.cli.jobs import Jobs, Outcome
+from tutelage.engine import ranks
 from tutelage.errors import UserError, choices
 from tutelage.runs.needs import Plan
 
@@ -32,7 +34,10 @@ class Task:
             return float("nan")  # of several nodes, the first starts the ranks on all
         speak_plainly()
         jobs = Jobs(Path(self.folder))
-        return jobs.do(lambda: plan_of(self.words), words=self.words)
+        # submitit's step has a task for each node. This one is no rank: where a run asks for several, it starts them, in a step of their
+        # own.
+        with ranks.environment(SLURM_NTASKS="1"):
+            return jobs.do(lambda: plan_of(self.words), words=self.words)
 
     def checkpoint(self) -> Any:
         """Queue the job again: submitit asks for this when the cluster preempts it or its time is over. Its run resumes."""
@@ -50,9 +55,42 @@ def submit(
     Raises UserError where submitit is missing or refuses them.
     """
     executor = _executor(jobs.folder / "jobs", options)
-    values = [float("nan")] * len(wanted)
-    left = {number: 1 + (plan.config["retry"] if plan else 0) for number, (_, plan, _) in enumerate(wanted)}
+    # A stored result is taken here and now: it needs no place in a queue.
+    values = [jobs.do(functools.partial(_planned, plan), words=words) if plan and stored else float("nan")
+              for words, plan, stored in wanted]  # fmt: skip
+    left = {
+        number: 1 + (plan.config["retry"] if plan else 0)
+        for number, (_, plan, stored) in enumerate(wanted)
+        if not stored
+    }
     running: dict[int, Any] = {}
+    try:
+        _work_off(jobs, executor, wanted, values, left, running)
+    except BaseException:
+        _leave(list(running.values()), str(options["cluster"]))
+        raise
+    return values
+
+
+def _leave(running: Sequence[Any], cluster: str) -> None:
+    """End the jobs that are processes of this machine; of a cluster's own say that they go on."""
+    going = [job for job in running if not job.done()]
+    if going and cluster == "slurm":
+        ids = " ".join(str(job.job_id) for job in going)
+        log.warning("the submitted jobs go on: `scancel %s` ends them, the same command waits for them", ids)
+        return
+    for job in going:
+        job.cancel(check=False)
+
+
+def _work_off(
+    jobs: Jobs,
+    executor: Any,
+    wanted: Sequence[tuple[Sequence[str], Plan | None, bool]],
+    values: list[float],
+    left: dict[int, int],
+    running: dict[int, Any],
+) -> None:
     while left:
         with executor.batch():
             for number in left:
@@ -71,7 +109,10 @@ def submit(
                     )
                     if plan is not None and plan.config["on_failure"] == "stop":
                         jobs.stop()
-    return values
+
+
+def _planned(plan: Plan) -> Plan:
+    return plan
 
 
 def _wait(job: Any) -> tuple[float, str]:

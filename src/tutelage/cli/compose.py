@@ -175,6 +175,25 @@ def plan_of(overrides: Sequence[str], known: dict[tuple[str, ...], dict[str, Any
         return needs.plan(compose(overrides), needed)
 
 
+def names_of(overrides: Sequence[str], known: dict[tuple[str, ...], set[str]]) -> set[str]:
+    """Return the names of a command's run and of all the runs it needs. Nothing else is resolved, so that no data have to be there.
+
+    known: the names of needs that were looked at, kept between the calls of one command.
+    """
+    words = tuple(readable(overrides))
+    if words not in known:
+        known[words] = set()  # a need of itself ends here; the planner names it
+        with hydra_ready():
+            try:
+                node = hydra_compose(PRIMARY, overrides=[*search_path(), *words])
+                needed: Any = OmegaConf.to_container(node.get("needs") or OmegaConf.create(), resolve=False)
+                found = {str(node.name)}
+            except (HydraException, OmegaConfBaseException, ValueError) as error:
+                raise explain(error, words) from error
+        known[words] = found.union(*(names_of(command, known) for command in needed.values()))
+    return known[words]
+
+
 def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) -> UserError:
     """Return one message in the user's words for what Hydra or OmegaConf raised."""
     text = str(error).strip()
@@ -200,8 +219,6 @@ def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) 
             group, _, name = match.group(1).rpartition("/")
         offered = HYDRAS.get(group) or group_options(group)
         return UserError(f"there is no {group or 'configuration'} '{name}'; {choices(name, offered)}")
-    if match := re.search(r"Could not override '?([^' ]+)'?\.?\s*No match in the defaults list", text):
-        return UserError(f"there is no group '{match.group(1)}'; {choices(match.group(1), groups())}")
     if "Config group override must be a string" in text:
         emptied = [word for word in overrides if word.partition("=")[2] in ("null", "None", "~")]
         return UserError(

@@ -43,9 +43,8 @@ def main(arguments: Sequence[str]) -> int:
             markup=False,
         )
     console.print("\n[bold]Runs[/bold]")
-    problems = _runs(plan, console)
-    if build:
-        problems += _build(plan, console)
+    _runs(plan, console)
+    problems = _build(plan, console) if build else []
     for problem in problems:
         console.print(f"missing: {problem}", style="red", markup=False)
     return 2 if problems and build else 0
@@ -62,7 +61,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _runs(plan: Plan, console: Any) -> list[str]:
+def _runs(plan: Plan, console: Any) -> None:
     store = Store(plan.config["runs_dir"])
     for role, item in [
         *((f"need {i}", p) for i, p in enumerate(plan.prerequisites(), 1)),
@@ -74,7 +73,6 @@ def _runs(plan: Plan, console: Any) -> list[str]:
         if run.is_complete and (rooms := [*files, *changed_rooms(run.attempts)]):
             note = f" (the code of {', '.join(rooms)} has changed since)"
         console.print(f"  {role:<9} {item.key}  {run.state}{note}", markup=False)
-    return []
 
 
 def _build(plan: Plan, console: Any) -> list[str]:

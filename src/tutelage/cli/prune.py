@@ -94,11 +94,11 @@ def owners_of(tables: Path) -> dict[str, str]:
     Names, not identities: a table's runs may have been made with further words (hardware, places of data).
     Raises UserError where a table cannot be read, since what it needs is then unknown.
     """
-    from tutelage.cli.compose import hydra_ready, plan_of
+    from tutelage.cli.compose import hydra_ready, names_of
     from tutelage.reporting.table_file import load
 
     found: dict[str, str] = {}
-    composed: set[tuple[str, ...]] = set()
+    known: dict[tuple[str, ...], set[str]] = {}
     if not tables.is_dir():
         log.warning("there is no folder %s here, so no table is known that needs a run", tables)
         return found
@@ -106,14 +106,9 @@ def owners_of(tables: Path) -> dict[str, str]:
     log.info("reading what the %d tables under %s need", len(paths), tables)
     with hydra_ready():
         for path in paths:
-            table = load(path)
-            for arm in table.arms:
-                if arm.command in composed:
-                    continue
-                composed.add(arm.command)
-                plan = plan_of([*arm.command, *arm.points[0], f"seed={table.seeds[0]}"])
-                for one in (plan, *plan.prerequisites()):
-                    found.setdefault(one.name, f"a table needs it: {path}")
+            for arm in load(path).arms:
+                for name in names_of(arm.command, known):
+                    found.setdefault(name, f"a table needs it: {path}")
     return found
 
 

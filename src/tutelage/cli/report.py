@@ -13,19 +13,20 @@ if TYPE_CHECKING:
     from tutelage.reporting.tables import Cell, Find
 
 HELP = """usage: tutelage report <runs> [--html] [runs_dir=runs]
-       tutelage report <table> [key=value ...]
+       tutelage report <table> [--replace] [key=value ...]
 
 <runs>: a name below the runs folder, such as demo: every arm with mean, spread, n and interval over its seeds, written to
 runs/<name>/ as table.md, table.csv, cells.csv (a row per run) and curves.png.
 <table>: a table file such as experiments/guidance/digits.yaml, or guidance/digits: the same with the published numbers beside and a
-verdict, written to results/ beside the file. key=value words are added to every command of the table (data.root=...).
+verdict, written to results/ beside the file. key=value words are added to every command of the table (data.root=...). A table on
+the disk that is of more complete runs than are here stays as it is, unless --replace.
 """
 TABLES = Path("experiments")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    words = [word for word in arguments if word != "--html"]
+    words = [word for word in arguments if word not in ("--html", "--replace")]
     if not words or any(word in ("-h", "--help") for word in words):
         print(HELP)
         return 0 if words else 2
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     if path is None:
         report_runs(what, rest, html="--html" in arguments)
     else:
-        report_table(path, rest)
+        report_table(path, rest, replace="--replace" in arguments)
     return 0
 
 
@@ -82,8 +83,8 @@ def report_runs(name: str, words: Sequence[str], *, html: bool = False) -> None:
     )
 
 
-def report_table(path: Path, words: Sequence[str]) -> None:
-    """Report on a table file, from whatever runs of it exist."""
+def report_table(path: Path, words: Sequence[str], *, replace: bool = False) -> None:
+    """Report on a table file, from whatever runs of it exist. replace: also where a table of more runs stands on the disk."""
     from tutelage.cli.compose import hydra_ready
     from tutelage.cli.screen import console
     from tutelage.reporting.render import terminal
@@ -94,9 +95,11 @@ def report_table(path: Path, words: Sequence[str]) -> None:
     table = load(path)
     root = next((word.partition("=")[2] for word in words if word.startswith("runs_dir=")), "runs")
     with hydra_ready():
-        report = write_table(table, finder(words), Store(root), path.parent / "results", path.stem)
+        report, said = write_table(
+            table, finder(words), Store(root), path.parent / "results", path.stem, replace=replace
+        )
     console().print(terminal(report))
-    print(f"written: {path.parent}/results/{path.stem}.md and beside it")
+    print(said)
 
 
 def finder(words: Sequence[str]) -> Find:

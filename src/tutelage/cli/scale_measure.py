@@ -150,7 +150,12 @@ def line(result: Mapping[str, Any]) -> str:
         critical = critical_samples(result["samples"], result["alignment"])
     except UserError as error:
         return str(error)
-    return f"P* = {critical.value:.0f} ({critical.low:.0f} to {critical.high:.0f}), {result['seconds']:.0f} s"
+    interval = (
+        f"{critical.low:.0f} to {critical.high:.0f}"
+        if critical.low == critical.low
+        else "one draw, no interval"
+    )
+    return f"P* = {critical.value:.0f} ({interval}), {result['seconds']:.0f} s"
 
 
 def show_points(points: Sequence[tuple[Any, dict[str, Any], bool]]) -> int:

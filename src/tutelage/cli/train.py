@@ -63,6 +63,8 @@ def multirun(overrides: Sequence[str]) -> int:
     # Hydra's own folder of the sweep is that of the notes, so that a launcher finds them.
     compose.multirun(overrides, lambda node: job(node, jobs), folder=jobs.folder)
     jobs.finish_busy()
+    if not jobs.notes():
+        raise UserError(f"the sweep has no job: one of {' '.join(overrides)} has no value")
     done = [note.key for note in jobs.notes() if note.outcome is Outcome.DONE]
     code = jobs.close()
     searched = (jobs.folder / "trials.csv").exists()  # a search has its own table

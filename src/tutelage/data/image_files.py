@@ -117,32 +117,34 @@ class Files:
         """Return one image as uint8 (channels, height, width), resized with antialiased bilinear interpolation.
 
         box: from the height and width to the part (top, left, height, width) that is resized to `size`; by default the largest
-        centred square. Raises UserError where the file is no whole image.
+        centred square. Without a `size` a part is resized to the whole image's, and by default nothing is cut. Raises UserError where
+        the file is no whole image.
         """
         path = self.layout.root / self.layout.paths[index]
         try:
             with Image.open(path) as image:
-                array = np.asarray(self._resized(image, box or _centre).convert(MODES[self.channels]))
+                array = np.asarray(self._resized(image, box).convert(MODES[self.channels]))
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
             raise UserError(f"cannot read the image {path}: {error}. Replace or remove it") from error
         return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
-    def _resized(self, image: Image.Image, box: Callable[[int, int], tuple[float, ...]]) -> Image.Image:
-        if self.size is None:
+    def _resized(
+        self, image: Image.Image, box: Callable[[int, int], tuple[float, ...]] | None
+    ) -> Image.Image:
+        if self.size is None and box is None:
             return image
         width, height = image.size
-        top, left, part_height, part_width = box(height, width)
+        top, left, part_height, part_width = (box or _centre)(height, width)
+        goal = image.size if self.size is None else (self.size, self.size)
         if part_height == part_width == min(height, width):
-            image.draft(
-                MODES[self.channels], (self.size, self.size)
-            )  # a JPEG decodes faster at a fraction of its size
-        if image.size == (self.size, self.size) == (part_width, part_height):
+            image.draft(MODES[self.channels], goal)  # a JPEG decodes faster at a fraction of its size
+        if image.size == goal == (part_width, part_height):
             return image
         by = image.width / width, image.height / height
         right = min((left + part_width) * by[0], image.width)
         bottom = min((top + part_height) * by[1], image.height)
         return image.convert(MODES[self.channels]).resize(
-            (self.size, self.size), Image.Resampling.BILINEAR, box=(left * by[0], top * by[1], right, bottom)
+            goal, Image.Resampling.BILINEAR, box=(left * by[0], top * by[1], right, bottom)
         )
 
     def decode_many(self, indices: Sequence[int]) -> np.ndarray:

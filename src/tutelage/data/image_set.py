@@ -77,8 +77,8 @@ class ImageData(DataModule):
     taken, which keeps its size: for an honest few-label setting, give `validation` as a small number too.
     label_noise: share of wrong training labels; label_noise_kind and label_noise_map as in `corruption.flip_labels`.
     missing: share of pixels set to 0 before normalisation, all channels of a pixel together; missing_in: "train" or "all" images.
-    normalization: "train" (mean and standard deviation of the training images), None, or [means, deviations] per channel, of
-    images scaled to [0, 1].
+    normalization: "train" (mean and standard deviation of the training images; of 10,000 of them in memory, of 1,000 from
+    files), None, or [means, deviations] per channel, of images scaled to [0, 1].
     augment: augmentations in order, each a name of `augment.AUGMENTATIONS` with its arguments, or any name with an object.
     """
 

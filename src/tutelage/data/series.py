@@ -146,7 +146,9 @@ class Series(DataModule):
             self.splits[name] = np.arange(starts[name], starts[name] + count)
         self.task = Forecasting(self.horizon, len(names))
         self.input_shape = (self.length, len(names))
-        self.normalization = tuple(mean.tolist()), tuple(deviation.tolist())
+        # From a level, a value of the file is a difference: no mean is taken off.
+        centre = mean if self.level is None else np.zeros_like(mean)
+        self.normalization = tuple(centre.tolist()), tuple(deviation.tolist())
         self.tables["calendar"] = torch.from_numpy(calendar)
         self.facts |= {"columns": names, "rows": ends.tolist(), "empty_cells": int((~present).sum())}
         self.store = SeriesStore(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 
 from tutelage.engine.mirrors import Mirrors
@@ -27,7 +28,9 @@ log = logging.getLogger("tutelage")
 class Recording(pl.Callback):
     """Write a row of the training terms every `log_every` steps, and one with the validation metrics after each validation.
 
-    steps_per_epoch: updates per pass over the training data, for the `epoch` column. accumulate: batches per update.
+    steps_per_epoch: updates per pass over the training data, for the `epoch` column. accumulate: batches per update. threads: how many CPU
+    threads the user asked for. Without, a resumed run goes on with as many as it began with: sums are split among threads, and round by
+    how.
     """
 
     def __init__(
@@ -38,12 +41,13 @@ class Recording(pl.Callback):
         log_every: int,
         steps_per_epoch: float,
         accumulate: int = 1,
+        threads: int | None = None,
     ) -> None:
-        self.writer, self.mirrors = writer, mirrors
+        self.writer, self.mirrors, self.threads = writer, mirrors, threads
         self.log_every, self.steps_per_epoch = log_every, steps_per_epoch
         self._batches = log_every * accumulate
         self.train_s = 0.0
-        self.step = 0
+        self.step = self.rows = 0
         self._resumed_at = 0.0
         self._batch: Batch | None = None
 
@@ -82,13 +86,47 @@ class Recording(pl.Callback):
         }
         if self.writer is not None:
             self.writer.write(row)
+        self.rows += 1
         self.mirrors.log(row)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"train_s": self.train_s, "step": self.step}
+        return {
+            "train_s": self.train_s,
+            "step": self.step,
+            "rows": self.rows,
+            "threads": torch.get_num_threads(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.train_s, self.step = state_dict["train_s"], state_dict["step"]
+        self.rows = state_dict.get("rows", 0)
+        if self.writer is not None and (lost := self.rows - self.writer.rows) > 0:
+            log.warning(
+                "metrics.jsonl has %d of the %d rows written up to step %d: %d were lost, and its curves have a gap; rerun=true makes "
+                "the run anew", self.writer.rows, self.rows, self.step, lost,
+            )  # fmt: skip
+            self.rows -= lost
+        threads = state_dict.get("threads")
+        if threads and not self.threads and threads != torch.get_num_threads():
+            log.info(
+                "resumed with %d CPU threads, as it was begun (hardware.threads=N says otherwise)", threads
+            )
+            torch.set_num_threads(threads)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Write a checkpoint where it is asked for; its caller renames it. Lightning's own way goes through the system's temporary folder,
+    which may be small, or on another disk, and keeps what a killed process leaves there.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """See Lightning's CheckpointIO."""
+        torch.save(checkpoint, path)
+
+
+def best_weights(folder: Path, step: int) -> Path:
+    """Return the file of the best weights that were reached at a step."""
+    return folder / f"best-{step}.safetensors"
 
 
 class Checkpoints(pl.Callback):
@@ -108,6 +146,7 @@ class Checkpoints(pl.Callback):
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
         self.best_state: dict[str, torch.Tensor] | None = None
+        self._saved_best: Path | None = None  # of the latest state written or resumed from
         self._saved_at = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, method: Any) -> None:
@@ -140,7 +179,7 @@ class Checkpoints(pl.Callback):
 
     def best_path(self) -> Path:
         """Return the file of the best weights so far."""
-        return self.folder / f"best-{self.best['step']}.safetensors"
+        return best_weights(self.folder, self.best["step"])
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write the best weights, then the state to resume from, then drop what neither needs."""
@@ -171,9 +210,14 @@ class Checkpoints(pl.Callback):
             if last.exists():
                 last.replace(previous)
             fresh.replace(last)
+            needed = {
+                self.best_path(),
+                self._saved_best,
+            }  # the state before this one is resumed from if this one is damaged
             for old in self.folder.glob("best-*.safetensors"):
-                if old != self.best_path():
+                if old not in needed:
                     old.unlink()
+            self._saved_best = self.best_path()
         self._saved_at = time.monotonic()
 
     def _seen(self, step: int) -> Path:
@@ -183,6 +227,7 @@ class Checkpoints(pl.Callback):
     def _write(state: dict[str, torch.Tensor], path: Path) -> None:
         part = path.with_suffix(".tmp")
         save_file(state, part)
+        _sync(part)
         part.replace(path)
 
     def seen(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
@@ -203,6 +248,7 @@ class Checkpoints(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.last = state_dict["best"], state_dict["last"]
+        self._saved_best = self.best_path() if self.best else None
 
 
 class GiveUp(pl.Callback):

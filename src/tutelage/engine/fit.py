@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from safetensors import safe_open
 
 from tutelage.engine.build import Built, build
-from tutelage.engine.callbacks import Checkpoints, GiveUp, Progress, Recording
+from tutelage.engine.callbacks import Checkpoints, GiveUp, Progress, Recording, WholeFiles, best_weights
 from tutelage.engine.chunks import Chunks
 from tutelage.engine.cpu import prepare_cpu
 from tutelage.engine.mirrors import Mirrors, open_mirrors
@@ -34,9 +35,11 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
     Call it under the run's lock, in one process or in every rank of a started group. A checkpoint in the folder is resumed.
     Raises UserError for what the user can mend; NonFiniteLoss when a loss term is not finite.
     """
-    started = time.perf_counter()
+    started, threads = time.perf_counter(), torch.get_num_threads()
     quiet_lightning()
     check_machine(config["hardware"])
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # of an earlier run of this process
     torch.set_float32_matmul_precision(config["hardware"]["matmul_precision"])
     prepare_cpu(config["hardware"].get("threads"))
     reads = reads_of(config)
@@ -79,6 +82,7 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
             mirrors.finish(result.get("metrics", {}))
             built.method.release()
             built.data.teardown()
+            torch.set_num_threads(threads)  # one run's number is not the next one's
     return result
 
 
@@ -112,6 +116,7 @@ def assemble(
         log_every=settings["log_every_steps"],
         accumulate=settings["accumulate"],
         steps_per_epoch=per_epoch,
+        threads=config["hardware"].get("threads"),
     )
     checkpoints = Checkpoints(
         run.path / "checkpoints",
@@ -180,6 +185,7 @@ def make_trainer(
             accumulate_grad_batches=1 if by_hand else settings["accumulate"],
             gradient_clip_val=None if by_hand else settings["gradient_clip"],
             callbacks=callbacks,
+            plugins=[WholeFiles()],
             default_root_dir=folder,
             reload_dataloaders_every_n_epochs=1,  # the last chunk may be shorter than the others
             logger=False,
@@ -243,14 +249,19 @@ def train(
 
 
 def latest_checkpoint(run: Run) -> tuple[Path, int] | None:
-    """Return the newest readable state to resume from and its step; a damaged one is named and passed over."""
+    """Return the newest readable state to resume from and its step; one that is damaged, or whose best weights are, is named and
+    passed over.
+    """
     for which in ("last", "previous"):
         path = run.checkpoint(which)
         if not path.exists():
             continue
         try:
-            state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-            return path, int(state["callbacks"]["Recording"]["step"])
+            state = torch.load(path, map_location="meta", weights_only=True, mmap=True)["callbacks"]
+            if best := state["Checkpoints"]["best"]:
+                with safe_open(best_weights(path.parent, best["step"]), framework="pt"):
+                    pass  # reading the header compares the file's length with what it announces
+            return path, int(state["Recording"]["step"])
         except Exception as error:
             log.warning(
                 "checkpoint %s of %s cannot be read (%s); trying the one before", path.name, run.key, error

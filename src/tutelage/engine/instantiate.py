@@ -1,8 +1,9 @@
 """From a `_target_` and its arguments to an object, under a stated policy of what may be built.
 
 Policy: a target is (1) a class or function that Tutelage's models, data, methods, generators, alignment or scaling cases define, (2) a
-class derived from torch.nn.Module or LightningDataModule, or (3) a function that a module in the folder of the command defines.
-Everything else is refused: a configuration from somebody else can name `os.system`, and must not reach it.
+class derived from torch.nn.Module or LightningDataModule, or (3) a function that a module in the folder of the command defines, installed
+packages excepted: their environment often lies in that folder. Everything else is refused: a configuration from somebody else can
+name `os.system`, and must not reach it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import importlib
 import inspect
 import sys
+import sysconfig
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -75,8 +77,16 @@ def _allowed(found: Any, module_name: str) -> bool:
         )
     if inspect.isfunction(found):
         source = getattr(sys.modules.get(found.__module__), "__file__", None)
-        return source is not None and Path(source).resolve().is_relative_to(Path.cwd())
+        return source is not None and _own(Path(source).resolve())
     return False
+
+
+def _own(source: Path) -> bool:
+    """Whether a source file is the user's: in the folder of the command, and of no installed package or the standard library."""
+    if not source.is_relative_to(Path.cwd()) or {"site-packages", "dist-packages"}.intersection(source.parts):
+        return False
+    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return not any(source.is_relative_to(Path(path).resolve()) for path in installed)
 
 
 def parameters_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any], bool]:

@@ -38,6 +38,11 @@ def run_plan(
     """
     store = Store(plan.config["runs_dir"])
     run = store.run(plan.name, plan.identity)
+    if rerun and in_ranks():
+        raise UserError(
+            f"rerun=true cannot be given where the ranks exist already (torchrun, srun): each would set the others' run aside. "
+            f"Move {run.path} away first, or give the command without them: it starts its own ranks"
+        )
     if run.is_complete and not rerun:
         say(f"{run.key} is complete: its stored result is used")
         if changed := provenance.changed_files(run.attempts, plan.config):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tutelage.errors import UserError, choices
+from tutelage.runs.records import read_metrics, replacing
 
 log = logging.getLogger("tutelage")
 DRAIN_TIMEOUT_S = 60.0  # how long the end of the process waits for a slow mirror
@@ -95,24 +96,24 @@ class TensorBoardMirror:
 
 
 class CsvMirror:
-    """One CSV file, written whole at the end, when all columns are known."""
+    """One CSV file, written at the end from the record: then all columns are known, and the rows before a resume are there."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "metrics.csv"
-        self.rows: list[dict[str, float]] = []
+        self.folder = folder
 
     def start(self) -> None:
-        self.rows = []
+        """Nothing to open."""
 
     def log(self, row: dict[str, float]) -> None:
-        self.rows.append(row)
+        """The record has it."""
 
     def finish(self, summary: dict[str, Any]) -> None:
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        with self.path.open("w", newline="") as file:
+        rows = read_metrics(self.folder / "metrics.jsonl").rows
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with replacing(self.folder / "metrics.csv") as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows(rows)
 
 
 KINDS = ("wandb", "tensorboard", "csv", "none")

@@ -20,6 +20,8 @@ from tutelage.errors import UserError
 
 log = logging.getLogger("tutelage")
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+GRACE_S = 30.0
+"""How long interrupted jobs may take to write what they have."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,32 @@ def run_forked(
             said = f"{values[number]:.4g} on validation" if values[number] == values[number] else "no value"
             log.info("[%d/%d] %s: %s (%.0f s%s)", done, len(jobs), name, said, took, how and f", {how}")
     except BaseException:
-        for pid in running:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGINT)
-        for pid in running:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+        _end_all(list(running))
         raise
     return values
+
+
+def _end_all(pids: Sequence[int]) -> None:
+    """Interrupt processes and wait for them; who has not ended after `GRACE_S` is killed, which a run survives."""
+    # A shell starts what it puts into the background deaf to SIGINT, and so are its children.
+    how = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
+    left, deadline = set(pids), time.monotonic() + GRACE_S
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, how)
+    while left:
+        for pid in list(left):
+            try:
+                ended = os.waitpid(pid, os.WNOHANG)[0]
+            except ChildProcessError:
+                ended = pid
+            if ended:
+                left.discard(pid)
+        if left and time.monotonic() > deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
 
 
 def _start(
@@ -133,7 +153,8 @@ def _start(
         os.close(read)
         die_with_parent()
         if gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+            given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+            os.environ["CUDA_VISIBLE_DEVICES"] = given[slot % len(given)] if given else str(slot % gpus)
         _print_to(output)
         import torch
 

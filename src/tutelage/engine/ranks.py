@@ -77,6 +77,22 @@ def global_rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
+def join_environment() -> tuple[int, int]:
+    """Return (rank, number of ranks) of this process, and tell torch.distributed what it asks for where SLURM has started the ranks."""
+    if in_ranks() and "RANK" not in os.environ:
+        from lightning_fabric.plugins.environments import SLURMEnvironment
+
+        cluster = SLURMEnvironment()
+        os.environ |= {
+            "RANK": str(cluster.global_rank()),
+            "LOCAL_RANK": str(cluster.local_rank()),
+            "WORLD_SIZE": str(cluster.world_size()),
+            "MASTER_ADDR": cluster.main_address,
+            "MASTER_PORT": str(cluster.main_port),
+        }
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def in_allocation() -> bool:
     """Whether this process may start ranks on the nodes of a SLURM job: it lies in one, and is not itself a rank."""
     return "SLURM_JOB_ID" in os.environ and shutil.which("srun") is not None
@@ -111,7 +127,7 @@ def _elastic(plan: Plan, run: Run) -> None:
     )  # the rank's own message is shown instead
     with (
         tempfile.TemporaryDirectory(prefix="ranks-", dir=run.path) as logs,
-        _environment(OMP_NUM_THREADS=_threads(plan.config, ranks)),
+        environment(OMP_NUM_THREADS=_threads(plan.config, ranks)),
         _signal_handlers_kept(),
     ):
         settings = LaunchConfig(
@@ -207,7 +223,8 @@ def _signal_handlers_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
+def environment(**values: str) -> Iterator[None]:
+    """Set environment variables for as long as the block takes, then put back what was there."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

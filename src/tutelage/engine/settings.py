@@ -93,6 +93,13 @@ def check(config: dict[str, Any]) -> None:
     for pair in config["fit"]["give_up"]:
         if len(pair) != 2:
             raise UserError(f"fit.give_up must be a list of [step, value], got {pair!r} in it")
+    hardware = config["hardware"]
+    if hardware["accelerator"] == "cpu" and hardware["precision"] == "16-mixed":
+        raise UserError(
+            "hardware.precision=16-mixed needs a GPU: on a CPU torch would compute in bfloat16 under that name; say bf16-mixed"
+        )
+    if not str(config["runs_dir"]).strip():
+        raise UserError("runs_dir must name a folder, such as runs_dir=runs; got an empty text")
     steps, epochs = config["fit"]["max_steps"], config["fit"]["epochs"]
     if epochs == 0:
         raise UserError("fit.epochs must be above 0, got 0")

@@ -23,6 +23,7 @@ from tutelage.engine.build import (
 )
 from tutelage.engine.cpu import prepare_cpu
 from tutelage.engine.instantiate import construct, parameters_of, resolve
+from tutelage.engine.ranks import join_environment
 from tutelage.errors import UserError
 from tutelage.generators import shards
 from tutelage.generators.conditioning import check_labelling
@@ -46,7 +47,7 @@ def make(config: dict[str, Any], run: Run) -> dict[str, Any]:
     started = time.perf_counter()
     prepare_cpu(config["hardware"].get("threads"))
     reads = reads_of(config)
-    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, ranks = join_environment()
     device = _device(config["hardware"]["accelerator"])
     conditions = check_labelling(config["method"]["labelling"]) != "uniform"
     check_roles(config, {"source": None} if conditions else {})

@@ -6,7 +6,7 @@ the label of one pseudo image. Each choice is a function of the set's seed and t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -68,6 +68,18 @@ def check_labelling(labelling: str) -> str:
     return labelling
 
 
+def _chunks(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    held: list[Tensor] = []
+    for batch in batches:
+        held.append(batch)
+        while sum(map(len, held)) >= size:
+            images = torch.cat(held) if len(held) > 1 else held[0]
+            yield images[:size]
+            held = [images[size:]]
+    if any(map(len, held)):
+        yield torch.cat(held)
+
+
 @torch.inference_mode()
 def predict(classifier: nn.Module, batches: Iterable[Tensor], *, chunk: int = 64) -> Tensor:
     """Return a classifier's probabilities of images, (n, classes) on the CPU.
@@ -75,9 +87,8 @@ def predict(classifier: nn.Module, batches: Iterable[Tensor], *, chunk: int = 64
     batches: images (b, C, H, W) as the classifier takes them. They are cut anew into chunks of `chunk` (the last one filled up by its
     last image), so that how they were loaded cannot change a bit.
     """
-    images = torch.cat(list(batches))
     outputs = []
-    for part in images.split(chunk):
+    for part in _chunks(batches, chunk):
         missing = chunk - len(part)
         filled = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
         outputs.append(classifier(filled)[: len(part)].float().softmax(dim=1).cpu())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Generator(nn.Module, ABC):
             raise UserError(
                 f"every image has one label and one seed, got {len(weights)} labels and {len(numbers)} seeds"
             )
-        device = next(self.parameters(), torch.empty(0)).device
+        device = next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
         was_training = self.training
         self.eval()
         try:

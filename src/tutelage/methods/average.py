@@ -66,8 +66,7 @@ class AveragedMethod(Method):
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Run the trained network in training, the evaluated one otherwise."""
-        network = self.network if self.training else self.evaluated
-        return network(inputs, mask) if self._takes_mask else network(inputs)
+        return self.run(self.network if self.training else self.evaluated, inputs, mask)
 
     def on_train_start(self) -> None:
         """Remember the step that a resumed run starts from."""

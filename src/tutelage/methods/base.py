@@ -111,13 +111,17 @@ class Method(pl.LightningModule):
     # --- shared by all
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Run the trained network, with the mask where it takes one. Raises UserError where it cannot take the data at all."""
+        """Run the trained network, see `run`."""
+        return self.run(self.network, inputs, mask)
+
+    def run(self, network: nn.Module, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Run a network, with the mask where it takes one. Raises UserError where it cannot take the data at all."""
         try:
-            return self.network(inputs, mask) if self._takes_mask else self.network(inputs)
+            return network(inputs, mask) if self._takes_mask else network(inputs)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             if self.step or isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
                 raise
-            kind = type(self.network)
+            kind = type(network)
             raise UserError(
                 f"{kind.__module__}.{kind.__qualname__} cannot be run on these data, inputs of shape {tuple(inputs.shape)} "
                 f"and {str(inputs.dtype).removeprefix('torch.')}: {error}"

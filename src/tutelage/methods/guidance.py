@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tutelage.alignment.guides import GUIDE_INPUTS, guide_input_like
 from tutelage.alignment.objective import Alignment
-from tutelage.alignment.pairing import Pairing
+from tutelage.alignment.pairing import Pairing, table
 from tutelage.alignment.schedule import Schedule
 from tutelage.alignment.similarity import similarity as similarity_named
 from tutelage.errors import UserError, choices
@@ -104,8 +104,18 @@ class Guidance(Method):
         self._similarities: list[Tensor] = []
 
     def on_fit_start(self) -> None:
-        """Say what accumulation does not do."""
+        """Print the pairs, and say what accumulation does not do. Raises UserError for a task that never begins."""
         super().on_fit_start()
+        if self.schedule.name == "alignment_first" and (self.schedule.steps or 0) >= self.max_steps:
+            raise UserError(
+                f"method.schedule_steps={self.schedule.steps} of alignment alone leave none of fit.max_steps={self.max_steps} for the task"
+            )
+        if self.global_rank == 0:
+            log.info(
+                "%d layer pairs, guide to network:\n%s",
+                len(self.alignment.pairs),
+                table(self.alignment.pairs),
+            )
         if self.accumulate > 1 and self.global_rank == 0:
             log.warning(
                 "fit.accumulate=%d enlarges the batch of the update, not that of the alignment: similarities are taken over each batch "
@@ -142,12 +152,15 @@ class Guidance(Method):
         return {name: factor * self.weights[name] for name, factor in zip(self.terms, factors, strict=True)}
 
     def flush(self, batch: Batch | None = None) -> dict[str, float]:
-        """See `Method.flush`; also the mean similarity of each pair, numbered as in `describe`."""
+        """See `Method.flush`; also the mean similarity of each pair, numbered as in `describe`, and the weights where they are learned."""
         row = super().flush(batch)
         if self._similarities:
             means = torch.stack(self._similarities).mean(0).tolist()
             row |= {f"train/similarity/{i:02d}": value for i, value in enumerate(means, start=1)}
             self._similarities.clear()
+        if self.schedule.learned is not None:
+            learned = self.schedule.learned.weights().tolist()
+            row |= {f"train/weight/{name}": value for name, value in zip(self.terms, learned, strict=True)}
         return row
 
     def describe(self) -> dict[str, Any]:

@@ -24,7 +24,8 @@ class FrozenNetwork(nn.Module):
     norm_mode: "eval" (running statistics; an untrained network's are 0 and 1, so that its norms do nothing: the choice
     of arXiv 2410.20035) or "batch" (each batch's own statistics; the running ones never move).
     expects: mean and std per channel under which the network was trained; None: whatever the batches carry.
-    given: mean and std the image batches (n, channels, height, width) were normalised with; None: they were not.
+    given: mean and std the batches, images (n, channels, height, width) or series (n, length, channels), were normalised with; None: they
+    were not.
     Where the two differ, inputs are converted from one to the other; where they are equal this costs nothing.
     Raises UserError on an unknown mode or on normalisations that cannot be converted.
     """
@@ -60,7 +61,7 @@ class FrozenNetwork(nn.Module):
             self._settle()
         with torch.no_grad():
             if self._affine is not None:
-                scale, shift = self._affine
+                scale, shift = self._affine if inputs.ndim != 3 else (part.flatten() for part in self._affine)
                 inputs = torch.addcmul(shift, inputs, scale)
             return self._network(inputs, mask) if self._takes_mask else self._network(inputs)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tutelage.reporting.collect import Row
 from tutelage.reporting.statistics import Summary, summarize
 from tutelage.reporting.verdict import Comparison, Published
+from tutelage.runs.run import State
 
 
 @dataclass(frozen=True)
@@ -44,3 +45,8 @@ class Report:
     """What a recorded metric is multiplied with to be in `unit`."""
     needed: tuple[Row, ...] = ()
     """Runs that were only made because others need them."""
+
+    @property
+    def complete(self) -> int:
+        """How many complete runs the lines are of."""
+        return sum(row.state is State.COMPLETE for line in self.lines for row in line.rows)

@@ -6,6 +6,8 @@ The test set plays no part in a choice: hyperparameters are those with the best 
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import math
 import shlex
 from collections.abc import Callable, Iterable, Sequence
@@ -133,7 +135,8 @@ def choose(table: Table, arm: Arm, find: Find) -> Choice:
         )
     best = (max if mode == "max" else min)(means, key=lambda point: means[point])
     provisional = ", provisional" if pending else ""
-    sentence = f"{_point(best)} (of {len(means)} points, {len(table.tuning_seeds)} seeds{provisional})"
+    edge = f"; the grid's {', '.join(ends)}" if (ends := _edges(best, arm.points)) else ""
+    sentence = f"{_point(best)} (of {len(means)} points, {len(table.tuning_seeds)} seeds{provisional}{edge})"
     return Choice(best, sentence, tuple(notes), tuple(pending))
 
 
@@ -214,9 +217,20 @@ def command_of(table: Table, arm: Arm, point: tuple[str, ...]) -> str:
     return shlex.join(["tutelage", "train", "-m", *arm.command, *point, f"seed={seeds}"])
 
 
-def write_table(table: Table, find: Find, store: Store, folder: Path, stem: str) -> Report:
-    """Write a table's `<stem>.md`, `<stem>.csv`, `<stem>-cells.csv` and `<stem>.png`, and return the report."""
+def write_table(
+    table: Table, find: Find, store: Store, folder: Path, stem: str, *, replace: bool = False
+) -> tuple[Report, str]:
+    """Write a table's `<stem>.md`, `<stem>.csv`, `<stem>-cells.csv` and `<stem>.png`, and return the report and what became of it in words.
+
+    A table on the disk that is of more complete runs stays, unless `replace`: in a fresh clone all runs are missing.
+    """
     report = build(table, find)
+    have, had = report.complete, _complete_in(folder / f"{stem}-cells.csv")
+    if have < had and not replace:
+        return report, (
+            f"not written: {folder}/{stem}.md is of {had} complete runs, here are {have} of them. "
+            "`tutelage reproduce` makes the others; --replace writes the table as it is"
+        )
     names = {
         "page": f"{stem}.md",
         "table": f"{stem}.csv",
@@ -224,7 +238,31 @@ def write_table(table: Table, find: Find, store: Store, folder: Path, stem: str)
         "figure": f"{stem}.png",
     }
     write(report, store, folder, names)
-    return report
+    return report, f"written: {folder}/{stem}.md and beside it"
+
+
+def _complete_in(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    with path.open(newline="", encoding="utf-8") as file:
+        return sum(row.get("state") == State.COMPLETE for row in csv.DictReader(file))
+
+
+def _edges(best: Sequence[str], points: Iterable[Sequence[str]]) -> list[str]:
+    """Return the settings of a chosen point whose number is the largest or smallest of those tried: a better one may lie beyond."""
+    tried: dict[str, set[float]] = {}
+    for point in points:
+        for word in point:
+            key, _, value = word.partition("=")
+            with contextlib.suppress(ValueError):
+                tried.setdefault(key, set()).add(float(value))
+    found = []
+    for key, _, value in (word.partition("=") for word in best):
+        if len(values := tried.get(key, set())) > 1 and float(value) in (min(values), max(values)):
+            found.append(
+                f"{'largest' if float(value) == max(values) else 'smallest'} {key.rpartition('.')[2]}"
+            )
+    return found
 
 
 def _point(point: Sequence[str]) -> str:

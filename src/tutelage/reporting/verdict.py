@@ -7,7 +7,8 @@ The rules, on the differences of the seeds that both arms have (`d`), their mean
 - a published difference P exists. The interval lies on P's side of zero: *reproduced in direction*; and if it
   also meets P ± its published error, in the paper's own setting: *reproduced in size*. The interval lies on
   the other side of zero, or does not reach a tenth of P: *not reproduced*. Otherwise *undecided*.
-- nothing was published. The interval excludes zero: *above* or *below*. Otherwise *undecided*.
+- nothing was published, or a difference no larger than its own printed error, which shows no direction. The
+  interval excludes zero: *above* or *below*. Otherwise *undecided*.
 
 Undecided comes with the number of seeds at which the interval would exclude zero if mean and spread stayed as
 they are. The exact sign-flip p value, corrected over the table's comparisons (Holm), stands beside the
@@ -118,7 +119,7 @@ def decide(
     low, high = summary.low, summary.high
     if summary.n < FEWEST_SEEDS or not math.isfinite(low):
         return Verdict.UNDECIDED
-    if published is None or published == 0:
+    if published is None or abs(published) <= error or published == 0:
         return Verdict.ABOVE if low > 0 else Verdict.BELOW if high < 0 else Verdict.UNDECIDED
     if published < 0:  # turn everything, so that the published difference is a gain
         low, high, published = -high, -low, -published

@@ -46,7 +46,7 @@ def collect(*, command: Sequence[str] | None = None, gpus: Sequence[str] | None 
 
 
 def now() -> str:
-    """The time, in UTC, to the second."""
+    """The time, in UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 

@@ -94,7 +94,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove what killed writers left in a folder; call it under the run's lock only."""
-    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+    for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):  # hidden ones too
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -141,6 +141,7 @@ class MetricsWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._waiting: list[str] = []
+        self.rows = 0
         _repair_tail(path)
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -161,10 +162,11 @@ class MetricsWriter:
         self._waiting.clear()
 
     def truncate_after(self, step: int) -> int:
-        """Drop the rows beyond `step` (a resumed run writes them again) and return how many there were."""
+        """Drop the rows beyond `step` (a resumed run writes them again) and return how many there were; `rows` is how many remain."""
         self._waiting.clear()
         rows = read_metrics(self._path).rows
         kept = [row for row in rows if row["step"] <= step]
+        self.rows = len(kept)
         if len(kept) < len(rows):
             lines = [json.dumps(_encode(row), ensure_ascii=False, allow_nan=False) + "\n" for row in kept]
             write_text(self._path, "".join(lines))

@@ -51,8 +51,8 @@ class Run:
     """A run's folder `<runs_dir>/<name>/<identity>/`, which need not exist yet.
 
     Files, in the order they come: `config.yaml`, `provenance.json`, `own_code/`, `log.txt`, `setup.json` (data and method as built),
-    `splits.npz` (the indices of each split), `metrics.jsonl`, `checkpoints/{last,previous,best}.ckpt`, `failed.json`
-    after a failure, and last `result.json`.
+    `splits.npz` (the indices of each split), `metrics.jsonl`, `checkpoints/` with `last.ckpt`, `previous.ckpt` and
+    `best-<step>.safetensors`, `failed.json` after a failure, and last `result.json`.
     """
 
     def __init__(self, path: Path, *, name: str | None = None) -> None:
@@ -123,7 +123,7 @@ class Run:
         return self.path / "log.txt"
 
     def checkpoint(self, which: str) -> Path:
-        """Return the path of the checkpoint `last`, `previous` or `best`."""
+        """Return the path of the state to resume from, `last`, or of the one before it, `previous`."""
         return self.path / "checkpoints" / f"{which}.ckpt"
 
     @property
@@ -200,6 +200,8 @@ class Run:
         make_folder(self.path / "checkpoints")
         for folder in (self.path, self.path / "checkpoints"):
             remove_temporaries(folder)
+        for folder in self.path.glob("ranks-*"):  # logs of ranks whose launcher was killed
+            shutil.rmtree(folder, ignore_errors=True)
         write_yaml(self.path / "config.yaml", config)
         if (self.path / "failed.json").exists():
             (self.path / "failed.json").rename(self.path / f"failed-{self.failures + 1}.json")

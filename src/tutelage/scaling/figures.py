@@ -95,9 +95,8 @@ def draw_histograms(results: Sequence[Result], experiment: str, width: str, path
         axes.hist(np.abs(result["overlaps"]["weight"]), bins=60, color="#4c72b0")
         found = specialised(result)
         if found is not None:
-            threshold = float(found[1].split("threshold ")[1].split(";")[0])
-            axes.axvline(threshold, color="#c44e52", lw=1)
-            axes.set_title(f"{_label(result, ('d', width))}\n{found[0].value:.1f} a network", fontsize=8)
+            axes.axvline(found.threshold, color="#c44e52", lw=1)
+            axes.set_title(f"{_label(result, ('d', width))}\n{found.count.value:.1f} a network", fontsize=8)
         else:
             axes.set_title(f"{_label(result, ('d', width))}\none mode", fontsize=8)
         axes.set_yscale("log")

@@ -61,7 +61,7 @@ def critical_samples(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """P*: where the mean alignment crosses `level`, with a bootstrap over data draws.
+    """P*: where the mean alignment crosses `level`, with a bootstrap over data draws; of one draw the interval is NaN.
 
     Args:
         samples: the P grid, increasing.
@@ -86,6 +86,8 @@ def critical_samples(
         )
     rng = np.random.default_rng(seed)
     draws = curve.shape[1]
+    if draws < 2:  # the bootstrap of one draw has no spread, which is not to say that there is none
+        return Estimate(middle, np.nan, np.nan, np.full(resamples, np.nan))
     found = np.array(
         [
             crossing(grid, np.take_along_axis(curve, rng.integers(draws, size=curve.shape), 1).mean(1), level)

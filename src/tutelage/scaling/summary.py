@@ -244,7 +244,9 @@ def critical_rows(results: Sequence[Result]) -> list[dict[str, str]]:
                 "experiment": result["experiment"],
                 "sizes": ", ".join(f"{name} = {value:g}" for name, value in result["sizes"].items()),
                 "P*": f"{found[0][1].value:.0f}" if found else "no crossing",
-                "95% interval": f"{found[0][1].low:.0f} to {found[0][1].high:.0f}" if found else "",
+                "95% interval": f"{found[0][1].low:.0f} to {found[0][1].high:.0f}"
+                if found and found[0][1].low == found[0][1].low
+                else "",
                 "P grid": f"{result['samples'][0]} to {result['samples'][-1]}",
                 "largest A_f": f"{max(np.mean(row) for row in result['alignment']):.2f}",
                 "largest drift": f"{drift:.2f}",

@@ -8,6 +8,7 @@ sizes crossed A_f = 0.5. The predictions come from `summary`, which computes the
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,7 @@ def judge(
     """agrees, disagrees or undecided (see the module); nothing where nothing was predicted."""
     if predicted is None:
         return ""
-    if measured.high - measured.low > widest:
+    if not measured.high - measured.low <= widest:  # of one draw it is unknown
         return "undecided"
     inside = measured.low - tolerance <= predicted <= measured.high + tolerance
     return "agrees" if inside else "disagrees"
@@ -165,7 +166,10 @@ def collapse(
         for place, r in enumerate(own)
     }
     predicted = {float(place): scale(r["sizes"]) for place, r in enumerate(own)}
-    score = collapse_score(keyed, predicted)
+    try:
+        score = collapse_score(keyed, predicted)
+    except UserError as apart:
+        return [Verdict(experiment, quantity, 0.0, None, "", "undecided", str(apart))]
     error = np.mean([(v.var(1, ddof=1) / v.shape[1]).mean() for v in values.values()])
     floor = float(error / np.concatenate([v.mean(1) for v in values.values()]).var())
     try:
@@ -174,12 +178,13 @@ def collapse(
         unscaled = "no common range"
     note = f"0 is perfect; standard errors alone: {floor:.3f}; against P itself: {unscaled}"
     if all("d" in r["sizes"] for r in own) and len({r["sizes"]["d"] for r in own}) == len(own):
-        alpha, best = best_collapse(curves(own), np.arange(0.2, 2.51, 0.05).tolist())
-        note += f"; best single power of d: {alpha:.2f} ({best:.3f})"
+        with contextlib.suppress(UserError):  # no power under which the curves share a range
+            alpha, best = best_collapse(curves(own), np.arange(0.2, 2.51, 0.05).tolist())
+            note += f"; best single power of d: {alpha:.2f} ({best:.3f})"
     measured = Estimate(score, score, score, np.array([score]))
     where = ", ".join(f"{name} {size_range([r['sizes'][name] for r in own])}" for name in own[0]["sizes"])
     verdict = "agrees" if score < max(0.05, 3 * floor) else "disagrees"
-    if floor > 0.1 or not critical(own):
+    if not floor <= 0.1 or not critical(own):
         verdict = "undecided"
     return [Verdict(experiment, quantity, 0.0, measured, where, verdict, note)]
 
@@ -227,8 +232,17 @@ def sharpness(results: Sequence[Result], experiment: str) -> list[Verdict]:
     ]
 
 
-def specialised(result: Result, layer: str = "weight", resamples: int = 400) -> tuple[Estimate, str] | None:
-    """Specialised neurons per network at the largest P, with the threshold's sensitivity; None for a single mode."""
+@dataclass(frozen=True)
+class Specialised:
+    """Specialised neurons per network: how many, above which overlap they count, and in words how the threshold matters."""
+
+    count: Estimate
+    threshold: float
+    note: str
+
+
+def specialised(result: Result, layer: str = "weight", resamples: int = 400) -> Specialised | None:
+    """Specialised neurons at the largest P; None for a single mode."""
     if layer not in result.get("overlaps", {}):
         return None
     networks = result["overlap_networks"]
@@ -242,7 +256,7 @@ def specialised(result: Result, layer: str = "weight", resamples: int = 400) -> 
     means = counts[rng.integers(draws, size=(resamples, draws))].mean(1)
     spread = f"{min(found.sensitivity.values()):.2g} to {max(found.sensitivity.values()):.2g}"
     note = f"threshold {found.threshold:.2f}; {spread} for thresholds 0.7 to 1.3 times it"
-    return Estimate.of(counts.mean(), np.clip(means, 0.05, None)), note
+    return Specialised(Estimate.of(counts.mean(), np.clip(means, 0.05, None)), found.threshold, note)
 
 
 def specialisation(
@@ -253,7 +267,7 @@ def specialisation(
     own = of(results, experiment)
     for d in sorted({r["sizes"]["d"] for r in own}):
         found = [(r, specialised(r)) for r in own if r["sizes"]["d"] == d]
-        counted = [(r["sizes"][width], s[0], s[1]) for r, s in found if s is not None]
+        counted = [(r["sizes"][width], s.count, s.note) for r, s in found if s is not None]
         for size, count, note in counted:
             where = f"d {d}, {width}/d {size / d:g}"
             rows.append(Verdict(experiment, "specialised neurons", None, count, where, "", note))
@@ -299,4 +313,6 @@ def ratio(
     verdict = ""
     if predicted is not None:
         verdict = "agrees" if found.low <= predicted <= found.high else "disagrees"
+        if not found.low <= found.high:
+            verdict = "undecided"
     return [Verdict(experiment, quantity, predicted, found, f"d {size_range(common)}", verdict)]

@@ -1,0 +1,43 @@
+"""What a configuration may name: ours, networks, and functions of the user's own folder; never what an installed package defines."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tutelage.engine.instantiate import resolve
+from tutelage.errors import UserError
+
+
+@pytest.mark.parametrize("place", ["lib/python3.11/site-packages", "lib/python3/dist-packages"])
+def test_an_environment_inside_the_folder_of_the_command_is_not_the_users_own_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """`make setup` puts .venv into the checkout: `pandas.read_pickle` lies below the working folder, and opens any pickle."""
+    packages = tmp_path / ".venv" / place
+    packages.mkdir(parents=True)
+    name = f"installed_{place.count('/')}"
+    (packages / f"{name}.py").write_text("def read_pickle(path):\n    raise AssertionError('it ran')\n")
+    (tmp_path / "mine.py").write_text(f"def network():\n    pass\n\nfrom {name} import read_pickle\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), str(packages), *sys.path])
+    for module in ("mine", name):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    assert resolve("mine.network", "model").__name__ == "network"
+    for target in (f"{name}.read_pickle", "mine.read_pickle"):
+        with pytest.raises(UserError, match="refused"):
+            resolve(target, "model")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["torch.load", "torch.hub.load", "torch.utils.collect_env.run", "pandas.read_pickle", "shutil.rmtree"],
+)
+def test_functions_of_this_environment_are_refused_in_the_folder_that_holds_it(
+    monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    monkeypatch.chdir(Path(sys.prefix).parent)
+    with pytest.raises(UserError, match="refused"):
+        resolve(target, "model")

@@ -143,3 +143,46 @@ def test_a_guided_run_shows_its_pairs(runs, tmp_path, capsys):
 def test_a_mistake_gets_one_message(runs, words, message):
     with pytest.raises(UserError, match=message):
         main([*words, f"runs_dir={runs['root']}"])
+
+
+def test_a_rule_has_features_to_compare_and_no_answers(runs, tmp_path, capsys):
+    root = runs["root"]
+    for rule, more in (("digits_topology", []), ("oriented_gradients", ["guide.cell=4"])):
+        plan = plan_of(
+            [
+                *SMALL,
+                f"runs_dir={root}",
+                f"name=small/{rule}",
+                "method=guidance",
+                f"model@guide=rule/{rule}",
+                *more,
+            ]
+        )
+        run_plan(plan)
+        subjects = [f"small/{rule}", f"small/{rule}:guide", f"runs_dir={root}", f"out={tmp_path / rule}"]
+        assert main(["similarity", *subjects, "samples=200"]) == 0
+        found = read_csv(tmp_path / rule / "similarity.csv")
+        features = {row["second"] for row in found}
+        assert features == (
+            {"level 1", "level 2"} if rule == "digits_topology" else {"edges", "cells", "blocks"}
+        )
+        values = [float(row["unbiased_cka"]) for row in found if row["unbiased_cka"]]
+        assert values and all(-1 <= value <= 1 for value in values)
+        with pytest.raises(UserError, match="is a rule: it has features and no answers"):
+            main(["errors", *subjects])
+
+
+def test_runs_selected_by_different_metrics_are_no_seeds_of_one_arm(runs, tmp_path):
+    days = [f"2020-01-{day:02d},{day * day % 7},{day % 5}" for day in range(1, 32)]
+    (tmp_path / "table.csv").write_text("\n".join(["date,a,b", *days]))
+    series = [
+        "data=series",
+        f"data.root={tmp_path}/table.csv",
+        "data.length=2",
+        "data.horizon=1",
+        "data.batch_size=4",
+    ]
+    for words in ([], series):
+        run_plan(plan_of([*SMALL, f"runs_dir={runs['root']}", "name=small/mixed", *words]))
+    with pytest.raises(UserError, match="no seeds of one arm"):
+        main(["gap", "small/mixed", f"runs_dir={runs['root']}"])

@@ -41,6 +41,14 @@ def fails(capsys, *words):
         ("experiment=demo/plane", "did you mean 'demo/plain'"),
         ("+fit.max_step=3", "did you mean 'max_steps'"),
         ("+nonsense=1", "no setting 'nonsense'"),
+        ("hardware.precision=16-mixed", "16-mixed needs a GPU"),
+        ("runs_dir=", "runs_dir must name a folder"),
+        ("data.validation=1.0", "validation must be a fraction below 1 or a whole number of samples"),
+        (
+            "method=guidance model@guide=fcn method.schedule=alignment_first method.schedule_steps=2",
+            "leave none of fit.max_steps=2 for the task",
+        ),
+        ("method=guidance model=gru model@guide=rule/digits_topology data=parity", "these data have none"),
         ("seed=zero", "seed must be a whole number, got 'zero'"),
         ("seed=1.5", "seed must be a whole number"),
         ("seed=-1", "seed must be at least 0"),
@@ -235,3 +243,7 @@ def test_a_loss_that_is_not_finite_names_step_and_term_and_keeps_the_checkpoint(
     (run,) = (path.parent for path in tmp_path.glob("adhoc/*/config.yaml"))
     assert (run / "failed.json").exists()
     assert not (run / "result.json").exists()
+
+
+def test_a_sweep_without_a_job_is_said(tmp_path, capsys):
+    assert "has no value" in fails(capsys, "train", "-m", *QUICK, f"runs_dir={tmp_path}", "seed=range(0,0)")

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -319,3 +322,33 @@ def test_pseudo_sets_are_held_against_real_images(do, tmp_path, capsys):
         "one classifier's run and at least one run of `tutelage synthesize`, got 1 and 0"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.slow
+def test_tasks_that_slurm_started_share_the_shards(do, tmp_path):
+    """srun sets other names than torchrun: each task took itself for the only one, and all wrote everything."""
+    whole = content(do("method=synthesis", "name=set", *NOISE))
+    words = [
+        sys.executable,
+        "-m",
+        "tutelage",
+        "synthesize",
+        "name=set",
+        *NOISE,
+        *COMMON,
+        f"runs_dir={tmp_path}/two",
+    ]
+    told = {
+        "SLURM_NTASKS": "2",
+        "SLURM_JOB_ID": "15001",
+        "SLURM_JOB_NAME": "set",
+        "SLURM_NODELIST": "localhost",
+        "SLURM_NODEID": "0",
+    }
+    tasks = [
+        subprocess.Popen(words, env=os.environ | told | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}) for i in range(2)
+    ]  # fmt: skip
+    assert [task.wait(200) for task in tasks] == [0, 0]
+    (run,) = Store(tmp_path / "two").runs()
+    assert content(run) == whole
+    assert run.result["cost"]["ranks"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.similarity import cka
 from tutelage.alignment.taps import activations
+from tutelage.cli.main import main
 from tutelage.errors import UserError
 from tutelage.methods.guidance import Guidance
 from tutelage.methods.optim import OptimizerSpec
@@ -19,6 +21,7 @@ from tutelage.models.fcn import FCN
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.recurrent import Recurrent
 from tutelage.models.transformer import Transformer
+from tutelage.runs.store import Store
 from tutelage.tasks import Batch, Classification, Forecasting, Task, Tokens
 
 
@@ -254,3 +257,18 @@ def test_wrong_settings_are_told(settings: dict[str, Any], message: str) -> None
 def test_a_guide_of_another_input_size_is_told() -> None:
     with pytest.raises(UserError, match=r"ConvNet cannot run on inputs of shape \(4, 1, 8, 8\)"):
         method(ConvNet((3, 8, 8), 4, width=4, stages=2))
+
+
+def test_learned_weights_are_recorded_and_pairs_are_printed(tmp_path, caplog) -> None:
+    words = ["method=guidance", "model@guide=residual_convnet", "guide.width=4", "guide.blocks=1",
+             "method.schedule=uncertainty", "logger=none",
+             "fit.max_steps=6", "fit.validate_every_steps=3", "fit.log_every_steps=2", "model.depth=2", "model.width=8"]  # fmt: skip
+    assert main(["train", *words, f"runs_dir={tmp_path}"]) == 0
+    (run,) = Store(tmp_path).runs()
+    weights = [row["train/weight/alignment"] for row in run.metrics.rows if "train/weight/alignment" in row]
+    assert len(weights) >= 3 and all(0 < value < 2 for value in weights) and len(set(weights)) > 1
+    pairs = json.loads((run.path / "setup.json").read_text())["method"]["pairs"]
+    log = (run.path / "log.txt").read_text()
+    assert f"{len(pairs)} layer pairs" in log
+    for pair in pairs:
+        assert f"{pair['guide']} " in log and f"{pair['network']} " in log

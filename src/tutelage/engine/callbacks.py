@@ -240,8 +240,8 @@ class Checkpoints(pl.Callback):
                 yield step, load_file(self._seen(step))
 
     def load_best(self) -> dict[str, torch.Tensor]:
-        """Return the best weights, from memory or from the file of an earlier attempt."""
-        return self.best_state if self.best_state is not None else load_file(self.best_path())
+        """Return the best weights, from memory or from the file: of an earlier attempt, or where sharded weights were gathered elsewhere."""
+        return self.best_state or load_file(self.best_path())
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "last": self.last}

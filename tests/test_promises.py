@@ -12,3 +12,12 @@ def test_the_tests_that_promises_name_exist():
     assert len(named) > 20
     for path, name in named:
         assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
+
+
+def test_every_promise_names_a_test():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    page = text[text.index("## What survives what") :]
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
+    assert len(rows) > 30
+    for row in rows:
+        assert "`tests/" in row.rsplit("|", 2)[1], row

@@ -181,7 +181,9 @@ def weights_file(where: str, source: str, *, runs_dir: str, needs: dict[str, Any
         path = needed_run(f"{where}.weights={source}", source, runs_dir, needs) / "network.safetensors"
         if not path.exists():
             key = needs[source.removeprefix("need:")]["run"]
-            raise UserError(f"{where}.weights={source}: the run {key} has left no {path.name}; run it first")
+            raise UserError(
+                f"{where}.weights={source}: the run {key} has no {path.name}; give its train command, with rerun=true if it is complete"
+            )
         return path
     path = Path(source).expanduser()
     if path.is_dir():

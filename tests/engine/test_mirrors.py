@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tutelage.engine import mirrors
-from tutelage.engine.callbacks import Checkpoints
+from tutelage.engine.checkpoints import Checkpoints
 
 
 class Broken:

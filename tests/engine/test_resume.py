@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from small_runs import METHODS
 
-from tutelage.engine.callbacks import Checkpoints, Recording
+from tutelage.engine.callbacks import Recording
+from tutelage.engine.checkpoints import Checkpoints
 from tutelage.methods.memory import Memory
 from tutelage.reporting.collect import collect
 from tutelage.runs.run import State

@@ -15,7 +15,8 @@ import torch
 from safetensors import safe_open
 
 from tutelage.engine.build import Built, build
-from tutelage.engine.callbacks import Checkpoints, GiveUp, Progress, Recording, WholeFiles, best_weights
+from tutelage.engine.callbacks import GiveUp, Progress, Recording
+from tutelage.engine.checkpoints import Checkpoints, WholeFiles, best_weights
 from tutelage.engine.chunks import Chunks
 from tutelage.engine.cpu import prepare_cpu
 from tutelage.engine.mirrors import Mirrors, open_mirrors

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from tutelage.engine.build import Built
-from tutelage.engine.callbacks import Checkpoints, Recording
+from tutelage.engine.callbacks import Recording
+from tutelage.engine.checkpoints import Checkpoints
 from tutelage.methods.base import Method
 from tutelage.runs.run import Run
 

@@ -1,0 +1,162 @@
+"""The states a run resumes from and the best weights so far, as files that a kill at any moment leaves whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from safetensors.torch import load_file, save_file
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Write a checkpoint where it is asked for; its caller renames it. Lightning's own way goes through the system's temporary folder,
+    which may be small, or on another disk, and keeps what a killed process leaves there.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """See Lightning's CheckpointIO."""
+        torch.save(checkpoint, path)
+
+
+def best_weights(folder: Path, step: int) -> Path:
+    """Return the file of the best weights that were reached at a step."""
+    return folder / f"best-{step}.safetensors"
+
+
+class Checkpoints(pl.Callback):
+    """Keep the state to resume from (`last.ckpt`, and the one before it) and the best weights by the task's validation metric.
+
+    The last state is saved at the end of a chunk when `every_s` seconds have passed since the latest save, and at the end of fit.
+    The best weights stay in memory until then, so that a metric that rises at each validation does not write at each.
+    keep_all: keep the weights of every validation as well, for a protocol that looks at the test set after each.
+    Files appear by renaming: a kill at any moment leaves the previous ones whole.
+    """
+
+    def __init__(
+        self, folder: Path, *, monitor: str, mode: str, every_s: float, keep_all: bool = False
+    ) -> None:
+        self.folder, self.monitor, self.mode, self.every_s = folder, monitor, mode, every_s
+        self.keep_all = keep_all
+        self.best: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
+        self.best_state: dict[str, torch.Tensor] | None = None
+        self._saved_best: Path | None = None  # of the latest state written or resumed from
+        self._saved_at = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, method: Any) -> None:
+        if self.last and self.last["step"] == method.step:
+            return  # Lightning closes the chunk once more after resuming at its end
+        values = dict(method.values["validation"])
+        self.last = {"step": method.step, "validation": values}
+        improves = self._improves(values[self.monitor])
+        if improves or self.keep_all:
+            state = trainer.strategy.lightning_module_state_dict()  # gathers where the weights are sharded
+            state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+            if improves:
+                self.best, self.best_state = dict(self.last), state
+            if self.keep_all and trainer.is_global_zero:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._write(state, self._seen(method.step))
+        due = torch.tensor(
+            time.monotonic() - self._saved_at >= self.every_s or method.step >= method.max_steps
+        )
+        if trainer.strategy.broadcast(bool(due)):  # the ranks' clocks differ, saving is collective
+            self.save(trainer)
+
+    def _improves(self, value: float) -> bool:
+        if not self.best:
+            return True  # the first state counts, also when its metric is NaN: an untrainable network has a best state too
+        best = self.best["validation"][self.monitor]
+        if best != best:
+            return value == value
+        return value > best if self.mode == "max" else value < best
+
+    def best_path(self) -> Path:
+        """Return the file of the best weights so far."""
+        return best_weights(self.folder, self.best["step"])
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write the best weights, then the state to resume from, then drop what neither needs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        last, previous, fresh = (
+            self.folder / "last.ckpt",
+            self.folder / "previous.ckpt",
+            self.folder / "fresh.tmp",
+        )
+        if trainer.is_global_zero and self.best_state is not None:
+            self._write(self.best_state, self.best_path())
+        try:
+            trainer.save_checkpoint(fresh)
+        except (
+            RuntimeError,
+            OSError,
+        ) as error:  # torch words a full disk as a failed check inside its writer
+            fresh.unlink(missing_ok=True)
+            if isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "write" in str(error):
+                raise OSError(
+                    getattr(error, "errno", None) or errno.EIO,
+                    f"the checkpoint could not be written ({str(error).splitlines()[0]})",
+                    str(last),
+                ) from error
+            raise
+        if trainer.is_global_zero:
+            _sync(fresh)
+            if last.exists():
+                last.replace(previous)
+            fresh.replace(last)
+            needed = {
+                self.best_path(),
+                self._saved_best,
+            }  # the state before this one is resumed from if this one is damaged
+            for old in self.folder.glob("best-*.safetensors"):
+                if old not in needed:
+                    old.unlink()
+            self._saved_best = self.best_path()
+        self._saved_at = time.monotonic()
+
+    def _seen(self, step: int) -> Path:
+        return self.folder / f"seen-{step}.safetensors"
+
+    @staticmethod
+    def _write(state: dict[str, torch.Tensor], path: Path) -> None:
+        part = path.with_suffix(".tmp")
+        save_file(state, part)
+        _sync(part)
+        part.replace(path)
+
+    def seen(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+        """Yield the step and weights of every validation, in order; those of this run only where `keep_all` was asked for."""
+        steps = sorted(
+            int(path.stem.removeprefix("seen-")) for path in self.folder.glob("seen-*.safetensors")
+        )
+        for step in steps:
+            if step <= self.last["step"]:
+                yield step, load_file(self._seen(step))
+
+    def load_best(self) -> dict[str, torch.Tensor]:
+        """Return the best weights, from memory, or from the file where an earlier attempt or another rank had them."""
+        return self.best_state or load_file(self.best_path())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "last": self.last}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.last = state_dict["best"], state_dict["last"]
+        self._saved_best = self.best_path() if self.best else None
+
+
+def _sync(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -14,7 +14,7 @@ from tutelage.generators import shards
 from tutelage.generators.conditioning import Conditioning
 from tutelage.generators.noise import NoiseDomain
 from tutelage.losses.consistency import fixmatch, mean_teacher, pseudo_label, uda
-from tutelage.methods.unlabelled import PseudoImages, batch_norm_apart
+from tutelage.methods.unlabelled import PseudoStream, batch_norm_apart
 from tutelage.models.convnet import ConvNet
 
 WORDS = ["logger=none", "hardware.threads=1", "fit.max_steps=6", "data.batch_size=16", "data.normalization=[[0.5],[0.5]]",
@@ -127,7 +127,7 @@ def test_pseudo_images_of_a_step_are_the_same_for_one_rank_and_two_and_a_pass_se
     def ranks(world):
         parts = []
         for rank in range(world):
-            pseudo = PseudoImages(
+            pseudo = PseudoStream(
                 str(folder),
                 image_shape=(1, 8, 8),
                 normalization=[[0.5], [0.5]],
@@ -148,7 +148,7 @@ def test_pseudo_images_of_a_step_are_the_same_for_one_rank_and_two_and_a_pass_se
 
 
 def test_views_are_resized_to_what_the_network_takes(folder):
-    pseudo = PseudoImages(str(folder), image_shape=(1, 12, 10), normalization=None, count=4, views=({},))
+    pseudo = PseudoStream(str(folder), image_shape=(1, 12, 10), normalization=None, count=4, views=({},))
     pseudo.start(seed=0, rank=0, world_size=1, device=torch.device("cpu"))
     (view,) = pseudo.views(0)
     assert view.shape == (4, 1, 12, 10)

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.reporting.statistics import (
-    bootstrap_interval,
     holm,
     paired_differences,
     seeds_to_decide,
@@ -102,18 +101,6 @@ def test_holm_keeps_the_order(p_values):
     for one, other in itertools.combinations(range(len(p_values)), 2):
         if p_values[one] < p_values[other]:
             assert adjusted[one] <= adjusted[other]
-
-
-def test_bootstrap():
-    values = [0.2, 0.5, 0.9, 0.4, 0.6, 0.8]
-    low, high = bootstrap_interval(values)
-    assert min(values) < low < reference.mean(values) < high < max(values)
-    assert bootstrap_interval(values[::-1]) == (low, high)
-    # For many values the bootstrap's spread is that of the mean.
-    many = [math.sin(i) for i in range(400)]
-    low, high = bootstrap_interval(many)
-    assert (high - low) / 2 == pytest.approx(1.96 * reference.stdev(many) / 20, rel=0.05)
-    assert all(map(math.isnan, bootstrap_interval([1.0])))
 
 
 def test_pairs_are_common_seeds_only():

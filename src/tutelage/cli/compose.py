@@ -22,7 +22,7 @@ from tutelage.cli.groups import PRIMARY, config_folder, group_options, groups, o
 from tutelage.engine.settings import check
 from tutelage.errors import UserError, choices
 from tutelage.runs import needs
-from tutelage.runs.identity import WEIGHTS_DIGEST, is_need
+from tutelage.runs.identity import WEIGHTS_DIGEST, flatten, is_need
 from tutelage.runs.needs import Plan
 
 HYDRAS = {"hydra/launcher": ("basic", "local", "slurm"), "hydra/sweeper": ("basic", "optuna")}
@@ -247,18 +247,7 @@ def _known_keys(overrides: Sequence[str], culprit: str, primary: str) -> list[st
     rest = [word for word in overrides if not word.lstrip("+~").startswith(culprit)]
     try:
         with hydra_ready():
-            config = OmegaConf.to_container(hydra_compose(primary, overrides=[*search_path(), *rest]))
+            config: Any = OmegaConf.to_container(hydra_compose(primary, overrides=[*search_path(), *rest]))
     except (HydraException, OmegaConfBaseException):
         return groups()
-    return [key for key in flatten(config) if not key.endswith("_target_")] + groups()
-
-
-def flatten(node: Any, prefix: str = "") -> list[str]:
-    """Return the dotted keys of a nested mapping; an empty mapping is a leaf."""
-    if not isinstance(node, dict) or (prefix and not node):
-        return [prefix]
-    return [
-        key
-        for name, value in node.items()
-        for key in flatten(value, f"{prefix}.{name}" if prefix else str(name))
-    ]
+    return [key for key, _ in flatten(config) if not key.endswith("_target_")] + groups()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError
+from tutelage.runs.identity import flatten
 from tutelage.runs.needs import Plan
 from tutelage.runs.provenance import changed_files, changed_rooms
 from tutelage.runs.store import Store
@@ -36,8 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     plan = plan_of(overrides)
     where = origins(overrides)
     console.print("[bold]Values[/bold] (and what sets each)")
-    width = max(len(key) for key in flat(plan.config))
-    for key, value in flat(plan.config).items():
+    values = dict(flatten(plan.config))
+    width = max(map(len, values))
+    for key, value in values.items():
         console.print(
             f"  {key:<{width}}  {value!r:<24}  {where.get(key) or where.get(key.rpartition('.')[0], 'resolved')}",
             markup=False,
@@ -48,17 +50,6 @@ def main(arguments: Sequence[str]) -> int:
     for problem in problems:
         console.print(f"missing: {problem}", style="red", markup=False)
     return 2 if problems and build else 0
-
-
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return {dotted key: value} of a nested configuration; empty mappings are kept."""
-    if not isinstance(config, dict) or not config:
-        return {prefix: config} if prefix else {}
-    return {
-        k: v
-        for name, value in config.items()
-        for k, v in flat(value, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
 
 
 def _runs(plan: Plan, console: Any) -> None:

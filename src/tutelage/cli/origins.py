@@ -10,8 +10,9 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from tutelage.cli.compose import flatten, hydra_ready, readable, search_path
+from tutelage.cli.compose import hydra_ready, readable, search_path
 from tutelage.cli.groups import PRIMARY, folders
+from tutelage.runs.identity import flatten
 
 
 def origins(overrides: Sequence[str]) -> dict[str, str]:
@@ -30,7 +31,7 @@ def origins(overrides: Sequence[str]) -> dict[str, str]:
         content.pop("defaults", None)
         content.pop("hydra", None)
         prefix = f"{entry.package}." if entry.package and entry.package != "_global_" else ""
-        for key in flatten(content):
+        for key, _ in flatten(content):
             found[f"{prefix}{key}"] = f"conf/{entry.config_path}.yaml"
     for word in overrides:
         key, _, _ = word.lstrip("+~").partition("=")

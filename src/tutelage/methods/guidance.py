@@ -136,6 +136,8 @@ class Guidance(Method):
             self.alignment.guide_by(self.memory(batch), batch)
         with self.alignment.recording():
             output = self.predict(seen if self.noise_to == "both" else batch)
+        if self.noise_to == "both":
+            self._last_output = None  # what the network says of noise is no answer to the batch's targets
         alignment, similarities = self.alignment.loss()
         self._similarities.append(similarities)
         if not task_factor * self.weights["task"]:

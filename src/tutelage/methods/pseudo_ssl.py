@@ -14,7 +14,7 @@ from tutelage.errors import UserError, choices
 from tutelage.losses.consistency import CONSISTENCY, ramp_up
 from tutelage.methods.average import AveragedMethod
 from tutelage.methods.base import step_seed
-from tutelage.methods.unlabelled import Augment, Normalization, PseudoImages, batch_norm_apart
+from tutelage.methods.unlabelled import Augment, Normalization, PseudoStream, batch_norm_apart
 from tutelage.tasks import Batch, Classification
 
 
@@ -74,7 +74,7 @@ class PseudoSemiSupervised(AveragedMethod):
             "average": (weak or {}, weak or {}),
             "self": (weak or {},),
         }
-        self.pseudo = PseudoImages(
+        self.pseudo = PseudoStream(
             pseudo,
             image_shape=example.inputs.shape[1:],
             normalization=normalization,

@@ -25,7 +25,7 @@ Augment = Mapping[str, Mapping[str, Any] | None]
 Normalization = Sequence[Sequence[float]] | str | None
 
 
-class PseudoImages:
+class PseudoStream:
     """Views of pseudo images, `count` images per step over all ranks, each a function of the seed and the step alone.
 
     root: folder of the pseudo data set. image_shape: (channels, height, width) that the network takes; images of another size are

@@ -46,23 +46,6 @@ def t_quantile(degrees: int, probability: float) -> float:
     return float(stdtrit(degrees, probability))
 
 
-def bootstrap_interval(
-    values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean (Efron 1979); the same at each call.
-
-    With fewer than about ten values it is too narrow; the t interval is the one the tables print.
-    """
-    import numpy as np
-
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return math.nan, math.nan
-    data = np.sort(np.asarray(values, dtype=float))  # sorted, so that the order of the seeds does not matter
-    drawn = np.random.default_rng(seed).integers(len(data), size=(resamples, len(data)))
-    low, high = np.quantile(data[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def sign_flip_p(differences: Sequence[float], *, draws: int = 100_000, seed: int = 0) -> float:
     """Return the two-sided p value of the paired sign-flip permutation test (Fisher 1935).
 

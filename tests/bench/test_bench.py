@@ -58,6 +58,7 @@ def test_the_bench_of_the_hardware_has_words_for_every_kind_of_method_and_they_c
                     [
                         *hardware.COMMON,
                         f"method={method}",
+                        "hardware=gpu",
                         *(word.format(pseudo=pseudo) for word in words),
                         *more,
                     ]

@@ -46,6 +46,17 @@ class Recording(pl.Callback):
         self._resumed_at = 0.0
         self._batch: Batch | None = None
 
+    def on_fit_start(self, trainer: pl.Trainer, method: Any) -> None:
+        """Compare the record with what the state that is resumed says of it."""
+        if not trainer.is_global_zero or self.writer is None:
+            return
+        if (lost := self.rows - self.writer.rows) > 0:
+            log.warning(
+                "metrics.jsonl has %d of the %d rows written up to step %d: %d were lost, and its curves have a gap; rerun=true makes "
+                "the run anew", self.writer.rows, self.rows, self.step, lost,
+            )  # fmt: skip
+            self.rows -= lost
+
     def on_train_epoch_start(self, trainer: pl.Trainer, method: Any) -> None:
         self._resumed_at = time.perf_counter()
 
@@ -95,12 +106,6 @@ class Recording(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.train_s, self.step = state_dict["train_s"], state_dict["step"]
         self.rows = state_dict.get("rows", 0)
-        if self.writer is not None and (lost := self.rows - self.writer.rows) > 0:
-            log.warning(
-                "metrics.jsonl has %d of the %d rows written up to step %d: %d were lost, and its curves have a gap; rerun=true makes "
-                "the run anew", self.writer.rows, self.rows, self.step, lost,
-            )  # fmt: skip
-            self.rows -= lost
         threads = state_dict.get("threads")
         if threads and not self.threads and threads != torch.get_num_threads():
             log.info(

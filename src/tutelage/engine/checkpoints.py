@@ -23,7 +23,10 @@ class WholeFiles(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """See Lightning's CheckpointIO."""
-        torch.save(checkpoint, path)
+        with open(
+            path, "wb"
+        ) as file:  # an error of the disk comes back as such, not as one of torch's writer
+            torch.save(checkpoint, file)
 
 
 def best_weights(folder: Path, step: int) -> Path:

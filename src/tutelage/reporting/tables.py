@@ -136,7 +136,8 @@ def choose(table: Table, arm: Arm, find: Find) -> Choice:
     best = (max if mode == "max" else min)(means, key=lambda point: means[point])
     provisional = ", provisional" if pending else ""
     edge = f"; the grid's {', '.join(ends)}" if (ends := _edges(best, arm.points)) else ""
-    sentence = f"{_point(best)} (of {len(means)} points, {len(table.tuning_seeds)} seeds{provisional}{edge})"
+    seeds = "1 seed" if len(table.tuning_seeds) == 1 else f"{len(table.tuning_seeds)} seeds"
+    sentence = f"{_point(best)} (of {len(means)} points, {seeds}{provisional}{edge})"
     return Choice(best, sentence, tuple(notes), tuple(pending))
 
 

@@ -23,9 +23,8 @@ class WholeFiles(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """See Lightning's CheckpointIO."""
-        with open(
-            path, "wb"
-        ) as file:  # an error of the disk comes back as such, not as one of torch's writer
+        # Through a file of ours: an error of the disk comes back as such, not as one of torch's writer.
+        with Path(path).open("wb") as file:
             torch.save(checkpoint, file)
 
 

@@ -10,6 +10,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
+from tutelage.cli import jobs
 from tutelage.cli.main import main
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
@@ -218,3 +219,18 @@ def test_what_a_killed_process_leaves_of_a_busy_run_is_taken_over(forked, tmp_pa
     first.kill()
     assert second.wait() == 0, second.text()
     assert all(run.state is State.COMPLETE for run in store.runs())
+
+
+def test_a_full_disk_in_the_notes_ends_no_other_job_and_is_listed(tmp_path, monkeypatch):
+    def full(path, value):
+        raise OSError(28, "No space left on device")
+
+    found = jobs.Jobs.new(str(tmp_path))
+    monkeypatch.setattr(jobs, "write_json", full)
+    found.note("a", jobs.Outcome.FAILED, "the disk is full")
+    found.note("b", jobs.Outcome.DONE)
+    assert [(note.key, note.outcome) for note in found.notes()] == [("a", "failed"), ("b", "done")]
+    assert found.close() == 1
+    monkeypatch.setattr(found, "_process", -1)  # as in a forked job, whose parent notes how it ended
+    with pytest.raises(OSError, match="No space"):
+        found.note("c", jobs.Outcome.DONE)

@@ -42,6 +42,8 @@ def fails(capsys, *words):
         ("+fit.max_step=3", "did you mean 'max_steps'"),
         ("+nonsense=1", "no setting 'nonsense'"),
         ("hardware.precision=16-mixed", "16-mixed needs a GPU"),
+        ("hydra.run.dir=x", "is for sweeps"),
+        ("hydra/launcher=local", "add -m"),
         ("runs_dir=", "runs_dir must name a folder"),
         ("data.validation=1.0", "validation must be a fraction below 1 or a whole number of samples"),
         (
@@ -247,3 +249,10 @@ def test_a_loss_that_is_not_finite_names_step_and_term_and_keeps_the_checkpoint(
 
 def test_a_sweep_without_a_job_is_said(tmp_path, capsys):
     assert "has no value" in fails(capsys, "train", "-m", *QUICK, f"runs_dir={tmp_path}", "seed=range(0,0)")
+
+
+def test_a_wrong_setting_of_a_launcher_is_answered_with_the_launchers_own(capsys):
+    said = fails(
+        capsys, "train", "-m", *QUICK, "hydra/launcher=local", "hydra.launcher.proceses=2", "seed=0,1"
+    )
+    assert "did you mean 'hydra.launcher.processes'" in said and "data." not in said

@@ -245,9 +245,13 @@ def _about(key: str, overrides: Sequence[str]) -> str:
 def _known_keys(overrides: Sequence[str], culprit: str, primary: str) -> list[str]:
     # The nearest known key depends on the groups chosen, so compose again without what failed.
     rest = [word for word in overrides if not word.lstrip("+~").startswith(culprit)]
+    of_hydra = culprit.startswith("hydra.")
+    if of_hydra:
+        rest = [word for word in rest if word.startswith("hydra/")]  # the others may be values of a sweep
     try:
         with hydra_ready():
-            config: Any = OmegaConf.to_container(hydra_compose(primary, overrides=[*search_path(), *rest]))
+            node = hydra_compose(primary, overrides=[*search_path(), *rest], return_hydra_config=of_hydra)
+            config: Any = OmegaConf.to_container(OmegaConf.masked_copy(node, "hydra") if of_hydra else node)
     except (HydraException, OmegaConfBaseException):
         return groups()
     return [key for key, _ in flatten(config) if not key.endswith("_target_")] + groups()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -60,6 +61,8 @@ class Jobs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._process = os.getpid()
+        self._unwritten: dict[str, Note] = {}
 
     @classmethod
     def new(cls, runs_dir: str) -> Jobs:
@@ -158,19 +161,24 @@ class Jobs:
         words: Sequence[str] = (), processes: int | None = 1,
     ) -> None:  # fmt: skip
         """Note the outcome of a job, in place of an earlier one."""
-        value = asdict(Note(key, outcome, reason, mistake, log, tuple(words), processes))
-        write_json(self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json", value)
+        note = Note(key, outcome, reason, mistake, log, tuple(words), processes)
+        try:
+            write_json(self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json", asdict(note))
+        except OSError:
+            if os.getpid() != self._process:
+                raise  # the process that forked this one notes how it ended
+            self._unwritten[key] = note  # a full disk must not end the other jobs
+        else:
+            self._unwritten.pop(key, None)
 
     def notes(self) -> list[Note]:
         """Return the notes of all jobs, ordered by key."""
-        found = [read_json(path) for path in self.folder.glob("*.json")]
-        return sorted(
-            (
-                Note(**{**one, "outcome": Outcome(one["outcome"]), "words": tuple(one["words"])})
-                for one in found
-            ),
-            key=lambda one: one.key,
-        )
+        found = {one["key"]: one for one in map(read_json, self.folder.glob("*.json"))}
+        read = {
+            key: Note(**{**one, "outcome": Outcome(one["outcome"]), "words": tuple(one["words"])})
+            for key, one in found.items()
+        }
+        return sorted((read | self._unwritten).values(), key=lambda one: one.key)
 
     def stop(self) -> None:
         """Let no further job begin."""

@@ -41,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(f"train has no option '{word}'. Known: -m; settings are given as key=value")
     if len(overrides) != len(arguments) or any(word.startswith("sweep=") for word in overrides):
         return multirun(overrides)
+    if of_hydra := [word for word in overrides if word.startswith(("hydra.", "hydra/"))]:
+        raise UserError(f"{of_hydra[0]} is for sweeps, whose jobs Hydra lists and launches: add -m")
     from tutelage.cli.compose import plan_of
     from tutelage.engine.launch import run_plan
     from tutelage.engine.ranks import global_rank, in_ranks

@@ -80,13 +80,19 @@ def resumes_exactly(command, monkeypatch, words):
         assert resumed.result[part] == whole.result[part]
 
 
-def test_a_damaged_last_checkpoint_is_named_and_the_one_before_is_used(command, monkeypatch, caplog):
+def broken_off(command, monkeypatch, step):
+    """Break a run off right after the checkpoint of a step; return it, unfinished, beside the undisturbed one."""
+    whole = command(folder="whole")
     with monkeypatch.context() as patch:
-        stop_after(patch, 8)
+        stop_after(patch, step)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             command(folder="broken")
-    whole = command(folder="whole")
-    (run,) = Store(whole.path.parents[2] / "broken").runs()
+    (broken,) = Store(whole.path.parents[2] / "broken").runs()
+    return broken, whole
+
+
+def test_a_damaged_last_checkpoint_is_named_and_the_one_before_is_used(command, monkeypatch, caplog):
+    run, whole = broken_off(command, monkeypatch, 8)
     last = run.checkpoint("last")
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     resumed = command(folder="broken")
@@ -106,11 +112,7 @@ def test_a_complete_run_is_not_run_again_and_rerun_archives_it(command, monkeypa
 
 
 def test_a_run_killed_between_its_last_checkpoint_and_its_result_only_evaluates(command, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_after(patch, 12)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            command(folder="broken")
-    whole = command(folder="whole")
+    _, whole = broken_off(command, monkeypatch, 12)
     resumed = command(folder="broken")
     assert resumed.result["cost"]["resumed_at_step"] == 12
     assert resumed.result["metrics"] == whole.result["metrics"]
@@ -160,12 +162,7 @@ def test_what_was_remembered_is_given_back_when_fit_ends_however_it_ends(
 
 @pytest.mark.parametrize("how", ["truncated", "missing"])
 def test_a_state_whose_best_weights_are_damaged_is_named_and_passed_over(command, monkeypatch, how):
-    whole = command(folder="whole")
-    with monkeypatch.context() as patch:
-        stop_after(patch, 12)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            command(folder="broken")
-    (run,) = Store(whole.path.parents[2] / "broken").runs()
+    run, whole = broken_off(command, monkeypatch, 12)
     state = torch.load(run.checkpoint("last"), weights_only=True)["callbacks"]["Checkpoints"]
     best = run.path / "checkpoints" / f"best-{state['best']['step']}.safetensors"
     best.write_bytes(best.read_bytes()[:300]) if how == "truncated" else best.unlink()
@@ -176,12 +173,7 @@ def test_a_state_whose_best_weights_are_damaged_is_named_and_passed_over(command
 
 
 def test_each_state_that_may_be_resumed_from_has_its_best_weights(command, monkeypatch):
-    whole = command(folder="whole")
-    with monkeypatch.context() as patch:
-        stop_after(patch, 8)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            command(folder="broken")
-    (run,) = Store(whole.path.parents[2] / "broken").runs()
+    run, _ = broken_off(command, monkeypatch, 8)
     steps = []
     for which in ("last", "previous"):
         state = torch.load(run.checkpoint(which), weights_only=True)["callbacks"]["Checkpoints"]
@@ -216,12 +208,7 @@ def test_a_resumed_run_goes_on_with_the_threads_it_was_begun_with(command, monke
 
 
 def test_lost_rows_of_the_record_are_named(command, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_after(patch, 8)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            command(folder="broken")
-    whole = command(folder="whole")
-    (run,) = Store(whole.path.parents[2] / "broken").runs()
+    run, whole = broken_off(command, monkeypatch, 8)
     lines = (run.path / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run.path / "metrics.jsonl").write_text("".join(lines[:2]))
     resumed = command(folder="broken")

@@ -53,7 +53,7 @@ def ranks_of(config: dict[str, Any]) -> int:
         )
     if nodes > 1 and not in_ranks() and not in_allocation():
         raise UserError(
-            f"hardware.num_nodes={nodes}: no SLURM allocation is here to start ranks in. Submit the run with hydra/launcher=slurm "
+            f"hardware.num_nodes={nodes}: no SLURM allocation is here to start ranks in. Submit the run with -m hydra/launcher=slurm "
             "(or sbatch), or start the ranks yourself with srun or torchrun on every node"
         )
     if nodes > 1:

@@ -114,3 +114,10 @@ def test_accumulation_records_each_update_once(command):
         "fit.accumulate=4", "fit.log_every_steps=2", "fit.max_steps=6", "fit.validate_every_steps=6"
     )
     assert [row["step"] for row in run.metrics.rows] == [2, 4, 6, 6]
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_does_not_wake_it(command, monkeypatch):
+    """Asking CUDA for anything starts it, and a process in which it has started can fork no job."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: pytest.fail("CUDA was started"))
+    assert command("hardware=cpu", "fit.max_steps=4").is_complete

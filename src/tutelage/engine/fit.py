@@ -39,8 +39,8 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
     started, threads = time.perf_counter(), torch.get_num_threads()
     quiet_lightning()
     check_machine(config["hardware"])
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()  # of an earlier run of this process
+    if torch.cuda.is_initialized():  # by an earlier run of this process, whose peak is not this one's
+        torch.cuda.reset_peak_memory_stats()
     torch.set_float32_matmul_precision(config["hardware"]["matmul_precision"])
     prepare_cpu(config["hardware"].get("threads"))
     reads = reads_of(config)

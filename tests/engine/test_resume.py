@@ -11,6 +11,7 @@ from small_runs import METHODS
 
 from tutelage.engine.callbacks import Recording
 from tutelage.engine.checkpoints import Checkpoints
+from tutelage.errors import UserError
 from tutelage.methods.memory import Memory
 from tutelage.reporting.collect import collect
 from tutelage.runs.run import State
@@ -203,6 +204,17 @@ def test_a_resumed_run_goes_on_with_the_threads_it_was_begun_with(command, monke
         command("hardware.threads=null")
         assert set(seen) == {2}
         assert torch.get_num_threads() == 1  # the next run of this process has its own
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_run_that_could_not_be_built_leaves_the_threads_as_they_were(command):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(UserError):
+            command("hardware.threads=1", "model=fcn", "model.activation=nonsense")
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 

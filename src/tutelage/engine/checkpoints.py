@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
+
+from tutelage.runs.records import replacing
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -110,10 +110,12 @@ class Checkpoints(pl.Callback):
                 ) from error
             raise
         if trainer.is_global_zero:
-            _sync(fresh)
             if last.exists():
-                last.replace(previous)
-            fresh.replace(last)
+                last.replace(
+                    previous
+                )  # not linked: where a file system has no links, gigabytes would be copied
+            with replacing(last) as part:
+                fresh.replace(part)
             needed = {
                 self.best_path(),
                 self._saved_best,
@@ -129,10 +131,8 @@ class Checkpoints(pl.Callback):
 
     @staticmethod
     def _write(state: dict[str, torch.Tensor], path: Path) -> None:
-        part = path.with_suffix(".tmp")
-        save_file(state, part)
-        _sync(part)
-        part.replace(path)
+        with replacing(path) as part:
+            save_file(state, part)
 
     def seen(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         """Yield the step and weights of every validation, in order; those of this run only where `keep_all` was asked for."""
@@ -153,12 +153,3 @@ class Checkpoints(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.last = state_dict["best"], state_dict["last"]
         self._saved_best = self.best_path() if self.best else None
-
-
-def _sync(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 _SPINS = "1000"
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's names for them, <malloc.h>
@@ -38,3 +40,16 @@ def prepare_cpu(threads: int | None) -> None:
     if set_option is not None:
         set_option(_MMAP_THRESHOLD, _LARGEST_KEPT)
         set_option(_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+@contextlib.contextmanager
+def prepared_cpu(threads: int | None) -> Iterator[None]:
+    """`prepare_cpu` for the length of a block: one run's number of threads is not the next one's, however the block is left."""
+    import torch
+
+    before = torch.get_num_threads()
+    prepare_cpu(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

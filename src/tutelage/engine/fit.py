@@ -18,7 +18,7 @@ from tutelage.engine.build import Built, build
 from tutelage.engine.callbacks import GiveUp, Progress, Recording
 from tutelage.engine.checkpoints import Checkpoints, WholeFiles, best_weights
 from tutelage.engine.chunks import Chunks
-from tutelage.engine.cpu import prepare_cpu
+from tutelage.engine.cpu import prepared_cpu
 from tutelage.engine.mirrors import Mirrors, open_mirrors
 from tutelage.engine.outcome import cost, evaluate_and_save
 from tutelage.errors import UserError, choices
@@ -36,13 +36,17 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
     Call it under the run's lock, in one process or in every rank of a started group. A checkpoint in the folder is resumed.
     Raises UserError for what the user can mend; NonFiniteLoss when a loss term is not finite.
     """
-    started, threads = time.perf_counter(), torch.get_num_threads()
+    with prepared_cpu(config["hardware"].get("threads")):
+        return _fit(config, run)
+
+
+def _fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
+    started = time.perf_counter()
     quiet_lightning()
     check_machine(config["hardware"])
     if torch.cuda.is_initialized():  # by an earlier run of this process, whose peak is not this one's
         torch.cuda.reset_peak_memory_stats()
     torch.set_float32_matmul_precision(config["hardware"]["matmul_precision"])
-    prepare_cpu(config["hardware"].get("threads"))
     reads = reads_of(config)
     built = build(config)
     max_steps, every = plan_steps(config["fit"], built)
@@ -83,7 +87,6 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
             mirrors.finish(result.get("metrics", {}))
             built.method.release()
             built.data.teardown()
-            torch.set_num_threads(threads)  # one run's number is not the next one's
     return result
 
 

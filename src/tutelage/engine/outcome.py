@@ -16,6 +16,7 @@ from tutelage.engine.build import Built
 from tutelage.engine.callbacks import Recording
 from tutelage.engine.checkpoints import Checkpoints
 from tutelage.methods.base import Method
+from tutelage.runs.records import replacing
 from tutelage.runs.run import Run
 
 
@@ -41,9 +42,8 @@ def evaluate_and_save(
             for n, t in checkpoints.load_best().items()
             if n.startswith("network.")
         }
-        part = run.path / "network.tmp"
-        save_file(state, part, metadata={"normalization": json.dumps(data.normalization)})
-        part.replace(run.path / "network.safetensors")
+        with replacing(run.path / "network.safetensors") as part:
+            save_file(state, part, metadata={"normalization": json.dumps(data.normalization)})
     selection = {"monitor": checkpoints.monitor, "mode": checkpoints.mode, "split": "validation"}
     result = {
         "metrics": {split: best[split] for split in ("validation", "test")},

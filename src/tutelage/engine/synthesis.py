@@ -21,7 +21,7 @@ from tutelage.engine.build import (
     recorded_sizes,
     sizes_of,
 )
-from tutelage.engine.cpu import prepare_cpu
+from tutelage.engine.cpu import prepared_cpu
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.engine.ranks import join_environment
 from tutelage.errors import UserError
@@ -44,8 +44,12 @@ def make(config: dict[str, Any], run: Run) -> dict[str, Any]:
     Call it under the run's lock, in one process or in every rank of a started group: rank r of w makes shards r, r + w, ...
     Target data are opened only where the labelling conditions on them. Raises UserError for what the user can mend.
     """
+    with prepared_cpu(config["hardware"].get("threads")):
+        return _make(config, run)
+
+
+def _make(config: dict[str, Any], run: Run) -> dict[str, Any]:
     started = time.perf_counter()
-    prepare_cpu(config["hardware"].get("threads"))
     reads = reads_of(config)
     rank, ranks = join_environment()
     device = _device(config["hardware"]["accelerator"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -143,19 +142,6 @@ def _without_prefix(state: dict[str, Tensor], needed: Sequence[str], where: str)
 def _some(names: Collection[str]) -> str:
     listed = ", ".join(list(names)[:LISTED])
     return listed if len(names) <= LISTED else f"{listed}, ... ({len(names)} in all)"
-
-
-def save_weights(network: nn.Module, path: str | Path) -> None:
-    """Write the network's state as safetensors, atomically: a reader finds the old file or the new one."""
-    path = Path(path)
-    # Cloned, because safetensors refuses tensors that share memory.
-    state = {
-        name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    safetensors.torch.save_file(state, temporary, metadata={"format": "pt"})
-    temporary.replace(path)
 
 
 def digest(network: nn.Module) -> str:

@@ -146,3 +146,19 @@ def test_where_nothing_counts_both_losses_are_zero_with_a_gradient_of_zeros(make
     loss = task.loss(output, batch) + task.soft_loss(output, output.detach() + 1, batch, 2.0)
     loss.backward()
     assert float(loss.detach()) == 0 and not output.grad.any()
+
+
+def test_a_masked_class_counts_neither_in_the_loss_nor_in_the_metrics() -> None:
+    task, output, batch, _ = classification(torch.Generator().manual_seed(0))
+    mask = torch.zeros(len(output), dtype=torch.bool)
+    mask[:2] = True
+    masked = batch._replace(target_mask=mask)
+    alone = batch._replace(inputs=batch.inputs[:2], targets=batch.targets[:2], index=batch.index[:2])
+    torch.testing.assert_close(task.loss(output, masked), task.loss(output[:2], alone))
+    teacher = output.flip(0)
+    soft = task.soft_loss(output, teacher, masked, 2.0), task.soft_loss(output[:2], teacher[:2], alone, 2.0)
+    torch.testing.assert_close(*soft)
+    metrics, expected = task.metrics(), task.metrics()
+    metrics.update(output, masked)
+    expected.update(output[:2], alone)
+    assert metrics.compute() == expected.compute()

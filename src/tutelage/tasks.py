@@ -145,13 +145,14 @@ class Classification(Task):
         self.monitor, self.mode = "accuracy", "max"
 
     def select(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See `Task.select`: output (n, classes) and targets (n,) as they are."""
+        """See `Task.select`: logits (m, classes) and targets (m,) of the samples that count."""
         if output.ndim != 2 or output.shape[1] != self.output_size:
             raise UserError(
                 f"the network must return ({len(batch.targets)}, {self.output_size}) logits for {self.output_size} classes, "
                 f"got {tuple(output.shape)}"
             )
-        return output, batch.targets
+        keep = batch.target_mask
+        return (output, batch.targets) if keep is None else (output[keep], batch.targets[keep])
 
     def pointwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """See `Task.pointwise`: cross-entropy in nats."""
@@ -164,7 +165,9 @@ class Classification(Task):
                 f"soft targets need a teacher of the same classes: the network returns {output.shape[-1]}, "
                 f"the teacher {teacher_output.shape[-1]}"
             )
-        return _kl_at_temperature(output, teacher_output, temperature, batch)
+        mine, _ = self.select(output, batch)
+        theirs, _ = self.select(teacher_output, batch)
+        return _kl_at_temperature(mine, theirs, temperature, batch)
 
     def metric_parts(self) -> list[tuple[str, Metric]]:
         """See `Task.metric_parts`."""

@@ -132,6 +132,7 @@ def test_a_guided_run_shows_its_pairs(runs, tmp_path, capsys):
         (["errors", "small/plain:gide"], "no network 'gide'; did you mean 'guide'"),
         (["errors", "nowhere"], "no run 'nowhere'"),
         (["gap", "small/distilled:teacher"], "not of its teacher"),
+        (["similarity", "small/plain", "small/plain:guide"], "has no guide .it has none"),
         (["alignment", "small/plain"], "recorded no alignment"),
         (
             ["similarity", "small/distilled", "small/distilled:teacher", "samples=few"],
@@ -172,7 +173,7 @@ def test_a_rule_has_features_to_compare_and_no_answers(runs, tmp_path, capsys):
             main(["errors", *subjects])
 
 
-def test_runs_selected_by_different_metrics_are_no_seeds_of_one_arm(runs, tmp_path):
+def test_runs_selected_by_different_metrics_are_no_seeds_of_one_arm(runs, tmp_path, capsys):
     days = [f"2020-01-{day:02d},{day * day % 7},{day % 5}" for day in range(1, 32)]
     (tmp_path / "table.csv").write_text("\n".join(["date,a,b", *days]))
     series = [
@@ -184,5 +185,41 @@ def test_runs_selected_by_different_metrics_are_no_seeds_of_one_arm(runs, tmp_pa
     ]
     for words in ([], series):
         run_plan(plan_of([*SMALL, f"runs_dir={runs['root']}", "name=small/mixed", *words]))
-    with pytest.raises(UserError, match="no seeds of one arm"):
-        main(["gap", "small/mixed", f"runs_dir={runs['root']}"])
+    assert main(["gap", "small/mixed", f"runs_dir={runs['root']}", f"out={tmp_path}/gap"]) == 0
+    told = capsys.readouterr().out
+    assert ": accuracy train " in told and ": mse train " in told and "95 % over" not in told
+
+
+def test_runs_of_one_name_that_differ_in_more_than_the_seed_are_arms_of_their_own(runs, tmp_path, capsys):
+    """Two learning rates are no two seeds: an interval over both would be of nothing."""
+    for rate in ("1e-3", "1e-2"):
+        for seed in (0, 1):
+            run_plan(
+                plan_of(
+                    [
+                        *SMALL,
+                        f"runs_dir={runs['root']}",
+                        "name=small/tuned",
+                        f"seed={seed}",
+                        f"optimizer.lr={rate}",
+                    ]
+                )
+            )
+    assert main(["gap", "small/tuned", f"runs_dir={runs['root']}", f"out={tmp_path}"]) == 0
+    told = capsys.readouterr().out
+    assert "tuned (lr=0.001)" in told and "tuned (lr=0.01)" in told and "over 2 runs" in told
+    assert main(["errors", "small/tuned", "small/plain", f"runs_dir={runs['root']}", f"out={tmp_path}"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("runs of one seed: mean kappa") == 3 and "over 2 seeds" in told
+
+
+def test_as_many_samples_as_asked_for_are_compared(runs, tmp_path, capsys):
+    words = [
+        "similarity",
+        "small/distilled",
+        "small/distilled:teacher",
+        f"runs_dir={runs['root']}",
+        f"out={tmp_path}",
+    ]
+    assert main([*words, "samples=50"]) == 0
+    assert " 50 samples" in capsys.readouterr().out

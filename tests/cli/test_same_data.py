@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 from tutelage.cli.compose import plan_of
 from tutelage.cli.main import main
 from tutelage.data import cache
+from tutelage.engine.build import build, expected_normalization
 from tutelage.engine.classes import classes_apart, names_in
 from tutelage.engine.load import load_run
 from tutelage.models.fcn import FCN
+from tutelage.models.pretrained import torchvision_model
 from tutelage.runs.store import Store
 
 QUICK = ["logger=none", "hardware.threads=1", "model=fcn", "model.depth=1", "model.width=8", "fit.max_steps=4",
@@ -158,3 +160,103 @@ def test_other_weights_under_the_same_name_are_another_run(tmp_path):
     moved = (folder / "w.safetensors").rename(tmp_path / "there" / "v.safetensors")
     keys.append(plan_of([*words[:-1], f"model.weights={moved}"]).key)
     assert keys[0] != keys[1] == keys[2]
+
+
+TEACHER = ["method=distillation", "model@teacher=fcn", "teacher.depth=1", "teacher.width=8"]
+
+
+@pytest.mark.parametrize("role", ["teacher", "model"])
+def test_weights_that_were_trained_on_what_is_to_select_or_test_are_refused(capsys, tmp_path, role):
+    words = ["train", *QUICK, "data=digits", f"runs_dir={tmp_path}"]
+    assert main(words) == 0
+    (run,) = Store(tmp_path).runs()
+    given = [*(TEACHER if role == "teacher" else ["model.dropout=0.1"]), f"{role}.weights={run.path}"]
+    assert main([*words, *given]) == 0
+    capsys.readouterr()
+    assert main([*words, *given, "data.split_seed=1"]) == 2
+    told = capsys.readouterr().err
+    assert (
+        f"{role}.weights={run.path} was trained on" in told
+        and "data.split_seed (it has 0, this one 1)" in told
+    )
+
+
+def test_a_need_is_made_on_the_same_split(tmp_path):
+    """The guide of every experiment that trains one follows the run's own split."""
+    for name in ("demo/guided-trained", "demo/distilled", "guidance/beyond/label_noise-distilled"):
+        plan = plan_of([f"experiment={name}", "data.split_seed=3"])
+        (need,) = plan.needs.values()
+        assert need.config["data"]["split_seed"] == 3
+
+
+def test_a_network_trained_on_unnormalised_images_is_shown_such(tmp_path, capsys):
+    words = ["train", *QUICK, "data=digits", f"runs_dir={tmp_path}"]
+    assert main([*words, "name=raw", "data.normalization=null"]) == 0
+    (run,) = Store(tmp_path).runs("raw")
+    for more in ([], ["data=digits"], ["data.normalization=[[0.5],[0.2]]"]):
+        assert main(["evaluate", str(run.path), *more, f"runs_dir={tmp_path}"]) == 0
+    given, *others = (row["metrics"]["loss"] for row in evaluations(run))
+    assert others == pytest.approx([given] * 2, rel=1e-4)
+    config = plan_of([*words[1:], *TEACHER, f"teacher.weights={run.path}"]).config
+    built = build(config)
+    teacher, raw = built.method.frozen["teacher"], load_run(run.path)
+    ours, theirs = (next(iter(data.batches("validation", device="cpu"))) for data in (built.data, raw.data))
+    assert torch.equal(ours.index, theirs.index)
+    torch.testing.assert_close(teacher(ours.inputs), raw.network(theirs.inputs), rtol=1e-3, atol=1e-4)
+
+
+def test_a_file_of_published_weights_is_shown_what_these_were_trained_on(tmp_path, caplog):
+    network = torchvision_model("resnet18", output_size=10, input_shape=(3, 32, 32))
+    for file in (tmp_path / "w.pth", tmp_path / "w.safetensors"):
+        state = network.state_dict()
+        torch.save(state, file) if file.suffix == ".pth" else save_file(state, file)
+        node, config = {"weights": str(file)}, {"runs_dir": str(tmp_path)}
+        with caplog.at_level("INFO", logger="tutelage"):
+            found = expected_normalization("teacher", node, network, config, given=None)
+        assert found == network.pretrained_normalization is not None
+        assert "taken to be those of the published weights" in caplog.text
+
+
+def test_other_words_of_the_same_number_are_no_test_and_no_lesson(tmp_path, capsys):
+    for name, letters in (("a", "abcdefgh"), ("b", "ijklmnop")):
+        (tmp_path / f"{name}.txt").write_text(letters * 60)
+    words = ["logger=none", "hardware.threads=1", "fit.max_steps=2", "fit.validate_every_steps=2", "data=characters",
+             "data.length=8", "data.batch_size=4", "model=rnn", "model.depth=1", "model.width=8", f"runs_dir={tmp_path}/runs"]  # fmt: skip
+    assert main(["train", *words, f"data.root={tmp_path}/a.txt"]) == 0
+    (run,) = Store(tmp_path / "runs").runs()
+    other = f"data.root={tmp_path}/b.txt"
+    assert main(["evaluate", str(run.path), other, f"runs_dir={tmp_path}/runs"]) == 2
+    assert "trained with another vocabulary" in capsys.readouterr().err
+    teacher = [
+        "method=distillation",
+        "model@teacher=rnn",
+        "teacher.depth=1",
+        "teacher.width=8",
+        f"teacher.weights={run.path}",
+    ]
+    assert main(["train", *words, other, *teacher]) == 2
+    assert "trained with another vocabulary" in capsys.readouterr().err
+    assert main(["train", *words, f"data.root={tmp_path}/a.txt", *teacher]) == 0
+
+
+def test_a_number_names_the_class_where_all_classes_are_numbers(tmp_path):
+    draw(tmp_path / "set", classes=("1", "2", "10", "20"))
+    words = ["train", *QUICK, *FOLDER, f"data.root={tmp_path}/set", f"runs_dir={tmp_path}/runs"]
+    assert main([*words, "data.classes=[1,2]"]) == 0
+    (run,) = Store(tmp_path / "runs").runs()
+    assert json.loads((run.path / "setup.json").read_text())["data"]["classes"] == ["1", "2"]
+
+
+def test_a_setting_of_the_data_is_read_as_everywhere(trained, capsys):
+    _, runs, run = trained
+    assert main(["evaluate", str(run.path), "data.augment=[", f"runs_dir={runs}"]) == 2
+    assert "expected key=value" in capsys.readouterr().err
+    assert main(["evaluate", str(run.path), "data.missing=1e-1", f"runs_dir={runs}"]) == 0
+
+
+def test_a_complete_run_without_its_network_says_how_to_make_it_anew(tmp_path, capsys):
+    assert main(["train", *QUICK, "data=digits", f"runs_dir={tmp_path}"]) == 0
+    (run,) = Store(tmp_path).runs()
+    (run.path / "network.safetensors").write_bytes(b"half")
+    assert main(["evaluate", str(run.path), f"runs_dir={tmp_path}"]) == 2
+    assert "with rerun=true makes it anew" in capsys.readouterr().err

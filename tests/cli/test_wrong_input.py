@@ -51,6 +51,17 @@ def fails(capsys, *words):
             "leave none of fit.max_steps=2 for the task",
         ),
         ("method=guidance model=gru model@guide=rule/digits_topology data=parity", "these data have none"),
+        (
+            "method=fitnets model@teacher=fcn method.hint_steps=2",
+            "method.hint_steps=2 of hints alone leave none of fit.max_steps=2 for the task",
+        ),
+        ("model@guide.depth=3", "a setting of it is guide.depth"),
+        (
+            "method=feature_distillation model@teacher=fcn method.loss_options={power:4}",
+            "+method.loss_options.<name>=<value>",
+        ),
+        ("fit.gradient_clip=0", "fit.gradient_clip must be above 0, or null"),
+        ("data.classes=[0,11]", "class 11 does not exist"),
         ("seed=zero", "seed must be a whole number, got 'zero'"),
         ("seed=1.5", "seed must be a whole number"),
         ("seed=-1", "seed must be at least 0"),

@@ -63,3 +63,14 @@ def test_constant_and_repeated_samples_stay_finite(dtype):
 def test_too_few_samples_or_neighbours_are_told(n, neighbours):
     with pytest.raises(UserError, match="neighbours"):
         intrinsic_dimension(torch.randn(n, 3), neighbours=neighbours)
+
+
+def test_repeated_samples_cost_no_precision():
+    """Short sequences recur and dead units make rows alike: their distances are what is left of equal products."""
+    points = torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
+    points = torch.cat([points, points[:32]])
+    for neighbours in (5, 20):
+        value = intrinsic_dimension(points, neighbours=neighbours)
+        torch.testing.assert_close(
+            value.double(), intrinsic_dimension(points.double(), neighbours=neighbours), rtol=1e-5, atol=0
+        )

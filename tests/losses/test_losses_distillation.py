@@ -6,9 +6,18 @@ import pytest
 import torch
 
 from tutelage.errors import UserError
-from tutelage.losses.distillation import decoupled, logit_matching, soft_target
+from tutelage.losses import distillation as losses
 
 N, CLASSES = 5, 4
+
+
+def mean_of(loss):
+    return lambda *outputs, **options: loss(*outputs, **options).mean()
+
+
+decoupled, logit_matching, soft_target = (
+    mean_of(loss) for loss in (losses.decoupled, losses.logit_matching, losses.soft_target)
+)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tutelage.errors import UserError
-from tutelage.losses.distillation import decoupled, logit_matching, soft_target
+from tutelage.losses import distillation as losses
 from tutelage.methods.distillation import Distillation
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.models.convnet import ConvNet
@@ -13,6 +13,15 @@ from tutelage.models.recurrent import Recurrent
 from tutelage.tasks import Batch, Classification, Forecasting, Tokens
 
 CLASSES = 3
+
+
+def mean_of(loss):
+    return lambda *outputs, **options: loss(*outputs, **options).mean()
+
+
+decoupled, logit_matching, soft_target = (
+    mean_of(loss) for loss in (losses.decoupled, losses.logit_matching, losses.soft_target)
+)
 
 
 def images(n=6):
@@ -47,6 +56,17 @@ def test_each_loss_is_the_pure_function_on_both_outputs():
             ),
         }[loss]
         torch.testing.assert_close(method.losses(batch)["soft"], expected)
+
+
+@pytest.mark.parametrize("loss", ["soft", "logits", "decoupled"])
+def test_where_nothing_counts_there_is_nothing_to_match(loss):
+    batch = images()
+    batch = batch._replace(target_mask=torch.zeros(len(batch.targets), dtype=torch.bool))
+    method = distillation(loss=loss)
+    term = method.losses(batch)["soft"]
+    term.backward()
+    assert float(term.detach()) == 0
+    assert all(not p.grad.any() for p in method.network.parameters() if p.grad is not None)
 
 
 def test_tokens_are_matched_at_the_counted_positions_alone():

@@ -107,6 +107,27 @@ def test_padded_positions_do_not_count():
     torch.testing.assert_close(method.losses(batch)["feature"], method.losses(other)["feature"])
 
 
+@pytest.mark.parametrize("loss", FEATURE_LOSSES)
+def test_more_padding_changes_no_feature_loss(loss):
+    network, teacher = (
+        Recurrent((12,), CLASSES, vocab_size=5, depth=1, width=width, per_position=True) for width in (8, 6)
+    )
+    torch.manual_seed(0)
+    real = torch.randint(5, (6, 4))
+    found = []
+    for padded in (0, 2, 8):
+        inputs = torch.nn.functional.pad(real, (0, padded), value=1)
+        mask = torch.arange(4 + padded).expand(6, -1) < 4
+        batch = Batch(inputs, torch.zeros_like(inputs), torch.arange(6), mask)
+        options = {"pairing": "explicit", "k": None, "pairs": [["layers.0", "layers.0"]], "loss": loss}
+        torch.manual_seed(1)
+        method = build(network=network, teacher=teacher, example=batch, **options).eval()
+        with method.match.recording():
+            method.network(batch.inputs, batch.mask)
+        found.append(method.match(batch)[0])
+    torch.testing.assert_close(found[1:], [found[0], found[0]])
+
+
 def test_a_projector_is_there_only_where_shapes_differ():
     def maps(student, teacher, needs):
         return type(Projector(student, teacher, needs).map).__name__
@@ -163,3 +184,5 @@ def test_mistakes_are_named():
         build(pairing="explicit", k=None, pairs=[["blocks.9", "stem"]])
     with pytest.raises(UserError, match="hint_steps"):
         build(FitNets, hint_steps=-1)
+    with pytest.raises(UserError, match="they know different classes"):
+        build(FitNets, hint_steps=1, teacher=ConvNet((1, 8, 8), CLASSES + 1, width=6, stages=2))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.alignment.guides import FeatureGuide
+from tutelage.alignment.rules import ClassHierarchy
 from tutelage.alignment.similarity import cka
 from tutelage.alignment.taps import activations
 from tutelage.cli.main import main
@@ -248,6 +249,26 @@ def test_tokens_per_step_are_drawn_unless_null() -> None:
         ),
         ({"similarity": "ridge", "ridge_penalty": 0.0}, "above 0"),
         ({"weights": {"task": 1.0}}, "'alignment'"),
+        (
+            {"schedule": "uncertainty", "weights": {"task": 1.0, "alignment": 0.0}},
+            "both weights must be above 0",
+        ),
+        (
+            {"schedule": "gradient_norm", "weights": {"task": 0.0, "alignment": 1.0}},
+            "both weights must be above 0",
+        ),
+        ({"pairing": "one_to_many", "positions": "spread"}, "does not go with pairing=one_to_many"),
+        (
+            {"pairing": "explicit", "pairs": [["blocks.0", "layers.0.linear"]], "exclude_output": True},
+            "does not go with pairing=explicit",
+        ),
+        (
+            {
+                "guide": ClassHierarchy(tree={"a": ["0", "1"], "b": ["2", "3"]}, class_names="0123"),
+                "guide_input": "gaussian",
+            },
+            "does not look at",
+        ),
     ],
 )
 def test_wrong_settings_are_told(settings: dict[str, Any], message: str) -> None:

@@ -206,6 +206,11 @@ def test_experiments_of_two_keys_and_odd_values(path):
         ("{value: 70.15, source: Table 4}", "{value: 70.15}", "lacks source"),
         ("[1.0e-2, 1.0e-3]", "1.0e-2", "list of values"),
         ("title: Guided learning", "- a list", "damaged"),
+        ("compare: [[guided, base], [fixed, base]]", "compare: 5", "pairs"),
+        ("[guided, base]", "[base, base]", "two arms"),
+        ("[1.0e-2, 1.0e-3]", "[2024-01-01, 2024-01-02]", "a date in quotes"),
+        ("seeds: 3", 'seeds: 3\npercent: "no"', "true or false"),
+        ("error: null", "error: -1", "from 0 on"),
     ],
 )
 def test_mistakes_in_a_table_are_named(path, old, new, message):
@@ -259,3 +264,10 @@ def test_a_choice_inside_the_grid_is_not_at_its_edge(path, find, cells):
     for rate, values in ((0.001, [0.4] * 3), (0.01, [0.6] * 3), (0.1, [0.5] * 3)):
         cells("base", rate, values)
     assert choose(table, table.arms[0], find).sentence == "lr=0.01 (of 3 points, 3 seeds)"
+
+
+def test_a_choice_that_is_a_word_has_no_edge(path, find, cells):
+    table = load(path(FILE.replace("[1.0e-2, 1.0e-3]", "[null, 1.0e-3, 1.0e-1]")))
+    for rate, values in (("null", [0.6] * 3), (0.001, [0.4] * 3), (0.1, [0.5] * 3)):
+        cells("base", rate, values)
+    assert choose(table, table.arms[0], find).sentence == "lr=null (of 3 points, 3 seeds)"

@@ -169,8 +169,11 @@ def test_the_place_of_data_counts_where_nothing_else_tells_them_apart():
     def of(root, **data):
         return identify({"name": "n", "data": {"root": root, **data}})
 
-    ours, own = "tutelage.data.images.Digits", "mine.Data"
-    assert of("a", _target_=ours) == of("b", _target_=ours)
+    ours, own = "tutelage.data.image_folder.ImageFolder", "mine.Data"
+    published = {"_target_": "tutelage.data.images.TorchvisionImages", "dataset": "cifar10"}
+    assert of("a", **published) == of("b", **published)
+    assert of("a", _target_=ours, fingerprint="f") == of("b", _target_=ours, fingerprint="f")
+    assert of("a", _target_=ours) != of("b", _target_=ours)  # a YAML of one's own without the line
     assert of("a", _target_=own, fingerprint="f") == of("b", _target_=own, fingerprint="f")
     assert of("a", _target_=own) != of("b", _target_=own)
     assert of("a", _target_=own, fingerprint=None) != of("b", _target_=own, fingerprint=None)

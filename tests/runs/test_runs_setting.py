@@ -74,6 +74,13 @@ def test_p_ssl_and_pcs_cannot_open_the_source_data(classes):
     planned("p-ssl", data={"_target_": "another.Set", "classes": classes})
 
 
+def test_a_pseudo_data_set_of_uniform_labels_opens_no_data():
+    method = STAGES["shards"]["method"] | {"labelling": "uniform"}
+    planned("shards", data=SOURCE, method=method)
+    with pytest.raises(UserError, match="opens the source data"):
+        planned("shards", data=SOURCE, method=method | {"labelling": "soft"})
+
+
 def test_p_ssl_cannot_start_from_real_source_data():
     needs = {"shards": ["shards"], "pp": ["real"]}
     with pytest.raises(UserError, match="starts from real, which opens the source data"):

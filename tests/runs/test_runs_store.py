@@ -351,3 +351,13 @@ def test_many_runs_are_listed_quickly(store):
     states = [run.state for run in store.runs()]
     assert len(states) == 300 and set(states) == {State.COMPLETE}
     assert time.perf_counter() - started < 1.0
+
+
+def test_a_folder_means_its_runs_as_a_shell_completes_it(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    start(store, config("demo/plain"))
+    relative = Store(store.root.relative_to(tmp_path))
+    for name in ("demo", "./demo/", f"{relative.root}/demo", f"{relative.root}/demo/plain/"):
+        assert [run.name for run in relative.runs(name)] == ["demo/plain"], name
+    for everything in ("", ".", str(relative.root)):
+        assert [run.key for run in relative.runs(everything)] == [run.key for run in store.runs()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,11 @@ class FeatureGuide(nn.Module):
     """A guide that is a function of the batch: knowledge as features that a network should mirror (see `rules`).
 
     Write `features`; all else is as with a guide network: `model@guide=<its file>`, pairs, similarity, schedule. It may hold buffers.
+    sees_inputs: whether it looks at the batch's inputs, so that noise in their place means something.
     A constructor that names `tables` or `class_names` is given the data's: their tables by sample, and the names of their classes.
     """
+
+    sees_inputs: ClassVar[bool] = True
 
     @abstractmethod
     def features(self, batch: Sample) -> dict[str, Tensor]:

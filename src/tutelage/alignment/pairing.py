@@ -63,6 +63,14 @@ class Pairing:
         ):
             if value not in known:
                 raise UserError(f"{name}={value!r} is not known; {choices(str(value), known)}")
+        if self.strategy == "explicit" and self.exclude_output:
+            raise UserError(
+                "exclude_output does not go with pairing=explicit, whose pairs say all: leave the output out of them"
+            )
+        if self.strategy in ("explicit", "one_to_many") and self.positions != "keep":
+            raise UserError(
+                f"positions={self.positions} does not go with pairing={self.strategy}, which gives the guide's layers their places itself"
+            )
         for name, given, strategies in (
             ("k", self.k, ("first", "last")),
             ("layer_type", self.layer_type, ("type",)),

@@ -69,11 +69,12 @@ class ClassHierarchy(FeatureGuide):
     Features: "level 1", "level 2", ...: (n, nodes down to that level), 1 for every ancestor of the sample's class down to that level. Two
     samples' inner product is the number of ancestors they share: the depth at which their classes part.
 
-    tree: nested names, classes or their numbers as leaves in lists, such as {animal: {pet: [cat, dog], other: [deer]}, vehicle: [ship]}; a
+    tree: nested names, classes as leaves in lists, such as {animal: {pet: [cat, dog], other: [deer]}, vehicle: [ship]}; a
     class above the deepest level stands for itself below. class_names: of the data. Raises UserError unless the tree's leaves are
     the classes, each once.
     """
 
+    sees_inputs = False
     nodes: Tensor
 
     def __init__(self, *, tree: Mapping[str, Any], class_names: Sequence[str] | None) -> None:
@@ -134,6 +135,7 @@ class Calendar(FeatureGuide):
     Raises UserError for data without a calendar.
     """
 
+    sees_inputs = False
     calendar: Tensor
 
     def __init__(

@@ -72,7 +72,7 @@ def _interval(ends: tuple[float, float]) -> str:
 def similarity(request: Request) -> Outcome:
     """Layer-by-layer map of exactly two networks on the same inputs."""
     from tutelage.analysis import similarity_map as analysis
-    from tutelage.models.frozen import FrozenNetwork
+    from tutelage.models.frozen import FrozenNetwork, recorded
 
     names = [subject.label for subject in request.subjects]
     if len(names) != 2:
@@ -83,8 +83,11 @@ def similarity(request: Request) -> Outcome:
         raise UserError(
             f"the two networks take different inputs: {tuple(data.input_shape)} and {tuple(theirs.input_shape)}"
         )
-    if theirs.normalization != data.normalization and not request.subjects[1].role:
-        second = FrozenNetwork(second.network, expects=theirs.normalization, given=data.normalization)
+    if theirs.normalization != data.normalization:  # the second is to see what its own run showed it
+        expects = second.expects or recorded(theirs.normalization, like=data.normalization)
+        second = FrozenNetwork(
+            second.network, norm_mode=second.norm_mode, expects=expects, given=data.normalization
+        )
         second = second.to(request.options["device"])
     found = analysis.similarity_map(first, second, batches, layers=request.options["layers"])
     layers = f"{len(found.first)} by {len(found.second)} layers"
@@ -119,12 +122,6 @@ def gap(request: Request) -> Outcome:
         on_train = evaluate_network(network.network, data.task, batches, request.options["device"])
         found = analysis.gap_of(subject.run.key, subject.seed, subject.run.result or {}, on_train)
         arms.setdefault(subject.arm, []).append(found)
-        first = arms[subject.arm][0]
-        if first.metric != found.metric:
-            raise UserError(
-                f"{first.run} is selected by {first.metric} and {found.run} by {found.metric}: they are no seeds of one arm; give them "
-                "names of their own (name=...), or analyse them one at a time"
-            )
     lines = []
     for arm, gaps in arms.items():
         summary = summarize([found.gap for found in gaps])
@@ -146,7 +143,11 @@ def alignment(request: Request) -> Outcome:
     curves: dict[str, analysis.Curve] = {}
     several = len(request.subjects) > 1
     for subject in request.subjects:
-        setup = read_json(subject.run.path / "setup.json")
+        if not (path := subject.run.path / "setup.json").is_file():
+            raise UserError(
+                f"{subject.run.key} has no {path.name}: its pairs are not known; its command with rerun=true makes it anew"
+            )
+        setup = read_json(path)
         pairs = setup["method"].get("pairs", ())
         found = analysis.curves_of(subject.run.key, subject.run.metrics.rows, pairs)
         curves |= {subject.label: found[analysis.MEAN]} if several else found
@@ -240,6 +241,7 @@ def opened(
 
     samples: at most so many of the split, evenly spaced.
     """
+    import numpy as np
     import torch
 
     from tutelage.data.base import SplitBatches
@@ -258,6 +260,6 @@ def opened(
     batches: Any = loaded.data.batches(split, device=device)
     if samples is not None:
         index = loaded.data.splits[split]
-        chosen = index[:: -(-len(index) // samples)]
+        chosen = index[np.linspace(0, len(index) - 1, min(samples, len(index))).round().astype(int)]
         batches = SplitBatches(loaded.data.store.to(device), chosen, batch_size=BLOCK)
     return network.to(device), loaded.data, batches

@@ -194,6 +194,16 @@ def names_of(overrides: Sequence[str], known: dict[tuple[str, ...], set[str]]) -
     return known[words]
 
 
+def setting_value(word: str) -> Any:
+    """Return the value in a word key=value, read as in every command. Raises UserError for what cannot be read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        return OverridesParser.create().parse_overrides([word])[0].value()
+    except HydraException as error:
+        raise explain(error, [word]) from error
+
+
 def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) -> UserError:
     """Return one message in the user's words for what Hydra or OmegaConf raised."""
     text = str(error).strip()
@@ -210,6 +220,8 @@ def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) 
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match.group(1)
         known = _known_keys(overrides, key, primary)
+        if key in known:
+            return UserError(f"'{key}' holds named entries: give each by its name, +{key}.<name>=<value>")
         section = key.rpartition(".")[0]
         beside = [name for name in known if name.startswith(f"{section}.")] if section else []
         return UserError(f"there is no setting '{key}' in this command; {choices(key, beside or known)}")
@@ -220,6 +232,12 @@ def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) 
         offered = HYDRAS.get(group) or group_options(group)
         return UserError(f"there is no {group or 'configuration'} '{name}'; {choices(name, offered)}")
     if "Config group override must be a string" in text:
+        for word in overrides:
+            role, dot, setting = word.partition("@")[2].partition(".")
+            if dot:  # model@guide.depth=3
+                return UserError(
+                    f"{word}: the @ is for the choice of a model; a setting of it is {role}.{setting}"
+                )
         emptied = [word for word in overrides if word.partition("=")[2] in ("null", "None", "~")]
         return UserError(
             f"{' '.join(emptied) or 'a group'}: this group needs a choice; {choices('', groups())}"

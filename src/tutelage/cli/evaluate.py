@@ -53,9 +53,9 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
     overrides = _data_overrides(run.config, data_words)
     import torch
 
-    from tutelage.engine.build import build_data
+    from tutelage.engine.build import VOCABULARY, build_data
     from tutelage.engine.load import evaluate_network, load_run
-    from tutelage.models.frozen import FrozenNetwork
+    from tutelage.models.frozen import FrozenNetwork, recorded
 
     loaded = load_run(run.path, runs_dir=runs_dir)
     data = loaded.data
@@ -69,10 +69,15 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
                 f"{run.key} was trained on inputs {tuple(loaded.data.input_shape)} and {loaded.data.task.output_size} outputs; "
                 f"these data have {tuple(data.input_shape)} and {data.task.output_size}"
             )
+        if loaded.data.facts.get(VOCABULARY) != data.facts.get(VOCABULARY):
+            raise UserError(
+                f"{run.key} was trained with another vocabulary than that of these data: each token would mean another word to it"
+            )
         _check_classes(run.key, loaded.data.summary(), data.summary())
         _check_seen(run.key, loaded.data, data, split)
     # Inputs come normalised as their own training split says; the network expects what it was trained with.
-    network = FrozenNetwork(loaded.network, expects=loaded.data.normalization, given=data.normalization)
+    expects = recorded(loaded.data.normalization, like=data.normalization)
+    network = FrozenNetwork(loaded.network, expects=expects, given=data.normalization)
     data.open_test()
     try:
         target = torch.device(DEVICES[device])
@@ -91,10 +96,10 @@ def _check_seen(key: str, its: Any, given: Any, split: str) -> None:
     """Warn of samples that the network was trained on, where both are splits of one set, known by their places in it."""
     import numpy as np
 
+    from tutelage.engine.classes import same_set
+
     ours, theirs = its.summary(), given.summary()
-    same = type(its) is type(given) and all(
-        ours.get(fact) == theirs.get(fact) for fact in ("fingerprint", "classes", "dataset")
-    )
+    same = same_set(ours, theirs)
     seen = np.isin(given.splits[split], its.splits["train"]).sum() if same and split != "train" else 0
     if seen:
         log.warning(
@@ -126,14 +131,12 @@ def _check_classes(key: str, its: dict[str, Any], given: dict[str, Any]) -> None
 def _data_overrides(config: dict[str, Any], words: list[str]) -> dict[str, Any] | None:
     if not words:
         return None
-    from tutelage.cli.compose import compose
+    from tutelage.cli.compose import compose, setting_value
 
     if any(word.startswith("data=") for word in words):
         return dict(compose(words)["data"])
     data = dict(config["data"])
     for word in words:
-        import yaml
-
-        key, _, value = word.lstrip("+").partition("=")
-        data[key.removeprefix("data.")] = yaml.safe_load(value)
+        key = word.lstrip("+").partition("=")[0]
+        data[key.removeprefix("data.")] = setting_value(word)
     return data

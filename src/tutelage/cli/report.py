@@ -22,11 +22,12 @@ verdict, written to results/ beside the file. key=value words are added to every
 the disk that is of more complete runs than are here stays as it is, unless --replace.
 """
 TABLES = Path("experiments")
+FLAGS = {"--html": "runs", "--replace": "a table"}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    words = [word for word in arguments if word not in ("--html", "--replace")]
+    words = [word for word in arguments if word not in FLAGS]
     if not words or any(word in ("-h", "--help") for word in words):
         print(HELP)
         return 0 if words else 2
@@ -36,6 +37,11 @@ def main(arguments: Sequence[str]) -> int:
             f"report needs what to report on first: a name below the runs folder, or a table file; got {what!r}"
         )
     path = table_path(what)
+    for flag, of in FLAGS.items():
+        if flag in arguments and of != ("runs" if path is None else "a table"):
+            raise UserError(
+                f"{flag} belongs to a report on {of}; {what} is {'a table' if path else 'a name of runs'}"
+            )
     if path is None:
         report_runs(what, rest, html="--html" in arguments)
     else:
@@ -73,13 +79,13 @@ def report_runs(name: str, words: Sequence[str], *, html: bool = False) -> None:
         if key != "runs_dir" or not equals:
             raise UserError(f"a report on runs takes runs_dir=<folder> and --html, got {word!r}")
         root = value
-    if Path(name).parts[: len(Path(root).parts)] == Path(root).parts:  # a folder, as a shell completes it
-        name = Path(name).relative_to(root).as_posix()
     store = Store(root)
+    name = store.name_in(name)
     report = write_report(store, name, html=html)
     console().print(terminal(report))
+    written = ["table.md", "table.csv", "cells.csv", "curves.png", *(["report.html"] if html else [])]
     print(
-        f"written: {store.root / name.strip('/')}/table.md, table.csv, cells.csv, curves.png{', report.html' if html else ''}"
+        f"written: {store.root / name}/{', '.join(f for f in written if (store.root / name / f).is_file())}"
     )
 
 

@@ -12,6 +12,7 @@ from tutelage.errors import UserError, choices
 
 if TYPE_CHECKING:
     from tutelage.runs.run import Run
+    from tutelage.runs.store import Store
 
 OPTIONS = {
     "out": "",
@@ -67,7 +68,7 @@ class Request:
 
 def read(words: Sequence[str]) -> Request:
     """Read the words behind the analysis's name. Raises UserError for an unknown option or run."""
-    import yaml
+    from tutelage.cli.compose import setting_value
 
     options, data, names = dict(OPTIONS), {}, []
     for word in words:
@@ -77,7 +78,7 @@ def read(words: Sequence[str]) -> Request:
         elif key in options:
             options[key] = value
         elif key.startswith("data."):
-            data[key.removeprefix("data.")] = yaml.safe_load(value)
+            data[key.removeprefix("data.")] = setting_value(word)
         else:
             raise UserError(
                 f"analyse takes {', '.join(options)} and data settings, got {word!r}; {choices(key, options)}"
@@ -111,7 +112,21 @@ def subjects(word: str, runs_dir: str, data: dict[str, Any]) -> Iterator[Subject
             raise UserError(
                 f"{run.key} is {run.state}: only a complete run can be analysed; give its train command again"
             )
-        yield Subject(run, run.name, role)
+        if role and not run.config.get(role):
+            has = [r for r in ROLES if run.config.get(r)]
+            raise UserError(f"'{word}': {run.key} has no {role} (it has {', '.join(has) or 'none'})")
+    yield from (Subject(run, arm, role) for run, arm in _arms(done, store))
+
+
+def _arms(runs: Sequence[Run], store: Store) -> list[tuple[Run, str]]:
+    """Return the runs of a name with their arm: the name, or what tells settings apart where the runs are no seeds of one."""
+    from tutelage.reporting.collect import group, row_of
+
+    groups = group([row_of(run, store) for run in runs]) if len(runs) > 1 else []
+    if len(groups) < 2:
+        return [(run, run.name) for run in runs]
+    arms = {row.key: found.label for found in groups for row in found.rows}
+    return [(run, arms.get(run.key, run.name)) for run in runs]
 
 
 def _of_table(path: Path, role: str, words: list[str]) -> Iterator[Subject]:

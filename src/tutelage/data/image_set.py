@@ -175,8 +175,13 @@ class ImageData(DataModule):
         if not self.classes:
             raise UserError(f"data.classes must name at least one class; {choices('', names)}")
         table = np.full(len(names), -1)
+        # Where all names are numbers, a number is a name: folders 1, 2 and 10 stand in another order.
+        are_names = all(name.isdigit() for name in names)
         for position, name in enumerate(self.classes):
-            number = name if isinstance(name, int) else names.index(name) if name in names else -1
+            if isinstance(name, int) and not are_names:
+                number = name
+            else:
+                number = names.index(str(name)) if str(name) in names else -1
             if not 0 <= number < len(names) or table[number] >= 0:
                 what = (
                     "occurs twice"

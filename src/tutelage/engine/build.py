@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 from torch import nn
 
 from tutelage.alignment.guides import FeatureGuide
-from tutelage.data.base import DataModule
-from tutelage.engine.classes import classes_apart, listed, names_in
+from tutelage.data.base import DataModule, SplitBatches
+from tutelage.engine.classes import classes_apart, listed, names_in, same_set
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.errors import UserError
 from tutelage.methods.base import Method, step_seed
-from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.frozen import FrozenNetwork, Normalization, recorded
 from tutelage.models.weights import load_weights
 from tutelage.runs.identity import WEIGHTS_DIGEST, is_need
 from tutelage.runs.records import read_json
@@ -29,6 +30,7 @@ from tutelage.tasks import Batch
 log = logging.getLogger("tutelage")
 OPTIMIZER = "tutelage.methods.optim.OptimizerSpec"
 ROLES = ("guide", "teacher", "source")
+VOCABULARY = "vocabulary_sha256"  # of the words a text's tokens stand for
 _OTHER_CLASSES = ("teacher", "source")  # may know other classes than the data: their own run says which
 _RESERVED = {
     "weights",
@@ -67,10 +69,12 @@ def build_data(config: dict[str, Any]) -> DataModule:
 
 
 def example_of(data: DataModule, size: int = 4) -> Batch:
-    """Return a few validation samples on the CPU, for probing shapes."""
-    batch = next(iter(data.batches("validation", device="cpu")))
-    parts: Any = (None if part is None else part[:size] for part in batch)
-    return Batch(*parts)
+    """Return a few validation samples on the CPU, for probing shapes; whatever the batch size of the evaluation."""
+    few = SplitBatches(data.store, data.splits["validation"][:size], batch_size=size)
+    try:
+        return next(iter(few))
+    finally:
+        few.close()
 
 
 def place(where: str, config: dict[str, Any]) -> str:
@@ -206,27 +210,45 @@ def build_frozen(role: str, config: dict[str, Any], data: DataModule, *, norm_mo
     network = build_network(
         role, node, sizes, seed=config["seed"], runs_dir=config["runs_dir"], needs=config.get("needs") or {}
     )
-    mean, std = expected_normalization(role, node, network, config)
-    return FrozenNetwork(network, norm_mode=norm_mode, expects=mean and (mean, std), given=data.normalization)
+    expects = expected_normalization(role, node, network, config, given=data.normalization)
+    return FrozenNetwork(network, norm_mode=norm_mode, expects=expects, given=data.normalization)
 
 
 def expected_normalization(
-    role: str, node: dict[str, Any], network: nn.Module, config: dict[str, Any]
-) -> tuple[Any, Any]:
-    """Return the (mean, std) per channel that a network's weights were trained with; (None, None) where they take what comes."""
+    role: str,
+    node: dict[str, Any],
+    network: nn.Module,
+    config: dict[str, Any],
+    *,
+    given: Normalization | None,
+) -> Normalization | None:
+    """Return the (mean, std) per channel that a network's weights were trained with; None where they take what comes.
+
+    given: that of the data. Weights of a run say theirs. A file that says nothing is taken for the published weights of its network,
+    where there are such: a log line says so.
+    """
     weights = str(node.get("weights") or "scratch")
     if weights == "scratch":
-        return None, None
+        return None
+    published: Normalization | None = getattr(network, "pretrained_normalization", None)
     if weights == "pretrained":
-        return getattr(network, "pretrained_normalization", None) or (None, None)
+        return published
     path = weights_file(role, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
-    if path.suffix != ".safetensors":
-        return None, None
-    from safetensors import safe_open
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get("normalization", "null")
-    return tuple(json.loads(text) or (None, None))
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("normalization")
+        if text is not None:
+            return recorded(json.loads(text), like=given)
+    if published is not None:
+        log.info(
+            "%s.weights=%s does not say which inputs it was trained with: taken to be those of the published weights, mean %s, std %s",
+            role,
+            weights,
+            *(list(part) for part in published),
+        )
+    return published
 
 
 def check_roles(config: dict[str, Any], parameters: Mapping[str, Any]) -> None:
@@ -244,6 +266,37 @@ def check_roles(config: dict[str, Any], parameters: Mapping[str, Any]) -> None:
                 f"method {name} needs a {role}: add model@{role}=<model>, for instance model@{role}=resnet18 "
                 "(`tutelage list models` shows all)"
             )
+
+
+def _check_vocabulary(where: str, config: dict[str, Any], data: DataModule) -> None:
+    """Raise UserError for weights of a run whose tokens mean other words; only warn where they are trained on."""
+    theirs = recorded_data(where, config).get(VOCABULARY) if config.get(where) else None
+    if theirs and theirs != data.facts.get(VOCABULARY):
+        said = f"{where}.weights={config[where]['weights']} was trained with another vocabulary than that of these data"
+        if where != "model":
+            raise UserError(
+                f"{said}: each token would mean another word to it. Give it the data.vocab... settings and the training file of this run"
+            )
+        log.warning("%s: its embeddings and outputs belong to other words", said)
+
+
+def _check_unseen(where: str, config: dict[str, Any], data: DataModule) -> None:
+    """Raise UserError for weights of a run that was trained on samples which are to select or to test here."""
+    if not config.get(where) or not (theirs := recorded_data(where, config)):
+        return
+    weights = str(config[where]["weights"])
+    path = weights_file(where, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
+    splits = path.parent / "splits.npz"
+    if not splits.is_file() or not same_set(theirs, data.summary()):
+        return
+    with np.load(splits) as file:
+        seen = {name: int(np.isin(data.splits[name], file["train"]).sum()) for name in ("validation", "test")}
+    if any(seen.values()):
+        raise UserError(
+            f"{where}.weights={weights} was trained on {seen['validation']} of the validation and {seen['test']} of the test samples of "
+            f"this run, which would be no test of it. Both come from one set: give the run that made it the same data.split_seed (it has "
+            f"{theirs.get('split_seed')}, this one {data.split_seed}), data.validation and data.test"
+        )
 
 
 def _check_teacher(config: dict[str, Any], data: DataModule, *, same_classes: bool) -> None:
@@ -286,8 +339,13 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     )
     norm_mode = method_node.get("norm_mode", "eval")
     frozen = {r: build_frozen(r, config, data, norm_mode=norm_mode) for r in ROLES if r in parameters}
+    for where in ("model", *frozen):
+        _check_vocabulary(where, config, data)
+        _check_unseen(where, config, data)
     if "teacher" in frozen:
-        _check_teacher(config, data, same_classes=method_node.get("label_space") == "same")
+        compares = getattr(resolve(method_node["_target_"], "method"), "compares_outputs", False)
+        same = compares and method_node.get("label_space", "same") == "same"
+        _check_teacher(config, data, same_classes=same)
     example = example_of(data) if frozen or "example" in parameters else None
     if example is not None and not _on_accelerator(config["hardware"]["accelerator"]):
         for network_at_rest in frozen.values():

@@ -25,6 +25,14 @@ def names_in(record: Mapping[str, Any]) -> list[str] | None:
     return None if record.get("name") == "PseudoImages" else record.get("classes")
 
 
+def same_set(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Say whether two records of data modules are of one set with classes in common, so that a place in it is one sample for both."""
+    shared = set(first.get("classes") or ()) & set(second.get("classes") or ())
+    return bool(shared) and all(
+        first.get(fact) == second.get(fact) for fact in ("name", "fingerprint", "pseudo")
+    )
+
+
 def listed(names: Sequence[str]) -> str:
     """Return the first few names."""
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -172,6 +172,10 @@ def make_trainer(
     by_hand: the method updates its networks itself, so that accumulation and clipping are its own business too. reaches_all: see `Method`.
     """
     settings, hardware = config["fit"], config["hardware"]
+    if settings["gradient_clip"] is not None and not settings["gradient_clip"] > 0:
+        raise UserError(
+            f"fit.gradient_clip must be above 0, or null for none; got {settings['gradient_clip']}"
+        )
     if hardware["precision"] not in PRECISIONS:
         known = choices(hardware["precision"], PRECISIONS)
         raise UserError(f"there is no hardware.precision {hardware['precision']!r}; {known}")
@@ -215,6 +219,11 @@ def train(
     """Fit, from a checkpoint if there is one."""
     method, data, device = built.method, built.data, trainer.strategy.root_device
     _check_ranks(trainer)
+    for name in ("train", "validation", "test"):
+        if len(data.splits[name]) < trainer.world_size:
+            raise UserError(
+                f"{len(data.splits[name])} {name} samples cannot be shared by {trainer.world_size} ranks: use fewer devices"
+            )
     share: dict[str, Any] = {"rank": trainer.global_rank, "world_size": trainer.world_size, "device": device}
     stream = data.train_stream(seed=config["seed"], **share)
     chunks = Chunks(

@@ -47,6 +47,8 @@ def load_run(path: str | Path, runs_dir: str | Path = "runs", **data_overrides: 
         raise UserError(
             f"{run.key} is {run.state}: only a complete run can be loaded; give its train command again to finish it"
         )
+    if "pseudo" in (run.result or {}):
+        raise UserError(f"{run.key} is a pseudo data set: it has no network")
     config = run.config
     if changed := changed_files(run.attempts, config):
         log.warning(
@@ -62,7 +64,10 @@ def load_run(path: str | Path, runs_dir: str | Path = "runs", **data_overrides: 
     network = build_network(
         "model", node, sizes_of(data), seed=config["seed"], runs_dir=config["runs_dir"], needs={}
     )
-    load_weights(network, run.path / "network.safetensors")
+    try:
+        load_weights(network, run.path / "network.safetensors")
+    except UserError as error:
+        raise UserError(f"{error}\nThe run's command with rerun=true makes it anew") from error
     return LoadedRun(network=network.eval(), config=config, result=run.result or {}, data=data)
 
 

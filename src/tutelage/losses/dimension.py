@@ -27,9 +27,11 @@ def intrinsic_dimension(features: Tensor, *, neighbours: int = 20) -> Tensor:
     rows = rows - rows.mean(0)
     spread = rows.detach().square().sum(1).mean().sqrt()
     rows = rows / torch.where(spread > 0, spread, 1.0)
+    # Differences of products are to be taken: in double precision where there is any.
+    rows = rows.to(torch.float32 if rows.device.type == "mps" else torch.float64)
     lengths = rows.square().sum(1)
     squared = lengths.unsqueeze(1) + lengths - 2 * rows @ rows.T
     squared = squared.masked_fill(torch.eye(n, dtype=torch.bool, device=rows.device), torch.inf)
     nearest = squared.topk(neighbours, dim=1, largest=False).values.clamp(min=1e-12)
     logs = nearest.log() / 2
-    return 1 / (logs[:, -1:] - logs[:, :-1]).mean().clamp(min=1e-6)
+    return (1 / (logs[:, -1:] - logs[:, :-1]).mean().clamp(min=1e-6)).to(features.dtype)

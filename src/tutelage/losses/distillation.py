@@ -12,7 +12,7 @@ from tutelage.losses.precision import in_single
 
 @in_single
 def soft_target(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """KL(teacher || student) of the outputs softened by T, times T^2, mean over rows.
+    """KL(teacher || student) of the outputs softened by T, times T^2, (n,), one for each row.
 
     student, teacher: logits (n, classes). The factor keeps the gradient's scale about constant in T. Zero where the logits differ
     by a constant per row. Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531. Raises UserError on unequal shapes.
@@ -20,18 +20,18 @@ def soft_target(student: Tensor, teacher: Tensor, *, temperature: float) -> Tens
     _same_classes(student, teacher)
     log_student = F.log_softmax(student / temperature, dim=-1)
     log_teacher = F.log_softmax(teacher / temperature, dim=-1)
-    return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
+    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=-1) * temperature**2
 
 
 @in_single
 def logit_matching(student: Tensor, teacher: Tensor) -> Tensor:
-    """Half the squared distance of the logits, mean over rows.
+    """Half the squared distance of the logits, (n,), one for each row.
 
     student, teacher: logits (n, classes). Source: Ba and Caruana 2014, arXiv 1312.6184, eq. 1; it is the limit of `soft_target` times
     the number of classes for high T and logits of mean 0 (arXiv 1503.02531, section 2.1). Raises UserError on unequal shapes.
     """
     _same_classes(student, teacher)
-    return 0.5 * (student - teacher).square().sum(dim=-1).mean()
+    return 0.5 * (student - teacher).square().sum(dim=-1)
 
 
 @in_single
@@ -44,7 +44,7 @@ def decoupled(
     target_weight: float,
     other_weight: float,
 ) -> Tensor:
-    """Decoupled knowledge distillation: alpha TCKD + beta NCKD, times T^2, mean over rows.
+    """Decoupled knowledge distillation: alpha TCKD + beta NCKD, times T^2, (n,), one for each row.
 
     student, teacher: logits (n, classes), at least 2. targets: (n,) the true classes.
     target_weight (alpha): of the binary divergence of target against all others. other_weight (beta): of the divergence among the
@@ -63,8 +63,8 @@ def decoupled(
         return log_binary, F.log_softmax(rest, dim=1)
 
     (binary, rest), (teacher_binary, teacher_rest) = parts(student), parts(teacher)
-    target_part = F.kl_div(binary, teacher_binary, reduction="batchmean", log_target=True)
-    other_part = F.kl_div(rest, teacher_rest, reduction="batchmean", log_target=True)
+    target_part = F.kl_div(binary, teacher_binary, reduction="none", log_target=True).sum(dim=1)
+    other_part = F.kl_div(rest, teacher_rest, reduction="none", log_target=True).sum(dim=1)
     return (target_weight * target_part + other_weight * other_part) * temperature**2
 
 

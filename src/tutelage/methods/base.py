@@ -46,6 +46,9 @@ class Method(pl.LightningModule):
     """
 
     terms: ClassVar[tuple[str, ...]] = ("task",)
+    compares_outputs: ClassVar[bool] = (
+        False  # with a teacher's, class by class: the two must number the same classes
+    )
     reaches_all = True
     """Whether every step gives every trained parameter a gradient, if only of zeros; if not, DDP has to look which it does."""
 
@@ -161,6 +164,11 @@ class Method(pl.LightningModule):
         if len(terms) != len(self.terms):
             self._check_terms(terms, weights)
         values = list(terms.values())
+        if any(value.ndim for value in values):
+            shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in terms.items() if value.ndim)
+            raise UserError(
+                f"{type(self).__name__}.losses must return one number for each term, got {shapes}"
+            )
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         self._history.append((self.step, tuple(terms), torch.stack([total, *values]).detach()))
         return total

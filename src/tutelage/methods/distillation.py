@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any, Literal, get_args
 
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 from tutelage.errors import UserError, choices
 from tutelage.losses.distillation import decoupled, logit_matching, soft_target
 from tutelage.methods.base import Method
-from tutelage.methods.features import HeadInput
+from tutelage.methods.features import HeadInput, check_outputs
 from tutelage.methods.memory import TrainingSamples, of_teacher
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.tasks import Batch, Forecasting
+from tutelage.tasks import Batch, Forecasting, mean_of_counted
 
 Loss = Literal["soft", "logits", "decoupled"]
 
@@ -34,6 +33,7 @@ class Distillation(Method):
     """
 
     terms = ("task", "soft")
+    compares_outputs = True
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Distillation(Method):
                 "label_space=same. Choose loss=soft or logits"
             )
         if label_space == "same":
-            _check_classes(self.network, teacher, example)
+            check_outputs(self.network, teacher, example)
         if remember_teacher:
             self.memory = of_teacher(teacher, training_samples)
         self.extra_head = _ExtraHead(self.network, teacher, example) if label_space == "other" else None
@@ -94,32 +94,13 @@ class Distillation(Method):
         else:
             mine, theirs, targets = self.extra_head(), teacher_output, batch.targets
         if self.loss == "logits":
-            return logit_matching(mine, theirs)
-        if self.loss == "soft":
-            return soft_target(mine, theirs, temperature=self.temperature)
-        return decoupled(
-            mine,
-            theirs,
-            targets,
-            temperature=self.temperature,
-            target_weight=self.target_weight,
-            other_weight=self.other_weight,
-        )
-
-
-def _check_classes(network: nn.Module, teacher: FrozenNetwork, example: Batch) -> None:
-    was_training = network.training
-    takes_mask = "mask" in inspect.signature(network.forward).parameters
-    with torch.no_grad():
-        network.eval()
-        mine = network(example.inputs, example.mask) if takes_mask else network(example.inputs)
-        theirs = teacher(example.inputs, example.mask)
-    network.train(was_training)
-    if mine.shape != theirs.shape:
-        raise UserError(
-            f"the teacher gives {tuple(theirs.shape[1:])} per sample, {type(network).__name__} {tuple(mine.shape[1:])}: "
-            "they know different classes. Set method.label_space=other, or choose data or a teacher with the same classes"
-        )
+            rows = logit_matching(mine, theirs)
+        elif self.loss == "soft":
+            rows = soft_target(mine, theirs, temperature=self.temperature)
+        else:
+            weights = {"target_weight": self.target_weight, "other_weight": self.other_weight}
+            rows = decoupled(mine, theirs, targets, temperature=self.temperature, **weights)
+        return mean_of_counted(rows, batch)
 
 
 class _ExtraHead(nn.Module):

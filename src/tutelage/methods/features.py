@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from tutelage.errors import UserError, choices
 from tutelage.losses.feature import FEATURE_LOSSES
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.weights import head_names
-from tutelage.tasks import Batch
+from tutelage.tasks import Batch, mean_of_counted
 
 
 class FeatureMatch(nn.Module):
@@ -47,7 +48,9 @@ class FeatureMatch(nn.Module):
             raise UserError(f"method.loss={loss!r} is not known; {choices(loss, FEATURE_LOSSES)}")
         self.loss, self.options = FEATURE_LOSSES[loss], dict(loss_options or {})
         layers = [probe(module, example.inputs) for module in (teacher.network, network)]
-        pair = Pairing(strategy=pairing, k=k, layer_type=layer_type, pairs=pairs, exclude_output=True)
+        pair = Pairing(
+            strategy=pairing, k=k, layer_type=layer_type, pairs=pairs, exclude_output=pairing != "explicit"
+        )
         self.pairs = pair(*layers)
         needs = self.loss.needs
         self.projectors = nn.ModuleList(Projector(p.network.shape, p.guide.shape, needs) for p in self.pairs)
@@ -70,11 +73,16 @@ class FeatureMatch(nn.Module):
         mine, theirs = self._mine.collect(), self._theirs.collect()
         parts = []
         for pair, projector in zip(self.pairs, self.projectors, strict=True):
-            features = _real(mine[pair.network.name], batch.mask), _real(theirs[pair.guide.name], batch.mask)
-            student, teacher = projector(*features)
+            features = mine[pair.network.name], theirs[pair.guide.name]
+            real = _positions(features, batch.mask)
+            student, teacher = projector(*features, real)
             if self.loss.over_batch:
                 student, teacher = gather(student), gather(teacher)
-            parts.append(self.loss.function(student, teacher, **self.options))
+            by_position = real is not None and self.loss.needs == "shape" and student.ndim == 3
+            if by_position:  # padding is nothing to agree on
+                student, teacher = student[real], teacher[real]
+            part = self.loss.function(student, teacher, **self.options)
+            parts.append(mean_of_counted(part.expand(len(student)), batch) if by_position else part)
         return torch.stack(parts).sum(), teacher_output
 
     def rehearse(self, example: Batch) -> Tensor:
@@ -139,24 +147,33 @@ class Projector(nn.Module):
         if needs != "samples" and mine != theirs:
             self.map = nn.Conv2d(mine, theirs, 1, bias=False) if self.resizes else nn.Linear(mine, theirs)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both features (n, ...) ready for the loss."""
+    def forward(self, student: Tensor, teacher: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return both features (n, ...) ready for the loss. real: (n, length), the positions of sequences that are no padding."""
         if self.pools:
-            student, teacher = _pool(student), _pool(teacher)
+            student, teacher = _pool(student, real), _pool(teacher, real)
         elif self.resizes:
             size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
             student, teacher = (
                 x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (student, teacher)
             )
-        return self.map(student), teacher
+        return _real(self.map(student), real), _real(teacher, real)
 
 
 def _width(shape: tuple[int, ...]) -> int:
     return shape[0] if len(shape) == 3 else shape[-1]
 
 
-def _pool(x: Tensor) -> Tensor:
+def _pool(x: Tensor, real: Tensor | None) -> Tensor:
+    if x.ndim == 3 and real is not None and x.shape[1] == real.shape[1]:
+        return _real(x, real).sum(dim=1) / real.sum(dim=1, keepdim=True).clamp(min=1)
     return x.mean(dim=(2, 3)) if x.ndim == 4 else x.mean(dim=1) if x.ndim == 3 else x
+
+
+def _positions(features: Sequence[Tensor], mask: Tensor | None) -> Tensor | None:
+    """Return the mask where it is of these features' positions; None where there is none, or they are no sequences of its length."""
+    if mask is not None and any(x.ndim == 3 and x.shape[1] == mask.shape[1] for x in features):
+        return mask
+    return None
 
 
 def _real(feature: Tensor, mask: Tensor | None) -> Tensor:
@@ -164,3 +181,19 @@ def _real(feature: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None or feature.ndim != 3 or feature.shape[1] != mask.shape[1]:
         return feature
     return feature.masked_fill(~mask[..., None], 0.0)
+
+
+def check_outputs(network: nn.Module, teacher: FrozenNetwork, example: Batch) -> None:
+    """Raise UserError where a network and its teacher give outputs of different shapes: they know different classes."""
+    was_training = network.training
+    takes_mask = "mask" in inspect.signature(network.forward).parameters
+    with torch.no_grad():
+        network.eval()
+        mine = network(example.inputs, example.mask) if takes_mask else network(example.inputs)
+        theirs = teacher(example.inputs, example.mask)
+    network.train(was_training)
+    if mine.shape != theirs.shape:
+        raise UserError(
+            f"the teacher gives {tuple(theirs.shape[1:])} per sample, {type(network).__name__} {tuple(mine.shape[1:])}: "
+            "they know different classes. Choose data or a teacher with the same classes, or method=distillation method.label_space=other"
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tutelage.errors import UserError
 from tutelage.methods.base import Method
-from tutelage.methods.features import FeatureMatch
+from tutelage.methods.features import FeatureMatch, check_outputs
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.tasks import Batch
 
@@ -25,6 +25,7 @@ class FitNets(Method):
     """
 
     terms = ("task", "soft", "feature")
+    compares_outputs = True
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class FitNets(Method):
             )
         super().__init__(frozen={"teacher": teacher}, **common)
         self.hint_steps, self.temperature = hint_steps, temperature
+        check_outputs(self.network, teacher, example)
         self.match = FeatureMatch(
             network=self.network, teacher=teacher, example=example, loss=loss, loss_options=loss_options,
             pairing=pairing, k=k, layer_type=layer_type, pairs=pairs,
@@ -54,6 +56,14 @@ class FitNets(Method):
         parameters = [p for p in self.parameters() if p.requires_grad]
         reached = torch.autograd.grad(self.match.rehearse(example), parameters, allow_unused=True)
         self._beyond = [p for p, gradient in zip(parameters, reached, strict=True) if gradient is None]
+
+    def on_fit_start(self) -> None:
+        """Raise UserError for a second stage that never begins."""
+        super().on_fit_start()
+        if 0 < self.max_steps <= self.hint_steps:
+            raise UserError(
+                f"method.hint_steps={self.hint_steps} of hints alone leave none of fit.max_steps={self.max_steps} for the task"
+            )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.losses`: always all three, so that under DDP every parameter has a gradient."""

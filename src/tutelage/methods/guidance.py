@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.alignment.guides import GUIDE_INPUTS, guide_input_like
+from tutelage.alignment.guides import GUIDE_INPUTS, FeatureGuide, guide_input_like
 from tutelage.alignment.objective import Alignment
 from tutelage.alignment.pairing import Pairing, table
 from tutelage.alignment.schedule import Schedule
@@ -77,7 +77,20 @@ class Guidance(Method):
             raise UserError(
                 "method.noise_to=both needs schedule=alignment_first and noise as guide_input: noise has no task to learn"
             )
+        if (
+            isinstance(guide.network, FeatureGuide)
+            and guide_input != "batch"
+            and not guide.network.sees_inputs
+        ):
+            raise UserError(
+                f"method.guide_input={guide_input} is what a guide sees in place of the inputs, which {type(guide.network).__name__} "
+                "does not look at: leave it at batch"
+            )
         self.schedule = Schedule(schedule, schedule_steps)
+        if self.schedule.learned is not None and not all(self.weights.values()):
+            raise UserError(
+                f"method.schedule={schedule} learns the balance of task and alignment: both weights must be above 0, got {self.weights}"
+            )
         # the alignment alone reaches no further than the last paired layer
         self.reaches_all = schedule != "alignment_first" and self.weights["task"] != 0
         self.guide_input, self.noise_to = guide_input, noise_to

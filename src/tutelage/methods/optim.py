@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import torch
 
 from tutelage.errors import UserError, choices
 
+log = logging.getLogger("tutelage")
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 SWITCHES = ("fused", "foreach", "amsgrad", "nesterov", "maximize", "capturable", "differentiable")
 NUMBERS = ("weight_decay", "momentum", "dampening", "eps")
@@ -77,6 +79,21 @@ class OptimizerSpec:
             raise UserError(
                 f"optimizer.milestones are fractions of the updates, from 0 to 1; got {list(milestones)}"
             )
+        if schedule == "step" and not milestones:
+            raise UserError(
+                "optimizer.schedule=step needs optimizer.milestones, fractions of the updates such as [0.5,0.75]"
+            )
+        if (betas := options.get("betas")) is not None and not (
+            isinstance(betas, Sequence)
+            and len(betas) == 2
+            and all(
+                isinstance(beta, int | float) and not isinstance(beta, bool) and 0 <= beta < 1
+                for beta in betas
+            )
+        ):
+            raise UserError(
+                f"optimizer.betas are two numbers from 0 to below 1, such as [0.9,0.999]; got {betas!r}"
+            )
         for key, value in options.items():  # torch takes any value for some of its switches
             if key in SWITCHES and not (
                 isinstance(value, bool) or (value is None and key in ("fused", "foreach"))
@@ -108,6 +125,12 @@ class OptimizerSpec:
             raise UserError(f"optimizer {self.name} does not take {self.options}: {error}") from error
         if self.schedule["schedule"] == "constant" and not self.schedule["warmup_steps"]:
             return optimizer, None
+        if self.schedule["warmup_steps"] >= max_steps:
+            log.warning(
+                "optimizer.warmup_steps=%d of fit.max_steps=%d: the learning rate never reaches optimizer.lr",
+                self.schedule["warmup_steps"],
+                max_steps,
+            )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, max_steps=max_steps, **self.schedule)
         )

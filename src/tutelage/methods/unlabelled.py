@@ -53,7 +53,8 @@ class PseudoStream:
             )
         if count > len(found.images):
             raise UserError(
-                f"a step takes {count} pseudo images, the set in {root} has {len(found.images)}: lower method.ratio"
+                f"a step takes {count} pseudo images, the set in {root} has {len(found.images)}: "
+                "lower method.ratio or data.batch_size, or make more (method.count of its command)"
             )
         scale, shift = byte_affine(normalization, channels)
         augments: tuple[Augmentation, ...] = tuple(build(view) or Unchanged() for view in views)

@@ -22,7 +22,8 @@ class FrozenNetwork(nn.Module):
     network: taken over; its parameters stop requiring gradients. Reach its layers through `.network`: as a child of
     another module this wrapper shows no parameters, buffers or children, so strict loading neither asks for nor takes any.
     norm_mode: "eval" (running statistics; an untrained network's are 0 and 1, so that its norms do nothing: the choice
-    of arXiv 2410.20035) or "batch" (each batch's own statistics; the running ones never move).
+    of arXiv 2410.20035) or "batch" (each batch's own statistics, on several ranks each
+    rank's own, as those of every trained network there; the running ones never move).
     expects: mean and std per channel under which the network was trained; None: whatever the batches carry.
     given: mean and std the batches, images (n, channels, height, width) or series (n, length, channels), were normalised with; None: they
     were not.
@@ -46,6 +47,7 @@ class FrozenNetwork(nn.Module):
         self.training = False
         # Past nn.Module's own __setattr__, which would register the network as a child.
         object.__setattr__(self, "_network", network.requires_grad_(False))
+        self.expects = expects
         self._takes_mask = "mask" in inspect.signature(network.forward).parameters
         self._affine = _conversion(expects, given)
         self._settle()
@@ -102,6 +104,16 @@ class FrozenNetwork(nn.Module):
         if self._affine is not None:
             self._affine = (fn(self._affine[0]), fn(self._affine[1]))
         return self
+
+
+def recorded(normalization: Normalization | None, *, like: Normalization | None) -> Normalization | None:
+    """Return the normalisation that a run's record names; its null says that the inputs were as they are: mean 0, spread 1.
+
+    like: that of the inputs to convert, for the number of channels; None where these have none, as tokens.
+    """
+    if normalization is None and like is not None:
+        return [0.0] * len(like[0]), [1.0] * len(like[0])
+    return normalization
 
 
 def _conversion(expects: Normalization | None, given: Normalization | None) -> tuple[Tensor, Tensor] | None:

@@ -271,6 +271,8 @@ def _why_unfinished(run: Run, state: State) -> str:
             return str(error)
         message = str(failure.get("message", "")).strip().splitlines()
         kind = str(failure.get("error", ""))
+        if kind == "GivenUp":  # as fit.give_up asked: no failure
+            return " ".join(message[:1]) or "given up"
         told = [] if kind == "UserError" else [kind]  # a mistake needs no class name
         return ": ".join(["failed", *told, *message[:1]])
     if state in (State.INTERRUPTED, State.RUNNING):

@@ -82,7 +82,8 @@ def curve(line: Line, store: Store, scale: float = 1.0) -> Curve:
 
 def _validations(store: Store, key: str, metric: str) -> dict[int, float]:
     rows = store.at(key).metrics.rows
-    return {int(row["step"]): float(row[metric]) for row in rows if math.isfinite(row.get(metric, math.nan))}
+    found = ((int(row["step"]), row.get(metric)) for row in rows)
+    return {step: float(x) for step, x in found if isinstance(x, int | float) and math.isfinite(x)}
 
 
 def _shared_metric(report: Report) -> str | None:

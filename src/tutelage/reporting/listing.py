@@ -41,9 +41,11 @@ def filtered_rows(
         before: a date; the runs that ended, or if they have not, began before it.
 
     Raises:
-        UserError: a state or date that is none, or a method or data set that no run has.
+        UserError: a state or date that is none, or a name, a method or a data set that no run has.
     """
     rows = collect(store, under)
+    if under and not rows:
+        raise UserError(f"no run '{under}' in {store.root}; {choices(store.name_in(under), store.names())}")
     if state is not None:
         if state not in set(State):
             raise UserError(f"there is no state '{state}'; {choices(state, State)}")

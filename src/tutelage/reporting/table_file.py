@@ -63,6 +63,9 @@ def load(path: Path) -> Table:
         "test or validation",
         data.get("split"),
     )
+    _check(
+        isinstance(data.get("percent", False), bool), path, "percent", "true or false", data.get("percent")
+    )
     _check(isinstance(data["arms"], list) and data["arms"], path, "arms", "a list of arms", data["arms"])
     seeds = _seeds(data["seeds"], path, "seeds")
     arms = tuple(_arm(entry, data.get("grid"), path) for entry in data["arms"])
@@ -74,10 +77,10 @@ def load(path: Path) -> Table:
                 raise UserError(f"{path}: the arms '{earlier.label}' and '{arm.label}' are the same runs")
     pairs = data.get("compare") or []
     _check(
-        all(isinstance(p, list) and len(p) == 2 for p in pairs),
+        isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 and p[0] != p[1] for p in pairs),
         path,
         "compare",
-        "pairs [arm, baseline]",
+        "pairs [arm, baseline] of two arms",
         pairs,
     )
     for label in itertools.chain(*pairs):
@@ -108,7 +111,13 @@ def _arm(entry: Any, grid: Any, path: Path) -> Arm:
     seeded = [word for word in command if word.startswith("seed=")]
     _check(not seeded, path, f"{label}.command", "no seed: `seeds` gives those of every arm", seeded)
     grid = entry.get("grid", grid) or {}
-    _check(_is_grid(grid), path, f"{label}.grid", "a mapping from a key to a list of values", grid)
+    _check(
+        _is_grid(grid),
+        path,
+        f"{label}.grid",
+        "a mapping from a key to a list of values (a date in quotes)",
+        grid,
+    )
     named = [[f"{key}={_word(value)}" for value in values] for key, values in grid.items()]
     return Arm(
         label,
@@ -126,10 +135,10 @@ def _published(entry: Any, path: Path, label: str) -> Published | None:
     for key in ("value", "error"):
         number = entry.get(key)
         _check(
-            (number is None and key == "error") or _is_number(number),
+            (number is None and key == "error") or (_is_number(number) and (key == "value" or number >= 0)),
             path,
             f"{label}.published.{key}",
-            "a number",
+            "a number" if key == "value" else "a number from 0 on",
             number,
         )
     error = entry.get("error")
@@ -163,7 +172,20 @@ def _is_words(value: Any) -> bool:
 
 
 def _is_grid(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(v, list) and v for v in value.values())
+    return (
+        isinstance(value, Mapping)
+        and all(isinstance(v, list) and v for v in value.values())
+        and _is_plain(value)
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    """Say whether JSON can write it; YAML reads 2024-01-01 as a date."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_number(value: Any) -> bool:

@@ -259,10 +259,11 @@ def _edges(best: Sequence[str], points: Iterable[Sequence[str]]) -> list[str]:
                 tried.setdefault(key, set()).add(float(value))
     found = []
     for key, _, value in (word.partition("=") for word in best):
-        if len(values := tried.get(key, set())) > 1 and float(value) in (min(values), max(values)):
-            found.append(
-                f"{'largest' if float(value) == max(values) else 'smallest'} {key.rpartition('.')[2]}"
-            )
+        values = tried.get(key, set())
+        with contextlib.suppress(ValueError):  # a word, such as null, has no edge
+            if len(values) > 1 and float(value) in (min(values), max(values)):
+                side = "largest" if float(value) == max(values) else "smallest"
+                found.append(f"{side} {key.rpartition('.')[2]}")
     return found
 
 

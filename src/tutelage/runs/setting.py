@@ -137,7 +137,9 @@ def _assets(stage: Stage) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _openers(stage: Stage) -> Iterator[Stage]:
     """Yield the stage and those below it that are no assets and open data other than pseudo data."""
-    if _target(stage.config, "data") != _PSEUDO_DATA:
+    method = stage.config.get("method") or {}
+    opens_nothing = is_synthesis(stage.config) and method.get("labelling") == "uniform"
+    if _target(stage.config, "data") != _PSEUDO_DATA and not opens_nothing:
         yield stage
     assets = {key for key, _ in _assets(stage)}
     for need in _below(stage).values():

@@ -40,11 +40,19 @@ class Store:
         return self.run(name_of(config), identify(config))
 
     def runs(self, under: str = "") -> Iterator[Run]:
-        """Yield the runs that exist at or below a name ("" for all), ordered by key; no archive."""
-        folder = self.root / under.strip("/")
-        if under and not folder.resolve().is_relative_to(self.root.resolve()):
+        """Yield the runs that exist at or below a name ("" for all) or folder, ordered by key; no archive."""
+        name = self.name_in(under)
+        folder = self.root / name
+        if name and not folder.resolve().is_relative_to(self.root.resolve()):
             raise UserError(f"'{under}' is not below {self.root}")
-        yield from self._walk(folder, under.strip("/"))
+        yield from self._walk(folder, name)
+
+    def name_in(self, under: str) -> str:
+        """Return the name that a name or a folder means, as a shell completes it: `demo` of `runs/demo/`, "" of `runs` and of `.`."""
+        parts, root = Path(under.strip("/") if under.strip("/") else ".").parts, self.root.parts
+        if parts[: len(root)] == root and not (self.root / Path(*parts)).is_dir():
+            parts = parts[len(root) :]
+        return "/".join(parts)
 
     def names(self) -> list[str]:
         """Return the names that have runs."""

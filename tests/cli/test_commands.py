@@ -39,6 +39,10 @@ def test_list_shows_groups_and_runs(runs, capsys):
     shown = capsys.readouterr().out
     assert shown.count("small/plain/") == 2
     assert "small/other" not in shown
+    assert main(["list", "runs", str(runs / "small"), f"runs_dir={runs}"]) == 0  # as a shell completes it
+    assert "small/plain/" in capsys.readouterr().out
+    assert main(["list", "runs", "small/plian", f"runs_dir={runs}"]) == 2
+    assert "did you mean 'small/plain'" in capsys.readouterr().err
     assert main(["list", "tables"]) == 0
     assert "guidance/digits  " in capsys.readouterr().out
     assert main(["list", "modles"]) == 2
@@ -104,3 +108,9 @@ def test_commands_that_do_not_train_load_no_torch(runs, words):
     program = f"import sys; from tutelage.cli.main import main; code = main({words!r}); sys.exit(code or 3 * ('torch' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("words", [["small", "--replace"], ["experiments/guidance/digits.yaml", "--html"]])
+def test_a_flag_of_another_report_is_no_word_to_pass_over(runs, words, capsys):
+    assert main(["report", *words, f"runs_dir={runs}"]) == 2
+    assert "belongs to a report on" in capsys.readouterr().err

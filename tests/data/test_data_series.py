@@ -156,6 +156,8 @@ def test_the_calendar_of_a_window_is_found_by_its_index(table: Path) -> None:
     [
         ({"split": [120, 40, 60]}, "asks for 220 rows"),
         ({"split": [1, 2]}, "three positive"),
+        ({"split": [0.7, 0.7, 0.2]}, "these are neither"),
+        ({"split": [120.5, 40, 20]}, "these are neither"),
         ({"columns": ["OTT"]}, "did you mean 'OT'"),
         ({"date": "day"}, "no column 'day'"),
         ({"horizon": 41}, "validation rows are too few"),
@@ -175,6 +177,9 @@ def test_broken_files_are_explained(tmp_path: Path) -> None:
     path = tmp_path / "broken.csv"
     path.write_text("date,a\nnot a date,1\n")
     with pytest.raises(UserError, match="no CSV file with dates"):
+        ready(path)
+    path.write_text("date,a\n2020-01-02,1\n2020-01-01,2\n")
+    with pytest.raises(UserError, match="not in the order of time"):
         ready(path)
     path.write_text("date,a\n2020-01-01,word\n2020-01-02,word\n")
     with pytest.raises(UserError, match="not numbers: a"):

@@ -357,7 +357,13 @@ def test_a_folder_means_its_runs_as_a_shell_completes_it(store, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     start(store, config("demo/plain"))
     relative = Store(store.root.relative_to(tmp_path))
-    for name in ("demo", "./demo/", f"{relative.root}/demo", f"{relative.root}/demo/plain/"):
+    for name in (
+        "demo",
+        "./demo/",
+        f"{relative.root}/demo",
+        f"{relative.root}/demo/plain/",
+        str(store.root / "demo"),
+    ):
         assert [run.name for run in relative.runs(name)] == ["demo/plain"], name
-    for everything in ("", ".", str(relative.root)):
+    for everything in ("", ".", str(relative.root), str(store.root)):
         assert [run.key for run in relative.runs(everything)] == [run.key for run in store.runs()]

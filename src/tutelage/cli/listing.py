@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         "name", nargs="?", default="", help="runs: only those at or below this name, such as demo"
     )
     add_filters(parser)
-    given = parser.parse_args(list(arguments))
+    given = parser.parse_args(dashed(arguments))
     if given.what == "runs":
         return _runs(given)
     if given.what not in (*GROUPS, "tables"):
@@ -63,6 +63,13 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="runs: by data, such as digits")
     parser.add_argument("--since", help="runs: finished on or after this date, 2026-01-31")
     parser.add_argument("--before", help="runs: finished before this date")
+
+
+def dashed(arguments: Sequence[str]) -> list[str]:
+    """Return the words with runs_dir=<folder>, as the other commands take it, as --runs-dir."""
+    return [
+        f"--runs-dir={word.partition('=')[2]}" if word.startswith("runs_dir=") else word for word in arguments
+    ]
 
 
 def filters(given: argparse.Namespace) -> dict[str, str | None]:

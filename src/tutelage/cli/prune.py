@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tutelage.cli.listing import add_filters, filters
+from tutelage.cli.listing import add_filters, dashed, filters
 from tutelage.cli.report import TABLES
 from tutelage.errors import UserError
 from tutelage.reporting.collect import Row
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--dry", action="store_true", help="say what would be removed, and leave it")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     add_filters(parser)
-    given = parser.parse_args(list(arguments))
+    given = parser.parse_args(dashed(arguments))
     chosen = filters(given)
     if given.name is None and not given.all and not any(chosen.values()):
         raise UserError("prune what? Give a name such as demo, a filter such as --state failed, or --all")

@@ -159,8 +159,8 @@ class Files:
             if image.shape != images[0].shape:
                 (_, height, width), (_, first_height, first_width) = image.shape, images[0].shape
                 raise UserError(
-                    f"{self.layout.paths[index]} has {width}x{height} pixels, "
-                    f"others {first_width}x{first_height}: set data.image_size to decode all to one size"
+                    f"{self.layout.paths[indices[0]]} has {first_width}x{first_height} pixels, {self.layout.paths[index]} has "
+                    f"{width}x{height}: set data.image_size to decode all to one size"
                 )
         return np.stack(images)
 

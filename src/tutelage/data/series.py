@@ -161,7 +161,12 @@ class Series(DataModule):
         )
 
     def _rows(self, available: int) -> list[int]:
-        rows = [int(part * available) if sum(self.split) <= 1 + 1e-9 else int(part) for part in self.split]
+        fractions = sum(self.split) <= 1 + 1e-9
+        if not fractions and any(part != int(part) for part in self.split):
+            raise UserError(
+                f"data.split={list(self.split)}: fractions sum to at most 1, numbers of rows are whole; these are neither"
+            )
+        rows = [int(part * available) if fractions else int(part) for part in self.split]
         if sum(rows) > available:
             raise UserError(
                 f"data.split={list(self.split)} asks for {sum(rows)} rows, {self.root} has {available}"
@@ -196,6 +201,11 @@ class Series(DataModule):
             moments = pd.to_datetime(table.pop(self.date))
         except (ValueError, UnicodeDecodeError) as error:
             raise UserError(f"{self.root} is no CSV file with dates: {error}") from error
+        if not moments.is_monotonic_increasing:
+            raise UserError(
+                f"{self.root}: the rows are not in the order of time (column '{self.date}'), so a split in time would train on the "
+                "future: sort them, one series a file"
+            )
         for name in self.columns or ():
             if name not in table:
                 raise UserError(f"{self.root} has no column '{name}': {choices(name, table.columns)}")

@@ -49,7 +49,9 @@ class Store:
 
     def name_in(self, under: str) -> str:
         """Return the name that a name or a folder means, as a shell completes it: `demo` of `runs/demo/`, "" of `runs` and of `.`."""
-        parts, root = Path(under.strip("/") if under.strip("/") else ".").parts, self.root.parts
+        if Path(under).is_relative_to(self.root.absolute()):
+            return "/".join(Path(under).relative_to(self.root.absolute()).parts)
+        parts, root = Path(under.strip("/") or ".").parts, self.root.parts
         if parts[: len(root)] == root and not (self.root / Path(*parts)).is_dir():
             parts = parts[len(root) :]
         return "/".join(parts)

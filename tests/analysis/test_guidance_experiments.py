@@ -1,6 +1,7 @@
 """Guided learning's experiments: every file hangs together; they compose, build and take a step; every table names what exists."""
 
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,8 @@ def roots(tmp_path_factory) -> dict[str, Path]:
         "wiki.test.tokens",
     ):
         (root / "text" / name).write_text(words)
-    rows = [f"2016-07-{1 + i // 24 % 28:02d} {i % 24:02d}:00:00,{i % 7}.5,{i % 5}.0" for i in range(14_400)]
+    start = datetime(2016, 7, 1)
+    rows = [f"{start + timedelta(hours=i)},{i % 7}.5,{i % 5}.0" for i in range(14_400)]
     (root / "ETTh1.csv").write_text("\n".join(["date,HUFL,OT", *rows]))
     return {
         "imagenet": root / "imagenet",

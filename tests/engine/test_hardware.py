@@ -38,6 +38,11 @@ def test_all_pairs_of_hardware_and_method_compose(hardware):
             assert set(config["hardware"]) == set(compose([])["hardware"])
 
 
+def short(method):
+    """The words of a method for a run of a few updates: both stages of FitNets within four."""
+    return [f"method={method}", *METHODS[method], *(["method.hint_steps=2"] if method == "fitnets" else [])]
+
+
 EVERYWHERE = ["hardware.precision=bf16-mixed", "fit.accumulate=2", "fit.gradient_clip=1.0", "fit.max_steps=4"]
 
 
@@ -46,7 +51,7 @@ EVERYWHERE = ["hardware.precision=bf16-mixed", "fit.accumulate=2", "fit.gradient
     [m if m in ("guidance", "fitnets", "gan") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS],
 )
 def test_half_precision_accumulation_and_clipping_train_with_every_method(command, method):
-    run = command(f"method={method}", *METHODS[method], *EVERYWHERE)
+    run = command(*short(method), *EVERYWHERE)
     assert run.is_complete and run.result["last"]["step"] == 4
     assert all(math.isfinite(row["train/loss"]) for row in run.metrics.rows if "train/loss" in row)
 
@@ -57,7 +62,7 @@ def test_half_precision_accumulation_and_clipping_train_with_every_method(comman
 )
 def test_a_compiled_network_trains_with_every_method(command, monkeypatch, method):
     """Captured graphs, run without code generation, which needs a compiler: the same numbers as without."""
-    words = [f"method={method}", *METHODS[method], "fit.max_steps=4"]
+    words = [*short(method), "fit.max_steps=4"]
     plain = command(*words, folder="plain")
     compiled = []
 

@@ -24,7 +24,7 @@ METHODS = {
     "guidance": ["model=fcn", "model.depth=48", "model.width=512", "model@guide=resnet18"],
     "distillation": ["model=resnet18", "model@teacher=resnet18"],
     "feature_distillation": ["model=resnet18", "model@teacher=resnet18"],
-    "fitnets": ["model=resnet18", "model@teacher=resnet18", "method.hint_steps=4"],
+    "fitnets": ["model=resnet18", "model@teacher=resnet18", "method.hint_steps=2"],
     "intrinsic_dimension": ["model=fcn", "model.depth=48", "model.width=512"],
     "pseudo_ssl/uda": [IN_RANGE, "model=resnet18", "method.pseudo={pseudo}"],
     "gan": ["model=generator/gan", *GENERATE],

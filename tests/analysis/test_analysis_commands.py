@@ -223,3 +223,20 @@ def test_as_many_samples_as_asked_for_are_compared(runs, tmp_path, capsys):
     ]
     assert main([*words, "samples=50"]) == 0
     assert " 50 samples" in capsys.readouterr().out
+
+
+def test_a_guide_sees_the_images_of_the_first_network_as_its_own_run_does(runs, tmp_path):
+    """Compared through the run that it guides or through its own, it is one network on the same images."""
+    root = runs["root"]
+    guide = ["model@guide=fcn", "guide.depth=2", "guide.width=16", f"guide.weights={runs['plain-0']}"]
+    for words in (
+        ["name=small/raw", "data.normalization=null"],
+        ["name=small/under", "method=guidance", *guide],
+    ):
+        run_plan(plan_of([*SMALL, f"runs_dir={root}", *words]))
+    found = []
+    for second in ("small/under:guide", runs["plain-0"]):
+        out = tmp_path / str(len(found))
+        assert main(["similarity", "small/raw", second, f"runs_dir={root}", f"out={out}", "samples=60"]) == 0
+        found.append([float(row["unbiased_cka"]) for row in read_csv(out / "similarity.csv")])
+    assert found[0] == pytest.approx(found[1], abs=1e-5)

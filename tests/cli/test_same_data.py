@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from tutelage.cli.compose import plan_of
 from tutelage.cli.main import main
 from tutelage.data import cache
-from tutelage.engine.build import build, expected_normalization
+from tutelage.engine.build import build
 from tutelage.engine.classes import classes_apart, names_in
+from tutelage.engine.inherited import expected_normalization
 from tutelage.engine.load import load_run
 from tutelage.models.fcn import FCN
 from tutelage.models.pretrained import torchvision_model

@@ -6,11 +6,13 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from tutelage.cli.main import main
 from tutelage.engine import parallel, ranks
+from tutelage.engine.fit import train
 from tutelage.errors import UserError
 from tutelage.runs.store import Store
 
@@ -170,3 +172,11 @@ def test_a_signal_ends_parallel_jobs_also_where_a_shell_made_them_deaf_to_interr
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_fewer_samples_than_ranks_are_told():
+    trainer = SimpleNamespace(world_size=2, global_rank=0, strategy=SimpleNamespace(root_device="cpu"))
+    splits = {"train": range(8), "validation": range(1), "test": range(8)}
+    built = SimpleNamespace(data=SimpleNamespace(splits=splits), method=None)
+    with pytest.raises(UserError, match="1 validation samples cannot be shared by 2 ranks"):
+        train(trainer, built, every=1, max_steps=1, checkpoint=None, config={"seed": 0})

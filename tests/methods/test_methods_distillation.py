@@ -132,3 +132,10 @@ def test_mistakes_are_named():
     for options in ({"label_space": "other"}, {"task": Forecasting(3, 1)}):
         with pytest.raises(UserError, match="decoupled"):
             distillation(loss="decoupled", **options)
+
+
+def test_a_term_that_is_no_single_number_is_told(monkeypatch):
+    method = distillation()
+    monkeypatch.setattr(method, "losses", lambda batch: {"task": torch.ones(()), "soft": torch.ones(6)})
+    with pytest.raises(UserError, match=r"one number for each term, got soft \(6,\)"):
+        method.training_step(images(), 0)

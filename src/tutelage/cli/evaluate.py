@@ -53,7 +53,8 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
     overrides = _data_overrides(run.config, data_words)
     import torch
 
-    from tutelage.engine.build import VOCABULARY, build_data
+    from tutelage.engine.build import build_data
+    from tutelage.engine.inherited import VOCABULARY
     from tutelage.engine.load import evaluate_network, load_run
     from tutelage.models.frozen import FrozenNetwork, recorded
 

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock
 from torch import nn
 
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.data.base import DataModule, SplitBatches
-from tutelage.engine.classes import classes_apart, listed, names_in, same_set
+from tutelage.engine.inherited import (
+    check_teacher,
+    check_unseen,
+    check_vocabulary,
+    expected_normalization,
+    needed_run,
+    recorded_sizes,
+    weights_file,
+)
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.errors import UserError
 from tutelage.methods.base import Method, step_seed
-from tutelage.models.frozen import FrozenNetwork, Normalization, recorded
+from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.weights import load_weights
 from tutelage.runs.identity import WEIGHTS_DIGEST, is_need
-from tutelage.runs.records import read_json
 from tutelage.runs.run import make_folder
 from tutelage.tasks import Batch
 
 log = logging.getLogger("tutelage")
 OPTIMIZER = "tutelage.methods.optim.OptimizerSpec"
 ROLES = ("guide", "teacher", "source")
-VOCABULARY = "vocabulary_sha256"  # of the words a text's tokens stand for
 _OTHER_CLASSES = ("teacher", "source")  # may know other classes than the data: their own run says which
 _RESERVED = {
     "weights",
@@ -84,16 +88,6 @@ def place(where: str, config: dict[str, Any]) -> str:
     if not is_need(value):
         return value
     return str(needed_run(f"{where}={value}", value, config["runs_dir"], config.get("needs") or {}))
-
-
-def needed_run(said: str, source: str, runs_dir: str, needs: dict[str, Any]) -> Path:
-    """Return the folder of the run behind `need:<name>`. Raises UserError where the configuration has no such need."""
-    name = source.removeprefix("need:")
-    if name not in needs:
-        raise UserError(
-            f"{said}: the configuration names no need '{name}'; its needs are {sorted(needs) or 'none'}"
-        )
-    return Path(runs_dir).expanduser() / needs[name]["run"]
 
 
 def build_network(
@@ -158,48 +152,6 @@ def sizes_of(data: DataModule) -> dict[str, Any]:
     }
 
 
-def recorded_sizes(where: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Return what the record of the run that gives a network its weights says of its data; empty where the weights are of no run."""
-    data = recorded_data(where, config)
-    if not data:
-        return {}
-    classes = data["output_size"]
-    return {"input_shape": tuple(data["input_shape"]), "output_size": classes, "num_classes": classes}
-
-
-def recorded_data(where: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the record of the data that the run behind a network's weights was trained on; empty where they are of no run."""
-    weights = str(config[where].get("weights") or "scratch")
-    if weights in ("scratch", "pretrained"):
-        return {}
-    path = weights_file(where, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
-    record = path.parent / "setup.json"
-    if path.name != "network.safetensors" or not record.is_file():
-        return {}
-    return dict(read_json(record)["data"])
-
-
-def weights_file(where: str, source: str, *, runs_dir: str, needs: dict[str, Any]) -> Path:
-    """Return the weights file that a source names. Raises UserError saying what is missing."""
-    if source.startswith("need:"):
-        path = needed_run(f"{where}.weights={source}", source, runs_dir, needs) / "network.safetensors"
-        if not path.exists():
-            key = needs[source.removeprefix("need:")]["run"]
-            raise UserError(
-                f"{where}.weights={source}: the run {key} has no {path.name}; give its train command, with rerun=true if it is complete"
-            )
-        return path
-    path = Path(source).expanduser()
-    if path.is_dir():
-        path = path / "network.safetensors"
-    if not path.exists():
-        raise UserError(
-            f"{where}.weights={source}: no such file. Expected scratch, pretrained, a file (.safetensors, .ckpt), "
-            "the folder of a complete run, or need:<name>"
-        )
-    return path
-
-
 def build_frozen(role: str, config: dict[str, Any], data: DataModule, *, norm_mode: str) -> FrozenNetwork:
     """Build one frozen network (a guide, a teacher, a source), with the input normalisation that its weights expect."""
     node = config[role]
@@ -212,43 +164,6 @@ def build_frozen(role: str, config: dict[str, Any], data: DataModule, *, norm_mo
     )
     expects = expected_normalization(role, node, network, config, given=data.normalization)
     return FrozenNetwork(network, norm_mode=norm_mode, expects=expects, given=data.normalization)
-
-
-def expected_normalization(
-    role: str,
-    node: dict[str, Any],
-    network: nn.Module,
-    config: dict[str, Any],
-    *,
-    given: Normalization | None,
-) -> Normalization | None:
-    """Return the (mean, std) per channel that a network's weights were trained with; None where they take what comes.
-
-    given: that of the data. Weights of a run say theirs. A file that says nothing is taken for the published weights of its network,
-    where there are such: a log line says so.
-    """
-    weights = str(node.get("weights") or "scratch")
-    if weights == "scratch":
-        return None
-    published: Normalization | None = getattr(network, "pretrained_normalization", None)
-    if weights == "pretrained":
-        return published
-    path = weights_file(role, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("normalization")
-        if text is not None:
-            return recorded(json.loads(text), like=given)
-    if published is not None:
-        log.info(
-            "%s.weights=%s does not say which inputs it was trained with: taken to be those of the published weights, mean %s, std %s",
-            role,
-            weights,
-            *(list(part) for part in published),
-        )
-    return published
 
 
 def check_roles(config: dict[str, Any], parameters: Mapping[str, Any]) -> None:
@@ -266,55 +181,6 @@ def check_roles(config: dict[str, Any], parameters: Mapping[str, Any]) -> None:
                 f"method {name} needs a {role}: add model@{role}=<model>, for instance model@{role}=resnet18 "
                 "(`tutelage list models` shows all)"
             )
-
-
-def _check_vocabulary(where: str, config: dict[str, Any], data: DataModule) -> None:
-    """Raise UserError for weights of a run whose tokens mean other words; only warn where they are trained on."""
-    theirs = recorded_data(where, config).get(VOCABULARY) if config.get(where) else None
-    if theirs and theirs != data.facts.get(VOCABULARY):
-        said = f"{where}.weights={config[where]['weights']} was trained with another vocabulary than that of these data"
-        if where != "model":
-            raise UserError(
-                f"{said}: each token would mean another word to it. Give it the data.vocab... settings and the training file of this run"
-            )
-        log.warning("%s: its embeddings and outputs belong to other words", said)
-
-
-def _check_unseen(where: str, config: dict[str, Any], data: DataModule) -> None:
-    """Raise UserError for weights of a run that was trained on samples which are to select or to test here."""
-    if not config.get(where) or not (theirs := recorded_data(where, config)):
-        return
-    weights = str(config[where]["weights"])
-    path = weights_file(where, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
-    splits = path.parent / "splits.npz"
-    if not splits.is_file() or not same_set(theirs, data.summary()):
-        return
-    with np.load(splits) as file:
-        seen = {name: int(np.isin(data.splits[name], file["train"]).sum()) for name in ("validation", "test")}
-    if any(seen.values()):
-        raise UserError(
-            f"{where}.weights={weights} was trained on {seen['validation']} of the validation and {seen['test']} of the test samples of "
-            f"this run, which would be no test of it. Both come from one set: give the run that made it the same data.split_seed (it has "
-            f"{theirs.get('split_seed')}, this one {data.split_seed}), data.validation and data.test"
-        )
-
-
-def _check_teacher(config: dict[str, Any], data: DataModule, *, same_classes: bool) -> None:
-    if str(config["teacher"].get("weights") or "scratch") == "scratch":
-        log.warning(
-            "the teacher is at its random initialisation: teacher.weights=scratch. It has nothing to teach but noise"
-        )
-    theirs, ours = names_in(recorded_data("teacher", config)), names_in(data.summary())
-    apart = classes_apart(theirs, ours) if same_classes else None
-    if theirs and ours and apart:
-        advice = (
-            f"give data.classes=[{','.join(theirs)}]"
-            if apart == "order"
-            else "set method.label_space=other, or choose data or a teacher with the same classes"
-        )
-        raise UserError(
-            f"the teacher's classes are {listed(theirs)}, those of these data {listed(ours)}, number by number: {advice}"
-        )
 
 
 def _on_accelerator(name: str) -> bool:
@@ -340,12 +206,12 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     norm_mode = method_node.get("norm_mode", "eval")
     frozen = {r: build_frozen(r, config, data, norm_mode=norm_mode) for r in ROLES if r in parameters}
     for where in ("model", *frozen):
-        _check_vocabulary(where, config, data)
-        _check_unseen(where, config, data)
+        check_vocabulary(where, config, data)
+        check_unseen(where, config, data)
     if "teacher" in frozen:
         compares = getattr(resolve(method_node["_target_"], "method"), "compares_outputs", False)
         same = compares and method_node.get("label_space", "same") == "same"
-        _check_teacher(config, data, same_classes=same)
+        check_teacher(config, data, same_classes=same)
     example = example_of(data) if frozen or "example" in parameters else None
     if example is not None and not _on_accelerator(config["hardware"]["accelerator"]):
         for network_at_rest in frozen.values():

@@ -18,10 +18,10 @@ from tutelage.engine.build import (
     build_frozen,
     build_network,
     check_roles,
-    recorded_sizes,
     sizes_of,
 )
 from tutelage.engine.cpu import prepared_cpu
+from tutelage.engine.inherited import recorded_sizes
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.engine.ranks import join_environment
 from tutelage.errors import UserError

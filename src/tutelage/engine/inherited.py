@@ -1,0 +1,159 @@
+"""What a run inherits with its weights: where they come from, which inputs they know, and whether they suit this run's data."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from tutelage.data.base import DataModule
+from tutelage.engine.classes import classes_apart, listed, names_in, same_set
+from tutelage.errors import UserError
+from tutelage.models.frozen import Normalization, recorded
+from tutelage.runs.records import read_json
+
+log = logging.getLogger("tutelage")
+VOCABULARY = "vocabulary_sha256"  # of the words a text's tokens stand for
+
+
+def needed_run(said: str, source: str, runs_dir: str, needs: dict[str, Any]) -> Path:
+    """Return the folder of the run behind `need:<name>`. Raises UserError where the configuration has no such need."""
+    name = source.removeprefix("need:")
+    if name not in needs:
+        raise UserError(
+            f"{said}: the configuration names no need '{name}'; its needs are {sorted(needs) or 'none'}"
+        )
+    return Path(runs_dir).expanduser() / needs[name]["run"]
+
+
+def weights_file(where: str, source: str, *, runs_dir: str, needs: dict[str, Any]) -> Path:
+    """Return the weights file that a source names. Raises UserError saying what is missing."""
+    if source.startswith("need:"):
+        path = needed_run(f"{where}.weights={source}", source, runs_dir, needs) / "network.safetensors"
+        if not path.exists():
+            key = needs[source.removeprefix("need:")]["run"]
+            raise UserError(
+                f"{where}.weights={source}: the run {key} has no {path.name}; give its train command, with rerun=true if it is complete"
+            )
+        return path
+    path = Path(source).expanduser()
+    if path.is_dir():
+        path = path / "network.safetensors"
+    if not path.exists():
+        raise UserError(
+            f"{where}.weights={source}: no such file. Expected scratch, pretrained, a file (.safetensors, .ckpt), "
+            "the folder of a complete run, or need:<name>"
+        )
+    return path
+
+
+def recorded_data(where: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of the data that the run behind a network's weights was trained on; empty where they are of no run."""
+    weights = str(config[where].get("weights") or "scratch")
+    if weights in ("scratch", "pretrained"):
+        return {}
+    path = weights_file(where, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
+    record = path.parent / "setup.json"
+    if path.name != "network.safetensors" or not record.is_file():
+        return {}
+    return dict(read_json(record)["data"])
+
+
+def recorded_sizes(where: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the record of the run that gives a network its weights says of its data; empty where the weights are of no run."""
+    data = recorded_data(where, config)
+    if not data:
+        return {}
+    classes = data["output_size"]
+    return {"input_shape": tuple(data["input_shape"]), "output_size": classes, "num_classes": classes}
+
+
+def expected_normalization(
+    role: str,
+    node: dict[str, Any],
+    network: nn.Module,
+    config: dict[str, Any],
+    *,
+    given: Normalization | None,
+) -> Normalization | None:
+    """Return the (mean, std) per channel that a network's weights were trained with; None where they take what comes.
+
+    given: that of the data. Weights of a run say theirs. A file that says nothing is taken for the published weights of its network,
+    where there are such: a log line says so.
+    """
+    weights = str(node.get("weights") or "scratch")
+    if weights == "scratch":
+        return None
+    published: Normalization | None = getattr(network, "pretrained_normalization", None)
+    if weights == "pretrained":
+        return published
+    path = weights_file(role, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("normalization")
+        if text is not None:
+            return recorded(json.loads(text), like=given)
+    if published is not None:
+        log.info(
+            "%s.weights=%s does not say which inputs it was trained with: taken to be those of the published weights, mean %s, std %s",
+            role,
+            weights,
+            *(list(part) for part in published),
+        )
+    return published
+
+
+def check_vocabulary(where: str, config: dict[str, Any], data: DataModule) -> None:
+    """Raise UserError for weights of a run whose tokens mean other words; only warn where they are trained on."""
+    theirs = recorded_data(where, config).get(VOCABULARY) if config.get(where) else None
+    if theirs and theirs != data.facts.get(VOCABULARY):
+        said = f"{where}.weights={config[where]['weights']} was trained with another vocabulary than that of these data"
+        if where != "model":
+            raise UserError(
+                f"{said}: each token would mean another word to it. Give it the data.vocab... settings and the training file of this run"
+            )
+        log.warning("%s: its embeddings and outputs belong to other words", said)
+
+
+def check_unseen(where: str, config: dict[str, Any], data: DataModule) -> None:
+    """Raise UserError for weights of a run that was trained on samples which are to select or to test here."""
+    if not config.get(where) or not (theirs := recorded_data(where, config)):
+        return
+    weights = str(config[where]["weights"])
+    path = weights_file(where, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
+    splits = path.parent / "splits.npz"
+    if not splits.is_file() or not same_set(theirs, data.summary()):
+        return
+    with np.load(splits) as file:
+        seen = {name: int(np.isin(data.splits[name], file["train"]).sum()) for name in ("validation", "test")}
+    if any(seen.values()):
+        raise UserError(
+            f"{where}.weights={weights} was trained on {seen['validation']} of the validation and {seen['test']} of the test samples of "
+            f"this run, which would be no test of it. Both come from one set: give the run that made it the same data.split_seed (it has "
+            f"{theirs.get('split_seed')}, this one {data.split_seed}), data.validation and data.test"
+        )
+
+
+def check_teacher(config: dict[str, Any], data: DataModule, *, same_classes: bool) -> None:
+    """Raise UserError for a teacher whose classes have other numbers (same_classes: that matters); warn of one that knows nothing."""
+    if str(config["teacher"].get("weights") or "scratch") == "scratch":
+        log.warning(
+            "the teacher is at its random initialisation: teacher.weights=scratch. It has nothing to teach but noise"
+        )
+    theirs, ours = names_in(recorded_data("teacher", config)), names_in(data.summary())
+    apart = classes_apart(theirs, ours) if same_classes else None
+    if theirs and ours and apart:
+        advice = (
+            f"give data.classes=[{','.join(theirs)}]"
+            if apart == "order"
+            else "set method.label_space=other, or choose data or a teacher with the same classes"
+        )
+        raise UserError(
+            f"the teacher's classes are {listed(theirs)}, those of these data {listed(ours)}, number by number: {advice}"
+        )

@@ -328,3 +328,19 @@ def test_ridge_differentiates_through_its_projection() -> None:
     x, y = features(16, 40, seed=15).double(), features(16, 8, seed=16).double()
     measure = Ridge(projection_size=10)
     torch.autograd.gradcheck(lambda z: measure(z, y), x.requires_grad_())
+
+
+@pytest.mark.parametrize("penalty", [1e-4, 1e-2, 0.9])
+@pytest.mark.parametrize("kind", ["low rank", "dead units", "repeated rows"])
+def test_ridge_with_a_small_penalty_on_features_of_low_rank(kind: str, penalty: float) -> None:
+    x, y = features(256, 64, seed=17), features(256, 8, seed=18)
+    if kind == "low rank":
+        x = features(256, 3, seed=19) @ features(64, 3, seed=20).T
+    elif kind == "dead units":
+        x = x.relu() * (torch.arange(64) < 5)
+    else:
+        x, y = x[:8].repeat(32, 1), x[:8].repeat(32, 1)
+    y = y + x[:, :1]
+    expected = reference_ridge(x, y, penalty)
+    assert float(ridge(x, y, penalty=penalty)) == pytest.approx(float(expected), abs=1e-4)
+    assert ridge(x, y, penalty=penalty).dtype is torch.float32

@@ -155,6 +155,26 @@ def test_decoding_cuts_the_centre_and_equals_pillow(tmp_path: Path) -> None:
     assert grey.input_shape == (1, 8, 8)
 
 
+@pytest.mark.parametrize("size", [None, 8])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_are_scaled_not_cut(tmp_path: Path, size: int | None, channels: int) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    for label in "ab":
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(ramp).save(tmp_path / "set" / label / f"{number}.png")
+    module = folder(tmp_path / "set", image_size=size, normalization=None, channels=channels)
+    image = next(iter(module.batches("train", device="cpu"))).inputs[0]
+    expected = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    if size is not None:
+        expected = expected.resize((size, size), Image.Resampling.BILINEAR)
+    for channel in image:
+        np.testing.assert_allclose((channel * 255).numpy(), np.asarray(expected), atol=1.01)
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "set" / "a" / "0.tif")
+    with pytest.raises(UserError, match="mode F, 32 bits without a known range"):
+        folder(tmp_path / "set", image_size=8)
+
+
 def test_a_set_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed, label in enumerate("ab"):
         fill(tmp_path / "set" / label, count=10, seed=seed)

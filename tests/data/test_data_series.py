@@ -184,6 +184,11 @@ def test_broken_files_are_explained(tmp_path: Path) -> None:
     path.write_text("date,a\n2020-01-01,word\n2020-01-02,word\n")
     with pytest.raises(UserError, match="not numbers: a"):
         ready(path)
-    pd.DataFrame({"date": pd.date_range("2020-01-01", periods=50), "a": 1.0}).to_csv(path, index=False)
-    with pytest.raises(UserError, match="without variation"):
-        ready(path, split=[30, 10, 10], length=2, horizon=2)
+    # 0.1 and 21.7: numpy's deviation of so many equal values is a rounding error above 0
+    for values in ([1.0] * 50, [0.1] * 50, [21.7] * 30 + [22.7] * 20):
+        pd.DataFrame({"date": pd.date_range("2020-01-01", periods=50), "a": values}).to_csv(path, index=False)
+        with pytest.raises(UserError, match="without variation"):
+            ready(path, split=[30, 10, 10], length=2, horizon=2)
+    path.write_text("date,a\n1467331200,1\n1467334800,2\n")
+    with pytest.raises(UserError, match=r"'date' holds numbers, \[1467331200\]"):
+        ready(path)

@@ -113,6 +113,11 @@ def test_a_tokenizer_file(folder: Path) -> None:
     module = ready(folder, level="tokenizer", tokenizer="tokenizer.json", **FILES)
     batch = next(iter(module.batches("train", device="cpu")))
     assert module.vocab_size == 3 and batch.inputs[0].tolist() == [1, 2, 0, 0, 1]
+    tokenizer.enable_padding(pad_id=0, pad_token="[UNK]", length=9)
+    tokenizer.enable_truncation(2)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    again = ready(folder, level="tokenizer", tokenizer="tokenizer.json", **FILES)
+    assert torch.equal(next(iter(again.batches("train", device="cpu"))).inputs, batch.inputs)
     (folder / "tokenizer.json").write_text(json.dumps({"no": "tokenizer"}))
     with pytest.raises(UserError, match=r"no Hugging Face tokenizer\.json"):
         ready(folder, level="tokenizer", tokenizer="tokenizer.json", **FILES)

@@ -97,9 +97,13 @@ def test_a_run_states_its_cost_and_no_energy_that_it_did_not_measure(command):
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
-@pytest.mark.parametrize("method", ["guidance", "distillation"])
-def test_frozen_networks_follow_the_trained_one_into_its_precision(command, method, precision):
-    run = command(f"method={method}", *METHODS[method], f"hardware.precision={precision}", "fit.max_steps=2")
+@pytest.mark.parametrize("remember", ["false", "true"])
+@pytest.mark.parametrize(("method", "frozen"), [("guidance", "guide"), ("distillation", "teacher")])
+def test_frozen_networks_follow_the_trained_one_into_its_precision(
+    command, method, frozen, remember, precision
+):
+    words = "data.augment=null", f"method.remember_{frozen}={remember}", "fit.max_steps=2"
+    run = command(f"method={method}", *METHODS[method], f"hardware.precision={precision}", *words)
     assert run.is_complete
 
 

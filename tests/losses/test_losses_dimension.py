@@ -59,6 +59,14 @@ def test_constant_and_repeated_samples_stay_finite(dtype):
         assert x.grad.isfinite().all()
 
 
+def test_a_collapsed_set_has_no_dimension_and_a_lump_does_not_count():
+    assert intrinsic_dimension(torch.full((30, 4), 0.1)) == 0
+    points = torch.randn(60, 8, generator=torch.Generator().manual_seed(4))
+    lump = torch.full((30, 8), 100.0)
+    found = intrinsic_dimension(torch.cat([points, lump]), neighbours=5)
+    torch.testing.assert_close(found, intrinsic_dimension(points, neighbours=5), rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize(("n", "neighbours"), [(10, 10), (30, 1)])
 def test_too_few_samples_or_neighbours_are_told(n, neighbours):
     with pytest.raises(UserError, match="neighbours"):

@@ -129,9 +129,18 @@ def test_mistakes_are_named():
         distillation(label_space="else")
     with pytest.raises(UserError, match="temperature"):
         distillation(temperature=0.0)
-    for options in ({"label_space": "other"}, {"task": Forecasting(3, 1)}):
-        with pytest.raises(UserError, match="decoupled"):
-            distillation(loss="decoupled", **options)
+    with pytest.raises(UserError, match="decoupled"):
+        distillation(loss="decoupled", label_space="other")
+    for options in ({"loss": "decoupled"}, {"loss": "logits"}, {"label_space": "other"}):
+        with pytest.raises(UserError, match="which a forecast has not: choose loss=soft"):
+            distillation(task=Forecasting(3, 1), **options)
+
+
+def test_a_misspelt_term_is_told(monkeypatch):
+    method = distillation()
+    monkeypatch.setattr(method, "losses", lambda batch: {"task": torch.ones(()), "sotf": torch.ones(())})
+    with pytest.raises(UserError, match="undeclared term 'sotf'; did you mean 'soft'"):
+        method.training_step(images(), 0)
 
 
 def test_a_term_that_is_no_single_number_is_told(monkeypatch):

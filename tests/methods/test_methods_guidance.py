@@ -147,6 +147,13 @@ def test_learned_uncertainty_is_trained_and_leaves_the_record_alone() -> None:
     assert any(p is made.schedule.learned.log_variances for p in made.parameters())
 
 
+def test_only_gradient_norms_need_a_paired_layer_with_parameters_and_say_so_at_once() -> None:
+    pairs = {"pairing": "explicit", "pairs": [["stem.conv", "layers.0.activation"]]}
+    assert set(method(schedule="uncertainty", **pairs).losses(images())) == {"task", "alignment"}
+    with pytest.raises(UserError, match="no parameters to balance gradients on"):
+        method(schedule="gradient_norm", **pairs)
+
+
 def test_gradient_norms_move_the_balance_which_a_checkpoint_keeps() -> None:
     made = method(schedule="gradient_norm")
     for _ in range(3):

@@ -74,9 +74,13 @@ def score(predictors: Tensor, outcomes: Tensor, *, penalty: float) -> Tensor:
     """Return the mean cosine, over the second half's rows, between predicted and actual outcomes.
 
     predictors (n, d), outcomes (n, e): as `prepare` gives them. penalty: lambda of |Y - X W|^2 + lambda |W|^2, on features of unit
-    mean square. Solved in the smaller of d and n / 2 unknowns.
+    mean square. Solved in the smaller of d and n / 2 unknowns, in double precision where the penalty is below 1 and would drown in the
+    rounding of single products (features of low rank, dead units).
     """
     half = len(predictors) // 2
+    single = predictors.dtype
+    if penalty < 1 and predictors.device.type != "mps":  # which has no double precision
+        predictors, outcomes = predictors.double(), outcomes.double()
     x, y = predictors[:half], outcomes[:half]
     if predictors.shape[1] <= half:
         weights = _solve(x.T @ x, x.T @ y, penalty)
@@ -84,10 +88,13 @@ def score(predictors: Tensor, outcomes: Tensor, *, penalty: float) -> Tensor:
     else:
         predicted = (predictors[half:] @ x.T) @ _solve(x @ x.T, y, penalty)
     # An all-zero prediction has no direction: cosine 0, gradient 0.
-    return torch.nn.functional.cosine_similarity(predicted, outcomes[half:], dim=1, eps=1e-6).mean()
+    return (
+        torch.nn.functional.cosine_similarity(predicted, outcomes[half:], dim=1, eps=1e-6).mean().to(single)
+    )
 
 
 def _solve(matrix: Tensor, right: Tensor, penalty: float) -> Tensor:
     regular = matrix + penalty * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    # Unchecked, features that are not finite give a loss that is not, which training names, and no device waits.
-    return torch.cholesky_solve(right, torch.linalg.cholesky_ex(regular).L)
+    # A factorisation that fails gives a loss that is not finite, which training names, and no device waits.
+    factor, info = torch.linalg.cholesky_ex(regular)
+    return torch.cholesky_solve(right, torch.where(info > 0, torch.nan, factor))

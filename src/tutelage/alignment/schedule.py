@@ -66,11 +66,14 @@ class Schedule(nn.Module):
         """Return `factors` of this schedule."""
         return factors(self.name, step, steps=self.steps, max_steps=max_steps)
 
-    def balance(self, losses: Tensor, shared: nn.Parameter) -> Tensor:
-        """Let a learned balance see both losses, (2,), and return them, values unchanged. shared: a parameter that both depend on."""
+    def balance(self, losses: Tensor, shared: nn.Parameter | None) -> Tensor:
+        """Let a learned balance see both losses, (2,), and return them, values unchanged.
+
+        shared: a parameter that both depend on, for the balance by gradient norms.
+        """
         if isinstance(self.learned, UncertaintyWeights):
             return self.learned.regularised(losses)
-        if isinstance(self.learned, GradientBalance):
+        if isinstance(self.learned, GradientBalance) and shared is not None:
             gradients = torch.stack(
                 [torch.autograd.grad(loss, shared, retain_graph=True)[0] for loss in losses.unbind()]
             )

@@ -123,7 +123,7 @@ class Files:
         path = self.layout.root / self.layout.paths[index]
         try:
             with Image.open(path) as image:
-                array = np.asarray(self._resized(image, box).convert(MODES[self.channels]))
+                array = np.asarray(self._resized(_eight_bit(image), box).convert(MODES[self.channels]))
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
             raise UserError(f"cannot read the image {path}: {error}. Replace or remove it") from error
         return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
@@ -163,6 +163,17 @@ class Files:
                     f"{width}x{height}: set data.image_size to decode all to one size"
                 )
         return np.stack(images)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """An image of 8 bits a channel: 16 bits are scaled, which Pillow's own conversion would clip at 255."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"its pixels are of mode {image.mode}, 32 bits without a known range; save it with 8 or 16 bits"
+        )
+    return image
 
 
 def _centre(height: int, width: int) -> tuple[float, ...]:

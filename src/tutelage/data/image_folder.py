@@ -88,7 +88,7 @@ class ImageFolder(ImageData):
         )
         images: Tensor | Files = files
         if not stream:
-            name = hashlib.sha256(repr((*content, len(files), "bilinear 1")).encode()).hexdigest()[:24]
+            name = hashlib.sha256(repr((*content, len(files), "bilinear 2")).encode()).hexdigest()[:24]
             arrays, _ = cache.stored(name, lambda folder: _decode_all(files, folder))
             images = torch.from_numpy(arrays["images"])
         return ImageSource(images, layout.labels, layout.class_names, layout.official, 255.0, content)

@@ -130,9 +130,13 @@ class Series(DataModule):
         present = ~np.isnan(raw[: ends[-1]])
         train = np.where(present, raw[: ends[-1]], np.nan)[: ends[0]]
         mean, deviation = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
-        if constant := [name for name, spread in zip(names, deviation, strict=True) if not spread > 0]:
+        # the deviation of a constant is seldom 0 but a rounding error
+        largest = np.nanmax(np.abs(train), axis=0, initial=0)
+        varied = deviation > 1e-12 * largest
+        if not varied.all():
+            constant = [name for name, varies in zip(names, varied, strict=True) if not varies]
             raise UserError(
-                f"{self.root}: columns without variation in the training rows: {', '.join(constant)}"
+                f"{self.root}: columns without variation in the training rows: {', '.join(constant)}; leave them out with data.columns"
             )
         values = np.nan_to_num((raw[: ends[-1]] - mean) / deviation).astype(np.float32)
         starts = {"train": 0, "validation": ends[0] - self.length, "test": ends[1] - self.length}
@@ -198,7 +202,13 @@ class Series(DataModule):
                 raise UserError(
                     f"{self.root} has no column '{self.date}': {choices(self.date, table.columns)}"
                 )
-            moments = pd.to_datetime(table.pop(self.date))
+            moments = table.pop(self.date)
+            if pd.api.types.is_numeric_dtype(moments):  # pandas would take them for nanoseconds since 1970
+                raise UserError(
+                    f"{self.root}: the column '{self.date}' holds numbers, {moments.iloc[:1].tolist()} to begin with, where dates such as "
+                    "2016-07-01 00:00 are expected: convert them"
+                )
+            moments = pd.to_datetime(moments)
         except (ValueError, UnicodeDecodeError) as error:
             raise UserError(f"{self.root} is no CSV file with dates: {error}") from error
         if not moments.is_monotonic_increasing:

@@ -151,7 +151,7 @@ class Text(DataModule):
         paths = self.paths()
         self.fingerprint = self.fingerprint or fingerprint_of(self.root)
         key = (
-            "text 1",
+            "text 2",
             self.fingerprint,
             *((part, path.name) for part, path in paths.items()),
             *self.fractions.items(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,11 @@ def _tokenised(paths: Mapping[str, Path], tokenizer: Path) -> tuple[dict[str, np
         encoder = Tokenizer.from_file(str(tokenizer))
     except Exception as error:  # the library raises bare Exception for a malformed file
         raise UserError(f"{tokenizer} is no Hugging Face tokenizer.json: {error}") from error
+    # settings for batches of sentences, which the file may carry, have no place in a running text
+    encoder.no_padding()
+    encoder.no_truncation()
     pieces = {}
     for part, path in paths.items():
         encoded = encoder.encode_batch(list(_lines(path)), add_special_tokens=False)
-        pieces[part] = np.concatenate([np.asarray(line.ids, dtype=np.int32) for line in encoded])
+        pieces[part] = np.fromiter(chain.from_iterable(line.ids for line in encoded), dtype=np.int32)
     return pieces, encoder.get_vocab_size(with_added_tokens=True)

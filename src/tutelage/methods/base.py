@@ -155,13 +155,15 @@ class Method(pl.LightningModule):
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(seed)
         terms = self.losses(batch)
         if not isinstance(terms, Mapping):
             raise UserError(
                 f"{type(self).__name__}.losses must return a dictionary of its terms {', '.join(self.terms)}, got {type(terms).__name__}"
             )
         weights = self.term_weights()
-        if len(terms) != len(self.terms):
+        if terms.keys() != set(self.terms):
             self._check_terms(terms, weights)
         values = list(terms.values())
         if any(value.ndim for value in values):

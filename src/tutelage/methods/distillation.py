@@ -23,7 +23,8 @@ class Distillation(Method):
     """The task's loss and a loss against a frozen teacher's output on the same batch.
 
     teacher: sees the same augmented tensors in the same step. example: a few samples, to probe shapes.
-    loss: "soft", the task's loss at a temperature (Hinton et al. 2015, arXiv 1503.02531); "logits", half the squared distance (Ba and
+    loss: "soft", the task's loss at a temperature (Hinton et al. 2015, arXiv 1503.02531), for a forecast the mean squared distance from the
+    teacher's, which has no other; "logits", half the squared distance (Ba and
     Caruana 2014, arXiv 1312.6184); "decoupled" (Zhao et al. 2022, arXiv 2203.08679), with `target_weight` alpha and `other_weight` beta.
     temperature: above 0; not used by "logits".
     label_space: "same": the network's own output meets the teacher's. "other": the teacher knows other classes, so an extra linear head on
@@ -64,10 +65,15 @@ class Distillation(Method):
                 f"method.target_weight and other_weight must not be negative, got {target_weight} and {other_weight}"
             )
         self.target_weight, self.other_weight = target_weight, other_weight
-        if loss == "decoupled" and (label_space == "other" or isinstance(self.task, Forecasting)):
+        if isinstance(self.task, Forecasting) and (loss != "soft" or label_space == "other"):
             raise UserError(
-                "method.loss=decoupled singles out the true class among the teacher's: it needs a task of classes and "
-                "label_space=same. Choose loss=soft or logits"
+                f"method.loss={loss} with label_space={label_space} compares classes, which a forecast has not: choose loss=soft, the mean "
+                "squared distance of the two forecasts, with label_space=same"
+            )
+        if loss == "decoupled" and label_space == "other":
+            raise UserError(
+                "method.loss=decoupled singles out the true class among the teacher's, which label_space=other has not: choose "
+                "loss=soft or logits"
             )
         if label_space == "same":
             check_outputs(self.network, teacher, example)

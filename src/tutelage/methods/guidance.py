@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage.alignment.guides import GUIDE_INPUTS, FeatureGuide, guide_input_like
 from tutelage.alignment.objective import Alignment
@@ -113,8 +113,15 @@ class Guidance(Method):
         )  # fmt: skip
         if remember_guide:
             self.memory = of_guide(self.alignment, guide, training_samples, guide_input)
+        self._shared()  # raises where there is none
         self.compared = batch_size
         self._similarities: list[Tensor] = []
+
+    def _shared(self) -> nn.Parameter | None:
+        """The parameter on which gradient norms are balanced, where they are."""
+        return (
+            self.alignment.shared_parameter(self.network) if self.schedule.name == "gradient_norm" else None
+        )
 
     def on_fit_start(self) -> None:
         """Print the pairs, and say what accumulation does not do. Raises UserError for a task that never begins."""
@@ -157,8 +164,7 @@ class Guidance(Method):
             return {"alignment": alignment}
         task = self.task.loss(output, batch)
         if self.schedule.learned is not None:
-            shared = self.alignment.shared_parameter(self.network)
-            task, alignment = self.schedule.balance(torch.stack([task, alignment]), shared).unbind()
+            task, alignment = self.schedule.balance(torch.stack([task, alignment]), self._shared()).unbind()
         return {"task": task, "alignment": alignment}
 
     def term_weights(self) -> Mapping[str, float | Tensor]:

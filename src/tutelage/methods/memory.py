@@ -63,7 +63,7 @@ class Memory:
     def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
         """Return the tensors of a training batch's samples."""
         if not self._stored:
-            self._fill(batch.inputs.device)
+            self._fill(batch.inputs)
         rows = self._row_of.index_select(0, batch.index.to(self._row_of.device))
         # as matrices: index_select copies whole rows of those, and of anything else piece by piece
         return {
@@ -76,7 +76,8 @@ class Memory:
         self._stored = {}
 
     @torch.no_grad()
-    def _fill(self, device: torch.device) -> None:
+    def _fill(self, like: Tensor) -> None:
+        device = like.device
         count, first, indices = len(self._samples), 0, []
         stored: dict[str, Tensor] = {}
 
@@ -92,7 +93,8 @@ class Memory:
             stored[name][first : first + len(values)] = values
 
         for batch in self._samples.on(device):
-            self._look(batch, keep)
+            # Lightning brings its own batches to half or double precision, not these
+            self._look(batch._replace(inputs=batch.inputs.to(like.dtype)), keep)
             indices.append(batch.index)
             first += len(batch.index)
         index = torch.cat(indices).to(device)

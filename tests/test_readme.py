@@ -44,13 +44,15 @@ def own_folder(tmp_path, monkeypatch):
     for path, text in {
         "my_methods.py": block("# my_methods.py"),
         "conf/method/norm_penalty.yaml": block("# conf/method/norm_penalty.yaml"),
+        "my_guides.py": block("# my_guides.py"),
+        "conf/experiment/mine/guided.yaml": block("# @package _global_"),
         "my_networks.py": NETWORK,
         "conf/model/mine.yaml": block("# conf/model/mine.yaml"),
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
     yield tmp_path
-    for name in ("my_methods", "my_networks"):
+    for name in ("my_methods", "my_networks", "my_guides"):
         sys.modules.pop(name, None)
 
 
@@ -81,6 +83,13 @@ def test_own_network_as_guide_and_under_a_guide(own_folder):
         == 0
     )
     assert main(["train", "method=guidance", "model=fcn", "model.width=16", "model@guide=mine", *QUICK]) == 0
+
+
+def test_own_guide_and_own_experiment(own_folder):
+    words = ["train", "method=guidance", "model=fcn", "model@guide=own", "guide._target_=my_guides.Strokes"]
+    assert " ".join(["tutelage", *words]) in README
+    assert main([*words, "model.width=16", *QUICK]) == 0
+    assert main(["train", "experiment=mine/guided", "model.depth=3", "guide.width=4", *QUICK]) == 0
 
 
 def test_every_command_of_the_readme_exists():

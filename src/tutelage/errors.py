@@ -47,7 +47,8 @@ def refused(error: BaseException) -> UserError | None:
 def choices(name: str, known: Iterable[str], *, limit: int = 12) -> str:
     """Say which names exist, the nearest to `name` first: "did you mean 'a'? Known: a, b, c"."""
     names = sorted(set(map(str, known)))
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    near = [known for known in names if known.lower() == str(name).lower()]
+    near = near or difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     listed = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"{hint}Known: {listed or 'none'}"

@@ -184,15 +184,22 @@ class Tokens(Task):
     """One token for each position: language modelling, copying. Loss in nats per counted token.
 
     vocab_size: number of tokens the network chooses from. monitor: "accuracy" (max) or "perplexity" (min).
+    next_token: each target is the token after, so that a network must not look ahead.
     """
 
     name = "tokens"
     per_position = True
 
-    def __init__(self, vocab_size: int, monitor: Literal["accuracy", "perplexity"] = "accuracy") -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        monitor: Literal["accuracy", "perplexity"] = "accuracy",
+        *,
+        next_token: bool = False,
+    ) -> None:
         if monitor not in ("accuracy", "perplexity"):
             raise UserError(f"a token task is selected by 'accuracy' or 'perplexity', got {monitor!r}")
-        self.output_size = vocab_size
+        self.output_size, self.next_token = vocab_size, next_token
         self.monitor, self.mode = monitor, "max" if monitor == "accuracy" else "min"
 
     def select(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

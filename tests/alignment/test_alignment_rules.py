@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.rules import Calendar, ClassHierarchy, OrientedGradients
 from tutelage.errors import UserError
 from tutelage.tasks import Batch
@@ -133,3 +134,21 @@ def test_the_calendar_is_that_of_the_first_row_to_forecast():
             np.testing.assert_allclose(found[name][number].numpy(), expected, atol=1e-4)
     with pytest.raises(UserError, match="data have none"):
         Calendar(tables={}, input_shape=(48, 2))
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (lambda batch: batch.inputs, "must return a dictionary of named features, got Tensor"),
+        (lambda batch: {}, "must return a dictionary"),
+        (
+            lambda batch: {"one": batch.inputs[:1]},
+            r"the n = 4 samples of the batch, got 'one' of shape \(1, 3\)",
+        ),
+        (lambda batch: {"flat": batch.inputs.mean(1)}, r"got 'flat' of shape \(4,\)"),
+    ],
+)
+def test_features_of_an_own_rule_are_checked(features, message):
+    rule = type("Mine", (FeatureGuide,), {"features": lambda self, batch: features(batch)})()
+    with pytest.raises(UserError, match=message):
+        rule(batch(torch.randn(4, 3)))

@@ -51,6 +51,11 @@ def test_changed_code_is_said_wherever_its_old_numbers_or_weights_are_used(folde
         caplog.clear()
         assert main(words) == 0
         assert "another own_network_of_a_test.py" in caplog.text and says in caplog.text
+    for where, words in {"model": [], "guide": ["method=guidance", "model@guide=own",
+                                                "guide._target_=own_network_of_a_test.Mine"]}.items():  # fmt: skip
+        caplog.clear()
+        assert main([*WORDS, *words, f"{where}.weights={run.path}", "name=after"]) == 0
+        assert f"{where}.weights={run.path} are of a run with another own_network_of_a_test.py" in caplog.text
     capsys.readouterr()
     assert main(["doctor", *WORDS[1:]]) == 0
     assert "the code of own_network_of_a_test.py" in " ".join(capsys.readouterr().out.split())

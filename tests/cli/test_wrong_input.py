@@ -56,6 +56,11 @@ def fails(capsys, *words):
             "method.hint_steps=2 of hints alone leave none of fit.max_steps=2 for the task",
         ),
         ("model@guide.depth=3", "a setting of it is guide.depth"),
+        ("data=copy_paste model=transformer_encoder model.heads=2", "sees the tokens that it is to foretell"),
+        (
+            "experiment=guidance/cifar10/guided-trained",
+            "the setting 'data.root' has no value: give data.root=",
+        ),
         (
             "method=feature_distillation model@teacher=fcn method.loss_options={power:4}",
             "+method.loss_options.<name>=<value>",

@@ -123,6 +123,20 @@ def test_folders_state_their_splits(tmp_path: Path, validation: str | None) -> N
         assert sizes == {"train": 18, "validation": 2, "test": 22}
 
 
+def test_folders_that_are_splits_by_another_name_are_no_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seed, (part, label) in enumerate((p, c) for p in ("Training", "Test") for c in "ab"):
+        fill(tmp_path / "set" / part / label, count=10, seed=seed)
+    with pytest.raises(UserError, match="Test, Training hold folders of images"):
+        folder(tmp_path / "set")
+    for number, label in enumerate(("a", "testing")):  # a class may be called so
+        fill(tmp_path / "plain" / label, count=10, seed=number)
+    (tmp_path / "plain" / "c").mkdir()
+    assert folder(tmp_path / "plain").summary()["classes"] == ["a", "testing"]
+    assert "no image in c, which are left out of the classes" in caplog.text
+
+
 def test_val_without_test_is_the_test_split(tmp_path: Path) -> None:
     for seed, (part, label) in enumerate((p, c) for p in ("train", "val") for c in "ab"):
         fill(tmp_path / "set" / part / label, count=10, seed=seed)

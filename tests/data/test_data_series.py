@@ -189,6 +189,14 @@ def test_broken_files_are_explained(tmp_path: Path) -> None:
         pd.DataFrame({"date": pd.date_range("2020-01-01", periods=50), "a": values}).to_csv(path, index=False)
         with pytest.raises(UserError, match="without variation"):
             ready(path, split=[30, 10, 10], length=2, horizon=2)
+    for text, message in (
+        ("date,a\n", "a header and no rows"),
+        ("date;a\n2020-01-01;1\n", "separated by ';'"),
+        ("date,a\n2020-01-01,1\n2020-01-02,inf\n", "not finite, in row 3 of the column 'a'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            ready(path)
     path.write_text("date,a\n1467331200,1\n1467334800,2\n")
     with pytest.raises(UserError, match=r"'date' holds numbers, \[1467331200\]"):
         ready(path)

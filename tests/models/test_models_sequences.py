@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from tutelage.engine.causality import check_causal
 from tutelage.errors import UserError
 from tutelage.models.recurrent import CELLS, Recurrent
 from tutelage.models.sequence import pool
 from tutelage.models.transformer import Attention, Transformer, sinusoidal
+from tutelage.tasks import Batch
 
 LENGTHS = torch.tensor([3, 7, 1])
 MASK = torch.arange(7) < LENGTHS[:, None]
@@ -199,3 +201,17 @@ def test_dropout_works_in_training_alone():
 def test_wrong_values_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_that_sees_the_next_tokens_is_refused_where_they_are_the_answers(kind, mask):
+    network = small(kind, per_position=True).train()
+    tokens = torch.randint(5, (3, 7), generator=torch.Generator().manual_seed(0))
+    batch = Batch(tokens, tokens, torch.arange(3), mask)
+    if kind == "encoder":
+        with pytest.raises(UserError, match="sees the tokens that it is to foretell"):
+            check_causal(network, batch, vocabulary=5)
+    else:
+        check_causal(network, batch, vocabulary=5)
+    assert network.training

@@ -157,6 +157,11 @@ def test_report_beside_the_published_numbers(full):
     assert render.table_csv(report).splitlines()[1] == "base,test/accuracy,60,1,3"
 
 
+def test_words_added_to_every_command_stand_in_those_of_the_page(full):
+    page = render.markdown(build(*full, ["fit.max_steps=10"]))
+    assert "tutelage train -m experiment=base optimizer.lr=0.01 fit.max_steps=10 seed=0,1,2" in page
+
+
 def test_size_needs_the_papers_setting(full, path):
     _, find = full
     report = build(load(path(FILE.replace("seeds: 3", "seeds: 3\nsetting: paper"))), find)

@@ -51,9 +51,20 @@ class FeatureGuide(nn.Module):
         """
 
     def forward(self, batch: Sample) -> dict[str, Tensor]:
-        """Return `features`, without gradients."""
+        """Return `features`, without gradients. Raises UserError where they are no named features of each sample."""
         with torch.no_grad():
-            return self.features(batch)
+            found = self.features(batch)
+        if not isinstance(found, dict) or not found:
+            raise UserError(
+                f"{type(self).__name__}.features must return a dictionary of named features, got {type(found).__name__}"
+            )
+        for name, values in found.items():
+            if values.ndim < 2 or len(values) != len(batch.inputs):
+                raise UserError(
+                    f"{type(self).__name__}.features must return (n, ...) for the n = {len(batch.inputs)} samples of the batch, "
+                    f"got '{name}' of shape {tuple(values.shape)}"
+                )
+        return found
 
 
 def guide_input_like(inputs: Tensor, kind: str) -> Tensor:

@@ -219,6 +219,11 @@ def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) 
         )
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match.group(1)
+        if re.search(r"@(experiment|sweep)\.", key):
+            return UserError(
+                f"{' '.join(w for w in overrides if w.startswith(('experiment=', 'sweep=')))}: its file must begin with the line "
+                "'# @package _global_', before any other"
+            )
         known = _known_keys(overrides, key, primary)
         if key in known:
             return UserError(f"'{key}' holds named entries: give each by its name, +{key}.<name>=<value>")
@@ -246,6 +251,8 @@ def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) 
         return UserError(f"{text.splitlines()[0]}\nSeveral values make a sweep: add -m")
     if "Missing mandatory value" in text:
         key = getattr(error, "full_key", None) or text.rpartition(" ")[2]
+        if key.startswith("needs."):  # the words of a needed run point at this command's settings
+            key = str(error).splitlines()[0].rpartition(" ")[2]
         return UserError(f"the setting '{key}' has no value: give {key}=<value>{_about(key, overrides)}")
     return UserError(" ".join(text.split()))
 

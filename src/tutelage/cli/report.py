@@ -96,13 +96,20 @@ def report_table(path: Path, words: Sequence[str], *, replace: bool = False) -> 
     from tutelage.reporting.render import terminal
     from tutelage.reporting.table_file import load
     from tutelage.reporting.tables import write_table
+    from tutelage.runs.identity import is_excluded
     from tutelage.runs.store import Store
 
     table = load(path)
     root = next((word.partition("=")[2] for word in words if word.startswith("runs_dir=")), "runs")
     with hydra_ready():
         report, said = write_table(
-            table, finder(words), Store(root), path.parent / "results", path.stem, replace=replace
+            table,
+            finder(words),
+            Store(root),
+            path.parent / "results",
+            path.stem,
+            words=[word for word in words if not is_excluded(word.lstrip("+~").partition("=")[0])],
+            replace=replace,
         )
     console().print(terminal(report))
     print(said)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from PIL import Image
 from tutelage.data.fingerprint import file_digest, listing
 from tutelage.errors import UserError
 
+log = logging.getLogger("tutelage")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 PART_FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 COMPARED_BYTES = 4 * 2**30
 """So much of streamed files is read to find equal ones, seconds of work; larger sets are not compared."""
 MODES = {1: "L", 3: "RGB"}
@@ -58,12 +62,30 @@ def read_layout(root: Path) -> Layout:
             official[part] = np.arange(len(paths), len(paths) + len(inside))
         paths += inside
         labels += [number[name] for name in classes]
+    if split_like := [name for name in class_names if not official and _is_split(name, found)]:
+        raise UserError(
+            f"{root} has the folders {', '.join(class_names)}, of which {', '.join(split_like)} hold folders of images and would be taken "
+            f"for classes: expected {forms}; rename them to train, test and, if there is one, val"
+        )
+    folder = root / "train" if official else root
+    empty = sorted(
+        {entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."}
+        - set(class_names)
+    )
+    if empty and class_names:
+        log.warning("%s: no image in %s, which are left out of the classes", folder, ", ".join(empty))
     if len(class_names) < 2:
         raise UserError(
             f"{root} holds {len(found)} images in {len(class_names)} class folders: expected {forms}, "
             f"two classes or more; images end in {', '.join(EXTENSIONS)}"
         )
     return Layout(root, paths, np.asarray(labels, dtype=np.int64), class_names, official)
+
+
+def _is_split(name: str, found: Sequence[str]) -> bool:
+    """Whether a class folder is called as a part of a data set, and holds folders alone."""
+    called = name.lower() in SPLIT_NAMES
+    return called and all(path.count("/") >= 2 for path in found if path.startswith(f"{name}/"))
 
 
 def _part_prefixes(found: Sequence[str]) -> dict[str, str]:

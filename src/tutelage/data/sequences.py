@@ -131,7 +131,7 @@ class CopyPaste(GeneratedSequences):
             raise UserError(f"copy-paste needs from 2 to 250 numbers, got {numbers}")
         self.numbers = numbers
         self.vocab_size = numbers + 2
-        self.task = Tokens(self.vocab_size, monitor="accuracy")
+        self.task = Tokens(self.vocab_size, monitor="accuracy", next_token=True)
 
     def content(self) -> tuple[Any, ...]:
         """See `GeneratedSequences`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from tutelage.data.streams import Resident
 from tutelage.errors import UserError, choices
 from tutelage.tasks import Batch, Forecasting
 
+log = logging.getLogger("tutelage")
 LEVELS = ("last", "mean")
 """What a window may be measured from: its last input, or the mean of its inputs."""
 
@@ -128,6 +130,13 @@ class Series(DataModule):
         raw, calendar, names = self._table()
         ends = np.cumsum(self._rows(len(raw)))
         present = ~np.isnan(raw[: ends[-1]])
+        if not present.all():
+            log.warning(
+                "%s: %d of %d cells are empty; as inputs they are their column's mean, as targets they do not count",
+                self.root,
+                (~present).sum(),
+                present.size,
+            )
         train = np.where(present, raw[: ends[-1]], np.nan)[: ends[0]]
         mean, deviation = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
         # the deviation of a constant is seldom 0 but a rounding error
@@ -198,6 +207,10 @@ class Series(DataModule):
             raise UserError(f"there is no CSV file {self.root}: data.root must name one")
         try:
             table = pd.read_csv(self.root)
+            if len(table.columns) == 1 and ";" in table.columns[0]:
+                raise UserError(f"{self.root}: its columns are separated by ';', where ',' is expected")
+            if not len(table):
+                raise UserError(f"{self.root} has a header and no rows")
             if self.date not in table:
                 raise UserError(
                     f"{self.root} has no column '{self.date}': {choices(self.date, table.columns)}"
@@ -227,8 +240,14 @@ class Series(DataModule):
         day = (moments.dt.hour + moments.dt.minute / 60).to_numpy() / 24
         week = (moments.dt.dayofweek.to_numpy() + day) / 7
         calendar = np.stack([f(2 * np.pi * part) for part in (day, week) for f in (np.sin, np.cos)], axis=1)
+        values = table.to_numpy(dtype=np.float64)
+        if np.isinf(values).any():
+            row, column = np.argwhere(np.isinf(values))[0]
+            raise UserError(
+                f"{self.root}: a value that is not finite, in row {row + 2} of the column '{table.columns[column]}'"
+            )
         return (
-            table.to_numpy(dtype=np.float64),
+            values,
             calendar.astype(np.float32),
             [str(name) for name in table.columns],
         )

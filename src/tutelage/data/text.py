@@ -113,7 +113,7 @@ class Text(DataModule):
             torch.from_numpy(arrays["tokens"]), torch.from_numpy(np.concatenate(starts)), self.length
         )
         self.vocab_size = facts["vocab_size"]
-        self.task = Tokens(facts["vocab_size"], monitor="perplexity")
+        self.task = Tokens(facts["vocab_size"], monitor="perplexity", next_token=True)
         self.input_shape = (self.length,)
         sizes = {name: last - first for name, (first, last) in facts["parts"].items()}
         self.facts |= {

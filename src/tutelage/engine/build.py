@@ -14,7 +14,9 @@ from torch import nn
 
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.data.base import DataModule, SplitBatches
+from tutelage.engine.causality import check_causal
 from tutelage.engine.inherited import (
+    check_code,
     check_teacher,
     check_unseen,
     check_vocabulary,
@@ -30,7 +32,7 @@ from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.weights import load_weights
 from tutelage.runs.identity import WEIGHTS_DIGEST, is_need
 from tutelage.runs.run import make_folder
-from tutelage.tasks import Batch
+from tutelage.tasks import Batch, Tokens
 
 log = logging.getLogger("tutelage")
 OPTIMIZER = "tutelage.methods.optim.OptimizerSpec"
@@ -206,12 +208,15 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     norm_mode = method_node.get("norm_mode", "eval")
     frozen = {r: build_frozen(r, config, data, norm_mode=norm_mode) for r in ROLES if r in parameters}
     for where in ("model", *frozen):
+        check_code(where, config)
         check_vocabulary(where, config, data)
         check_unseen(where, config, data)
     if "teacher" in frozen:
         compares = getattr(resolve(method_node["_target_"], "method"), "compares_outputs", False)
         same = compares and method_node.get("label_space", "same") == "same"
         check_teacher(config, data, same_classes=same)
+    if isinstance(data.task, Tokens) and data.task.next_token:
+        check_causal(network, example_of(data), vocabulary=data.task.output_size)
     example = example_of(data) if frozen or "example" in parameters else None
     if example is not None and not _on_accelerator(config["hardware"]["accelerator"]):
         for network_at_rest in frozen.values():

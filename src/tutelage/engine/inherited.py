@@ -14,7 +14,9 @@ from tutelage.data.base import DataModule
 from tutelage.engine.classes import classes_apart, listed, names_in, same_set
 from tutelage.errors import UserError
 from tutelage.models.frozen import Normalization, recorded
+from tutelage.runs.provenance import changed_files
 from tutelage.runs.records import read_json
+from tutelage.runs.run import Run
 
 log = logging.getLogger("tutelage")
 VOCABULARY = "vocabulary_sha256"  # of the words a text's tokens stand for
@@ -107,6 +109,20 @@ def expected_normalization(
             *(list(part) for part in published),
         )
     return published
+
+
+def check_code(where: str, config: dict[str, Any]) -> None:
+    """Warn where a network of the user's own takes weights of a run, and its code is no longer what it was there."""
+    weights = str((config.get(where) or {}).get("weights") or "scratch")
+    if weights in ("scratch", "pretrained"):
+        return
+    path = weights_file(where, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
+    if path.name == "network.safetensors" and (
+        changed := changed_files(Run(path.parent).attempts, config[where])
+    ):
+        log.warning(
+            "%s.weights=%s are of a run with another %s than the one here", where, weights, ", ".join(changed)
+        )
 
 
 def check_vocabulary(where: str, config: dict[str, Any], data: DataModule) -> None:

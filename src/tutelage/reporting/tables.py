@@ -160,8 +160,10 @@ def unfinished(table: Table, find: Find) -> list[Cell]:
     return [cell for cell in cells if find(cell).state is not State.COMPLETE]
 
 
-def build(table: Table, find: Find) -> Report:
+def build(table: Table, find: Find, words: Sequence[str] = ()) -> Report:
     """Return the report of a table: values in the published unit, gaps, comparisons with verdicts, notes.
+
+    words: what was added to every command and can change a number.
 
     Raises:
         UserError: the table's metric is none of its runs'.
@@ -186,7 +188,7 @@ def build(table: Table, find: Find) -> Report:
                 rows=tuple(rows.values()),
                 published=arm.published,
                 choice=choice.sentence,
-                command=command_of(table, arm, choice.point),
+                command=command_of(table, arm, choice.point, words),
             )
         )
         notes += choice.notes
@@ -212,20 +214,27 @@ def _check_metric(table: Table, rows: Iterable[Row]) -> None:
         )
 
 
-def command_of(table: Table, arm: Arm, point: tuple[str, ...]) -> str:
-    """Return the command line that makes an arm's runs."""
+def command_of(table: Table, arm: Arm, point: tuple[str, ...], words: Sequence[str] = ()) -> str:
+    """Return the command line that makes an arm's runs; words: what was added to every command."""
     seeds = ",".join(map(str, table.seeds))
-    return shlex.join(["tutelage", "train", "-m", *arm.command, *point, f"seed={seeds}"])
+    return shlex.join(["tutelage", "train", "-m", *arm.command, *point, *words, f"seed={seeds}"])
 
 
 def write_table(
-    table: Table, find: Find, store: Store, folder: Path, stem: str, *, replace: bool = False
+    table: Table,
+    find: Find,
+    store: Store,
+    folder: Path,
+    stem: str,
+    *,
+    words: Sequence[str] = (),
+    replace: bool = False,
 ) -> tuple[Report, str]:
     """Write a table's `<stem>.md`, `<stem>.csv`, `<stem>-cells.csv` and `<stem>.png`, and return the report and what became of it in words.
 
     A table on the disk that is of more complete runs stays, unless `replace`: in a fresh clone all runs are missing.
     """
-    report = build(table, find)
+    report = build(table, find, words)
     have, had = report.complete, _complete_in(folder / f"{stem}-cells.csv")
     if have < had and not replace:
         return report, (

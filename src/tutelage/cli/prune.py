@@ -108,7 +108,7 @@ def owners_of(tables: Path) -> dict[str, str]:
         for path in paths:
             for arm in load(path).arms:
                 for name in names_of(arm.command, known):
-                    found.setdefault(name, f"a table needs it: {path}")
+                    found.setdefault(name, f"a table has runs of this name: {path}")
     return found
 
 

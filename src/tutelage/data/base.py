@@ -75,7 +75,11 @@ class DataModule(pl.LightningDataModule, ABC):
         splitting.check_disjoint(self.splits)
         for name in splitting.SPLITS:
             if len(self.splits.get(name, ())) == 0:
-                raise UserError(f"the {name} split of {type(self).__name__} is empty")
+                raise UserError(
+                    f"the {name} split of {type(self).__name__} is empty: give data.{name} or the data more samples"
+                    if name != "train"
+                    else f"no sample of {type(self).__name__} is left to train on: take less for data.validation and data.test"
+                )
         available = len(self.splits["train"])
         if self.batch_size > available:
             warnings.warn(

@@ -63,7 +63,10 @@ def build_data(config: dict[str, Any]) -> DataModule:
     )
     data: DataModule = construct("data", node)
     if not isinstance(data, DataModule):
-        raise UserError(f"data._target_ must be a tutelage DataModule, got {type(data).__name__}")
+        raise UserError(
+            f"data._target_ must be a tutelage.data.base.DataModule, with splits and a task, got {type(data).__name__}: derive it from "
+            "that class, or from tutelage.data.image_set.ImageData where all of it fits into memory"
+        )
     locks = Path(config["runs_dir"]).expanduser() / ".locks"
     make_folder(locks)
     with FileLock(

@@ -48,7 +48,7 @@ def weights_file(where: str, source: str, *, runs_dir: str, needs: dict[str, Any
     if not path.exists():
         raise UserError(
             f"{where}.weights={source}: no such file. Expected scratch, pretrained, a file (.safetensors, .ckpt), "
-            "the folder of a complete run, or need:<name>"
+            f"the whole folder of a complete run ({runs_dir}/<name>/<identity>), or need:<name>"
         )
     return path
 

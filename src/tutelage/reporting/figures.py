@@ -152,7 +152,8 @@ def _draw_curves(
         color, dashes = styles[label]
         steps = [step for step, *_ in points]
         low, high = [m - s for _, m, s, _ in points], [m + s for _, m, s, _ in points]
-        axes.plot(steps, [m for _, m, _, _ in points], dashes, color=color, label=label)
+        alone = "o" if len(points) == 1 else None  # of which no line can be drawn
+        axes.plot(steps, [m for _, m, _, _ in points], dashes, color=color, label=label, marker=alone)
         if bands:
             axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
 

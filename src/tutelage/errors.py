@@ -32,13 +32,25 @@ class TestSetClosed(RuntimeError):
     __test__ = False  # pytest would otherwise collect the class by its name
 
 
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+_REFUSED = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+}
 
 
 def refused(error: BaseException) -> UserError | None:
     """Return the message for what the file system refuses this user (no permission, read-only, something in the way), else None."""
     if not isinstance(error, OSError) or error.errno not in _REFUSED:
         return None
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(
+            "a name in this command is longer than the file system allows: 255 characters are common"
+        )
     return UserError(
         f"cannot use {error.filename or 'a file'}: {error.strerror}. Give this user the right to it, or name another folder: runs_dir=..."
     )

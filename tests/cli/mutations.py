@@ -13,7 +13,7 @@ VALID: dict[str, list[str]] = {
     "convnet": ["model=convnet", "model.width=4", "model.blocks=1", "optimizer=sgd"],
     "guidance": [*FCN, "method=guidance", "model@guide=residual_convnet", "guide.width=4"],
     "distillation": [*FCN, "method=distillation", "model@teacher=convnet", "teacher.width=4"],
-    "fitnets": [*FCN, "method=fitnets", "model@teacher=convnet", "teacher.width=4"],
+    "fitnets": [*FCN, "method=fitnets", "model@teacher=convnet", "teacher.width=4", "method.hint_steps=1", "fit.max_steps=2"],
     "features": [*FCN, "method=feature_distillation", "model@teacher=convnet", "teacher.width=4"],
     "text": ["data=copy_paste", "model=copy_paste_rnn", "model.width=8", "data.train_size=64", "data.validation_size=64",
              "data.test_size=64"],

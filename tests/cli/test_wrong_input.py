@@ -37,6 +37,7 @@ def fails(capsys, *words):
         ("dta=digits", "did you mean 'data'"),
         ("data=digist", "did you mean 'digits'"),
         ("model=fcm", "did you mean 'fcn'"),
+        ("model=" + "x" * 5000, "longer than the file system allows"),
         ("method=guidence", "did you mean 'guidance'"),
         ("experiment=demo/plane", "did you mean 'demo/plain'"),
         ("+fit.max_step=3", "did you mean 'max_steps'"),

@@ -92,6 +92,16 @@ def test_own_guide_and_own_experiment(own_folder):
     assert main(["train", "experiment=mine/guided", "model.depth=3", "guide.width=4", *QUICK]) == 0
 
 
+def test_an_experiment_whose_first_line_is_another_is_told_so(own_folder, capsys):
+    path = own_folder / "conf/experiment/mine/guided.yaml"
+    path.write_text("# a comment first\n" + path.read_text())
+    assert main(["train", "experiment=mine/guided", *QUICK]) == 2
+    assert (
+        "experiment=mine/guided: its file must begin with the line '# @package _global_'"
+        in capsys.readouterr().err
+    )
+
+
 def test_every_command_of_the_readme_exists():
     named = set(re.findall(r"(?:^|`)tutelage (\w+)", README, re.MULTILINE))
     assert named <= set(COMMANDS)

@@ -96,6 +96,7 @@ def fails(capsys, *words):
         ("model._target_=tutelage.cli.main.main", "refused"),
         ("data.batch_size=0", "batch_size"),
         ("data.validation=2.5", "validation"),
+        ("data.validation=0", "the validation split of Digits is empty: give data.validation"),
         ("hardware.precision=12", "hardware.precision"),
         ("hardware.accelerator=tpu", "one of cpu, gpu, mps, auto"),
         ("hardware=gpuu", "did you mean 'gpu'"),

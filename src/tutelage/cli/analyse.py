@@ -57,8 +57,8 @@ def write(
     import csv
     import io
 
+    from tutelage.runs.folders import make_folder
     from tutelage.runs.records import write_json, write_text
-    from tutelage.runs.run import make_folder
 
     folder = request.folder
     make_folder(folder)

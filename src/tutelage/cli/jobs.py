@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import GivenUp, UserError
+from tutelage.runs.folders import make_folder
 from tutelage.runs.needs import Plan
 from tutelage.runs.records import read_json, write_json
-from tutelage.runs.run import RunBusy, make_folder
+from tutelage.runs.run import RunBusy
 from tutelage.runs.store import Store
 
 log = logging.getLogger("tutelage")

@@ -120,7 +120,7 @@ def hardware_of(given: Mapping[str, Any]) -> dict[str, Any]:
 def run_point(point: Any, config: dict[str, Any], rerun: bool) -> dict[str, Any]:
     """Run a point, or take its stored result, and say in a line what came out."""
     from tutelage.engine.launch import logging_to
-    from tutelage.runs.run import make_folder
+    from tutelage.runs.folders import make_folder
     from tutelage.scaling.stored import measured, run_of, run_stored
 
     run = run_of(config)

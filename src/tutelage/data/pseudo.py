@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tutelage.data import cache
 from tutelage.data.fingerprint import pseudo_manifest
 from tutelage.data.image_set import ImageData, ImageSource
 from tutelage.errors import UserError
+from tutelage.runs.bounded import load_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +54,7 @@ def read_manifest(root: str | Path) -> dict[str, Any]:
             raise UserError(f"the pseudo data set in {folder} is not complete: {_again(folder)}")
         raise UserError(f"there is no pseudo data set in {folder}")
     try:
-        manifest, claim = (
-            dict(json.loads(file.read_text())) for file in (path, path.with_name("recipe.json"))
-        )
+        manifest, claim = (dict(load_json(file)) for file in (path, path.with_name("recipe.json")))
         if manifest.get("format") != 1:
             raise UserError(f"{path} has the format {manifest.get('format')!r}, expected 1")
         agree = manifest == {
@@ -110,8 +108,11 @@ def _load(folder: Path, manifest: dict[str, Any]) -> PseudoSet:
         try:
             with safe_open(path, framework="pt") as stored:
                 for name, array in arrays.items():
-                    array[place] = stored.get_tensor(name)
-        except (SafetensorError, RuntimeError) as error:
+                    found = stored.get_tensor(name)
+                    if found.shape != array[place].shape:  # it would be repeated to fill the place
+                        raise ValueError(f"{name} has the shape {tuple(found.shape)}")
+                    array[place] = found
+        except (SafetensorError, RuntimeError, ValueError) as error:
             raise UserError(f"the shard {path} does not hold what its manifest says: {error}") from error
     if _content(arrays) != manifest["content_sha256"]:
         raise UserError(f"{folder}/manifest.json is damaged, its shards are not: {_again(folder)}")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import nn
 
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.data.base import DataModule, SplitBatches
+from tutelage.data.cache import cache_folder
 from tutelage.engine.causality import check_causal
 from tutelage.engine.inherited import (
     check_code,
@@ -30,8 +30,8 @@ from tutelage.errors import UserError
 from tutelage.methods.base import Method, step_seed
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.weights import load_weights
+from tutelage.runs.folders import lock_at, make_folder
 from tutelage.runs.identity import WEIGHTS_DIGEST, is_need
-from tutelage.runs.run import make_folder
 from tutelage.tasks import Batch, Tokens
 
 log = logging.getLogger("tutelage")
@@ -67,9 +67,11 @@ def build_data(config: dict[str, Any]) -> DataModule:
             f"data._target_ must be a tutelage.data.base.DataModule, with splits and a task, got {type(data).__name__}: derive it from "
             "that class, or from tutelage.data.image_set.ImageData where all of it fits into memory"
         )
-    locks = Path(config["runs_dir"]).expanduser() / ".locks"
+    runs_dir = Path(config["runs_dir"]).expanduser()
+    # What is only looked at makes no runs folder.
+    locks = (runs_dir if runs_dir.is_dir() else cache_folder()) / ".locks"
     make_folder(locks)
-    with FileLock(
+    with lock_at(
         locks / "data.lock"
     ):  # ranks and parallel jobs would else download or decode the same files at once
         data.prepare()

@@ -22,6 +22,7 @@ from tutelage.engine.cpu import prepared_cpu
 from tutelage.engine.mirrors import Mirrors, open_mirrors
 from tutelage.engine.outcome import cost, evaluate_and_save
 from tutelage.errors import UserError, choices
+from tutelage.runs.bounded import check_archive
 from tutelage.runs.records import replacing, write_json
 from tutelage.runs.run import Run
 from tutelage.runs.setting import reads_of
@@ -267,12 +268,13 @@ def latest_checkpoint(run: Run) -> tuple[Path, int] | None:
     """
     for which in ("last", "previous"):
         path = run.checkpoint(which)
-        if not path.exists():
+        if not path.is_file():
             continue
         try:
+            check_archive(path)
             state = torch.load(path, map_location="meta", weights_only=True, mmap=True)["callbacks"]
             if best := state["Checkpoints"]["best"]:
-                with safe_open(best_weights(path.parent, best["step"]), framework="pt"):
+                with safe_open(best_weights(path.parent, int(best["step"])), framework="pt"):
                     pass  # reading the header compares the file's length with what it announces
             return path, int(state["Recording"]["step"])
         except Exception as error:

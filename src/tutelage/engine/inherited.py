@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from torch import nn
@@ -14,11 +14,14 @@ from tutelage.data.base import DataModule
 from tutelage.engine.classes import classes_apart, listed, names_in, same_set
 from tutelage.errors import UserError
 from tutelage.models.frozen import Normalization, recorded
+from tutelage.runs.bounded import check_archive, parse_json
 from tutelage.runs.provenance import changed_files
 from tutelage.runs.records import read_json
 from tutelage.runs.run import Run
+from tutelage.runs.store import Store
 
 log = logging.getLogger("tutelage")
+_MOST_INDICES_BYTES = 2**31
 VOCABULARY = "vocabulary_sha256"  # of the words a text's tokens stand for
 
 
@@ -29,7 +32,7 @@ def needed_run(said: str, source: str, runs_dir: str, needs: dict[str, Any]) -> 
         raise UserError(
             f"{said}: the configuration names no need '{name}'; its needs are {sorted(needs) or 'none'}"
         )
-    return Path(runs_dir).expanduser() / needs[name]["run"]
+    return Store(runs_dir).at(str(needs[name]["run"])).path  # a key that could not be a run's is refused
 
 
 def weights_file(where: str, source: str, *, runs_dir: str, needs: dict[str, Any]) -> Path:
@@ -100,7 +103,7 @@ def expected_normalization(
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("normalization")
         if text is not None:
-            return recorded(json.loads(text), like=given)
+            return recorded(parse_json(text.encode()), like=given)
     if published is not None:
         log.info(
             "%s.weights=%s does not say which inputs it was trained with: taken to be those of the published weights, mean %s, std %s",
@@ -146,8 +149,15 @@ def check_unseen(where: str, config: dict[str, Any], data: DataModule) -> None:
     splits = path.parent / "splits.npz"
     if not splits.is_file() or not same_set(theirs, data.summary()):
         return
-    with np.load(splits) as file:
-        seen = {name: int(np.isin(data.splits[name], file["train"]).sum()) for name in ("validation", "test")}
+    check_archive(splits, limit=_MOST_INDICES_BYTES)
+    try:
+        with np.load(splits, allow_pickle=False) as file:
+            trained = file["train"]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise UserError(
+            f"{splits} is damaged ({error}): which samples {where}.weights has seen is not known"
+        ) from error
+    seen = {name: int(np.isin(data.splits[name], trained).sum()) for name in ("validation", "test")}
     if any(seen.values()):
         raise UserError(
             f"{where}.weights={weights} was trained on {seen['validation']} of the validation and {seen['test']} of the test samples of "

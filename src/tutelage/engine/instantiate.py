@@ -3,7 +3,7 @@
 Policy: a target is (1) a class or function that Tutelage's models, data, methods, generators, alignment or scaling cases define, (2) a
 class derived from torch.nn.Module or LightningDataModule, or (3) a function that a module in the folder of the command defines, installed
 packages excepted: their environment often lies in that folder. Everything else is refused: a configuration from somebody else can
-name `os.system`, and must not reach it.
+name `os.system`, and must not reach it. What a stored run may name is decided before, without an import: see `trust`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tutelage.engine.trust import ALLOWED, SHIPPED, SHIPPED_FILES, check_words
 from tutelage.engine.values import describe, fits, whole
 from tutelage.errors import UserError, choices
-
-_ROOMS = frozenset({"models", "data", "methods", "generators", "alignment"})
-_FILES = frozenset({("scaling", "cases"), ("scaling", "layers"), ("scaling", "predict")})
-_STANDARD_LIBRARY = frozenset(sys.stdlib_module_names)
 
 
 def resolve(target: str, where: str) -> Callable[..., Any]:
@@ -31,13 +28,7 @@ def resolve(target: str, where: str) -> Callable[..., Any]:
 
     Raises UserError when it cannot be imported or is not of a kind that a configuration may name.
     """
-    if not isinstance(target, str) or "." not in target:
-        raise UserError(
-            f"{where}._target_ must be a dotted path such as my_package.MyNetwork, got {target!r}"
-        )
-    module_name, _, attribute = target.rpartition(".")
-    if module_name.split(".")[0] in _STANDARD_LIBRARY:
-        raise UserError(f"{where}._target_={target} is refused: {_ALLOWED}")
+    module_name, attribute = check_words(target, f"{where}._target_"), target.rpartition(".")[2]
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # the user's own networks and methods live in the folder of the command
     try:
@@ -54,20 +45,14 @@ def resolve(target: str, where: str) -> Callable[..., Any]:
         )
     found = getattr(module, attribute)
     if not _allowed(found, module_name):
-        raise UserError(f"{where}._target_={target} is refused: {_ALLOWED}")
+        raise UserError(f"{where}._target_={target} is refused: {ALLOWED}")
     return found
-
-
-_ALLOWED = (
-    "a configuration may name Tutelage's own classes and functions, classes derived from torch.nn.Module or LightningDataModule, "
-    "and functions defined in a module of your own folder"
-)
 
 
 def _allowed(found: Any, module_name: str) -> bool:
     if module_name.split(".")[0] == "tutelage":
         home = getattr(found, "__module__", "").split(".")
-        ours = bool(_ROOMS.intersection(home[1:2])) or tuple(home[1:3]) in _FILES
+        ours = bool(SHIPPED.intersection(home[1:2])) or tuple(home[1:3]) in SHIPPED_FILES
         return callable(found) and home[0] == "tutelage" and ours
     if inspect.isclass(found):
         bases = {f"{base.__module__}.{base.__name__}" for base in inspect.getmro(found)}

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tutelage.engine import trust
 from tutelage.engine.ranks import global_rank, in_ranks, ranks_of, start_ranks
 from tutelage.errors import UserError, refused
 from tutelage.runs import needs, provenance
@@ -136,6 +137,7 @@ def execute(plan: Plan, run: Run) -> None:
             log.warning(
                 "%s was begun with another %s, and goes on with this one", run.key, " and ".join(changed)
             )
+        trust.note(plan.config)
         run.begin(plan.config, provenance.collect() | {"own_code": provenance.own_code(plan.config)})
         provenance.keep_own_code(plan.config, run.path / "own_code")
     with logging_to(run.log) if first else contextlib.nullcontext():

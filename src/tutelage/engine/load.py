@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import stat
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.nn import UninitializedParameter
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from tutelage.data.base import DataModule
+from tutelage.engine import trust
 from tutelage.engine.build import build_data, build_network, sizes_of
 from tutelage.errors import UserError
 from tutelage.models.weights import load_weights
+from tutelage.runs.identity import flatten
 from tutelage.runs.provenance import changed_files
+from tutelage.runs.run import Run
 from tutelage.runs.store import Store
 from tutelage.tasks import Task
 
 log = logging.getLogger("tutelage")
+_SPARE_VALUES, _PARTS_OF_A_TENSOR, _SPARE_PARTS = 2**26, 30, 2000
+"""How much larger than its stored weights a network may be while it is built: layers without weights, and ones that are replaced."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +49,21 @@ class LoadedRun:
     data: DataModule
 
 
-def load_run(path: str | Path, runs_dir: str | Path = "runs", **data_overrides: Any) -> LoadedRun:
+def load_run(
+    path: str | Path, runs_dir: str | Path = "runs", *, code: Collection[str] = (), **data_overrides: Any
+) -> LoadedRun:
     """Load a complete run by its folder, or by its name and the first digits of its identity, as `tutelage list runs` shows it.
 
-    data_overrides: arguments of the data module that differ here, such as `root` where the data lie elsewhere.
-    No code from the run's folder is executed: weights are safetensors, and the configuration may only name what
-    `tutelage.engine.instantiate` allows. Raises UserError when the run is not complete.
+    The run may come from anybody: nothing in its folder is executed, and nothing is written or downloaded where its configuration says.
+
+    Args:
+        path: the run.
+        runs_dir: the folder of the runs that a name is looked up in.
+        code: modules that the run's configuration may name beyond what `tutelage.engine.trust` allows: your own, say ["my_networks"].
+        data_overrides: arguments of the data module that differ here, such as `root` where the data lie elsewhere.
+
+    Raises:
+        UserError: the run is not complete, is damaged, or names what it may not.
     """
     run = Store(runs_dir).find(str(path))
     if not run.is_complete:
@@ -49,26 +72,128 @@ def load_run(path: str | Path, runs_dir: str | Path = "runs", **data_overrides: 
         )
     if "pseudo" in (run.result or {}):
         raise UserError(f"{run.key} is a pseudo data set: it has no network")
-    config = run.config
+    config = stored_config(run, runs_dir=runs_dir, code=code)
     if changed := changed_files(run.attempts, config):
         log.warning(
             "%s was trained with another %s: its weights now run through other code",
             run.key,
             " and ".join(changed),
         )
-    config["data"] = config["data"] | data_overrides
-    data = build_data(config)
+    config["data"] |= data_overrides
+    if "root" not in data_overrides and config["data"].get("root") and "download" in config["data"]:
+        config["data"]["download"] = False  # a folder that the run names is read, never written to
     node = config["model"] | {
         "weights": "scratch"
     }  # all weights come from the run: what it started from need not exist any more
-    network = build_network(
-        "model", node, sizes_of(data), seed=config["seed"], runs_dir=config["runs_dir"], needs={}
-    )
+    weights = run.path / "network.safetensors"
     try:
-        load_weights(network, run.path / "network.safetensors")
+        data = build_data(config)
+        with within(weights):
+            network = build_network(
+                "model", node, sizes_of(data), seed=config["seed"], runs_dir=config["runs_dir"], needs={}
+            )
+    except (
+        AttributeError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{run.key} cannot be built from its configuration ({reason:.300})") from error
+    try:
+        load_weights(network, weights)
     except UserError as error:
         raise UserError(f"{error}\nThe run's command with rerun=true makes it anew") from error
+    if broken := [name for name, tensor in network.state_dict().items() if not _finite(tensor)]:
+        log.warning(
+            "the weights of %s are not finite numbers in %d of its tensors (%s, ...): what it answers means nothing",
+            run.key,
+            len(broken),
+            broken[0],
+        )
     return LoadedRun(network=network.eval(), config=config, result=run.result or {}, data=data)
+
+
+def stored_config(run: Run, *, runs_dir: str | Path, code: Collection[str] = ()) -> dict[str, Any]:
+    """Return the configuration in a run's folder, once it is clear that building it executes nothing of a stranger's.
+
+    Its `runs_dir`, a place on the machine where it was made, becomes the one of this command.
+
+    Raises:
+        UserError: it lacks a section, or names modules, files or runs that it may not.
+    """
+    config = run.config
+    trust.check_stored(config, run.path, code=code)
+    for section in ("data", "model", "method"):
+        if not isinstance(config.get(section), dict):
+            raise UserError(f"the configuration in {run.path} is damaged: expected a section '{section}'")
+    seed = config.get("seed")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(
+            f"the configuration in {run.path} is damaged: expected a seed from 0 to 2^32 - 1, got {seed!r:.80}"
+        )
+    for key, value in flatten(config["data"]):
+        if isinstance(value, str) and _is_special(value):
+            raise UserError(
+                f"the configuration in {run.path} is refused: data.{key}={value} is a pipe, socket or device"
+            )
+    config["runs_dir"] = str(runs_dir)
+    return config
+
+
+def _is_special(text: str) -> bool:
+    try:
+        mode = Path(text).expanduser().stat().st_mode
+    except (OSError, ValueError, RuntimeError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.float()).all())
+
+
+@contextlib.contextmanager
+def within(weights: Path) -> Iterator[None]:
+    """Build a network no larger than the file of its weights: a stranger's configuration may ask for more than the machine has.
+
+    Raises:
+        UserError: it registers far more tensors, or larger ones, than the file could fill.
+    """
+    size, stored = 0, 0
+    with contextlib.suppress(SafetensorError, OSError), safe_open(weights, framework="pt") as file:
+        size, stored = weights.stat().st_size, len(file.keys())
+    counts = {"values": 0, "parts": 0}
+
+    def refuse(what: str) -> None:
+        raise UserError(
+            f"{weights.parent}: the network of its configuration has {what} than {weights.name} ({size / 1e6:,.1f} MB) could fill"
+        )
+
+    def parameter(_module: nn.Module, _name: str, tensor: torch.Tensor | None) -> None:
+        counts["values"] += (
+            0 if tensor is None or isinstance(tensor, UninitializedParameter) else tensor.numel()
+        )
+        if counts["values"] > size + _SPARE_VALUES:
+            refuse("more weights")
+
+    def part(_module: nn.Module, _name: str, _part: nn.Module | None) -> None:
+        counts["parts"] += 1
+        if counts["parts"] > _PARTS_OF_A_TENSOR * stored + _SPARE_PARTS:
+            refuse("more parts")
+
+    hooks = [
+        register_module_parameter_registration_hook(parameter),
+        register_module_module_registration_hook(part),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
+from tutelage.runs.bounded import check_archive, load_json
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -20,13 +20,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return `config.json` of a folder. Raises UserError where it is missing or no JSON object."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = load_json(path)
     except OSError as error:
         raise UserError(
             f"expected a generator's config.json and weights in {folder}, found no {path.name}"
         ) from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(config).__name__}")
     return config
@@ -38,11 +36,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if path is None:
         raise UserError(f"expected {' or '.join(WEIGHTS)} in {folder}, found neither")
     try:
+        check_archive(path)
         state = (
             load_file(path)
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
+    except UserError:
+        raise
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(f"the weights file {path} is damaged: {str(error).splitlines()[0]}") from error
     except Exception as error:  # what the unpickler refuses or cannot read shares no base class

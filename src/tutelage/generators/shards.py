@@ -23,6 +23,7 @@ from torch import Tensor
 from tutelage.errors import UserError
 from tutelage.generators.conditioning import Conditioning
 from tutelage.generators.protocol import Generator, image_seeds, to_bytes
+from tutelage.runs.bounded import load_json
 
 log = logging.getLogger("tutelage")
 FORMAT = 1
@@ -100,8 +101,8 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
         _write_json(path, wanted)
         return
     try:
-        found = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        found = dict(load_json(path))
+    except (UserError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({error}), so nobody knows what the shards beside it are: remove {folder}"
         ) from error
@@ -146,8 +147,8 @@ def _known(path: Path, span: tuple[int, int]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        facts = dict(json.loads(path.with_suffix(".json").read_text()))
-    except (OSError, ValueError, TypeError):
+        facts = dict(load_json(path.with_suffix(".json")))
+    except (OSError, UserError, ValueError, TypeError):
         return None
     expected = {"file": path.name, "start": span[0], "count": span[1] - span[0]}
     return facts if facts == {**expected, "sha256": facts.get("sha256")} else None
@@ -173,14 +174,14 @@ def _finish(folder: Path, claim: Mapping[str, Any], *, checked: bool) -> dict[st
 def _manifest(path: Path) -> dict[str, Any]:
     """Return what the manifest says; nothing if it is not there or damaged."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return dict(load_json(path))
+    except (OSError, UserError, ValueError, TypeError):
         return {}
 
 
 def finish(folder: str | Path) -> dict[str, Any] | None:
     """Write the manifest of a set whose shards are all there and return it; None where some are missing."""
-    return _finish(Path(folder), json.loads((Path(folder) / "recipe.json").read_text()), checked=False)
+    return _finish(Path(folder), load_json(Path(folder) / "recipe.json"), checked=False)
 
 
 def damaged(folder: str | Path, manifest: Mapping[str, Any]) -> list[str]:

@@ -47,6 +47,7 @@ def timm_model(
     label = f"timm's {name}"
     positive(label, output_size=output_size)
     channels, height, width = image_shape(label, input_shape)
+    _check_options(label, options)
     arguments: dict[str, Any] = {"num_classes": output_size, "in_chans": channels, **(options or {})}
     try:
         config = timm.get_pretrained_cfg(name)
@@ -97,6 +98,7 @@ def torchvision_model(
     label = f"torchvision's {name}"
     positive(label, output_size=output_size)
     channels, height, width = image_shape(label, input_shape)
+    _check_options(label, options)
     arguments: dict[str, Any] = {"num_classes": output_size, **(options or {})}
     if name in ("googlenet", "inception_v3"):
         arguments |= {"aux_logits": False, "init_weights": True}
@@ -154,6 +156,16 @@ def load_torchvision(network: nn.Module, name: str, input_shape: Sequence[int]) 
     if new_head:
         _say_fresh_head(label, len(weights.meta["categories"]), len(own[sorted(head)[0]]))
     _note_normalization(network, weights.transforms(), channels)
+
+
+def _check_options(label: str, options: Mapping[str, Any] | None) -> None:
+    """Refuse arguments that would fetch or open weights: some of those ways unpickle, and none of them is in the record."""
+    if wrong := [
+        key for key in options or {} if key.startswith(("checkpoint", "pretrained", "weights", "cache"))
+    ]:
+        raise UserError(
+            f"{label}: options.{wrong[0]} is refused: weights are given by weights: <file> or pretrained"
+        )
 
 
 def _unknown(library: str, name: str, known: Iterable[str], note: str = "") -> str:

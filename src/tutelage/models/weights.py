@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
+from tutelage.runs.bounded import check_archive
 
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 LISTED = 6  # names shown of each kind of mismatch
@@ -37,6 +38,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             raise UserError(f"the weights file {path} is damaged or not safetensors: {error}") from error
     if path.suffix not in PICKLED:
         raise UserError(f"unknown kind of weights file {path}: expected .safetensors, {', '.join(PICKLED)}")
+    check_archive(path)
     try:
         with warnings.catch_warnings(
             action="ignore"

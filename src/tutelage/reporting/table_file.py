@@ -28,6 +28,7 @@ from typing import Any
 from tutelage.errors import UserError, choices
 from tutelage.reporting.tables import Arm, Table
 from tutelage.reporting.verdict import Published
+from tutelage.runs.needs import check_words
 from tutelage.runs.records import read_yaml
 
 _KEYS = {
@@ -108,6 +109,7 @@ def _arm(entry: Any, grid: Any, path: Path) -> Arm:
     _check_keys(entry, _ARM_KEYS, {"label", "command"}, f"{path}: an arm")
     label, command = str(entry["label"]), entry["command"]
     _check(_is_words(command), path, f"{label}.command", "a list of overrides", command)
+    check_words(command, f"{path}: {label}.command")
     seeded = [word for word in command if word.startswith("seed=")]
     _check(not seeded, path, f"{label}.command", "no seed: `seeds` gives those of every arm", seeded)
     grid = entry.get("grid", grid) or {}
@@ -118,6 +120,7 @@ def _arm(entry: Any, grid: Any, path: Path) -> Arm:
         "a mapping from a key to a list of values (a date in quotes)",
         grid,
     )
+    check_words(map(str, itertools.chain(grid, *grid.values())), f"{path}: {label}.grid")
     named = [[f"{key}={_word(value)}" for value in values] for key, values in grid.items()]
     return Arm(
         label,

@@ -8,7 +8,7 @@ is, is part of the identity of the run that needs it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,8 +129,25 @@ def _commands(config: Mapping[str, Any]) -> dict[str, list[str]]:
                 f"'needs.{role}' must be a list of overrides such as [experiment=demo/cnn, seed=0], "
                 f"got {entry!r:.80}"
             )
+        check_words(command, f"needs.{role}")
         commands[role] = list(command)
     return commands
+
+
+def check_words(command: Iterable[str], where: str) -> None:
+    """Refuse words of a file (a table, a need) that reach beyond the settings of a run.
+
+    Words of Hydra's own can have modules imported (`hydra.searchpath=[pkg://...]`) and interpolations read the environment or any file.
+
+    Raises:
+        UserError: there is one.
+    """
+    for word in command:
+        if word.lstrip("+~").startswith(("hydra.", "hydra/")) or "${" in word:
+            raise UserError(
+                f"{where}: the word {word!r:.80} is refused: a file gives settings and choices, no word of Hydra's own "
+                "and no ${...}"
+            )
 
 
 def _inherit(needed: dict[str, Any], parent: Mapping[str, Any], command: list[str]) -> None:

@@ -219,8 +219,8 @@ def changed_files(attempts: Sequence[Mapping[str, Any]], config: Mapping[str, An
 def _top_modules(node: Any) -> Iterator[str]:
     if isinstance(node, Mapping):
         target = node.get("_target_")
-        if isinstance(target, str):
-            yield target.partition(".")[0]
+        if isinstance(target, str) and (top := target.partition(".")[0]).isidentifier():
+            yield top
         for value in node.values():
             yield from _top_modules(value)
     elif isinstance(node, list | tuple):

@@ -7,10 +7,12 @@ JSON knows no NaN, so a number that is not finite is written as the text "NaN", 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +20,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from tutelage.errors import UserError
+from tutelage.runs.bounded import load_json, load_yaml, parse_json, read_bytes
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 TEMPORARY_SUFFIX = ".tmp"
+METRICS_BYTES = 4 * 2**30
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 
 @contextlib.contextmanager
@@ -57,12 +63,10 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of ours.
 
     Raises:
-        UserError: the file is not JSON (truncated, or changed by hand).
+        OSError: there is no such file, or it cannot be read.
+        UserError: the file is not JSON (truncated, or changed by hand), or beyond the bounds of `tutelage.runs.bounded`.
     """
-    try:
-        return _decode(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: expected JSON, but {error}") from error
+    return _decode(load_json(path))
 
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
@@ -78,13 +82,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping; nothing in it can run code.
 
     Raises:
-        UserError: the file is not YAML, or not a mapping.
+        OSError: there is no such file, or it cannot be read.
+        UserError: the file is not YAML, not a mapping, or beyond the bounds of `tutelage.runs.bounded`.
     """
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: expected YAML, but {error}") from error
+    value = load_yaml(path)
     if not isinstance(value, dict):
         raise UserError(
             f"{path} is damaged: expected a mapping of keys to values, got {type(value).__name__}"
@@ -120,7 +121,7 @@ def read_metrics(path: Path) -> Metrics:
         return Metrics([], [])
     rows: list[dict[str, Any]] = []
     dropped: list[str] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(read_bytes(path, METRICS_BYTES).split(b"\n"), start=1):
         if not line.strip():
             continue
         row = _parse_row(line)
@@ -184,8 +185,20 @@ class MetricsWriter:
 
 
 def _append(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    size = os.fstat(descriptor).st_size
+    # Never through a link: whoever made the folder would say where we write. The mode is the umask's business.
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK | NO_WAIT, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise UserError(
+                f"{path} is refused: expected a regular file to write to, found a link or a pipe"
+            ) from error
+        raise
+    status = os.fstat(descriptor)
+    size = status.st_size
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path} is refused: expected a regular file to write to, found a pipe or a device")
     try:
         view = memoryview(text.encode())
         while view:
@@ -200,7 +213,7 @@ def _append(path: Path, text: str) -> None:
 
 def _parse_row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = _decode(json.loads(line))
+        row = _decode(parse_json(line))
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int | float) else None
@@ -208,7 +221,7 @@ def _parse_row(line: bytes) -> dict[str, Any] | None:
 
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line)
+        parse_json(line)
     except (ValueError, RecursionError):
         return False
     return True
@@ -218,7 +231,7 @@ def _repair_tail(path: Path) -> None:
     # A kill can leave half a line; the next row must not be glued to it.
     if not path.exists() or path.stat().st_size == 0:
         return
-    data = path.read_bytes()
+    data = read_bytes(path, METRICS_BYTES)
     if data.endswith(b"\n"):
         return
     start = data.rfind(b"\n") + 1

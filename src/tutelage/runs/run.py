@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tutelage.errors import UserError
+from tutelage.runs.folders import for_its_group, is_held, lock_at, make_folder
 from tutelage.runs.identity import LENGTH, identify
 from tutelage.runs.provenance import now
 from tutelage.runs.records import (
@@ -26,6 +27,7 @@ from tutelage.runs.records import (
     read_yaml,
     remove_temporaries,
     write_json,
+    write_text,
     write_yaml,
 )
 
@@ -153,17 +155,7 @@ class Run:
         """Whether a process holds the run's lock (a killed one does not: the system frees its lock)."""
         if self._file_lock is not None and self._file_lock.is_locked:
             return True
-        if not self._lock_path.is_file():
-            return False
-        probe = FileLock(self._lock_path, thread_local=False)
-        try:
-            probe.acquire(timeout=0)
-        except Timeout:
-            return True
-        except OSError:  # somebody else's folder: we cannot ask, and cannot write there either
-            return False
-        probe.release()
-        return False
+        return is_held(self._lock_path)
 
     @contextlib.contextmanager
     def lock(self, *, wait: bool = True, say: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -177,15 +169,16 @@ class Run:
             UserError: the folder cannot be written.
         """
         make_folder(self._lock_path.parent)
-        lock = self._file_lock = self._file_lock or FileLock(self._lock_path, thread_local=False, mode=0o666)
-        try:
-            self._acquire(lock, wait, say)
-        except OSError as error:
-            raise UserError(f"cannot lock {self.path}: {error.strerror or error}") from error
-        try:
-            yield
-        finally:
-            lock.release()
+        with for_its_group(self._lock_path.parent):
+            lock = self._file_lock = self._file_lock or lock_at(self._lock_path)
+            try:
+                self._acquire(lock, wait, say)
+            except OSError as error:
+                raise UserError(f"cannot lock {self.path}: {error.strerror or error}") from error
+            try:
+                yield
+            finally:
+                lock.release()
 
     def begin(self, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
         """Open an attempt (new, resumed or again after a failure): write the configuration, note the attempt.
@@ -281,28 +274,14 @@ class Run:
         # For messages only; the lock itself says who holds it. So a failure to note it is none.
         note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         with contextlib.suppress(OSError):
-            self._holder_path.write_text(json.dumps(note), encoding="utf-8")
+            write_text(self._holder_path, json.dumps(note))
 
     def _holder(self) -> str:
         try:
-            note = json.loads(self._holder_path.read_text(encoding="utf-8"))
+            note = read_json(self._holder_path)
             return f"process {note['pid']} on {note['host']} since {note['since']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, UserError, KeyError, TypeError):
             return "another process"
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and its parents.
-
-    Raises:
-        UserError: that is not possible; the message names the folder and `runs_dir`.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the folder {path}: {error.strerror}. Name one that can be written: runs_dir=..."
-        ) from error
 
 
 def _number(path: Path) -> int:

@@ -1,0 +1,95 @@
+"""Folders and locks of runs, for one user or for a group that shares a runs folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tutelage.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        UserError: that is not possible; the message names the folder and `runs_dir`.
+    """
+    try:
+        with for_its_group(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {path}: {error.strerror}. Name one that can be written: runs_dir=..."
+        ) from error
+
+
+@contextlib.contextmanager
+def for_its_group(folder: Path) -> Iterator[None]:
+    """Let the group write what is made meanwhile, if the folder (or the nearest above it that exists) is one that a group shares.
+
+    That is one with the setgid bit that its group may write: `chgrp lab runs; chmod 2775 runs`. Elsewhere the user's umask holds alone.
+    The umask is the process's, and that of the processes it starts.
+    """
+    if os.name == "nt":
+        yield
+        return
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        mode = folder.stat().st_mode
+    except OSError:
+        mode = 0
+    if not (mode & stat.S_ISGID and mode & stat.S_IWGRP):
+        yield
+        return
+    before = os.umask(0)
+    os.umask(before & ~0o070)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def lock_at(path: Path) -> FileLock:
+    """Return the lock of a file, which everybody may take who may write the folder it lies in."""
+    mode = 0o600 | (path.parent.stat().st_mode & 0o066) if os.name != "nt" else 0o666
+    return FileLock(path, thread_local=False, mode=mode)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of a file. Who may read the file may ask."""
+    if not path.is_file() or path.is_symlink():
+        return False
+    probe = FileLock(path, thread_local=False)
+    try:
+        probe.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:
+        return _is_held_to_readers(path)
+    probe.release()
+    return False
+
+
+def _is_held_to_readers(path: Path) -> bool:
+    """As `is_held`, of somebody else's file, which cannot be opened for writing."""
+    if fcntl is None:
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # we cannot ask, and cannot write there either
+        return False
+    return False

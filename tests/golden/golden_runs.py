@@ -1,4 +1,7 @@
-"""Small runs of every method as numbers: loss rows, weights' digest, test values. `python tests/golden/golden_runs.py` records them anew."""
+"""Small runs of every method as numbers: loss rows, weights' digests, test values.
+
+Recorded by `OMP_NUM_THREADS=1 PYTHONPATH=src:tests python tests/golden/golden_runs.py`.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-NUMBERS = Path(__file__).with_name("golden_numbers.json")
-
-if __name__ == "__main__":  # before torch is imported, as for the tests
-    for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(_variable, "1")
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import torch
 from golden_words import SYNTHESIS, TWO_RANKS, WORDS, full
 from safetensors.torch import load_file
@@ -37,6 +33,8 @@ from tutelage.generators.conditioning import Conditioning
 from tutelage.generators.noise import NoiseDomain
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
+
+NUMBERS = Path(__file__).with_name("golden_numbers.json")
 
 
 def environment() -> dict[str, str]:

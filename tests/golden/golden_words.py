@@ -99,7 +99,8 @@ WORDS: dict[str, list[str]] = {
     "distillation: a series": [*SERIES, "method=distillation", "model@teacher=fcn", "teacher.depth=1", "teacher.width=8", *SHORT],
     "features: hint": FEATURES,
     "features: attention":
-        ["method=feature_distillation", *CONVNET, "method.loss=attention", "model=convnet", "model.blocks=1", "model.width=4", "method.weights.feature=10",
+        ["method=feature_distillation", *CONVNET, "method.loss=attention", "model=convnet", "model.blocks=1", "model.width=4",
+         "method.weights.feature=10",
          "+method.loss_options.power=3", *SHORT],
     "features: relational": [*FEATURES, "method.loss=relational", "method.weights.feature=25", *SHORT],
     "features: similarity": [*FEATURES, "method.loss=similarity", "method.weights.feature=3000", *SHORT],

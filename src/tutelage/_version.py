@@ -1,3 +1,3 @@
-"""The version, alone, so that rooms without torch can read it."""
+"""The version, alone, so that packages without torch can read it."""
 
 __version__ = "0.1.0"

@@ -15,8 +15,8 @@ class UserError(Exception):
     """
 
 
-class GivenUp(UserError):
-    """A run was below what `fit.give_up` asks for at a step: no failure of the run, and no result.
+class StoppedBelow(UserError):
+    """A run was below what `fit.stop_below` asks for at a step: no failure of the run, and no result.
 
     facts: for the record: `step`, `value` and `asked`.
     """

@@ -9,9 +9,9 @@ import pytest
 from tutelage.analysis import alignment_curves
 from tutelage.analysis.overfitting import gap_of
 from tutelage.cli.analyse import main
-from tutelage.cli.compose import plan_of
-from tutelage.engine.launch import run_plan
+from tutelage.config.compose import plan_of
 from tutelage.errors import UserError
+from tutelage.jobs.launch import run_plan
 
 SMALL = ["logger=none", "hardware.threads=1", "fit.max_steps=8", "fit.validate_every_steps=4", "data.batch_size=32",
          "model=fcn", "model.depth=2", "model.width=16"]  # fmt: skip

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tutelage.bench.__main__ import BENCHES, main
-from tutelage.bench.measure import row
 from tutelage.bench.throughput import CASES, COMMON, BareLoop
+from tutelage.bench.timing import row
 
 
 def test_a_row_quotes_the_median_and_holds_it_against_its_target() -> None:
@@ -24,7 +24,7 @@ def test_a_wrong_name_is_refused_with_the_choices(capsys: pytest.CaptureFixture[
 
 
 def test_the_loop_by_hand_trains_on_the_training_data_and_only_looks_at_the_validation_data() -> None:
-    from tutelage.cli.compose import plan_of
+    from tutelage.config.compose import plan_of
     from tutelage.engine.build import build
 
     words, *_ = CASES["MLP 784-64-128-64, batch 128, 28 px"]
@@ -45,8 +45,8 @@ def test_the_loop_by_hand_trains_on_the_training_data_and_only_looks_at_the_vali
 
 def test_the_bench_of_the_hardware_has_words_for_every_kind_of_method_and_they_compose(tmp_path):
     from tutelage.bench import hardware
-    from tutelage.cli.compose import compose, hydra_ready
-    from tutelage.cli.groups import group_options
+    from tutelage.config.compose import compose, hydra_ready
+    from tutelage.config.groups import group_options
 
     measured = {name.partition("/")[0] for name in hardware.METHODS}
     assert measured == {name.partition("/")[0] for name in group_options("method")} - {"synthesis"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tutelage.cli.compose import compose
 from tutelage.cli.main import main
+from tutelage.config.compose import compose
 
 
 @pytest.fixture

@@ -226,16 +226,16 @@ def test_a_hostile_configuration_in_a_run_from_elsewhere_is_refused(tmp_path, mo
 MANY = """
 import json, os, resource, sys
 from pathlib import Path
-from tutelage.cli import train
 from tutelage.cli.main import main
-original, seen = train.job, []
-def measured(node, jobs):
-    value = original(node, jobs)
+from tutelage.jobs import sweep
+original, seen = sweep.job, []
+def measured(*given):
+    value = original(*given)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     seen.append((pages * 4096 / 1e6, len(os.listdir("/proc/self/fd")), len(children), len(os.listdir("/proc/self/task"))))
     return value
-train.job = measured
+sweep.job = measured
 code = main(sys.argv[1:])
 print(json.dumps(seen))
 sys.exit(code)

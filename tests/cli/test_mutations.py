@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from mutations import COMMANDS, QUICK, VALID, everything
 
-from tutelage.cli.compose import compose
 from tutelage.cli.main import main
+from tutelage.config.compose import compose
 
 ROOT = Path(__file__).parents[2]
 ROOM = 6 * 2**30

@@ -84,8 +84,8 @@ def fails(capsys, *words):
         ("+optimizer.momentun=0.9", "momentun"),
         ("model.width=-4", "width"),
         (
-            "method=guidance model@guide=fcn method.remember_guide=true data.augment={random_crop:{padding:1}}",
-            "method.remember_guide=true needs data that look the same in each epoch",
+            "method=guidance model@guide=fcn method.cache_guide=true data.augment={random_crop:{padding:1}}",
+            "method.cache_guide=true needs data that look the same in each epoch",
         ),
         ("model.width=big", "model.width must be a whole number, got 'big'"),
         ("+model.hidden=3", "takes no 'hidden'"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.cli.compose import compose
+from tutelage.config.compose import compose
 from tutelage.data.base import DataModule
 from tutelage.engine.instantiate import construct
 

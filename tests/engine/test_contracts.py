@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from small_runs import METHODS, SMALL
 
-from tutelage.cli.compose import compose
-from tutelage.cli.groups import group_options
+from small_runs import METHODS, SMALL
+from tutelage.config.compose import compose
+from tutelage.config.groups import group_options
 from tutelage.engine.build import build
 from tutelage.errors import UserError
 from tutelage.models.weights import digest

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tutelage.engine.cpu import spin_briefly
+from tutelage.engine.cpu import set_openmp_wait
 
 FAULTS = """
 import resource, sys, torch
@@ -47,10 +47,10 @@ def test_threads_wait_as_the_user_says_or_briefly(given: dict[str, str], monkeyp
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    spin_briefly()
+    set_openmp_wait()
     found = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
     if given or sys.platform != "darwin":
         assert found == (given or {"GOMP_SPINCOUNT": "1000"})
     monkeypatch.setattr("sys.platform", "darwin")
-    spin_briefly()
+    set_openmp_wait()
     assert "OMP_WAIT_POLICY" in os.environ

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import GUIDE, METHODS
 
-from tutelage.cli.compose import compose, hydra_ready
-from tutelage.cli.groups import group_options
+from small_runs import GUIDE, METHODS
+from tutelage.config.compose import compose, hydra_ready
+from tutelage.config.groups import group_options
 from tutelage.engine.fit import plan_steps
 
 

@@ -7,8 +7,8 @@ import contextlib
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import METHODS
 
+from small_runs import METHODS
 from tutelage.engine.callbacks import Recording
 from tutelage.engine.checkpoints import Checkpoints
 from tutelage.errors import UserError
@@ -34,7 +34,7 @@ def timeless(rows):
     return [{k: v for k, v in row.items() if k != "train_s"} for row in rows]
 
 
-REMEMBERED = [("guidance", "method.remember_guide=true"), ("distillation", "method.remember_teacher=true")]
+REMEMBERED = [("guidance", "method.cache_guide=true"), ("distillation", "method.cache_teacher=true")]
 
 
 SCHEDULED = ["optimizer.schedule=cosine", "optimizer.warmup_steps=3"]

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from tutelage.cli.compose import compose, hydra_ready
 from tutelage.cli.main import main
+from tutelage.config.compose import compose, hydra_ready
 from tutelage.engine.build import build
 from tutelage.reporting.table_file import load
 from tutelage.runs import needs, setting

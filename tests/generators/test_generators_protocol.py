@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from tutelage.errors import UserError
-from tutelage.generators.diffusion import SOLVERS, DiffusionUNet, noise_levels
-from tutelage.generators.gan import Critic, GanGenerator, grid_sizes
+from tutelage.generators.diffusion_unet import SOLVERS, DiffusionUNet, noise_levels
+from tutelage.generators.gan_networks import Critic, GanGenerator, grid_sizes
 from tutelage.generators.noise import NoiseDomain
 from tutelage.generators.protocol import Generator, image_seeds, label_weights, noise_of, to_bytes
 

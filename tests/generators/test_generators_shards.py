@@ -11,7 +11,7 @@ from tutelage.data.pseudo import PseudoImages, read
 from tutelage.errors import UserError
 from tutelage.generators import shards
 from tutelage.generators.conditioning import Conditioning
-from tutelage.generators.gan import GanGenerator
+from tutelage.generators.gan_networks import GanGenerator
 from tutelage.generators.noise import NoiseDomain
 from tutelage.generators.protocol import to_bytes
 from tutelage.generators.synthesis import synthesize

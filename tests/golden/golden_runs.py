@@ -25,12 +25,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from forked_command import Forked
-from tutelage.cli.compose import plan_of
+from tutelage.config.compose import plan_of
 from tutelage.engine.checkpoints import Checkpoints
-from tutelage.engine.launch import run_plan
 from tutelage.generators import shards
 from tutelage.generators.conditioning import Conditioning
 from tutelage.generators.noise import NoiseDomain
+from tutelage.jobs.launch import run_plan
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
 

@@ -71,7 +71,7 @@ WORDS: dict[str, list[str]] = {
     "guidance: noise to both":
         [*GUIDE, "method.guide_input=gaussian", "method.noise_to=both", "method.schedule=alignment_first",
          "method.schedule_steps=75"],
-    "guidance: remembered": [*GUIDE, "method.remember_guide=true"],
+    "guidance: remembered": [*GUIDE, "method.cache_guide=true"],
     "guidance: first 3": [*GUIDE, "method.pairing=first", "method.k=3", *SHORT],
     "guidance: last 3, spread": [*GUIDE, "method.pairing=last", "method.k=3", "method.positions=spread", *SHORT],
     "guidance: convolutions": [*GUIDE, "method.pairing=type", "method.layer_type=conv", *SHORT],
@@ -92,7 +92,7 @@ WORDS: dict[str, list[str]] = {
     "distillation: logits of another label space":
         [*SOFT, "method.label_space=other", "teacher.weights={teacher}", "teacher.depth=2", "model@teacher=fcn", "teacher.width=16",
          "data.classes=[0,1,2]", "method.loss=logits", *SHORT],
-    "distillation: remembered": [*SOFT, "method.remember_teacher=true"],
+    "distillation: remembered": [*SOFT, "method.cache_teacher=true"],
     "distillation: batch statistics": [*SOFT, "method.norm_mode=batch", *SHORT],
     "distillation: copy-paste":
         [*COPY, "method=distillation", "model@teacher=copy_paste_transformer", "teacher.width=12", "teacher.depth=1", *SHORT],

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tutelage.cli.compose import compose
+from tutelage.config.compose import compose
 from tutelage.engine.build import build
 from tutelage.engine.fit import make_trainer, plan_steps, quiet_lightning
 from tutelage.errors import UserError
-from tutelage.generators.gan import GanGenerator
+from tutelage.generators.gan_networks import GanGenerator
 from tutelage.methods.average import Average
 from tutelage.methods.base import step_seed
 from tutelage.models.weights import read_state

@@ -117,7 +117,7 @@ ROWS = [torch.tensor([22, 3, 3, 17, 0, 9]), torch.arange(8), torch.tensor([5, 4,
 def test_guidance_by_memory_is_guidance_and_the_guide_looks_once(
     samples: Samples, settings: dict[str, Any]
 ) -> None:
-    live, remembering = guided(samples, **settings), guided(samples, remember_guide=True, **settings)
+    live, remembering = guided(samples, **settings), guided(samples, cache_guide=True, **settings)
     seen = looks(remembering.frozen["guide"])
     for rows in [r for r in ROWS if len(r) >= 6] if "similarity" in settings else ROWS:
         batch = samples.batch(rows)
@@ -131,7 +131,7 @@ def test_guidance_by_memory_is_guidance_and_the_guide_looks_once(
 
 def test_distillation_by_memory_is_distillation_and_the_teacher_looks_once() -> None:
     samples = images()
-    live, remembering = distilled(samples), distilled(samples, remember_teacher=True)
+    live, remembering = distilled(samples), distilled(samples, cache_teacher=True)
     seen = looks(remembering.frozen["teacher"])
     for rows in ROWS:
         batch = samples.batch(rows)
@@ -141,7 +141,7 @@ def test_distillation_by_memory_is_distillation_and_the_teacher_looks_once() -> 
 
 def test_a_guide_that_ends_early_is_remembered_without_running_the_rest() -> None:
     samples = images()
-    made = guided(samples, remember_guide=True, pairing="first", k=1)
+    made = guided(samples, cache_guide=True, pairing="first", k=1)
     ran: list[str] = []
     for name, module in made.frozen["guide"].network.named_modules():
         if isinstance(module, nn.Linear):
@@ -158,19 +158,19 @@ def test_what_changes_from_step_to_step_is_not_remembered() -> None:
         ({"guide": OrientedGradients(cell=4)}, "guide network"),
     ):
         with pytest.raises(UserError, match=part):
-            guided(samples, remember_guide=True, **settings)
-    with pytest.raises(UserError, match=r"method\.remember_guide=true .* data\.augment=null"):
-        guided(samples, remember_guide=True, training_samples=None)
-    with pytest.raises(UserError, match=r"method\.remember_teacher=true .* data\.augment=null"):
-        distilled(samples, remember_teacher=True, training_samples=None)
+            guided(samples, cache_guide=True, **settings)
+    with pytest.raises(UserError, match=r"method\.cache_guide=true .* data\.augment=null"):
+        guided(samples, cache_guide=True, training_samples=None)
+    with pytest.raises(UserError, match=r"method\.cache_teacher=true .* data\.augment=null"):
+        distilled(samples, cache_teacher=True, training_samples=None)
 
 
 def test_what_does_not_fit_is_refused_before_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = images()
-    made = guided(samples, remember_guide=True)
+    made = guided(samples, cache_guide=True)
     monkeypatch.setattr(memory, "_free_bytes", lambda device: 1000)
     with pytest.raises(
-        UserError, match=r"GiB are free on cpu: compare fewer layers, or set method\.remember_guide=false"
+        UserError, match=r"GiB are free on cpu: compare fewer layers, or set method\.cache_guide=false"
     ):
         made.losses(samples.batch(ROWS[1]))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tutelage.cli.compose import compose
+from tutelage.config.compose import compose
 from tutelage.data import cache
 from tutelage.data.pseudo import read
 from tutelage.engine.build import build

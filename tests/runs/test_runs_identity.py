@@ -156,7 +156,7 @@ def test_flatten():
 @settings(max_examples=15, deadline=None)
 @given(width=st.integers(1, 4096), rate=st.floats(1e-6, 1.0))
 def test_a_value_by_interpolation_is_the_value(width, rate):
-    from tutelage.cli.compose import compose
+    from tutelage.config.compose import compose
 
     same = [f"model.width={width}", f"optimizer.lr={rate}"]
     literal = compose([*same, f"data.batch_size={width}"])
@@ -190,7 +190,7 @@ def test_the_content_of_a_weights_file_counts_in_place_of_its_path():
 
 def test_settings_that_came_later_leave_earlier_runs_their_identity():
     plain = {"name": "n", "method": {"loss": "soft"}}
-    for key in ("remember_guide", "remember_teacher"):
+    for key in ("cache_guide", "cache_teacher"):
         later = {"name": "n", "method": {"loss": "soft", key: False}}
         assert identify(later) == identify(plain)
         assert identify({"name": "n", "method": {"loss": "soft", key: True}}) != identify(plain)

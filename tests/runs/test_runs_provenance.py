@@ -104,11 +104,11 @@ def test_second_reading_is_fast():
 
 def test_changed_rooms_and_commits():
     attempt = json.loads(json.dumps(provenance.collect()))
-    assert provenance.changed_rooms([{}, attempt]) == []
-    attempt["code"]["rooms"]["runs"] = "0" * 16
-    attempt["code"]["rooms"]["gone"] = "0" * 16
-    assert provenance.changed_rooms([{}, attempt]) == ["gone", "runs"]
-    assert provenance.changed_rooms([]) == []
+    assert provenance.changed_packages([{}, attempt]) == []
+    attempt["code"]["packages"]["runs"] = "0" * 16
+    attempt["code"]["packages"]["gone"] = "0" * 16
+    assert provenance.changed_packages([{}, attempt]) == ["gone", "runs"]
+    assert provenance.changed_packages([]) == []
     attempts = [
         {"code": {"commit": "a" * 40}},
         {"code": {"commit": "a" * 40}},

@@ -331,9 +331,9 @@ def test_open_files_go_back(store):
 def test_rooms_import_nothing_heavy():
     code = (
         "import sys, json, importlib, pkgutil, tutelage.runs, tutelage.reporting\n"
-        "for room in (tutelage.runs, tutelage.reporting):\n"
-        "    for m in pkgutil.iter_modules(room.__path__):\n"
-        "        importlib.import_module(f'{room.__name__}.{m.name}')\n"
+        "for package in (tutelage.runs, tutelage.reporting):\n"
+        "    for m in pkgutil.iter_modules(package.__path__):\n"
+        "        importlib.import_module(f'{package.__name__}.{m.name}')\n"
         "heavy = 'torch lightning pytorch_lightning hydra omegaconf torchmetrics pandas scipy numpy'\n"
         "heavy = [*heavy.split(), 'matplotlib']\n"
         "print(json.dumps([m for m in heavy if m in sys.modules]))\n"

@@ -8,12 +8,12 @@ import sys
 import pytest
 import yaml
 
-from tutelage.cli.compose import compose
 from tutelage.cli.main import main
-from tutelage.cli.scale_measure import points_of
-from tutelage.cli.scale_predict import built
-from tutelage.cli.scale_words import case_names
+from tutelage.config.compose import compose
+from tutelage.scaling.measure_command import points_of
 from tutelage.scaling.predict import predict
+from tutelage.scaling.predict_command import built
+from tutelage.scaling.scale_request import case_names
 
 QUICK = ["factors=[2,20]", "draws=2", "steps=40", "measurements=4", "test_points=100", "hardware.threads=1"]
 EXPECTED = {"three_layer_width": 1, "convolution": 0.75, "convolution_channels": 0.75, "attention": 1.75}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tutelage.errors import UserError
-from tutelage.scaling import statistics
+from tutelage.scaling import critical_samples
 from tutelage.scaling.langevin import Langevin
 from tutelage.scaling.measure import (
     alignment,
@@ -127,29 +127,33 @@ def sigmoid_curves(alpha, sizes=(10, 20, 40), noise=0.0, draws=8):
 @pytest.mark.parametrize("alpha", [0.75, 1.0, 1.5])
 def test_exponent_and_collapse_of_synthetic_curves(alpha):
     curves = sigmoid_curves(alpha, noise=0.03)
-    estimates = [statistics.critical_samples(grid, values, resamples=200) for grid, values in curves.values()]
+    estimates = [
+        critical_samples.critical_samples(grid, values, resamples=200) for grid, values in curves.values()
+    ]
     for size, estimate in zip(curves, estimates, strict=True):
         assert estimate.value == pytest.approx(5 * size**alpha, rel=0.1)
         assert estimate.low <= estimate.value <= estimate.high
         assert estimate.low > 4 * size**alpha
-    slope = statistics.exponent(list(curves), estimates)
+    slope = critical_samples.exponent(list(curves), estimates)
     assert slope.value == pytest.approx(alpha, abs=0.1)
     assert slope.low - 0.05 < alpha < slope.high + 0.05
     assert 0.01 < slope.high - slope.low < 0.3
     means = {size: (grid, values.mean(1)) for size, (grid, values) in curves.items()}
-    right = statistics.collapse_score(means, {size: size**alpha for size in means})
-    wrong = statistics.collapse_score(means, {size: size ** (alpha + 0.6) for size in means})
+    right = critical_samples.collapse_score(means, {size: size**alpha for size in means})
+    wrong = critical_samples.collapse_score(means, {size: size ** (alpha + 0.6) for size in means})
     assert right < 0.02
     assert wrong > 5 * right
-    best, score = statistics.best_collapse(means, np.arange(0.2, 2.5, 0.05))
+    best, score = critical_samples.best_collapse(means, np.arange(0.2, 2.5, 0.05))
     assert best == pytest.approx(alpha, abs=0.1)
     assert score <= right + 1e-9
 
 
 def test_isotonic_fit_and_crossings():
-    assert statistics.isotonic(np.array([0.0, 0.4, 0.2, 0.9])).tolist() == pytest.approx([0, 0.3, 0.3, 0.9])
-    assert statistics.crossing(np.array([10.0, 40.0]), np.array([0.25, 0.75])) == pytest.approx(20)
-    assert statistics.crossing(np.array([10.0, 40.0]), np.array([0.6, 0.7])) == -np.inf
+    assert critical_samples.isotonic(np.array([0.0, 0.4, 0.2, 0.9])).tolist() == pytest.approx(
+        [0, 0.3, 0.3, 0.9]
+    )
+    assert critical_samples.crossing(np.array([10.0, 40.0]), np.array([0.25, 0.75])) == pytest.approx(20)
+    assert critical_samples.crossing(np.array([10.0, 40.0]), np.array([0.6, 0.7])) == -np.inf
 
 
 def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
@@ -159,7 +163,7 @@ def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
     covered = 0
     for trial in range(60):
         noisy = clean[:, None] + 0.1 * rng.normal(size=(7, 10))
-        estimate = statistics.critical_samples(grid, noisy, resamples=200, seed=trial)
+        estimate = critical_samples.critical_samples(grid, noisy, resamples=200, seed=trial)
         covered += estimate.low <= 10 <= estimate.high
     assert covered >= 48
 
@@ -177,18 +181,18 @@ def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
 )
 def test_a_grid_without_crossing_says_where_to_extend_it(values, message):
     with pytest.raises(UserError, match=message):
-        statistics.critical_samples([10, 20, 40], values)
+        critical_samples.critical_samples([10, 20, 40], values)
 
 
 def test_too_little_for_an_exponent_or_a_collapse_is_refused():
-    one = statistics.Estimate.of(3.0, np.array([2.9, 3.1]))
+    one = critical_samples.Estimate.of(3.0, np.array([2.9, 3.1]))
     with pytest.raises(UserError, match="two values or more of each"):
-        statistics.exponent([10], [one])
+        critical_samples.exponent([10], [one])
     curves = {
         10: (np.array([1.0, 2.0]), np.array([0.0, 1.0])),
         20: (np.array([100.0, 200.0]), np.array([0.0, 1.0])),
     }
     with pytest.raises(UserError, match="do not overlap"):
-        statistics.collapse_score(curves, {10: 10, 20: 20})
+        critical_samples.collapse_score(curves, {10: 10, 20: 20})
     with pytest.raises(UserError, match="at least two curves"):
-        statistics.collapse_score({10: curves[10]}, {10: 10})
+        critical_samples.collapse_score({10: curves[10]}, {10: 10})

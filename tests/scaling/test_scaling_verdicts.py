@@ -7,7 +7,7 @@ import pytest
 
 from tutelage.errors import UserError
 from tutelage.scaling import summary, verdicts
-from tutelage.scaling.statistics import Estimate, critical_samples
+from tutelage.scaling.critical_samples import Estimate, critical_samples
 
 
 def synthetic(experiment, sizes, critical, *, draws=8, seed=0, **extra):

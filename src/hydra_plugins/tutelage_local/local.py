@@ -31,7 +31,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run every job, at most `processes` at a time, and return their values in order; a job that died has NaN."""
-        from tutelage.cli.jobs import Jobs, stored_plan
+        from tutelage.jobs.outcomes import Jobs, stored_plan
 
         setup_globals()
         configs = [self._config(list(words), initial_job_idx + i) for i, words in enumerate(job_overrides)]

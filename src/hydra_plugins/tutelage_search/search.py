@@ -14,15 +14,15 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 # trials: how many in all. at_a_time: proposed together, for a launcher that runs them beside each other. seed: of the proposals.
-# random_trials: before the sampler learns from results. give_up: stop a trial that is below the median of the complete ones at the
-# same step (above, where less is better), once there are `random_trials` of them. params: as in a sweep, the space.
+# random_trials: before the sampler learns from results. stop_below_median: stop a trial that is below the median of the complete ones
+# at the same step (above, where less is better), once there are `random_trials` of them. params: as in a sweep, the space.
 NODE = {
     "_target_": "hydra_plugins.tutelage_search.search.OptunaSweeper",
     "trials": 20,
     "at_a_time": 1,
     "seed": 0,
     "random_trials": 5,
-    "give_up": True,
+    "stop_below_median": True,
     "params": {},
 }
 ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=NODE, provider="tutelage")
@@ -39,11 +39,11 @@ class OptunaSweeper(Sweeper):
         at_a_time: int,
         seed: int,
         random_trials: int,
-        give_up: bool,
+        stop_below_median: bool,
         params: DictConfig | None = None,
     ) -> None:
         self.trials, self.at_a_time, self.seed = trials, at_a_time, seed
-        self.random_trials, self.give_up = random_trials, give_up
+        self.random_trials, self.stop_below_median = random_trials, stop_below_median
         self.params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -55,13 +55,15 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the search; see the class."""
-        from tutelage.cli.search import Search, Settings
+        from tutelage.jobs.search import Search, Settings
 
         words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         parsed = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(words)
         fixed = [word for word in parsed if not word.is_sweep_override()]
         space = {word.get_key_element(): _dimension(word) for word in parsed if word.is_sweep_override()}
-        settings = Settings(self.trials, self.at_a_time, self.seed, self.random_trials, self.give_up)
+        settings = Settings(
+            self.trials, self.at_a_time, self.seed, self.random_trials, self.stop_below_median
+        )
         Search(
             settings,
             [_word(word) for word in fixed],

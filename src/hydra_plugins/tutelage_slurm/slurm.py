@@ -44,8 +44,8 @@ class SlurmLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit every job whose result is not stored, wait for all, and return their values in order; NaN where there is none."""
-        from tutelage.cli.cluster import submit
-        from tutelage.cli.jobs import Jobs, stored_plan
+        from tutelage.jobs.cluster import submit
+        from tutelage.jobs.outcomes import Jobs, stored_plan
 
         setup_globals()
         jobs = Jobs(Path(self.config.hydra.sweep.dir))

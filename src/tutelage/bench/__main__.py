@@ -17,9 +17,9 @@ def main(names: list[str]) -> int:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    from tutelage.bench.measure import Row, rows_of
-    from tutelage.cli.screen import console
+    from tutelage.bench.timing import Row, rows_of
     from tutelage.errors import UserError, choices
+    from tutelage.reporting.console import console
     from tutelage.runs import provenance, records
 
     rows: list[Row] = []

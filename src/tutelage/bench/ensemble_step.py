@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from tutelage.bench.measure import Row, in_turn, row
+from tutelage.bench.timing import Row, in_turn, row
 
 NETWORKS, WIDTH, INPUTS, POINTS = 50, 200, 20, 200
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.bench.measure import Row, in_turn, row
+from tutelage.bench.timing import Row, in_turn, row
 
 CASES = ("conv to FCN", "Transformer to RNN", "Transformer to RNN, per token")
 TARGETS = {"conv to FCN": 1.25, "Transformer to RNN": 1.25, "Transformer to RNN, per token": 1.5}

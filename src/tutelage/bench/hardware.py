@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tutelage.bench.measure import Row, row
+from tutelage.bench.timing import Row, row
 from tutelage.errors import UserError
 
 CLASSES = 10
@@ -97,8 +97,8 @@ def _method(
 def _cost(words: list[str]) -> dict[str, Any]:
     import torch
 
-    from tutelage.cli.compose import plan_of
-    from tutelage.engine.launch import run_plan
+    from tutelage.config.compose import plan_of
+    from tutelage.jobs.launch import run_plan
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

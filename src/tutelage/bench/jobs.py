@@ -9,7 +9,7 @@ import tempfile
 import time
 from typing import Any
 
-from tutelage.bench.measure import Row
+from tutelage.bench.timing import Row
 
 WORDS = ["data=digits", "model=fcn", "model.depth=2", "model.width=16", "hardware.threads=1"]
 ONE_UPDATE = ["fit.max_steps=1", "fit.validate_every_steps=1"]
@@ -23,17 +23,18 @@ def rows(jobs: int = 8) -> list[Row]:
 def measure(logger: str, jobs: int) -> Row:
     """Return the seconds of each job after the first, of one update each."""
     from tutelage.cli import train
-    from tutelage.cli.jobs import Jobs
+    from tutelage.jobs import sweep
+    from tutelage.jobs.outcomes import Jobs
 
     ends: list[float] = []
-    original = train.job
+    original = sweep.job
 
-    def timed(node: Any, jobs: Jobs) -> float:
-        value = original(node, jobs)
+    def timed(node: Any, swept: Any, jobs: Jobs) -> float:
+        value = original(node, swept, jobs)
         ends.append(time.perf_counter())
         return value
 
-    train.job = timed
+    sweep.job = timed
     try:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             seeds = ",".join(map(str, range(jobs + 1)))
@@ -42,7 +43,7 @@ def measure(logger: str, jobs: int) -> Row:
 
             mirrors.drain()
     finally:
-        train.job = original
+        sweep.job = original
     spent = sorted(later - earlier for earlier, later in itertools.pairwise(ends))
     middle = spent[len(spent) // 2]
     return Row(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 
-from tutelage.bench.measure import Row, in_turn, row
+from tutelage.bench.timing import Row, in_turn, row
 
 TRAIN = [
     "data=digits",

@@ -6,7 +6,7 @@ import itertools
 import tempfile
 from typing import Any
 
-from tutelage.bench.measure import Row, row, seconds
+from tutelage.bench.timing import Row, row, seconds
 
 COMMON = ["logger=none", "fit.max_steps=null", "fit.validate_every_steps=null"]
 CASES = {
@@ -32,9 +32,9 @@ def measure(name: str, words: list[str], epochs: int, target: float, *, pairs: i
     The floor of an epoch is its forward and backward passes over the training data and its forward passes over the validation data: the
     loop by hand does both. How the run compares with the training steps alone stands beside it, without a target.
     """
-    from tutelage.cli.compose import plan_of
+    from tutelage.config.compose import plan_of
     from tutelage.engine.build import build
-    from tutelage.engine.launch import run_plan
+    from tutelage.jobs.launch import run_plan
 
     with tempfile.TemporaryDirectory() as folder:
         seeds = itertools.count()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.bench.guided_step import peak_mib
-from tutelage.bench.measure import Row, in_turn, row, seconds
+from tutelage.bench.timing import Row, in_turn, row, seconds
 
 BATCH, PIXELS, CLASSES, PSEUDO = 64, 32, 10, 1024
 COMMON = ["data=synthetic", f"data.shape=[3,{PIXELS},{PIXELS}]", "data.samples=2000", f"data.batch_size={BATCH}", "logger=none",
@@ -80,7 +80,7 @@ def p_ssl(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
 
 
 def _built(folder: str, words: list[str]) -> tuple[Any, Any]:
-    from tutelage.cli.compose import compose
+    from tutelage.config.compose import compose
     from tutelage.engine.build import build
 
     built = build(compose([*COMMON, *words, f"runs_dir={folder}"]))
@@ -153,8 +153,8 @@ def _reading(folder: Path, pairs: int) -> Row:
 def _sampling(name: str, pairs: int) -> Row:
     import torch
 
-    from tutelage.cli.compose import compose
-    from tutelage.engine.synthesis import build_generator
+    from tutelage.config.compose import compose
+    from tutelage.engine.pseudo_data import build_generator
 
     config = compose([*GENERATORS[name], "logger=none"])
     generator = build_generator(config, {"input_shape": (3, PIXELS, PIXELS), "num_classes": CLASSES})

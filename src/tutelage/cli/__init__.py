@@ -1,1 +1,1 @@
-"""The commands. The only room that knows Hydra; may import everything below it, and imports nothing heavy before it is needed."""
+"""The commands, a thin file each; may import everything below, and import nothing heavy before it is needed."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.cli.subjects import Request, read
+from tutelage.analysis.analysis_request import Request, read
 from tutelage.errors import UserError, choices
 
 HELP = """usage: tutelage analyse errors <runs> <runs> ...        do they err on the same test samples? (kappa with intervals)
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if words else 2
     if words[0] not in NAMES:
         raise UserError(f"there is no analysis '{words[0]}'; {choices(words[0], NAMES)}")
-    from tutelage.cli.analyses import ANALYSES
+    from tutelage.analysis.analyses import ANALYSES
 
     request = read(words[1:])
     try:

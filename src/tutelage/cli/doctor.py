@@ -10,7 +10,7 @@ from typing import Any
 from tutelage.errors import UserError
 from tutelage.runs.identity import flatten
 from tutelage.runs.needs import Plan
-from tutelage.runs.provenance import changed_files, changed_rooms
+from tutelage.runs.provenance import changed_files, changed_packages
 from tutelage.runs.store import Store
 
 HELP = """usage: tutelage doctor [--build] [the words of a train command]
@@ -30,8 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     overrides = [word for word in arguments if word not in ("--build", "-m")]
     from rich.console import Console
 
-    from tutelage.cli.compose import plan_of
-    from tutelage.cli.origins import origins
+    from tutelage.config.compose import plan_of
+    from tutelage.config.origins import origins
 
     console = Console(highlight=False, soft_wrap=True)
     plan = plan_of(overrides)
@@ -61,8 +61,8 @@ def _runs(plan: Plan, console: Any) -> None:
         run = store.run(item.name, item.identity)
         note = ""
         files = changed_files(run.attempts, item.config) if run.is_complete else []
-        if run.is_complete and (rooms := [*files, *changed_rooms(run.attempts)]):
-            note = f" (the code of {', '.join(rooms)} has changed since)"
+        if run.is_complete and (packages := [*files, *changed_packages(run.attempts)]):
+            note = f" (the code of {', '.join(packages)} has changed since)"
         console.print(f"  {role:<9} {item.key}  {run.state}{note}", markup=False)
 
 

@@ -132,7 +132,7 @@ def _check_classes(key: str, its: dict[str, Any], given: dict[str, Any]) -> None
 def _data_overrides(config: dict[str, Any], words: list[str]) -> dict[str, Any] | None:
     if not words:
         return None
-    from tutelage.cli.compose import compose, setting_value
+    from tutelage.config.compose import compose, setting_value
 
     if any(word.startswith("data=") for word in words):
         return dict(compose(words)["data"])

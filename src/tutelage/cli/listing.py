@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 
-from tutelage.cli.groups import options, summary
-from tutelage.cli.report import tables
+from tutelage.config.groups import options, summary
 from tutelage.errors import UserError, choices
+from tutelage.reporting.table_paths import tables
 
 GROUPS = {
     "experiments": "experiment", "methods": "method", "models": "model", "data": "data", "optimizers": "optimizer",
@@ -26,14 +26,14 @@ def main(arguments: Sequence[str]) -> int:
         "name", nargs="?", default="", help="runs: only those at or below this name, such as demo"
     )
     add_filters(parser)
-    given = parser.parse_args(dashed(arguments))
+    given = parser.parse_args(runs_dir_as_flag(arguments))
     if given.what == "runs":
         return _runs(given)
     if given.what not in (*GROUPS, "tables"):
         raise UserError(f"cannot list '{given.what}'; {choices(given.what, [*GROUPS, 'tables', 'runs'])}")
     from rich.table import Table
 
-    from tutelage.cli.screen import console
+    from tutelage.reporting.console import console
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True, style="bold")
@@ -65,7 +65,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--before", help="runs: finished before this date")
 
 
-def dashed(arguments: Sequence[str]) -> list[str]:
+def runs_dir_as_flag(arguments: Sequence[str]) -> list[str]:
     """Return the words with runs_dir=<folder>, as the other commands take it, as --runs-dir."""
     return [
         f"--runs-dir={word.partition('=')[2]}" if word.startswith("runs_dir=") else word for word in arguments
@@ -78,8 +78,8 @@ def filters(given: argparse.Namespace) -> dict[str, str | None]:
 
 
 def _runs(given: argparse.Namespace) -> int:
-    from tutelage.cli.screen import console
-    from tutelage.reporting.listing import render_runs_table
+    from tutelage.reporting.console import console
+    from tutelage.reporting.runs_table import render_runs_table
     from tutelage.runs.store import Store
 
     table = render_runs_table(Store(given.runs_dir), under=given.name, **filters(given))

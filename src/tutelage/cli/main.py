@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tutelage.engine.cpu import spin_briefly
+from tutelage.engine.cpu import set_openmp_wait
 from tutelage.errors import UserError, choices, refused
+from tutelage.jobs.plain_log import speak_plainly
 
 COMMANDS = {
     "train": ("train", "run one experiment, or a sweep with -m (Hydra overrides)"),
@@ -28,8 +27,10 @@ COMMANDS = {
     "scale": ("scale", "predict how much data a network needs to learn a target, and measure it"),
     "doctor": ("doctor", "show what a command would run, and what is missing for it"),
     "list": ("listing", "list experiments, methods, models, data, cases or runs"),
-    "prune": ("prune", "remove runs that no table needs, or their checkpoints; asks first"),
+    "remove": ("remove", "remove runs that no table needs, or their checkpoints; asks first"),
 }
+
+RENAMED = {"prune": "remove"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tutelage {__version__}")
         return 0
     speak_plainly()
-    spin_briefly()
+    set_openmp_wait()
     try:
         with _terminable():
             return _run(arguments)
@@ -97,6 +98,10 @@ def _terminable() -> Iterator[None]:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    if arguments[0] in RENAMED:
+        raise UserError(
+            f"'{arguments[0]}' is called '{RENAMED[arguments[0]]}' now: tutelage {RENAMED[arguments[0]]} ..."
+        )
     if arguments[0] not in COMMANDS:
         raise UserError(f"there is no command '{arguments[0]}'; {choices(arguments[0], COMMANDS)}")
     module = importlib.import_module(f"tutelage.cli.{COMMANDS[arguments[0]][0]}")
@@ -114,33 +119,6 @@ def usage() -> str:
         "  tutelage train method=guidance model=fcn model@guide=residual_convnet data=digits\n"
         "  tutelage doctor experiment=demo/guided-untrained\n"
     )
-
-
-class _Stderr(logging.StreamHandler):
-    """Writes to whatever standard error is at the moment: a progress bar may have put itself in front of it."""
-
-    @property
-    def stream(self) -> Any:
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, value: Any) -> None:
-        pass
-
-
-def speak_plainly() -> None:
-    """Show what is logged, and what is warned of while a run's log takes the warnings, as plain lines on standard error."""
-    logger = logging.getLogger("tutelage")
-    if not logger.handlers:
-        for name, end in (("tutelage", "\n"), ("py.warnings", "")):  # a warning brings its own end of line
-            handler = _Stderr()
-            handler.setFormatter(logging.Formatter("%(message)s"))
-            handler.setLevel(logging.INFO)
-            handler.terminator = end
-            logging.getLogger(name).addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
 
 
 if __name__ == "__main__":

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from tutelage.errors import UserError, choices
-
-if TYPE_CHECKING:
-    from tutelage.reporting.collect import Row
-    from tutelage.reporting.tables import Cell, Find
+from tutelage.errors import UserError
+from tutelage.reporting.table_paths import table_path
 
 HELP = """usage: tutelage report <runs> [--html] [runs_dir=runs]
        tutelage report <table> [--replace] [key=value ...]
@@ -21,7 +17,6 @@ runs/<name>/ as table.md, table.csv, cells.csv (a row per run) and curves.png.
 verdict, written to results/ beside the file. key=value words are added to every command of the table (data.root=...). A table on
 the disk that is of more complete runs than are here stays as it is, unless --replace.
 """
-TABLES = Path("experiments")
 FLAGS = {"--html": "runs", "--replace": "a table"}
 
 
@@ -49,28 +44,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def table_path(what: str) -> Path | None:
-    """Return the table file that a word names, or None where it names runs."""
-    for path in (Path(what), TABLES / f"{what}.yaml"):
-        if path.suffix == ".yaml" and path.is_file():
-            return path
-    if what.endswith(".yaml"):
-        raise UserError(f"there is no table {what}; {choices(what, map(str, tables().values()))}")
-    return None
-
-
-def tables() -> dict[str, Path]:
-    """Return the table files below the working folder by the names that commands take."""
-    return {
-        path.relative_to(TABLES).with_suffix("").as_posix(): path for path in sorted(TABLES.rglob("*.yaml"))
-    }
-
-
 def report_runs(name: str, words: Sequence[str], *, html: bool = False) -> None:
     """Report on the runs at or below a name."""
-    from tutelage.cli.screen import console
+    from tutelage.reporting.console import console
     from tutelage.reporting.render import terminal
-    from tutelage.reporting.report import write_report
+    from tutelage.reporting.runs_report import write_report
     from tutelage.runs.store import Store
 
     root = "runs"
@@ -91,11 +69,11 @@ def report_runs(name: str, words: Sequence[str], *, html: bool = False) -> None:
 
 def report_table(path: Path, words: Sequence[str], *, replace: bool = False) -> None:
     """Report on a table file, from whatever runs of it exist. replace: also where a table of more runs stands on the disk."""
-    from tutelage.cli.compose import hydra_ready
-    from tutelage.cli.screen import console
+    from tutelage.config.compose import hydra_ready, plan_of
+    from tutelage.reporting.console import console
     from tutelage.reporting.render import terminal
     from tutelage.reporting.table_file import load
-    from tutelage.reporting.tables import write_table
+    from tutelage.reporting.tables import finder, write_table
     from tutelage.runs.identity import is_excluded
     from tutelage.runs.store import Store
 
@@ -104,7 +82,7 @@ def report_table(path: Path, words: Sequence[str], *, replace: bool = False) -> 
     with hydra_ready():
         report, said = write_table(
             table,
-            finder(words),
+            finder(words, plan_of),
             Store(root),
             path.parent / "results",
             path.stem,
@@ -113,24 +91,3 @@ def report_table(path: Path, words: Sequence[str], *, replace: bool = False) -> 
         )
     console().print(terminal(report))
     print(said)
-
-
-def finder(words: Sequence[str]) -> Find:
-    """Return the function from a table's cell to its run, composing each cell once. words: added to every cell's command."""
-    from tutelage.cli.compose import plan_of
-    from tutelage.reporting.collect import row_of
-    from tutelage.runs.needs import Plan
-    from tutelage.runs.store import Store
-
-    plans: dict[tuple[str, ...], Plan] = {}
-    known: dict[tuple[str, ...], dict[str, Any]] = {}
-
-    def find(cell: Cell) -> Row:
-        command = (*cell.overrides, *words)
-        if command not in plans:
-            plans[command] = plan_of(command, known)
-        plan = plans[command]
-        store = Store(plan.config["runs_dir"])
-        return row_of(store.run(plan.name, plan.identity), store)
-
-    return find

@@ -7,11 +7,12 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tutelage.cli.report import TABLES, finder, report_table, table_path, tables
+from tutelage.cli.report import report_table
 from tutelage.errors import UserError, choices
+from tutelage.reporting.table_paths import TABLES, table_path, tables
 
 if TYPE_CHECKING:
-    from tutelage.cli.jobs import Jobs
+    from tutelage.jobs.outcomes import Jobs
 
 log = logging.getLogger("tutelage")
 HELP = """usage: tutelage reproduce <table> [--dry] [processes=N | hydra/launcher=...] [key=value ...]
@@ -37,17 +38,19 @@ def main(arguments: Sequence[str]) -> int:
             f"{choices(words[0], tables())}"
         )
     launch, extra = _launcher(words[1:])
-    from tutelage.cli.compose import compose, hydra_ready
-    from tutelage.cli.jobs import Jobs
+    from tutelage.config.compose import compose, hydra_ready, plan_of
+    from tutelage.jobs.outcomes import Jobs
     from tutelage.reporting.table_file import load
-    from tutelage.reporting.tables import unfinished
+    from tutelage.reporting.tables import finder, unfinished
 
     table = load(path)
     with hydra_ready():
         jobs: Jobs | None = None
         tried: set[tuple[str, ...]] = set()
         # The finder remembers states, so each round asks anew; a failed cell is tried once.
-        while cells := [c for c in unfinished(table, finder(extra)) if tuple(c.overrides) not in tried]:
+        while cells := [
+            c for c in unfinished(table, finder(extra, plan_of)) if tuple(c.overrides) not in tried
+        ]:
             tried |= {tuple(cell.overrides) for cell in cells}
             log.info("%d runs of %s are missing", len(cells), path)
             commands = [[*cell.overrides, *extra] for cell in cells]
@@ -78,7 +81,7 @@ def _launcher(words: Sequence[str]) -> tuple[Callable[[Jobs, list[list[str]]], N
         raise UserError(f"processes must be a whole number of at least 1, got {counts[-1]!r}")
     processes = int(counts[-1]) if counts else 1
     if chosen:
-        from tutelage.cli.compose import launcher
+        from tutelage.config.compose import launcher
 
         options = launcher(chosen)
         if "tutelage_slurm" in options.pop("_target_"):
@@ -88,7 +91,7 @@ def _launcher(words: Sequence[str]) -> tuple[Callable[[Jobs, list[list[str]]], N
 
 
 def _submit(jobs: Jobs, commands: Sequence[Sequence[str]], options: dict[str, object]) -> None:
-    from tutelage.cli.cluster import submit
-    from tutelage.cli.jobs import plan_or_none
+    from tutelage.jobs.cluster import submit
+    from tutelage.jobs.outcomes import plan_or_none
 
     submit(jobs, [(words, plan_or_none(words), False) for words in commands], options)

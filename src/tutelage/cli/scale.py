@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tutelage.cli.scale_words import read
 from tutelage.errors import UserError, choices
+from tutelage.scaling.scale_request import read
 
 HELP = """usage: tutelage scale predict <case | layer ...> [key=value ...]
        tutelage scale measure <case ... | layer ...> [-m] [--dry] [key=value ...]
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     if verb not in VERBS:
         raise UserError(f"scale cannot '{verb}'; {choices(verb, VERBS)}")
     if verb == "predict":
-        from tutelage.cli.scale_predict import run
+        from tutelage.scaling.predict_command import run
     else:
-        from tutelage.cli.scale_measure import run
+        from tutelage.scaling.measure_command import run
     return run(read(verb, rest))

@@ -32,9 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     if not words or any(word in ("-h", "--help") for word in words):
         print(HELP)
         return 0 if words else 2
-    from tutelage.cli.compose import plan_of
-    from tutelage.cli.jobs import headline
-    from tutelage.engine.launch import mend, run_plan
+    from tutelage.config.compose import plan_of
+    from tutelage.jobs.launch import mend, run_plan
+    from tutelage.jobs.outcomes import headline
     from tutelage.runs.setting import is_synthesis
 
     if "=" not in words[0]:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _plan_of_run(name: str, words: Sequence[str]) -> Plan:
-    from tutelage.cli.compose import compose, hydra_ready
+    from tutelage.config.compose import compose, hydra_ready
     from tutelage.runs import needs
     from tutelage.runs.store import Store
 

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from tutelage.cli.jobs import Jobs, Outcome, headline
 from tutelage.errors import UserError
+from tutelage.jobs.outcomes import Outcome, headline
 
 log = logging.getLogger("tutelage")
 HELP = """usage: tutelage train [-m] [group=choice ...] [key=value ...]
@@ -43,9 +43,9 @@ def main(arguments: Sequence[str]) -> int:
         return multirun(overrides)
     if of_hydra := [word for word in overrides if word.startswith(("hydra.", "hydra/"))]:
         raise UserError(f"{of_hydra[0]} is for sweeps, whose jobs Hydra lists and launches: add -m")
-    from tutelage.cli.compose import plan_of
-    from tutelage.engine.launch import run_plan
-    from tutelage.engine.ranks import global_rank, in_ranks
+    from tutelage.config.compose import plan_of
+    from tutelage.engine.rank_environment import global_rank, in_ranks
+    from tutelage.jobs.launch import run_plan
 
     plan = plan_of(overrides)
     result = run_plan(plan, rerun=plan.config["rerun"])
@@ -55,18 +55,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def multirun(overrides: Sequence[str]) -> int:
-    """Run a sweep through Hydra's sweeper and launcher; afterwards list the failures and show the sweep's report."""
-    from tutelage.cli import compose
+    """Run a sweep; afterwards list the failures and show the sweep's report."""
+    from tutelage.jobs.sweep import run_sweep
 
-    overrides = compose.readable(overrides)
-    compose.prepare()
-    runs_dir = compose.compose(fixed(overrides))["runs_dir"]
-    jobs = Jobs.new(runs_dir)
-    # Hydra's own folder of the sweep is that of the notes, so that a launcher finds them.
-    compose.multirun(overrides, lambda node: job(node, jobs), folder=jobs.folder)
-    jobs.finish_busy()
-    if not jobs.notes():
-        raise UserError(f"the sweep has no job: one of {' '.join(overrides)} has no value")
+    jobs, runs_dir = run_sweep(overrides)
     done = [note.key for note in jobs.notes() if note.outcome is Outcome.DONE]
     code = jobs.close()
     searched = (jobs.folder / "trials.csv").exists()  # a search has its own table
@@ -75,32 +67,6 @@ def multirun(overrides: Sequence[str]) -> int:
 
         report_runs(os.path.commonpath([key.rpartition("/")[0] for key in done]), [f"runs_dir={runs_dir}"])
     return code
-
-
-def fixed(overrides: Sequence[str]) -> list[str]:
-    """Return the words that say where the runs of a sweep are; its jobs say the rest."""
-    return [word for word in overrides if word.startswith(("runs_dir=", "sweep="))]
-
-
-def job(node: Any, jobs: Jobs) -> float:
-    """Do one job of a sweep; a failure is noted and does not raise. Return the monitored validation metric."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from tutelage.cli.compose import compose, resolve
-    from tutelage.runs import needs
-
-    settings = HydraConfig.get()
-    # Who searches needs the value now; a grid may look at the run again when the others are done.
-    wait = not str(settings.sweeper._target_).endswith("BasicSweeper")
-    processes = (
-        settings.launcher.get("processes", None) if "tutelage_local" in settings.launcher._target_ else 1
-    )
-    return jobs.do(
-        lambda: needs.plan(resolve(node), lambda words: compose(words)),
-        words=list(settings.overrides.task),
-        processes=processes,
-        wait=wait,
-    )
 
 
 def show(result: dict[str, Any], key: str, runs_dir: str) -> None:

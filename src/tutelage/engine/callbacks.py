@@ -13,7 +13,7 @@ import torch
 
 from tutelage.engine.checkpoints import Checkpoints
 from tutelage.engine.mirrors import Mirrors
-from tutelage.errors import GivenUp
+from tutelage.errors import StoppedBelow
 from tutelage.runs.records import MetricsWriter
 from tutelage.tasks import Batch
 
@@ -114,7 +114,7 @@ class Recording(pl.Callback):
             torch.set_num_threads(threads)
 
 
-class GiveUp(pl.Callback):
+class StopBelow(pl.Callback):
     """Stop a run whose best validation metric has not reached what is asked at a step.
 
     asked: [step, value] pairs; of those up to the present step the last counts. best: the checkpoints' callback, which knows the
@@ -137,8 +137,8 @@ class GiveUp(pl.Callback):
             )
         if value >= passed[-1] if mode == "max" else value <= passed[-1]:
             return
-        raise GivenUp(
-            f"given up at step {method.step}: the best validation {monitor} is {value:.4g}, fit.give_up asks for {passed[-1]:.4g}",
+        raise StoppedBelow(
+            f"stopped at step {method.step}: the best validation {monitor} is {value:.4g}, fit.stop_below asks for {passed[-1]:.4g}",
             step=method.step, value=value, asked=[list(pair) for pair in self.asked],
         )  # fmt: skip
 

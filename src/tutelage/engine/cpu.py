@@ -12,7 +12,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's names for them, <malloc.h
 _KEPT_BYTES, _LARGEST_KEPT = 1 << 30, 32 << 20  # glibc maps what is larger than 32 MiB whatever we say
 
 
-def spin_briefly() -> None:
+def set_openmp_wait() -> None:
     """Let waiting threads spin for about as long as a small operation takes, then sleep. Say it before torch is imported.
 
     OpenMP's own choice, milliseconds, holds a small network's step up tenfold to a hundredfold where two threads share a core with

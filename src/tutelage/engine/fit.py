@@ -15,12 +15,12 @@ import torch
 from safetensors import safe_open
 
 from tutelage.engine.build import Built, build
-from tutelage.engine.callbacks import GiveUp, Progress, Recording
+from tutelage.engine.callbacks import Progress, Recording, StopBelow
 from tutelage.engine.checkpoints import Checkpoints, WholeFiles, best_weights
-from tutelage.engine.chunks import Chunks
 from tutelage.engine.cpu import prepared_cpu
 from tutelage.engine.mirrors import Mirrors, open_mirrors
 from tutelage.engine.outcome import cost, evaluate_and_save
+from tutelage.engine.validation_intervals import ValidationIntervals
 from tutelage.errors import UserError, choices
 from tutelage.runs.bounded import check_archive
 from tutelage.runs.records import replacing, write_json
@@ -135,15 +135,15 @@ def assemble(
         checkpoints,
         Progress(f"{config['name']} seed {config['seed']}", max_steps, task.monitor),
     ]
-    if settings["give_up"]:
-        callbacks.append(GiveUp(settings["give_up"], checkpoints))
+    if settings["stop_below"]:
+        callbacks.append(StopBelow(settings["stop_below"], checkpoints))
     trainer = make_trainer(
         config,
         run.path,
         callbacks,
         max_steps,
         by_hand=not built.method.automatic_optimization,
-        reaches_all=built.method.reaches_all,
+        all_parameters_get_gradients=built.method.all_parameters_get_gradients,
     )
     return trainer, recording, checkpoints, mirrors
 
@@ -166,11 +166,12 @@ def make_trainer(
     max_steps: int,
     *,
     by_hand: bool = False,
-    reaches_all: bool = True,
+    all_parameters_get_gradients: bool = True,
 ) -> pl.Trainer:
     """Return Lightning's trainer for a configuration's hardware. Raises UserError where this machine cannot run it.
 
-    by_hand: the method updates its networks itself, so that accumulation and clipping are its own business too. reaches_all: see `Method`.
+    by_hand: the method updates its networks itself, so that accumulation and clipping are its own business too.
+    all_parameters_get_gradients: see `Method`.
     """
     settings, hardware = config["fit"], config["hardware"]
     if settings["gradient_clip"] is not None and not settings["gradient_clip"] > 0:
@@ -184,7 +185,7 @@ def make_trainer(
         key: hardware[key]
         for key in ("accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic")
     }
-    if chosen["strategy"] == "ddp" and not reaches_all:
+    if chosen["strategy"] == "ddp" and not all_parameters_get_gradients:
         chosen["strategy"] = "ddp_find_unused_parameters_true"
     try:
         return pl.Trainer(
@@ -196,7 +197,7 @@ def make_trainer(
             callbacks=callbacks,
             plugins=[WholeFiles()],
             default_root_dir=folder,
-            reload_dataloaders_every_n_epochs=1,  # the last chunk may be shorter than the others
+            reload_dataloaders_every_n_epochs=1,  # the last interval may be shorter than the others
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -227,7 +228,7 @@ def train(
             )
     share: dict[str, Any] = {"rank": trainer.global_rank, "world_size": trainer.world_size, "device": device}
     stream = data.train_stream(seed=config["seed"], **share)
-    chunks = Chunks(
+    intervals = ValidationIntervals(
         stream, lambda: method.step, every=every, max_steps=max_steps, accumulate=method.accumulate
     )
     if config["hardware"].get("compile"):
@@ -237,7 +238,7 @@ def train(
     try:
         trainer.fit(
             method,
-            chunks,
+            intervals,
             data.batches("validation", **share),
             ckpt_path=checkpoint and str(checkpoint),
             weights_only=True,
@@ -249,7 +250,8 @@ def train(
             raise
         raise UserError(
             f"at step {method.step} some trained parameters had no gradient, which DDP is not told to expect: where it is the network that "
-            "leaves them out, set hardware.strategy=ddp_find_unused_parameters_true; a method of yours says `reaches_all = False`"
+            "leaves them out, set hardware.strategy=ddp_find_unused_parameters_true; a method of yours says "
+            "`all_parameters_get_gradients = False`"
         ) from error
     except SystemExit as leaving:
         # Lightning makes an interrupt an exit, and the process deaf to further ones.

@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tutelage.config.values import describe, fits, whole
 from tutelage.engine.trust import ALLOWED, SHIPPED, SHIPPED_FILES, check_words
-from tutelage.engine.values import describe, fits, whole
 from tutelage.errors import UserError, choices
 
 

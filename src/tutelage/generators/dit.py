@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from tutelage.errors import UserError, choices
-from tutelage.generators.diffusion import SOLVERS, solver
+from tutelage.generators.diffusion_unet import SOLVERS, solver
 from tutelage.generators.protocol import Generator
 
 

@@ -49,7 +49,7 @@ class Method(pl.LightningModule):
     compares_outputs: ClassVar[bool] = (
         False  # with a teacher's, class by class: the two must number the same classes
     )
-    reaches_all = True
+    all_parameters_get_gradients = True
     """Whether every step gives every trained parameter a gradient, if only of zeros; if not, DDP has to look which it does."""
 
     def __init__(

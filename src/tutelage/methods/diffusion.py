@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage.generators.diffusion import TRAIN_STEPS, noise_levels
+from tutelage.generators.diffusion_unet import TRAIN_STEPS, noise_levels
 from tutelage.methods.generation import Generation
 from tutelage.tasks import Batch
 

@@ -29,7 +29,7 @@ class Distillation(Method):
     temperature: above 0; not used by "logits".
     label_space: "same": the network's own output meets the teacher's. "other": the teacher knows other classes, so an extra linear head on
     the input of the network's final layer meets it; the head is trained along and left out of the network that is kept.
-    remember_teacher: run the teacher once for each training sample and keep its outputs, see `memory.Memory`; `training_samples` are
+    cache_teacher: run the teacher once for each training sample and keep its outputs, see `memory.Memory`; `training_samples` are
     what it sees, None where they are augmented.
     """
 
@@ -46,7 +46,7 @@ class Distillation(Method):
         target_weight: float = 1.0,
         other_weight: float = 8.0,
         label_space: Literal["same", "other"] = "same",
-        remember_teacher: bool = False,
+        cache_teacher: bool = False,
         training_samples: TrainingSamples | None = None,
         **common: Any,
     ) -> None:
@@ -77,7 +77,7 @@ class Distillation(Method):
             )
         if label_space == "same":
             check_outputs(self.network, teacher, example)
-        if remember_teacher:
+        if cache_teacher:
             self.memory = of_teacher(teacher, training_samples)
         self.extra_head = _ExtraHead(self.network, teacher, example) if label_space == "other" else None
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.errors import UserError
-from tutelage.generators.gan import Critic
+from tutelage.generators.gan_networks import Critic
 from tutelage.methods.generation import Generation
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.tasks import Batch
@@ -43,7 +43,7 @@ class Gan(Generation):
         if not critic_lr_factor > 0:
             raise UserError(f"method.critic_lr_factor must be above 0, got {critic_lr_factor}")
         self.automatic_optimization = False
-        self.reaches_all = False  # critic and generator are updated in turn
+        self.all_parameters_get_gradients = False  # critic and generator are updated in turn
         self.critic_lr_factor = critic_lr_factor
         shape, classes = self.network.image_shape, self.network.classes
         self.critic = Critic(shape, classes, critic_width, critic_depth, conditioning)

@@ -31,7 +31,7 @@ class Guidance(Method):
     which a random `tokens_per_step` are drawn (null: all).
     pairing, k, layer_type, pairs, positions, many_to_one, exclude_output: see `Pairing`.
     schedule, schedule_steps: see `schedule.factors`; "uncertainty" and "gradient_norm" learn the weights' balance.
-    remember_guide: run the guide once for each training sample and keep its features, see `memory.Memory`; `training_samples` are what it
+    cache_guide: run the guide once for each training sample and keep its features, see `memory.Memory`; `training_samples` are what it
     sees, None where they are augmented.
     guide_input: batch | gaussian | released_noise, what the guide sees. noise_to: "guide" alone, or "both" networks the same noise, which
     needs alignment_first: its first phase then never sees the data.
@@ -61,7 +61,7 @@ class Guidance(Method):
         schedule_steps: int | None = None,
         guide_input: str = "batch",
         noise_to: str = "guide",
-        remember_guide: bool = False,
+        cache_guide: bool = False,
         training_samples: TrainingSamples | None = None,
         **common: Any,
     ) -> None:
@@ -92,7 +92,7 @@ class Guidance(Method):
                 f"method.schedule={schedule} learns the balance of task and alignment: both weights must be above 0, got {self.weights}"
             )
         # the alignment alone reaches no further than the last paired layer
-        self.reaches_all = schedule != "alignment_first" and self.weights["task"] != 0
+        self.all_parameters_get_gradients = schedule != "alignment_first" and self.weights["task"] != 0
         self.guide_input, self.noise_to = guide_input, noise_to
         rule = Pairing(
             strategy=pairing, k=k, layer_type=layer_type, pairs=pairs, positions=positions,
@@ -111,7 +111,7 @@ class Guidance(Method):
             self.network, inputs, guide.network, example, pairing=rule, similarity=measure,
             per_token=tokens, tokens_per_step=tokens_per_step if tokens else None,
         )  # fmt: skip
-        if remember_guide:
+        if cache_guide:
             self.memory = of_guide(self.alignment, guide, training_samples, guide_input)
         self._shared()  # raises where there is none
         self.compared = batch_size

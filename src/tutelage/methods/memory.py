@@ -119,14 +119,14 @@ def of_guide(
     """Return a memory of a guide's paired activations. Raises UserError for a guide that gives others in each step."""
     if guide_input != "batch" or isinstance(guide.network, FeatureGuide):
         raise UserError(
-            "method.remember_guide=true needs a guide network that sees the batch (guide_input=batch): noise is drawn anew each step, "
+            "method.cache_guide=true needs a guide network that sees the batch (guide_input=batch): noise is drawn anew each step, "
             "and a rule is computed as fast as it is looked up"
         )
 
     def look(batch: Batch, keep: Keep) -> None:
         alignment.show(guide, batch, keep)
 
-    return Memory(look, samples, guide, setting="method.remember_guide")
+    return Memory(look, samples, guide, setting="method.cache_guide")
 
 
 def of_teacher(teacher: FrozenNetwork, samples: TrainingSamples | None) -> Memory:
@@ -135,7 +135,7 @@ def of_teacher(teacher: FrozenNetwork, samples: TrainingSamples | None) -> Memor
     def look(batch: Batch, keep: Keep) -> None:
         keep("output", teacher(batch.inputs, batch.mask))
 
-    return Memory(look, samples, teacher, setting="method.remember_teacher")
+    return Memory(look, samples, teacher, setting="method.cache_teacher")
 
 
 def _free_bytes(device: torch.device) -> int | None:

@@ -126,7 +126,7 @@ def inputs_of(config: Mapping[str, Any], store: Store, known: dict[str, dict[str
             try:
                 needed = store.at(key).config
                 known[key] = {**inputs_of(needed, store, known), "seed": str(_seed(needed))}
-            except UserError:  # pruned, or damaged: its key still tells it apart
+            except UserError:  # removed, or damaged: its key still tells it apart
                 continue
         del inputs[f"needs.{role}.run"]
         inputs |= {f"needs.{role}.{name}": text for name, text in known[key].items()}
@@ -271,8 +271,8 @@ def _why_unfinished(run: Run, state: State) -> str:
             return str(error)
         message = str(failure.get("message", "")).strip().splitlines()
         kind = str(failure.get("error", ""))
-        if kind == "GivenUp":  # as fit.give_up asked: no failure
-            return " ".join(message[:1]) or "given up"
+        if kind == "StoppedBelow":  # as fit.stop_below asked: no failure
+            return " ".join(message[:1]) or "stopped"
         told = [] if kind == "UserError" else [kind]  # a mistake needs no class name
         return ": ".join(["failed", *told, *message[:1]])
     if state in (State.INTERRUPTED, State.RUNNING):

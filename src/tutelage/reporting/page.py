@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from tutelage.reporting import render
-from tutelage.reporting.lines import Report
+from tutelage.reporting.report_model import Report
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tutelage.reporting.lines import Line, Report
+from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.statistics import Summary
 
 if TYPE_CHECKING:

@@ -13,13 +13,15 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tutelage.errors import UserError, choices
-from tutelage.reporting.collect import Row, gap_reason
-from tutelage.reporting.lines import Line, Report
-from tutelage.reporting.listing import render_runs_table
-from tutelage.reporting.report import notes_on, write
+from tutelage.reporting.collect import Row, gap_reason, row_of
+from tutelage.reporting.report_model import Line, Report
+from tutelage.reporting.runs_report import notes_on, write
+from tutelage.reporting.runs_table import render_runs_table
 from tutelage.reporting.verdict import Published, compare, correct
+from tutelage.runs.needs import Plan
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
 
@@ -30,6 +32,7 @@ __all__ = [
     "Table",
     "build",
     "choose",
+    "finder",
     "render_runs_table",
     "unfinished",
     "write_table",
@@ -280,3 +283,23 @@ def _point(point: Sequence[str]) -> str:
     return ", ".join(
         word.partition("=")[0].rpartition(".")[2] + "=" + word.partition("=")[2] for word in point
     )
+
+
+def finder(words: Sequence[str], plan_of: Callable[..., Plan]) -> Find:
+    """Return the function from a table's cell to its run, planning each cell once.
+
+    words: added to every cell's command.
+    plan_of: from a command, and what needs were composed to so far, to its plan.
+    """
+    plans: dict[tuple[str, ...], Plan] = {}
+    known: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def find(cell: Cell) -> Row:
+        command = (*cell.overrides, *words)
+        if command not in plans:
+            plans[command] = plan_of(command, known)
+        plan = plans[command]
+        store = Store(plan.config["runs_dir"])
+        return row_of(store.run(plan.name, plan.identity), store)
+
+    return find

@@ -26,7 +26,7 @@ EXCLUDED: dict[str, str] = {
     "tags": "labels for people",
     "notes": "labels for people",
     "fit.checkpoint_every_s": "a resumed run equals an undisturbed one",
-    "fit.give_up": "a run that was given up has no result; one that was not is the same",
+    "fit.stop_below": "a run that was stopped has no result; one that was not is the same",
     "fit.keep_checkpoints": "what a complete run leaves on the disk",
     "hardware.threads": "a matter of speed",
     "hardware.num_workers": "batches are a function of the seed and the step, whoever loads them",
@@ -47,8 +47,8 @@ WEIGHTS_DIGEST = "weights_digest"
 
 ABSENT_WHEN: dict[str, Any] = {
     "setting": None,
-    "method.remember_guide": False,
-    "method.remember_teacher": False,
+    "method.cache_guide": False,
+    "method.cache_teacher": False,
 }
 """Keys that came later, with the value that says nothing: runs made before keep their identity."""
 

@@ -67,7 +67,7 @@ def code() -> dict[str, Any]:
     return {
         "version": __version__,
         "digest": code_digest(),
-        "rooms": room_digests(),
+        "packages": package_digests(),
         **({} if installed else repository(PACKAGE, below=True) or {}),
     }
 
@@ -126,26 +126,26 @@ def machine() -> dict[str, Any]:
 
 
 @functools.cache
-def room_digests() -> dict[str, str]:
-    """Digest of the source files of each room; the files beside the rooms count as the room "."."""
-    rooms: dict[str, list[Path]] = {}
+def package_digests() -> dict[str, str]:
+    """Digest of the source files of each package; the files beside the packages count as the package "."."""
+    packages: dict[str, list[Path]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).parts
-        rooms.setdefault(parts[0] if len(parts) > 1 else ".", []).append(path)
-    return {room: _digest(paths) for room, paths in rooms.items()}
+        packages.setdefault(parts[0] if len(parts) > 1 else ".", []).append(path)
+    return {package: _digest(paths) for package, paths in packages.items()}
 
 
 @functools.cache
 def code_digest() -> str:
     """Digest of the package's source: equal digests mean equal code, with or without git."""
-    text = "\n".join(f"{room} {digest}" for room, digest in sorted(room_digests().items()))
+    text = "\n".join(f"{package} {digest}" for package, digest in sorted(package_digests().items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def changed_rooms(attempts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name the rooms whose code differs from that of a run's last attempt, given `Run.attempts`."""
-    recorded = attempts[-1].get("code", {}).get("rooms", {}) if attempts else {}
-    current = room_digests()
+def changed_packages(attempts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name the packages whose code differs from that of a run's last attempt, given `Run.attempts`."""
+    recorded = attempts[-1].get("code", {}).get("packages", {}) if attempts else {}
+    current = package_digests()
     return sorted(r for r in {*recorded, *current} if recorded.get(r) != current.get(r)) if recorded else []
 
 

@@ -13,8 +13,8 @@ from tutelage.errors import UserError
 from tutelage.runs import provenance
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
+from tutelage.scaling.critical_samples import critical_samples
 from tutelage.scaling.grid import Point, run_point, settings
-from tutelage.scaling.statistics import critical_samples
 
 log = logging.getLogger("tutelage")
 HALVINGS = 2

@@ -12,9 +12,9 @@ import numpy as np
 
 from tutelage.errors import UserError
 from tutelage.runs.records import write_text
+from tutelage.scaling.critical_samples import exponents
 from tutelage.scaling.layers import Attention, Convolution, Dense
 from tutelage.scaling.predict import energy_of, predict
-from tutelage.scaling.statistics import exponents
 from tutelage.scaling.verdicts import (
     Result,
     Verdict,

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from tutelage.errors import UserError
-from tutelage.scaling.measure import specialised_neurons
-from tutelage.scaling.statistics import (
+from tutelage.scaling.critical_samples import (
     Curves,
     Estimate,
     best_collapse,
@@ -26,6 +25,7 @@ from tutelage.scaling.statistics import (
     crossing,
     exponent,
 )
+from tutelage.scaling.measure import specialised_neurons
 
 TOLERANCE = 0.1
 WIDEST = 0.6

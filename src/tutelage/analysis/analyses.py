@@ -1,0 +1,265 @@
+"""The analyses behind `tutelage analyse`: each returns lines to print, its record, a table's rows and the function that draws."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage.analysis.analysis_request import Request, Subject
+from tutelage.errors import UserError
+
+if TYPE_CHECKING:
+    from tutelage.models.frozen import FrozenNetwork
+
+Outcome = tuple[list[str], dict[str, Any], list[dict[str, Any]], Callable[[Path], None]]
+BLOCK = 125  # samples whose features a similarity map holds at once: 0.3 GB for a ResNet-18 at 32 px
+SPLITS = ("train", "validation", "test")
+
+
+def errors(request: Request) -> Outcome:
+    """Error consistency of every two networks, and its mean over seeds for every two arms."""
+    from tutelage.analysis import errors_consistency as analysis
+    from tutelage.reporting.statistics import summarize
+
+    answers = {}
+    for subject in request.subjects:
+        network, data, batches = opened(subject, request)
+        answers[subject.label] = analysis.answers(network, data.task, batches)
+    pairs = analysis.all_pairs(answers)
+    of = {subject.label: subject for subject in request.subjects}
+    rows = [{"first": a, "second": b, **_flat(found)} for (a, b), found in pairs.items()]
+    lines = [
+        f"{a} | {b}: kappa {found.kappa:.3f}, 95 % over samples {_interval(found.bootstrap)}"
+        for (a, b), found in pairs.items()
+    ]
+    runs = Counter(subject.arm for subject in request.subjects)
+    arms: dict[tuple[str, str], dict[int, float]] = {}
+    for (a, b), found in pairs.items():
+        first, second = of[a], of[b]
+        # Runs of one seed alone, so that the values are independent; within an arm every two pairs may share a run. What has one run
+        # only, such as a guide, is held against every seed.
+        alone = 1 in (runs[first.arm], runs[second.arm])
+        if first.arm != second.arm and (first.seed == second.seed or alone):
+            seed = second.seed if runs[first.arm] == 1 else first.seed
+            arms.setdefault((first.arm, second.arm), {})[seed] = found.kappa
+    over_seeds = []
+    for (a, b), values in arms.items():
+        summary = summarize(list(values.values()))
+        over_seeds.append({"first": a, "second": b, **summary._asdict()})
+        if summary.n > 1:
+            spread = f"95 % over {summary.n} seeds {_interval((summary.low, summary.high))}"
+            which = "one run against each seed" if 1 in (runs[a], runs[b]) else "runs of one seed"
+            lines.append(f"{a} | {b}, {which}: mean kappa {summary.mean:.3f}, {spread}")
+    return lines, {"arms": over_seeds}, rows, lambda path: analysis.draw(pairs, path)
+
+
+def _flat(found: Any) -> dict[str, Any]:
+    values = asdict(found)
+    first, second = values.pop("accuracies")
+    values |= {"accuracy_first": first, "accuracy_second": second}
+    for name in ("analytic", "bootstrap"):
+        values[f"{name}_low"], values[f"{name}_high"] = values.pop(name)
+    return values
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def similarity(request: Request) -> Outcome:
+    """Layer-by-layer map of exactly two networks on the same inputs."""
+    from tutelage.analysis import similarity_map as analysis
+    from tutelage.models.frozen import FrozenNetwork, recorded
+
+    names = [subject.label for subject in request.subjects]
+    if len(names) != 2:
+        raise UserError(f"similarity compares two networks, got {len(names)}: {', '.join(names)}")
+    first, data, batches = opened(request.subjects[0], request, samples=_whole("samples", request.options))
+    second, theirs, _ = opened(request.subjects[1], request)
+    if tuple(theirs.input_shape) != tuple(data.input_shape) or theirs.vocab_size != data.vocab_size:
+        raise UserError(
+            f"the two networks take different inputs: {tuple(data.input_shape)} and {tuple(theirs.input_shape)}"
+        )
+    if theirs.normalization != data.normalization:  # the second is to see what its own run showed it
+        expects = second.expects or recorded(theirs.normalization, like=data.normalization)
+        second = FrozenNetwork(
+            second.network, norm_mode=second.norm_mode, expects=expects, given=data.normalization
+        )
+        second = second.to(request.options["device"])
+    found = analysis.similarity_map(first, second, batches, layers=request.options["layers"])
+    layers = f"{len(found.first)} by {len(found.second)} layers"
+    lines = [
+        f"{names[0]} | {names[1]}: {layers}, {found.samples} samples, unbiased CKA {_range(found.values)}"
+    ]
+    record, rows = analysis.describe(found), analysis.rows(found)
+    return lines, record, rows, lambda path: analysis.draw(found, path, first=names[0], second=names[1])
+
+
+def _range(values: Any) -> str:
+    import numpy as np
+
+    if np.isnan(values).all():
+        return "undefined: no layer varies over these samples"
+    return f"from {np.nanmin(values):.3f} to {np.nanmax(values):.3f}, mean {np.nanmean(values):.3f}"
+
+
+def gap(request: Request) -> Outcome:
+    """Metric of the selected network on the training split beside validation and test."""
+    from tutelage.analysis import overfitting as analysis
+    from tutelage.engine.load import evaluate_network
+    from tutelage.reporting.statistics import summarize
+
+    arms: dict[str, list[analysis.Gap]] = {}
+    for subject in request.subjects:
+        if subject.role:
+            raise UserError(
+                f"'{subject.label}': the gap is that of a trained network, not of its {subject.role}"
+            )
+        network, data, batches = opened(subject, request, split="train")
+        on_train = evaluate_network(network.network, data.task, batches, request.options["device"])
+        found = analysis.gap_of(subject.run.key, subject.seed, subject.run.result or {}, on_train)
+        arms.setdefault(subject.arm, []).append(found)
+    lines = []
+    for arm, gaps in arms.items():
+        summary = summarize([found.gap for found in gaps])
+        spread = f" (95 % over {summary.n} runs {_interval((summary.low, summary.high))})"
+        means = [
+            f"{split} {sum(getattr(found, split) for found in gaps) / len(gaps):.3f}" for split in SPLITS
+        ]
+        shown = f"gap {summary.mean:.3f}{spread if summary.n > 1 else ''}"
+        lines.append(f"{arm}: {gaps[0].metric} {', '.join(means)}; {shown}")
+    rows = [{"arm": arm, **asdict(found), "gap": found.gap} for arm, gaps in arms.items() for found in gaps]
+    return lines, {}, rows, lambda path: analysis.draw(arms, path)
+
+
+def alignment(request: Request) -> Outcome:
+    """Similarity of the guided layers over training; loads no network."""
+    from tutelage.analysis import alignment_curves as analysis
+    from tutelage.runs.records import read_json
+
+    curves: dict[str, analysis.Curve] = {}
+    several = len(request.subjects) > 1
+    for subject in request.subjects:
+        if not (path := subject.run.path / "setup.json").is_file():
+            raise UserError(
+                f"{subject.run.key} has no {path.name}: its pairs are not known; its command with rerun=true makes it anew"
+            )
+        setup = read_json(path)
+        pairs = setup["method"].get("pairs", ())
+        found = analysis.curves_of(subject.run.key, subject.run.metrics.rows, pairs)
+        curves |= {subject.label: found[analysis.MEAN]} if several else found
+    rows = [
+        {"curve": name, "step": step, "similarity": value}
+        for name, (steps, values) in curves.items()
+        for step, value in zip(steps, values, strict=True)
+    ]
+    lines = [
+        f"{name}: {values[0]:.3f} at step {steps[0]}, {values[-1]:.3f} at step {steps[-1]}"
+        for name, (steps, values) in curves.items()
+        if values
+    ]
+    title = "mean over pairs" if several else request.subjects[0].label
+    return lines, {}, rows, lambda path: analysis.draw(curves, path, title=title)
+
+
+def quality(request: Request) -> Outcome:
+    """Pseudo data sets against real images, in the features of a classifier: one run among those named is no pseudo data set."""
+    import torch
+
+    from tutelage.analysis import sample_quality as analysis
+    from tutelage.data import pseudo
+    from tutelage.data.base import SplitBatches
+    from tutelage.engine.pseudo_data import FOLDER
+    from tutelage.methods.unlabelled import byte_affine
+
+    judges = [s for s in request.subjects if "pseudo" not in (s.run.result or {})]
+    made = [s for s in request.subjects if s not in judges]
+    if len(judges) != 1 or not made:
+        raise UserError(
+            "quality needs one classifier's run and at least one run of `tutelage synthesize`, got "
+            f"{len(judges)} and {len(made)}: {', '.join(s.label for s in request.subjects)}"
+        )
+    classifier, data, _ = opened(judges[0], request)
+    found = {s.label: pseudo.read(s.run.path / FOLDER) for s in made}
+    split, device = request.options["split"], torch.device(request.options["device"])
+    parts = {name: data.splits[name] for name in dict.fromkeys((split, "train"))}
+    sizes = [*map(len, parts.values()), *(len(one.images) for one in found.values())]
+    count = min(_whole("samples", request.options), *sizes)
+    store = data.store.to(device)
+    real = {
+        name: analysis.gather(SplitBatches(store, index[analysis.drawn(len(index), count)], batch_size=BLOCK))
+        for name, index in parts.items()
+    }
+    reference = real.pop(split)
+    scale, shift = byte_affine(data.normalization, reference[0].shape[1])
+    sets = {
+        f"{name}ing images": one for name, one in real.items()
+    }  # none where the training images are the reference
+    for name, one in found.items():
+        if one.images.shape[1:] != reference[0].shape[1:]:
+            raise UserError(
+                f"{name} holds images {tuple(one.images.shape[1:])}, {judges[0].label} takes {tuple(reference[0].shape[1:])}"
+            )
+        chosen = analysis.drawn(len(one.images), count)
+        images = (one.images[chosen].float() * scale + shift).to(device)
+        sets[name] = images, one.labels[chosen]
+    judge = analysis.Judge(classifier, reference)
+    table = [judge.judge(name, *one) for name, one in sets.items()]
+    lines = [f"against {count} {split} images, in the features of {judges[0].label}:"]
+    lines += [
+        f"{q.images}: source accuracy {q.accuracy:.3f}, Frechet distance {q.frechet_distance:.4g}, "
+        f"precision {q.precision:.3f}, recall {q.recall:.3f}"
+        for q in table
+    ]
+    rows = [asdict(q) for q in table]
+    shown = {name: (one[0].cpu() - shift) / (255 * scale) for name, one in sets.items()}
+    return lines, {"reference": split, "count": count}, rows, lambda path: analysis.draw(shown, table, path)
+
+
+ANALYSES: dict[str, Callable[[Request], Outcome]] = {
+    "errors": errors,
+    "similarity": similarity,
+    "gap": gap,
+    "alignment": alignment,
+    "quality": quality,
+}
+
+
+def _whole(key: str, options: dict[str, str]) -> int:
+    if not options[key].isdigit() or int(options[key]) < 1:
+        raise UserError(f"{key} must be a whole number of at least 1, got {options[key]!r}")
+    return int(options[key])
+
+
+def opened(
+    subject: Subject, request: Request, *, split: str = "", samples: int | None = None
+) -> tuple[FrozenNetwork, Any, Any]:
+    """Return a subject's network on the device, its data module and the batches of the split asked for.
+
+    samples: at most so many of the split, evenly spaced.
+    """
+    import numpy as np
+    import torch
+
+    from tutelage.data.base import SplitBatches
+    from tutelage.engine.build import build_frozen
+    from tutelage.engine.load import load_run
+    from tutelage.models.frozen import FrozenNetwork
+
+    device, split = torch.device(request.options["device"]), split or request.options["split"]
+    loaded = load_run(subject.run.path, runs_dir=request.options["runs_dir"], **request.data)
+    loaded.data.open_test()
+    if subject.role:
+        norm_mode = loaded.config["method"].get("norm_mode", "eval")
+        network: Any = build_frozen(subject.role, loaded.config, loaded.data, norm_mode=norm_mode)
+    else:
+        network = FrozenNetwork(loaded.network)
+    batches: Any = loaded.data.batches(split, device=device)
+    if samples is not None:
+        index = loaded.data.splits[split]
+        chosen = index[np.linspace(0, len(index) - 1, min(samples, len(index))).round().astype(int)]
+        batches = SplitBatches(loaded.data.store.to(device), chosen, batch_size=BLOCK)
+    return network.to(device), loaded.data, batches

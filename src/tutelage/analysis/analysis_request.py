@@ -1,0 +1,148 @@
+"""What `tutelage analyse` is asked to look at: its words, read into networks of finished runs and options."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage.errors import UserError, choices
+
+if TYPE_CHECKING:
+    from tutelage.runs.run import Run
+    from tutelage.runs.store import Store
+
+OPTIONS = {
+    "out": "",
+    "split": "test",
+    "samples": "1000",
+    "layers": "weights",
+    "device": "cpu",
+    "runs_dir": "runs",
+}
+ROLES = ("guide", "teacher", "source")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One network to analyse: of a finished run, or of a role in it; arm: what its seeds are summarised under."""
+
+    run: Run
+    arm: str
+    role: str = ""
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.run.config["seed"])
+
+    @property
+    def label(self) -> str:
+        """What figures and tables call it; told apart by its identity's first digits, never by a seed alone."""
+        return f"{self.arm} {self.run.identity[:6]}" + (f":{self.role}" if self.role else "")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command's words, read."""
+
+    subjects: list[Subject]
+    options: dict[str, str]
+    data: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go: the same for the same request."""
+        if self.options["out"]:
+            return Path(self.options["out"]).expanduser()
+        words = [s.label for s in self.subjects] + [self.options[k] for k in ("split", "samples", "layers")]
+        digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:6]
+        return (
+            Path(self.options["runs_dir"])
+            / "analysis"
+            / f"{self.subjects[0].arm.replace('/', '-').replace(' ', '-')}-{digest}"
+        )
+
+
+def read(words: Sequence[str]) -> Request:
+    """Read the words behind the analysis's name. Raises UserError for an unknown option or run."""
+    from tutelage.config.compose import setting_value
+
+    options, data, names = dict(OPTIONS), {}, []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            names.append(word)
+        elif key in options:
+            options[key] = value
+        elif key.startswith("data."):
+            data[key.removeprefix("data.")] = setting_value(word)
+        else:
+            raise UserError(
+                f"analyse takes {', '.join(options)} and data settings, got {word!r}; {choices(key, options)}"
+            )
+    if not names:
+        raise UserError("analyse needs the runs to look at, such as demo/plain (`tutelage list runs`)")
+    found = [subject for name in names for subject in subjects(name, options["runs_dir"], data)]
+    return Request(list({s.label: s for s in found}.values()), options, data)
+
+
+def subjects(word: str, runs_dir: str, data: dict[str, Any]) -> Iterator[Subject]:
+    """Yield the networks that a word means."""
+    from tutelage.reporting.table_paths import table_path
+    from tutelage.runs.store import Store
+
+    name, _, role = word.partition(":")
+    if role and role not in ROLES:
+        raise UserError(f"'{word}': a run has no network '{role}'; {choices(role, ROLES)}")
+    if (path := table_path(name)) is not None:
+        yield from _of_table(
+            path, role, [f"runs_dir={runs_dir}", *(f"data.{key}={value}" for key, value in data.items())]
+        )
+        return
+    store = Store(runs_dir)
+    of_name = (
+        [] if Path(name, "config.yaml").is_file() else [r for r in store.runs() if r.name == name.strip("/")]
+    )
+    done = [run for run in of_name if run.is_complete] or [store.find(name)]
+    for run in done:
+        if not run.is_complete:
+            raise UserError(
+                f"{run.key} is {run.state}: only a complete run can be analysed; give its train command again"
+            )
+        if role and not run.config.get(role):
+            has = [r for r in ROLES if run.config.get(r)]
+            raise UserError(f"'{word}': {run.key} has no {role} (it has {', '.join(has) or 'none'})")
+    yield from (Subject(run, arm, role) for run, arm in _arms(done, store))
+
+
+def _arms(runs: Sequence[Run], store: Store) -> list[tuple[Run, str]]:
+    """Return the runs of a name with their arm: the name, or what tells settings apart where the runs are no seeds of one."""
+    from tutelage.reporting.collect import group, row_of
+
+    groups = group([row_of(run, store) for run in runs]) if len(runs) > 1 else []
+    if len(groups) < 2:
+        return [(run, run.name) for run in runs]
+    arms = {row.key: found.label for found in groups for row in found.rows}
+    return [(run, arms.get(run.key, run.name)) for run in runs]
+
+
+def _of_table(path: Path, role: str, words: list[str]) -> Iterator[Subject]:
+    from tutelage.config.compose import hydra_ready, plan_of
+    from tutelage.reporting.table_file import load
+    from tutelage.reporting.tables import choose, finder
+    from tutelage.runs.store import Store
+
+    table, find, empty = load(path), finder(words, plan_of), True
+    store = Store(words[0].partition("=")[2])
+    with hydra_ready():
+        for arm in table.arms:
+            for cell in table.cells(arm, choose(table, arm, find).point):
+                run = store.at(find(cell).key)
+                if run.is_complete:
+                    empty = False
+                    yield Subject(run, arm.label, role)
+    if empty:
+        raise UserError(f"no run of {path} is complete yet: give `tutelage reproduce {path}` first")

@@ -1,0 +1,68 @@
+"""How things are timed: in turn with their reference, in one process, so that a drifting machine cancels; medians are quoted."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured ratio. low, high: the smallest and largest of its `n` pairs. target: in words; met: None where there is none."""
+
+    name: str
+    ratio: float
+    low: float
+    high: float
+    n: int
+    target: str = ""
+    met: bool | None = None
+    note: str = ""
+
+
+def rows_of(name: str) -> list[Row]:
+    """Return a bench's rows, from a process prepared as every command prepares its own."""
+    from importlib import import_module
+
+    from tutelage.engine.cpu import prepare_cpu, set_openmp_wait
+
+    set_openmp_wait()
+    prepare_cpu(None)
+    return list(import_module(f"tutelage.bench.{name}").rows())
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Return how long one call takes."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def in_turn(
+    ours: Callable[[], object], theirs: Callable[[], object], *, pairs: int, warmup: int = 1
+) -> list[tuple[float, float]]:
+    """Time two actions in turn and return (seconds of ours, seconds of theirs) for each pair."""
+    for _ in range(warmup):
+        theirs()
+        ours()
+    return [(seconds(ours), seconds(theirs)) for _ in range(pairs)]
+
+
+def row(
+    name: str,
+    ratios: Sequence[float],
+    *,
+    at_most: float | None = None,
+    at_least: float | None = None,
+    note: str = "",
+) -> Row:
+    """Return the row of a list of ratios, one per pair; the median is quoted and held against the target."""
+    middle = statistics.median(ratios)
+    target, met = "", None
+    if at_most is not None:
+        target, met = f"at most {at_most}", middle <= at_most
+    if at_least is not None:
+        target, met = f"at least {at_least}", middle >= at_least
+    return Row(name, middle, min(ratios), max(ratios), len(ratios), target, met, note)

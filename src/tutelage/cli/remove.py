@@ -1,0 +1,165 @@
+"""`tutelage remove`: remove runs that no table needs, archived attempts, or the checkpoints of complete runs. Asks first."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tutelage.cli.listing import add_filters, filters, runs_dir_as_flag
+from tutelage.errors import UserError
+from tutelage.reporting.collect import Row
+from tutelage.reporting.table_paths import TABLES
+from tutelage.runs.run import Run, RunBusy, State
+from tutelage.runs.store import Store
+
+log = logging.getLogger("tutelage")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="tutelage remove",
+        description="Remove runs, chosen by name and filters. Kept whatever is chosen: runs of the names that the arms of a table "
+        "under experiments/ have, the runs that these or any other remaining run need, and runs being worked on.",
+    )
+    parser.add_argument("name", nargs="?", help="runs at or below this name, such as demo")
+    parser.add_argument("--all", action="store_true", help="all runs that no table needs")
+    parser.add_argument("--archive", action="store_true", help="only attempts that rerun=true has archived")
+    parser.add_argument(
+        "--checkpoints", action="store_true", help="only the checkpoints of complete runs; the runs stay"
+    )
+    parser.add_argument("--dry", action="store_true", help="say what would be removed, and leave it")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    add_filters(parser)
+    given = parser.parse_args(runs_dir_as_flag(arguments))
+    chosen = filters(given)
+    if given.name is None and not given.all and not any(chosen.values()):
+        raise UserError("remove what? Give a name such as demo, a filter such as --state failed, or --all")
+    if given.archive and given.checkpoints:
+        raise UserError("give one of --archive and --checkpoints")
+    store = Store(given.runs_dir)
+    from tutelage.reporting.runs_table import filtered_rows
+
+    rows = filtered_rows(store, under=given.name or "", **chosen)
+    if given.archive:
+        folders = archived(store, given.name or "")
+    elif given.checkpoints:
+        folders = [store.at(row.key).path / "checkpoints" for row in rows if row.state is State.COMPLETE]
+    else:
+        folders = [store.at(row.key).path for row in removable(store, rows)]
+    folders = [folder for folder in folders if folder.is_dir()]
+    sizes = {folder: size_of(folder) for folder in folders}
+    for folder, size in sizes.items():
+        print(f"{folder}  {size / 1e6:.1f} MB")
+    what = f"{len(folders)} folders, {sum(sizes.values()) / 1e6:.1f} MB"
+    if given.dry or not folders:
+        print(f"nothing removed; {what} could be" if folders else "nothing to remove")
+        return 0
+    if not given.yes and not agreed(f"Remove {what}?"):
+        print("nothing removed")
+        return 0
+    return remove(store, folders, runs=not (given.archive or given.checkpoints))
+
+
+def removable(store: Store, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that neither a table nor a remaining run needs and that nobody works on; say what is kept and why."""
+    from tutelage.reporting.collect import collect
+
+    candidates = [row for row in rows if row.state is not State.RUNNING]
+    owners = owners_of(TABLES) if candidates else {}
+    kept = {row.key: owners[row.name] for row in candidates if row.name in owners}
+    gone = {row.key for row in candidates} - set(kept)
+    # What a remaining run needs remains, and what that needs, until nothing changes.
+    everything = collect(store)
+    while found := {
+        key: row.key for row in everything if row.key not in gone for key in row.needs if key in gone
+    }:
+        kept |= {key: f"needed by {by}" for key, by in found.items()}
+        gone -= set(found)
+    for key, why in sorted(kept.items()):
+        log.info("kept: %s (%s)", key, why)
+    for row in rows:
+        if row.state is State.RUNNING:
+            log.info("kept: %s (running)", row.key)
+    return [row for row in candidates if row.key in gone]
+
+
+def owners_of(tables: Path) -> dict[str, str]:
+    """Return {name of a run: the table that needs runs of this name}: the arms of every table, and what they need.
+
+    Names, not identities: a table's runs may have been made with further words (hardware, places of data).
+    Raises UserError where a table cannot be read, since what it needs is then unknown.
+    """
+    from tutelage.config.compose import hydra_ready, names_of
+    from tutelage.reporting.table_file import load
+
+    found: dict[str, str] = {}
+    known: dict[tuple[str, ...], set[str]] = {}
+    if not tables.is_dir():
+        log.warning("there is no folder %s here, so no table is known that needs a run", tables)
+        return found
+    paths = [path for path in sorted(tables.rglob("*.yaml")) if is_table(path)]
+    log.info("reading what the %d tables under %s need", len(paths), tables)
+    with hydra_ready():
+        for path in paths:
+            for arm in load(path).arms:
+                for name in names_of(arm.command, known):
+                    found.setdefault(name, f"a table has runs of this name: {path}")
+    return found
+
+
+def is_table(path: Path) -> bool:
+    """Whether a YAML file under the tables' folder is a table: it lists arms."""
+    from tutelage.runs.records import read_yaml
+
+    return "arms" in read_yaml(path)
+
+
+def archived(store: Store, under: str) -> list[Path]:
+    """Return the folders of archived attempts at or below a name."""
+    folder = store.root / under.strip("/")
+    if not folder.resolve().is_relative_to(store.root.resolve()):
+        raise UserError(f"'{under}' is not below {store.root}")
+    return [
+        path
+        for archive in sorted(folder.rglob(".archive"))
+        for path in sorted(archive.iterdir())
+        if path.is_dir()
+    ]
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of a folder's files."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+def agreed(question: str) -> bool:
+    """Ask on the terminal. Raises UserError where there is none to ask on."""
+    if not sys.stdin.isatty():
+        raise UserError(f"{question} There is nobody to ask: give --yes, or --dry to look only")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def remove(store: Store, folders: Sequence[Path], *, runs: bool) -> int:
+    """Remove the folders, each run's under its lock; return the exit code."""
+    busy = 0
+    for folder in folders:
+        run = Run(folder if runs else folder.parent)
+        if not runs and folder.name != "checkpoints":  # an archived attempt: nobody works on it
+            shutil.rmtree(folder)
+            continue
+        try:
+            with run.lock(wait=False):
+                if runs:
+                    run.remove()
+                elif run.is_complete:
+                    run.drop_checkpoints()
+        except RunBusy as error:
+            log.error("kept: %s", error)
+            busy += 1
+    print(f"removed {len(folders) - busy} folders")
+    return 1 if busy else 0

@@ -1,0 +1,324 @@
+"""From overrides to a resolved configuration (plain dictionary), and from Hydra's errors to one clear message."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tutelage.config.groups import (
+    PRIMARY,
+    config_folder,
+    group_options,
+    groups,
+    options,
+    summary,
+    user_folder,
+)
+from tutelage.config.settings import check
+from tutelage.errors import UserError, choices
+from tutelage.runs import needs
+from tutelage.runs.identity import WEIGHTS_DIGEST, flatten, is_need
+from tutelage.runs.needs import Plan
+
+HYDRAS = {"hydra/launcher": ("basic", "local", "slurm"), "hydra/sweeper": ("basic", "optuna")}
+"""What the groups of Hydra's own offer that a command may choose from."""
+
+
+def search_path() -> list[str]:
+    """Return the override that adds the user's own configuration folder."""
+    own = user_folder()
+    return [f"hydra.searchpath=[file://{own}]"] if own else []
+
+
+def prepare() -> None:
+    """Register the resolvers. Harmless when repeated."""
+    OmegaConf.register_new_resolver("fingerprint", _fingerprint, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("pseudo_fingerprint", _pseudo_fingerprint, replace=True, use_cache=True)
+
+
+def _fingerprint(path: Any) -> str | None:
+    from tutelage.data.fingerprint import fingerprint
+
+    return None if path is None else fingerprint(path)
+
+
+def _pseudo_fingerprint(path: Any) -> str | None:
+    from tutelage.data.fingerprint import pseudo_fingerprint
+
+    # A needed run need not exist yet; its identity stands for its content.
+    return None if path is None or is_need(path) else pseudo_fingerprint(path)
+
+
+@contextlib.contextmanager
+def hydra_ready() -> Iterator[None]:
+    """Have Hydra initialised on our folder; inside a sweep's job it is already."""
+    prepare()
+    if GlobalHydra.instance().is_initialized():
+        yield
+        return
+    with initialize_config_dir(str(config_folder()), version_base="1.3", job_name="tutelage"):
+        yield
+
+
+def readable(overrides: Sequence[str]) -> list[str]:
+    """Return the words with quotes around values that Hydra's grammar does not take bare, such as a folder named after Jürgen.
+
+    A value with a comma (a sweep), a bracket or quotes of its own is left as it is.
+    """
+    return [
+        f'{key}{equals}"{value}"'
+        if equals and not value.isascii() and not set(value) & set(",[]{}()'\"\\$")
+        else word
+        for word in overrides
+        for key, equals, value in [word.partition("=")]
+    ]
+
+
+def compose(overrides: Sequence[str], primary: str = PRIMARY) -> dict[str, Any]:
+    """Return the resolved and checked configuration of a command's overrides; primary: the file of `conf/` to start from."""
+    overrides = readable(overrides)
+    with hydra_ready():
+        try:
+            node = hydra_compose(primary, overrides=[*search_path(), *overrides])
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise explain(error, overrides, primary) from error
+        return resolve(node, overrides, primary)
+
+
+def resolve(node: DictConfig, overrides: Sequence[str] = (), primary: str = PRIMARY) -> dict[str, Any]:
+    """Return a composed configuration as a plain, complete and checked dictionary. overrides: for messages."""
+    keys: Any = [
+        key for key in node if key != "hydra"
+    ]  # a launcher's node has Hydra's too, which is not complete
+    try:
+        config: Any = OmegaConf.to_container(
+            OmegaConf.masked_copy(node, keys), resolve=True, throw_on_missing=True
+        )
+    except OmegaConfBaseException as error:
+        raise explain(error, overrides, primary) from error
+    if primary == PRIMARY:
+        check(config)
+        _stamp_weights(config)
+    return dict(config)
+
+
+def _stamp_weights(config: dict[str, Any]) -> None:
+    """Note the content of each network's weights that are a file: it, not the path, is part of a run's identity."""
+    for role in ("model", "guide", "teacher", "source"):
+        node = config.get(role) or {}
+        weights = node.get("weights")
+        if not isinstance(weights, str) or weights in ("scratch", "pretrained") or is_need(weights):
+            continue
+        path = Path(weights).expanduser()
+        path = path / "network.safetensors" if path.is_dir() else path
+        if path.is_file():  # a missing one is named when it is opened
+            status = path.stat()
+            node[WEIGHTS_DIGEST] = _digest_of(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache
+def _digest_of(path: Path, _changed: int, _size: int) -> str:
+    from tutelage.data.fingerprint import file_digest
+
+    return file_digest(path)
+
+
+def launcher(words: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of the launcher that words such as `hydra/launcher=slurm hydra.launcher.partition=gpu` choose."""
+    with hydra_ready():
+        try:
+            node = hydra_compose(PRIMARY, overrides=[*search_path(), *words], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise explain(error, words) from error
+        return dict(OmegaConf.to_container(node.hydra.launcher, resolve=True))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """What Hydra says of one job of a sweep.
+
+    words: the overrides of its command.
+    searched: whether a search proposed it, rather than a grid.
+    processes: how many jobs the launcher runs at a time; None: as many as the machine has devices or cores for.
+    """
+
+    words: list[str]
+    searched: bool
+    processes: int | None
+
+
+def _this_job() -> SweepJob:
+    from hydra.core.hydra_config import HydraConfig
+
+    settings = HydraConfig.get()
+    local = "tutelage_local" in settings.launcher._target_
+    return SweepJob(
+        words=list(settings.overrides.task),
+        searched=not str(settings.sweeper._target_).endswith("BasicSweeper"),
+        processes=settings.launcher.get("processes", None) if local else 1,
+    )
+
+
+def multirun(
+    overrides: Sequence[str],
+    job: Callable[[DictConfig, SweepJob], float],
+    *,
+    folder: Path,
+    primary: str = PRIMARY,
+) -> None:
+    """Call `job` with every configuration of a sweep, through Hydra's sweeper and launcher; folder: Hydra's own of the sweep."""
+    import hydra
+
+    def of_hydra(node: DictConfig) -> float:
+        return job(node, _this_job())
+
+    prepare()
+    # Hydra passes errors on instead of printing and leaving: `main` words them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    before = sys.argv
+    sys.argv = ["tutelage", *search_path(), *overrides, f"hydra.sweep.dir='{folder}'", "-m"]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=primary)(of_hydra)()
+    except Exception as error:
+        if isinstance(error, UserError) or not type(error).__module__.startswith(("hydra", "omegaconf")):
+            raise
+        raise explain(error, overrides, primary) from error
+    finally:
+        sys.argv = before
+
+
+def plan_of(overrides: Sequence[str], known: dict[tuple[str, ...], dict[str, Any]] | None = None) -> Plan:
+    """Return the plan of a command: its run and the runs it needs.
+
+    known: what needs were composed to, kept between the calls of one command: the cells of a table share most of theirs.
+    """
+    known = {} if known is None else known
+
+    def needed(words: Sequence[str]) -> dict[str, Any]:
+        if tuple(words) not in known:
+            known[tuple(words)] = compose(words)
+        return known[tuple(words)]  # the planner copies it
+
+    with hydra_ready():
+        return needs.plan(compose(overrides), needed)
+
+
+def names_of(overrides: Sequence[str], known: dict[tuple[str, ...], set[str]]) -> set[str]:
+    """Return the names of a command's run and of all the runs it needs. Nothing else is resolved, so that no data have to be there.
+
+    known: the names of needs that were looked at, kept between the calls of one command.
+    """
+    words = tuple(readable(overrides))
+    if words not in known:
+        known[words] = set()  # a need of itself ends here; the planner names it
+        with hydra_ready():
+            try:
+                node = hydra_compose(PRIMARY, overrides=[*search_path(), *words])
+                needed: Any = OmegaConf.to_container(node.get("needs") or OmegaConf.create(), resolve=False)
+                found = {str(node.name)}
+            except (HydraException, OmegaConfBaseException, ValueError) as error:
+                raise explain(error, words) from error
+        known[words] = found.union(*(names_of(command, known) for command in needed.values()))
+    return known[words]
+
+
+def setting_value(word: str) -> Any:
+    """Return the value in a word key=value, read as in every command. Raises UserError for what cannot be read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        return OverridesParser.create().parse_overrides([word])[0].value()
+    except HydraException as error:
+        raise explain(error, [word]) from error
+
+
+def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) -> UserError:
+    """Return one message in the user's words for what Hydra or OmegaConf raised."""
+    text = str(error).strip()
+    cause: BaseException | None = error
+    while cause is not None:  # what one of our resolvers said, however deep it was wrapped
+        if isinstance(cause, UserError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, OverrideParseException):
+        return UserError(
+            f"cannot read '{error.override}' as a setting: expected key=value, lists as [a,b], and text with special characters "
+            "in quotes of its own, such as 'data.root=\"my folder, Köln\"'"
+        )
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match.group(1)
+        if re.search(r"@(experiment|sweep)\.", key):
+            return UserError(
+                f"{' '.join(w for w in overrides if w.startswith(('experiment=', 'sweep=')))}: its file must begin with the line "
+                "'# @package _global_', before any other"
+            )
+        known = _known_keys(overrides, key, primary)
+        if key in known:
+            return UserError(f"'{key}' holds named entries: give each by its name, +{key}.<name>=<value>")
+        section = key.rpartition(".")[0]
+        beside = [name for name in known if name.startswith(f"{section}.")] if section else []
+        return UserError(f"there is no setting '{key}' in this command; {choices(key, beside or known)}")
+    if match := re.search(r"Could not find '([^']+)'", text):
+        group, _, name = match.group(1).partition("/") if "/" in match.group(1) else ("", "", match.group(1))
+        if group == "hydra":  # hydra/launcher=..., hydra/sweeper=...: registered, not files
+            group, _, name = match.group(1).rpartition("/")
+        offered = HYDRAS.get(group) or group_options(group)
+        return UserError(f"there is no {group or 'configuration'} '{name}'; {choices(name, offered)}")
+    if "Config group override must be a string" in text:
+        for word in overrides:
+            role, dot, setting = word.partition("@")[2].partition(".")
+            if dot:  # model@guide.depth=3
+                return UserError(
+                    f"{word}: the @ is for the choice of a model; a setting of it is {role}.{setting}"
+                )
+        emptied = [word for word in overrides if word.partition("=")[2] in ("null", "None", "~")]
+        return UserError(
+            f"{' '.join(emptied) or 'a group'}: this group needs a choice; {choices('', groups())}"
+        )
+    if "Ambiguous value for argument" in text:
+        return UserError(f"{text.splitlines()[0]}\nSeveral values make a sweep: add -m")
+    if "Missing mandatory value" in text:
+        key = getattr(error, "full_key", None) or text.rpartition(" ")[2]
+        if key.startswith("needs."):  # the words of a needed run point at this command's settings
+            key = str(error).splitlines()[0].rpartition(" ")[2]
+        return UserError(f"the setting '{key}' has no value: give {key}=<value>{_about(key, overrides)}")
+    return UserError(" ".join(text.split()))
+
+
+def _about(key: str, overrides: Sequence[str]) -> str:
+    """Return what the chosen file of the key's group says of itself, as a hint at what is missing."""
+    group = key.partition(".")[0]
+    for word in reversed(overrides):
+        name, _, choice = word.lstrip("+").partition("=")
+        if name in (group, "experiment") and (file := dict(options(name)).get(choice)):
+            return f" ({word}: {summary(file)})"
+    return ""
+
+
+def _known_keys(overrides: Sequence[str], culprit: str, primary: str) -> list[str]:
+    # The nearest known key depends on the groups chosen, so compose again without what failed.
+    rest = [word for word in overrides if not word.lstrip("+~").startswith(culprit)]
+    of_hydra = culprit.startswith("hydra.")
+    if of_hydra:
+        rest = [word for word in rest if word.startswith("hydra/")]  # the others may be values of a sweep
+    try:
+        with hydra_ready():
+            node = hydra_compose(primary, overrides=[*search_path(), *rest], return_hydra_config=of_hydra)
+            config: Any = OmegaConf.to_container(OmegaConf.masked_copy(node, "hydra") if of_hydra else node)
+    except (HydraException, OmegaConfBaseException):
+        return groups()
+    return [key for key, _ in flatten(config) if not key.endswith("_target_")] + groups()

@@ -1,0 +1,67 @@
+"""The groups of the configuration and the files that they offer, the user's own first. Reads files only; loads no Hydra."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PRIMARY = "train"
+
+
+def config_folder() -> Path:
+    """Return the folder of the shipped configuration: `conf/` of a checkout, or the copy inside an installed wheel."""
+    package = Path(__file__).parents[1]
+    checkout = package.parent.parent / "conf"
+    return checkout if (checkout / f"{PRIMARY}.yaml").is_file() else package / "conf"
+
+
+def user_folder() -> Path | None:
+    """Return `conf/` of the working folder, where users keep their own groups, unless that is the shipped one."""
+    own = Path.cwd() / "conf"
+    return own if own.is_dir() and own.resolve() != config_folder().resolve() else None
+
+
+def folders() -> list[Path]:
+    """Return the configuration folders, the user's own first."""
+    return [folder for folder in (user_folder(), config_folder()) if folder is not None]
+
+
+def group_options(group: str) -> list[str]:
+    """Return the names that a group offers, at any depth (`demo/plain`)."""
+    group = group.split("@")[0]
+    return sorted(
+        {
+            str(p.relative_to(f / group).with_suffix(""))
+            for f in folders()
+            for p in (f / group).rglob("*.yaml")
+        }
+    )
+
+
+def groups() -> list[str]:
+    """Return the groups of the configuration."""
+    return sorted(
+        {p.name for f in folders() for p in f.iterdir() if p.is_dir() and not p.name.startswith(("_", "."))}
+    )
+
+
+def options(group: str) -> list[tuple[str, Path]]:
+    """Return (name, file) of everything a group offers; the user's own folder hides a shipped file of the same name."""
+    found: dict[str, Path] = {}
+    for folder in folders():
+        for path in sorted((folder / group).rglob("*.yaml")):
+            found.setdefault(str(path.relative_to(folder / group).with_suffix("")), path)
+    return sorted(found.items())
+
+
+def summary(path: Path) -> str:
+    """Return the first comment of a configuration file: the sentence that says what it is."""
+    words = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# @package"):
+            continue
+        if not line.startswith("#"):
+            break
+        words.append(line.lstrip("# ").strip())
+    text = " ".join(words)
+    return re.split(r"(?<! al)\. (?=[A-Z])", text)[0].rstrip(".")  # "et al. 2015" ends no sentence

@@ -1,0 +1,45 @@
+"""Which file, or word of the command, sets each value of a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
+from tutelage.config.compose import hydra_ready, readable, search_path
+from tutelage.config.groups import PRIMARY, folders
+from tutelage.runs.identity import flatten
+
+
+def origins(overrides: Sequence[str]) -> dict[str, str]:
+    """Return {dotted key: the file or the word of the command that set it last}."""
+    found: dict[str, str] = {}
+    with hydra_ready():
+        loader = GlobalHydra.instance().config_loader()
+        listed = loader.compute_defaults_list(PRIMARY, [*search_path(), *readable(overrides)], RunMode.RUN)
+    for entry in listed.defaults:
+        if entry.config_path is None or entry.config_path.startswith("hydra"):
+            continue
+        path = _file(entry.config_path)
+        if path is None:
+            continue
+        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content.pop("defaults", None)
+        content.pop("hydra", None)
+        prefix = f"{entry.package}." if entry.package and entry.package != "_global_" else ""
+        for key, _ in flatten(content):
+            found[f"{prefix}{key}"] = f"conf/{entry.config_path}.yaml"
+    for word in overrides:
+        key, _, _ = word.lstrip("+~").partition("=")
+        if key in found or "." in key:
+            found[key] = f"command: {word}"
+    return found
+
+
+def _file(name: str) -> Path | None:
+    candidates = [folder / f"{name}.yaml" for folder in folders()]
+    return next((path for path in candidates if path.is_file()), None)

@@ -1,0 +1,276 @@
+"""The jobs of one command: each tried as often as asked, its outcome noted in a file, what failed listed at the end.
+
+Notes are files, one per job, because jobs run in this process, in forked ones, or on other machines of one file system.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import StoppedBelow, UserError
+from tutelage.runs.folders import make_folder
+from tutelage.runs.needs import Plan
+from tutelage.runs.records import read_json, write_json
+from tutelage.runs.run import RunBusy
+from tutelage.runs.store import Store
+
+log = logging.getLogger("tutelage")
+
+
+class Outcome(StrEnum):
+    """What became of a job."""
+
+    DONE = "done"
+    FAILED = "failed"
+    BUSY = "busy"
+    """Another process works on it: it is looked at again when the others are done."""
+    STOPPED_BELOW = "stopped"
+    """Stopped because `fit.stop_below` asked for more than it had reached: a search does that, and it is no failure."""
+    LEFT = "left"
+    """Not begun, because a job before it failed and `on_failure=stop`."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """The outcome of a job.
+
+    key: the run, or the job's words where there is no run. mistake: whether the user can mend it. log: the file that says more.
+    words: the overrides of the job's command. processes: how many jobs its launcher runs at a time.
+    """
+
+    key: str
+    outcome: Outcome
+    reason: str = ""
+    mistake: bool = False
+    log: str | None = None
+    words: tuple[str, ...] = ()
+    processes: int | None = 1
+
+
+class Jobs:
+    """The jobs of one command, known by a folder of notes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._process = os.getpid()
+        self._unwritten: dict[str, Note] = {}
+
+    @classmethod
+    def new(cls, runs_dir: str) -> Jobs:
+        """Begin a command: make its folder below the runs folder, which all machines of a sweep see."""
+        above = Path(runs_dir).expanduser() / ".sweeps"
+        make_folder(above)
+        return cls(Path(tempfile.mkdtemp(prefix=time.strftime("%Y-%m-%d_%H-%M-%S-"), dir=above)))
+
+    def do(
+        self,
+        make_plan: Callable[[], Plan],
+        *,
+        words: Sequence[str],
+        processes: int | None = 1,
+        wait: bool = True,
+    ) -> float:
+        """Do one job and note its outcome; an error ends in the notes, not here. Return the monitored validation metric, or NaN.
+
+        wait: whether to wait for another process that works on the same run; otherwise the job is noted as busy.
+        """
+        from tutelage.jobs.launch import first_line, is_mistake, run_plan
+
+        note = functools.partial(self.note, words=words, processes=processes)
+        key, plan = " ".join(words) or "the job", None
+        try:
+            plan = make_plan()
+            key = plan.key
+            if self.stopped:
+                note(key, Outcome.LEFT)
+                return float("nan")
+            result = run_plan(plan, rerun=plan.config["rerun"], wait=wait)
+        except RunBusy:
+            note(key, Outcome.BUSY)
+        except StoppedBelow as error:
+            log.info("%s: %s", key, error)
+            note(key, Outcome.STOPPED_BELOW, str(error))
+        except Exception as error:
+            log.error("%s failed: %s", key, error)
+            note(key, Outcome.FAILED, first_line(error), is_mistake(error), _log_of(plan))
+            if plan is not None and plan.config["on_failure"] == "stop":
+                self.stop()
+        else:
+            note(key, Outcome.DONE)
+            log.info("%s seed %s: %s", key, plan.config["seed"], headline(result))
+            return monitored(result)
+        return float("nan")
+
+    def run_all(
+        self, commands: Sequence[Sequence[str]], processes: int | None, *, wait: bool = False
+    ) -> None:
+        """Do the jobs of these commands: one after the other here, or each in a process of its own."""
+        from tutelage.config.compose import plan_of
+
+        def job(words: Sequence[str]) -> float:
+            return self.do(lambda: plan_of(words), words=words, processes=processes, wait=wait)
+
+        if processes == 1:
+            for words in commands:
+                job(words)
+            return
+        self.fork(
+            [(words, plan_or_none(words), functools.partial(job, words)) for words in commands], processes
+        )
+
+    def fork(
+        self, jobs: Sequence[tuple[Sequence[str], Plan | None, Callable[[], float]]], processes: int | None
+    ) -> list[float]:
+        """Run (words, plan, job) in processes of their own and return the values; one that dies is tried again like one that fails."""
+        from tutelage.jobs.parallel import preload, run_forked
+
+        plans = [plan for _, plan, _ in jobs]
+        known = [plan.config for plan in plans if plan is not None]
+        if known:
+            preload([config["data"] for config in known], known[0]["runs_dir"])
+
+        def died(number: int, how: str) -> None:
+            words, plan, _ = jobs[number]
+            key = plan.key if plan else " ".join(words)
+            output = self.folder / f"{number}.txt"
+            said = str(output) if output.is_file() and output.stat().st_size else _log_of(plan)
+            self.note(key, Outcome.FAILED, f"its process {how}", False, said, words=words)
+            if plan is not None and plan.config["on_failure"] == "stop":
+                self.stop()
+
+        return run_forked(
+            [job for _, _, job in jobs],
+            processes=processes,
+            names=[
+                " ".join(words) or "the job"
+                for words in distinguishing_overrides([words for words, _, _ in jobs])
+            ],
+            retries=[plan.config["retry"] if plan else 0 for plan in plans],
+            died=died,
+            outputs=self.folder,
+        )
+
+    def note(
+        self, key: str, outcome: Outcome, reason: str = "", mistake: bool = False, log: str | None = None,
+        words: Sequence[str] = (), processes: int | None = 1,
+    ) -> None:  # fmt: skip
+        """Note the outcome of a job, in place of an earlier one."""
+        note = Note(key, outcome, reason, mistake, log, tuple(words), processes)
+        try:
+            write_json(self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json", asdict(note))
+        except OSError:
+            if os.getpid() != self._process:
+                raise  # the process that forked this one notes how it ended
+            self._unwritten[key] = note  # a full disk must not end the other jobs
+        else:
+            self._unwritten.pop(key, None)
+
+    def notes(self) -> list[Note]:
+        """Return the notes of all jobs, ordered by key."""
+        found = {one["key"]: one for one in map(read_json, self.folder.glob("*.json"))}
+        read = {
+            key: Note(**{**one, "outcome": Outcome(one["outcome"]), "words": tuple(one["words"])})
+            for key, one in found.items()
+        }
+        return sorted((read | self._unwritten).values(), key=lambda one: one.key)
+
+    def stop(self) -> None:
+        """Let no further job begin."""
+        (self.folder / "stop").touch()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a job failed that stops the others."""
+        return (self.folder / "stop").exists()
+
+    def finish_busy(self) -> None:
+        """Wait for the jobs that other processes work on, and take over what those leave."""
+        busy = [note for note in self.notes() if note.outcome is Outcome.BUSY]
+        if busy:
+            log.info("waiting for %d runs that other processes work on", len(busy))
+            self.run_all([note.words for note in busy], busy[0].processes, wait=True)
+
+    def close(self) -> int:
+        """List what failed, with the reason and the log; return the exit code: 0, 1, or 2 where the user can mend all of it."""
+        notes = self.notes()
+        failed = [note for note in notes if note.outcome is Outcome.FAILED]
+        left = [note for note in notes if note.outcome is Outcome.LEFT]
+        if failed:
+            log.error("%d of %d jobs failed; the same command tries them again:", len(failed), len(notes))
+        words = dict(
+            zip(
+                (note.key for note in notes),
+                distinguishing_overrides([note.words for note in notes]),
+                strict=True,
+            )
+        )
+        for note in failed:
+            told = f" ({' '.join(words[note.key])})" if words[note.key] else ""
+            log.error("  %s%s: %s%s", note.key, told, note.reason, f"; log: {note.log}" if note.log else "")
+        if left:
+            log.error("%d jobs were not begun (on_failure=stop)", len(left))
+        if not failed:
+            return 1 if left else 0
+        return 2 if all(note.mistake for note in failed) else 1
+
+
+def monitored(result: dict[str, Any]) -> float:
+    """Return the monitored validation metric; of a pseudo data set its images."""
+    if "pseudo" in result:
+        return float(result["pseudo"]["count"])
+    return float(result["best"]["validation"][result["selection"]["monitor"]])
+
+
+def headline(result: dict[str, Any]) -> str:
+    """Return the result in a line: the selected step, and the monitored metric on validation and test."""
+    if "pseudo" in result:
+        return "{count} images of {classes} classes, labelling {labelling}".format(**result["pseudo"])
+    best, monitor, steps = result["best"], result["selection"]["monitor"], result["cost"]["steps"]
+    values = ", ".join(f"{best[split][monitor]:.4f} on {split}" for split in ("validation", "test"))
+    return f"best at step {best['step']} of {steps}, {monitor} {values}"
+
+
+def distinguishing_overrides(commands: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return, for each job, its words that not all jobs have."""
+    common = set.intersection(*map(set, commands)) if len(commands) > 1 else set()
+    return [[word for word in words if word not in common] for words in commands]
+
+
+def stored_plan(node: Any) -> tuple[Plan | None, bool]:
+    """Return the plan of a job that Hydra composed (None where it has none), and whether its result is stored already."""
+    from tutelage.config.compose import compose, resolve
+    from tutelage.runs import needs
+
+    try:
+        plan = needs.plan(resolve(node), lambda words: compose(words))
+    except UserError:
+        return None, False  # its own job says what is wrong
+    stored = Store(plan.config["runs_dir"]).run(plan.name, plan.identity).is_complete
+    return plan, stored and not plan.config["rerun"]
+
+
+def _log_of(plan: Plan | None) -> str | None:
+    if plan is None:
+        return None
+    path = Store(plan.config["runs_dir"]).run(plan.name, plan.identity).log
+    return str(path) if path.is_file() else None
+
+
+def plan_or_none(words: Sequence[str]) -> Plan | None:
+    """Return the plan of a command, or None where it has none."""
+    from tutelage.config.compose import plan_of
+
+    try:
+        return plan_of(words)
+    except UserError:
+        return None  # its own job says what is wrong

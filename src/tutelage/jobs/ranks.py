@@ -1,0 +1,203 @@
+"""The ranks of a run: how many, whether they exist already, and starting them by command, on this machine or on the nodes of a
+SLURM allocation. A rank reads the finished `config.yaml` of the run's folder; it composes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from tutelage.engine.rank_environment import in_ranks
+from tutelage.errors import StoppedBelow, UserError
+from tutelage.runs.needs import Plan
+from tutelage.runs.run import Run
+
+log = logging.getLogger("tutelage")
+
+
+def ranks_of(config: dict[str, Any]) -> int:
+    """Return how many ranks a configuration asks for: `hardware.devices` (this machine's GPUs for "auto") times `num_nodes`."""
+    hardware = config["hardware"]
+    devices, nodes = hardware["devices"], hardware["num_nodes"]
+    if isinstance(devices, list):
+        if hardware["accelerator"] == "cpu" or not all(type(d) is int and d >= 0 for d in devices):
+            raise UserError(
+                f"hardware.devices={devices}: a list names the GPUs to use by their numbers; on a CPU it is a number of processes"
+            )
+        devices = len(devices)
+    if devices in ("auto", -1):
+        if hardware["strategy"] in ("auto", "single_device") or hardware["accelerator"] == "cpu":
+            devices = 1
+        else:
+            import torch
+
+            devices = max(1, torch.cuda.device_count())
+    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
+        raise UserError(
+            f"hardware.devices must be a whole number of at least 1, a list of devices, or auto; got {devices!r}"
+        )
+    if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 1:
+        raise UserError(f"hardware.num_nodes must be a whole number of at least 1, got {nodes!r}")
+    cores = max(2, os.cpu_count() or 1)  # two always: the path can be tried anywhere
+    if hardware["accelerator"] == "cpu" and devices > cores:
+        raise UserError(
+            f"hardware.devices={devices}: on the CPU each is a process of its own, and this machine has {cores} cores: give 1 to {cores}"
+        )
+    if nodes > 1 and not in_ranks() and not in_allocation():
+        raise UserError(
+            f"hardware.num_nodes={nodes}: no SLURM allocation is here to start ranks in. Submit the run with -m hydra/launcher=slurm "
+            "(or sbatch), or start the ranks yourself with srun or torchrun on every node"
+        )
+    if nodes > 1:
+        return devices * nodes
+    return devices
+
+
+def in_allocation() -> bool:
+    """Whether this process may start ranks on the nodes of a SLURM job: it lies in one, and is not itself a rank."""
+    return "SLURM_JOB_ID" in os.environ and shutil.which("srun") is not None
+
+
+def start_ranks(plan: Plan, run: Run) -> None:
+    """Start the ranks of a run by command, wait for them, and raise what the first of them failed with."""
+    try:
+        (_srun if plan.config["hardware"]["num_nodes"] > 1 else _elastic)(plan, run)
+    except _Died as error:
+        raise _why(run, error) from None
+    if not run.is_complete:
+        raise _why(run, None)
+
+
+class _Died(Exception):
+    pass
+
+
+def _rank_command(run: Run) -> list[str]:
+    return ["-m", "tutelage.jobs.rank_main", str(run.path.resolve())]
+
+
+def _elastic(plan: Plan, run: Run) -> None:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    ranks = ranks_of(plan.config)
+    logging.getLogger("torch.distributed.elastic").setLevel(
+        logging.CRITICAL
+    )  # the rank's own message is shown instead
+    with (
+        tempfile.TemporaryDirectory(prefix="ranks-", dir=run.path) as logs,
+        environment(OMP_NUM_THREADS=_threads(plan.config, ranks)),
+        _signal_handlers_kept(),
+    ):
+        settings = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=ranks, run_id=plan.identity, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+            max_restarts=0, logs_specs=DefaultLogsSpecs(log_dir=logs, redirects=Std.NONE),
+        )  # fmt: skip
+        try:
+            # By command, not by function: nothing has to be pickled, and a rank is a process like any other.
+            elastic_launch(settings, sys.executable)(*_rank_command(run))
+        except SignalException as error:  # its agent turns signals into this, having ended the ranks
+            raise KeyboardInterrupt(str(error)) from None
+        except ChildFailedError as error:  # it cannot itself be pickled for a parallel launcher
+            if run.is_complete:  # the result is written last, behind a barrier: what dies afterwards dies in its own clearing up
+                log.warning(
+                    "a rank of %s died after the result was written: %s", run.key, str(error).splitlines()[0]
+                )
+                return
+            # The others fail because one was killed, and record that: the cause is who was killed. SIGTERM is the agent's own.
+            for rank, failure in error.failures.items():
+                if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+                    raise RanksFailed(
+                        f"rank {rank} of {run.key} was killed by signal {-failure.exitcode} (9 is also what a machine short of memory "
+                        f"sends); see {run.log}"
+                    ) from None
+            raise _Died(str(error)) from None
+
+
+def _srun(plan: Plan, run: Run) -> None:
+    """Start a job step on all nodes of the allocation; Lightning reads rank and address from what SLURM tells each task."""
+    nodes, ranks = plan.config["hardware"]["num_nodes"], ranks_of(plan.config)
+    per_node = ranks // nodes
+    # --overlap: the process that starts the step holds a task of the allocation itself. Its own SLURM_ variables describe that task.
+    command = [
+        "srun",
+        "--overlap",
+        f"--nodes={nodes}",
+        f"--ntasks={ranks}",
+        f"--ntasks-per-node={per_node}",
+        "--kill-on-bad-exit=1",
+    ]
+    inherited = ("SLURM_JOB_", "SLURM_CLUSTER", "SLURM_CONF")
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k.startswith(inherited)
+    }
+    environment["SLURM_NTASKS_PER_NODE"] = str(per_node)  # Lightning insists on it
+    environment["OMP_NUM_THREADS"] = _threads(plan.config, per_node)
+    done = subprocess.run([*command, sys.executable, *_rank_command(run)], env=environment, check=False)
+    if done.returncode:
+        raise _Died(f"srun ended with exit code {done.returncode}")
+
+
+class RanksFailed(UserError):
+    """A rank of the run failed; its message is the first rank's. mistake: whether that was one of the user."""
+
+    def __init__(self, message: str, mistake: bool = False) -> None:
+        super().__init__(message)
+        self.mistake = mistake
+
+
+def _why(run: Run, error: Exception | None) -> UserError:
+    failure = run.failure
+    if not failure:
+        said = f" ({str(error).strip().splitlines()[0]})" if error else ""
+        return RanksFailed(f"a rank of {run.key} died without a message{said}; see {run.log}")
+    if failure["error"] == "StoppedBelow":
+        return StoppedBelow(failure["message"], **{key: failure[key] for key in ("step", "value", "asked")})
+    if failure.get("traceback"):
+        return RanksFailed(
+            f"{failure['error']}: {failure['message']}; its traceback is in {run.path / 'failed.json'}"
+        )
+    return RanksFailed(str(failure["message"]), mistake=True)
+
+
+def _threads(config: dict[str, Any], ranks: int) -> str:
+    import torch  # a forked job has been given its share of the cores: the ranks divide that
+
+    return str(config["hardware"].get("threads") or max(1, torch.get_num_threads() // ranks))
+
+
+@contextlib.contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Put the handlers back that torch elastic replaces and leaves replaced."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {name: signal.getsignal(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+@contextlib.contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Set environment variables for as long as the block takes, then put back what was there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,0 +1,156 @@
+"""Making and writing a report: from the runs below a name, with what a reader must know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tutelage.errors import UserError, choices
+from tutelage.reporting import curves, page, render
+from tutelage.reporting.collect import Group, Row, collect, group, prerequisites
+from tutelage.reporting.report_model import Line, Report
+from tutelage.reporting.verdict import Comparison, compare, correct
+from tutelage.runs.run import State
+from tutelage.runs.store import Store
+
+BASELINES = ("plain", "base", "baseline", "supervised")
+"""Arms that a report without a table file compares the others with; without one of them, the first arm."""
+
+
+def free_report(store: Store, under: str = "") -> Report:
+    """Report all runs at or below a name, without a table file.
+
+    Arms are the groups of runs that differ in their seed only; the metric is the one each arm was selected
+    by, on the test split. Runs that others needed are named apart. Every arm is compared with the baseline.
+
+    Raises:
+        UserError: there are no runs at or below the name.
+    """
+    rows = collect(store, under)
+    if not rows:
+        raise UserError(f"no runs below '{under}' in {store.root}: {choices(under, store.names())}")
+    needed = prerequisites(rows)
+    groups = group(rows)
+    arms = [g for g in groups if any(row.key not in needed for row in g.rows)] or groups
+    shown = {row.key for arm in arms for row in arm.rows}
+    seeds = sorted({row.seed for arm in arms for row in arm.rows})
+    lines = tuple(_line(arm, seeds, _usual_monitor(arms)) for arm in arms)
+    unreadable = [f"{row.key}: {row.reason}" for row in rows if not row.inputs]
+    return Report(
+        title=under.strip("/") or "all runs",
+        lines=lines,
+        comparisons=tuple(_against_baseline(lines)),
+        notes=(*notes_on(lines), *unreadable),
+        needed=tuple(row for row in rows if row.key in needed and row.key not in shown),
+    )
+
+
+def write_report(store: Store, under: str = "", *, html: bool = False) -> Report:
+    """Write `table.md`, `table.csv`, `cells.csv` and `curves.png` beside the runs and return the report."""
+    report = free_report(store, under)
+    names = {"page": "table.md", "table": "table.csv", "cells": "cells.csv", "figure": "curves.png"}
+    write(report, store, store.root / under.strip("/"), names | ({"html": "report.html"} if html else {}))
+    return report
+
+
+def write(report: Report, store: Store, folder: Path, names: Mapping[str, str]) -> None:
+    """Write a report's files: page (Markdown), table and cells (CSV), figure (PNG), html; each as it is named.
+
+    The same runs give the same files, byte for byte; a file whose content has not changed is left as it is.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    drawn = "figure" in names and curves.draw(report, store, folder / names["figure"])
+    texts = {
+        "page": lambda: render.markdown(report, figures=[names["figure"]] if drawn else []),
+        "table": lambda: render.table_csv(report),
+        "cells": lambda: render.cells_csv(report),
+        "html": lambda: page.html(report, folder, store.root, names["figure"] if drawn else None),
+    }
+    write_files(folder, {names[kind]: text() for kind, text in texts.items() if kind in names})
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the texts that differ from what is there.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    from tutelage.runs.records import write_text
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            path = folder / name
+            if not path.is_file() or path.read_bytes() != text.encode():
+                write_text(path, text)
+    except OSError as error:
+        raise UserError(f"cannot write the report into {folder}: {error.strerror}") from error
+
+
+def notes_on(lines: Sequence[Line]) -> list[str]:
+    """Say what a reader must know: gaps, values that are not finite, mixed code, cost and machine."""
+    notes = []
+    for line in lines:
+        by_reason: dict[str, list[str]] = {}
+        for seed, reason in line.gaps.items():
+            by_reason.setdefault(reason, []).append(str(seed))
+        notes += [f"{line.label}, seed {', '.join(seeds)}: {reason}" for reason, seeds in by_reason.items()]
+        odd = [str(seed) for seed, value in sorted(line.values.items()) if value - value != 0]
+        if odd:
+            notes.append(f"{line.label}: not a finite number at seed {', '.join(odd)}, hence no mean")
+    done = {row.key: (line.label, row) for line in lines for row in line.rows if row.state is State.COMPLETE}
+    return [*notes, *_mixed_code(list(done.values())), *_cost([row for _, row in done.values()])]
+
+
+def _mixed_code(cells: list[tuple[str, Row]]) -> list[str]:
+    by_code: dict[str, list[str]] = {}
+    for label, row in cells:
+        by_code.setdefault(" then ".join(row.commits) or "unknown", []).append(f"{label} seed {row.seed}")
+    if len(by_code) < 2:
+        return []
+    ordered = sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0]))
+    said = [
+        f"{code} ({len(who)} runs: {', '.join(who[:6])}{', ...' if len(who) > 6 else ''})"
+        for code, who in ordered
+    ]
+    return [f"The runs come from different code: {'; '.join(said)}"]
+
+
+def _cost(rows: list[Row]) -> list[str]:
+    total_s = sum(row.train_s or 0.0 for row in rows)
+    machines = sorted({row.machine for row in rows if row.machine})
+    if not total_s or not machines:
+        return []
+    days = sorted({row.finished[:10] for row in rows if row.finished})
+    when = " to ".join(dict.fromkeys((*days[:1], *days[-1:])))
+    runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
+    spent = f"{total_s / 60:.1f} minutes" if total_s >= 60 else f"{total_s:.0f} seconds"
+    return [f"{runs}, {spent} of training on: {'; '.join(machines)}{f'; {when} (UTC)' if when else ''}"]
+
+
+def _usual_monitor(arms: Sequence[Group]) -> str:
+    # For arms without a finished run, which cannot say what they are selected by.
+    monitors = [row.monitor for arm in arms for row in arm.rows if row.monitor]
+    return max(sorted(set(monitors)), key=monitors.count) if monitors else "?"
+
+
+def _line(arm: Group, seeds: Sequence[int], usual: str) -> Line:
+    metric = f"test/{next((row.monitor for row in arm.rows if row.monitor), usual)}"
+    return Line(arm.label, metric, arm.values(metric), arm.gaps(metric, seeds), arm.rows)
+
+
+def _against_baseline(lines: Sequence[Line]) -> list[Comparison]:
+    if not lines:
+        return []
+    named = [line for line in lines if line.label.split(" (")[0] in BASELINES]
+    base = (named or list(lines))[0]
+    others = [line for line in lines if line is not base and line.metric == base.metric]
+    return correct(
+        [
+            compare((line.label, line.values, None), (base.label, base.values, None), same_setting=False)
+            for line in others
+            if len(line.values.keys() & base.values.keys()) > 1
+        ]
+    )

@@ -1,0 +1,300 @@
+"""`tutelage scale measure` and `report`: a case's points as runs of the store, and the tables and figures of their results."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import UserError, choices
+from tutelage.scaling.scale_request import PRIMARY, Request, case_names
+
+log = logging.getLogger("tutelage")
+HARDWARE = ("accelerator", "matmul_precision", "threads")
+"""The settings of `hardware` that sampling follows; the others must say one process in single precision."""
+PLAIN = {"devices": 1, "num_nodes": 1, "precision": "32-true", "compile": False}
+
+
+def run(request: Request) -> int:
+    """Run the command; return its exit code."""
+    if request.verb == "report":
+        return report(request)
+    if "-m" in request.flags:
+        return sweep(request)
+    points, failed, results = planned(request), [], []
+    if "--dry" in request.flags:
+        return show_points(points)
+    for point, config, rerun in points:
+        try:
+            results.append(run_point(point, config, rerun))
+        except UserError as error:  # the other points go on
+            failed.append(f"scale/{point.experiment} {point.name}: {error}")
+            log.error("%s", failed[-1])
+    return finish(request, results, failed, points[0][1]["runs_dir"])
+
+
+def planned(request: Request) -> list[tuple[Any, dict[str, Any], bool]]:
+    """Return (point, configuration of its run, whether to run it again) for every point of the cases."""
+    return [part for case in request.cases for part in points_of(request.config(case))]
+
+
+def points_of(config: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any], bool]]:
+    """Return the points of one resolved configuration, each with the configuration of its run."""
+    hardware = hardware_of(config["hardware"])
+    from tutelage.engine.instantiate import construct
+    from tutelage.scaling.grid import Point
+    from tutelage.scaling.stored import config_of
+
+    node = dict(config["measure"])
+    if isinstance(node.get("layers"), list):
+        from tutelage.scaling.predict_command import built
+
+        node["layers"], arguments = built({**config["predict"]})
+        node["scales"] = {name: str(power) for name, power in arguments["scales"].items()}
+    _check(node)
+    points = construct("measure", node)
+    if not isinstance(points, list) or not points or not all(isinstance(point, Point) for point in points):
+        raise UserError(
+            f"measure._target_={node['_target_']} makes no points; see tutelage.scaling.cases.two_layer"
+        )
+    for point in points:
+        if len(point.samples) < 2:
+            raise UserError(
+                f"measure.factors leave P = {point.samples[0]} alone at {point.name}, and no crossing lies at one P: give more, "
+                "or larger, factors"
+            )
+    return [
+        (point, config_of(point, runs_dir=config["runs_dir"], hardware=hardware), bool(config["rerun"]))
+        for point in points
+    ]
+
+
+def _check(node: Mapping[str, Any]) -> None:
+    # A case passes on to its points what it does not name itself, so their fields are checked here.
+    from tutelage.config.values import describe, fits
+    from tutelage.engine.instantiate import parameters_of, resolve
+    from tutelage.scaling.grid import Point
+
+    named = parameters_of(resolve(node["_target_"], "measure"))[0]
+    hints = typing.get_type_hints(Point)
+    for key, value in node.items():
+        if key == "_target_" or key in named:
+            continue
+        if key not in hints:
+            raise UserError(f"there is no setting 'measure.{key}'; {choices(key, [*named, *hints])}")
+        if not fits(value, hints[key]):
+            raise UserError(
+                f"measure.{key} must be {describe(hints[key])}, got {value!r} ({type(value).__name__})"
+            )
+
+
+def hardware_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a point's run needs of the `hardware` section, with `auto` resolved, and set the threads."""
+    for key, value in PLAIN.items():
+        if given.get(key, value) != value:
+            raise UserError(
+                f"scale measure runs in one process in single precision: hardware.{key} must be {value}, got {given[key]}"
+            )
+    kept = {key: given[key] for key in HARDWARE}
+    import torch
+
+    from tutelage.engine.cpu import prepare_cpu
+
+    if kept["accelerator"] == "auto":
+        kept["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
+    if kept["accelerator"] not in ("cpu", "gpu"):
+        raise UserError(
+            f"scale measure runs on hardware.accelerator cpu, gpu or auto, got {kept['accelerator']}"
+        )
+    if kept["accelerator"] == "gpu" and not torch.cuda.is_available():
+        raise UserError("hardware.accelerator=gpu, but this machine has no CUDA device: use hardware=cpu")
+    prepare_cpu(kept["threads"])
+    torch.set_float32_matmul_precision(kept["matmul_precision"])
+    return kept
+
+
+def run_point(point: Any, config: dict[str, Any], rerun: bool) -> dict[str, Any]:
+    """Run a point, or take its stored result, and say in a line what came out."""
+    from tutelage.jobs.launch import logging_to
+    from tutelage.runs.folders import make_folder
+    from tutelage.scaling.stored import measured, run_of, run_stored
+
+    run = run_of(config)
+    if not rerun and (found := measured(run)) is not None:
+        log.info("%s %s: stored. %s", run.key, point.name, line(found))
+        return found
+    log.info(
+        "%s %s: %d networks, P %d to %d",
+        run.key,
+        point.name,
+        point.members,
+        point.samples[0],
+        point.samples[-1],
+    )
+    make_folder(run.path.parent)
+    with logging_to(run.log):
+        found = run_stored(point, config, rerun=rerun)
+    log.info("%s %s: %s", run.key, point.name, line(found))
+    return found
+
+
+def line(result: Mapping[str, Any]) -> str:
+    """Return a result in a line: P* with its interval, or why there is none."""
+    from tutelage.scaling.critical_samples import critical_samples
+
+    try:
+        critical = critical_samples(result["samples"], result["alignment"])
+    except UserError as error:
+        return str(error)
+    interval = (
+        f"{critical.low:.0f} to {critical.high:.0f}"
+        if critical.low == critical.low
+        else "one draw, no interval"
+    )
+    return f"P* = {critical.value:.0f} ({interval}), {result['seconds']:.0f} s"
+
+
+def show_points(points: Sequence[tuple[Any, dict[str, Any], bool]]) -> int:
+    """Print what a command would run, and what of it is stored."""
+    from rich.table import Table
+
+    from tutelage.reporting.console import console
+    from tutelage.scaling.stored import run_of
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "sizes", "P", "networks", "parameters", "steps", "state"):
+        table.add_column(name, overflow="fold")
+    for point, config, _ in points:
+        run = run_of(config)
+        sizes = ", ".join(f"{name} = {value:g}" for name, value in point.sizes.items())
+        grid = " ".join(map(str, point.samples))
+        table.add_row(
+            run.key,
+            sizes,
+            grid,
+            str(point.members),
+            str(point.network.size),
+            str(point.steps),
+            str(run.state),
+        )
+    console().print(table)
+    return 0
+
+
+def sweep(request: Request) -> int:
+    """Run a sweep through Hydra's sweeper and launcher, then report on all of its points."""
+    from tutelage.config import compose
+    from tutelage.jobs.outcomes import Jobs, Outcome
+    from tutelage.runs.store import Store
+    from tutelage.scaling.stored import measured
+
+    words = compose.readable([f"scale={','.join(request.cases)}", *request.overrides])
+    root = compose.compose([word for word in words if word.startswith("runs_dir=")], PRIMARY)["runs_dir"]
+    jobs = Jobs.new(root)
+    compose.multirun(words, functools.partial(_job, jobs), folder=jobs.folder, primary=PRIMARY)
+    found = [measured(Store(root).at(note.key)) for note in jobs.notes() if note.outcome is Outcome.DONE]
+    finish(request, [result for result in found if result is not None], [], root)
+    return jobs.close()
+
+
+def _job(jobs: Any, node: Any, swept: Any) -> float:
+    """Do the points of one job of a sweep and note what became of each; return their mean alignment."""
+    from tutelage.config.compose import resolve
+    from tutelage.jobs.launch import first_line, is_mistake
+    from tutelage.jobs.outcomes import Outcome
+    from tutelage.scaling.stored import run_of
+
+    words, found = swept.words, []
+    key, log_file = " ".join(words), None
+    try:
+        for point, config, rerun in points_of(resolve(node, words, PRIMARY)):
+            key, log_file = run_of(config).key, str(run_of(config).log)
+            found += [value for row in run_point(point, config, rerun)["alignment"] for value in row]
+            jobs.note(key, Outcome.DONE, words=words)
+    except Exception as error:
+        log.error("%s failed: %s", key, error)
+        jobs.note(key, Outcome.FAILED, first_line(error), is_mistake(error), log_file, words=words)
+    return sum(found) / len(found) if found else float("nan")
+
+
+def report(request: Request) -> int:
+    """Report on what is stored of the cases, or on the results of folders."""
+    from tutelage.scaling.stored import read_results, results_of
+
+    results, configs, root = [], [], "runs"
+    for what in request.cases:
+        if what in case_names() or request.layers:
+            configs += [config for _, config, _ in points_of(request.config(what))]
+        elif os.sep in what or Path(what).exists():
+            if request.overrides:
+                raise UserError(
+                    f"the results under {what} are as they are: {request.overrides[0]} cannot change them"
+                )
+            results += read_results(Path(what))
+        else:
+            raise UserError(f"there is no case or folder '{what}'; {choices(what, case_names())}")
+    if configs:
+        root = configs[0]["runs_dir"]
+        stored, missing = results_of(configs)
+        results += stored
+        for run in missing:
+            log.info("%s: %s", run.key, run.state)
+        if not results:
+            words = " ".join(request.layers or request.cases)
+            raise UserError(
+                f"nothing of {words} is stored in {root}: run `tutelage scale measure {words}` first"
+            )
+    return finish(request, results, [], root)
+
+
+def finish(request: Request, results: list[dict[str, Any]], failed: Sequence[str], root: str) -> int:
+    """Write and print tables and figures of the results, list the failures, and return the exit code."""
+    if results:
+        from tutelage.reporting.console import console
+        from tutelage.runs.records import write_text
+        from tutelage.scaling.summary import analyse
+
+        folder = _folder(request, results, root)
+        folder.mkdir(parents=True, exist_ok=True)
+        tables = analyse(results, folder)
+        if Path(request.cases[0]) != folder:
+            write_text(folder / "results.json", results_text(results))
+        for name, rows in tables.items():
+            console().print(_table(name.replace("_", " "), rows))
+        print(f"written: {folder}: results.json, verdicts.md, verdicts.csv, critical_samples.csv and figures")
+    for failure in failed:
+        log.error("failed: %s", failure)
+    if failed:
+        log.error("%d failed; the same command tries them again", len(failed))
+    return 2 if failed else 0
+
+
+def results_text(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return results as JSON, one a line, so that a change of one shows as a change of one line."""
+    import json
+
+    return "[\n" + ",\n".join(json.dumps(result) for result in results) + "\n]\n"
+
+
+def _folder(request: Request, results: Sequence[Mapping[str, Any]], root: str) -> Path:
+    if request.options.get("out"):
+        return Path(request.options["out"]).expanduser()
+    experiments = {result["experiment"] for result in results}
+    folder = Path(root) / "scale"
+    return folder / experiments.pop() if len(experiments) == 1 else folder
+
+
+def _table(title: str, rows: Sequence[Mapping[str, str]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"\n{title}", title_justify="left", box=None, pad_edge=False)
+    shown = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
+    for name in shown:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(row[name] for name in shown))
+    return table

@@ -1,0 +1,156 @@
+"""remove: never what a table needs, never a running run, asks first; list's filters are its filters."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tutelage.cli.main import main
+from tutelage.cli.remove import owners_of
+from tutelage.runs.store import Store
+
+QUICK = [
+    "logger=none",
+    "hardware.threads=1",
+    "fit.max_steps=2",
+    "fit.validate_every_steps=1",
+    "model.depth=2",
+    "model.width=8",
+]
+TABLE = """
+title: t
+metric: accuracy
+seeds: 2
+arms: [{label: guided, command: [experiment=demo/guided-trained]}]
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Runs of the table's names (made with other words, too), one that such a run needs, others, and an archived attempt."""
+    folder = tmp_path_factory.mktemp("made")
+    small = [*QUICK, f"runs_dir={folder}/runs"]
+    need = "needs.cnn=['experiment=demo/cnn','fit.max_steps=1','fit.validate_every_steps=1']"
+    assert main(["train", "experiment=demo/guided-trained", *small, need]) == 0
+    for name in ("adhoc", "other"):
+        assert main(["train", *small, f"name={name}"]) == 0
+    assert main(["train", *small, "name=kept", "fit.keep_checkpoints=true"]) == 0
+    assert main(["train", *small, "name=other", "rerun=true"]) == 0
+    assert main(["train", *small, "name=other", "model.activation=rulu"]) == 2
+    (folder / "experiments" / "paper").mkdir(parents=True)
+    (folder / "experiments" / "paper" / "table.yaml").write_text(TABLE)
+    return folder
+
+
+@pytest.fixture
+def runs(made, tmp_path, monkeypatch):
+    shutil.copytree(made, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return Store("runs")
+
+
+def names(store):
+    return sorted(run.name for run in store.runs())
+
+
+ALL = ["adhoc", "demo-cnn", "demo/guided-trained", "kept", "other", "other"]
+
+
+def test_what_a_table_needs_stays_whatever_is_asked(runs):
+    assert names(runs) == ALL
+    assert main(["remove", "--all", "--yes"]) == 0
+    assert names(runs) == ["demo-cnn", "demo/guided-trained"]
+
+
+def test_what_a_remaining_run_needs_stays_without_any_table(runs):
+    shutil.rmtree("experiments")
+    assert main(["remove", "demo-cnn", "--yes"]) == 0
+    assert names(runs) == ALL
+    assert main(["remove", "--all", "--yes"]) == 0
+    assert names(runs) == []
+
+
+def test_it_asks_and_without_anybody_to_ask_it_does_nothing(runs, monkeypatch, capsys):
+    assert main(["remove"]) == 2
+    assert "--all" in capsys.readouterr().err
+    assert main(["remove", "--all"]) == 2
+    assert "--yes" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    for answer in ("", "n", "what?"):
+        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
+        assert main(["remove", "--all"]) == 0
+    assert names(runs) == ALL
+    assert main(["remove", "--all", "--dry"]) == 0
+    assert names(runs) == ALL
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    assert main(["remove", "adhoc"]) == 0
+    assert names(runs) == ALL[1:]
+
+
+def test_filters_choose_for_list_and_prune_alike(runs, capsys):
+    def listed(*words):
+        assert main(["list", "runs", *words]) == 0
+        return capsys.readouterr().out.splitlines()[0]
+
+    assert listed().startswith("6 runs")
+    assert listed("--state", "failed").startswith("1 runs")
+    assert listed("--method", "guidance").startswith("1 runs")
+    assert listed("--data", "digits", "--state", "complete").startswith("5 runs")
+    assert listed("--before", "2020-01-01").startswith("0 runs")
+    assert listed("--since", "2020-01-01").startswith("6 runs")
+    assert main(["list", "runs", "--before", "soon"]) == 2
+    assert main(["remove", "--before", "2020-01-01", "--yes"]) == 0
+    assert main(["remove", "--state", "failed", "--yes"]) == 0
+    assert names(runs) == ALL[:-1]
+
+
+def test_a_running_run_stays(runs, capsys):
+    (run,) = runs.runs("adhoc")
+    with run.lock():
+        assert main(["remove", "adhoc", "--yes"]) == 1
+    assert "is being run by process" in capsys.readouterr().err
+    assert run.is_complete
+
+
+def test_archived_attempts_and_checkpoints_have_words_of_their_own(runs):
+    assert main(["remove", "--all", "--archive", "--yes"]) == 0
+    assert not list(runs.root.rglob(".archive/*"))
+    (run,) = runs.runs("kept")
+    assert run.checkpoint("last").exists()
+    assert main(["remove", "--all", "--checkpoints", "--yes"]) == 0
+    assert not run.checkpoint("last").exists()
+    assert run.is_complete
+    assert names(runs) == ALL
+
+
+def test_a_table_that_cannot_be_read_stops_everything(runs):
+    (runs.root.parent / "experiments" / "paper" / "table.yaml").write_text("arms: 3")
+    assert main(["remove", "--all", "--yes"]) == 2
+    assert names(runs) == ALL
+
+
+def test_a_complete_run_leaves_its_network_and_no_checkpoint_unless_asked(runs):
+    (plain,), (kept,) = runs.runs("adhoc"), runs.runs("kept")
+    assert (plain.path / "network.safetensors").exists()
+    assert not (plain.path / "checkpoints").exists()
+    assert kept.checkpoint("last").exists()
+    assert json.loads((plain.path / "result.json").read_text())["metrics"] == kept.result["metrics"]
+
+
+def test_the_shipped_tables_are_read_without_the_data_that_their_runs_read():
+    """Every name of an experiment that a table here lists, and of what it needs, is known, with no data.root given."""
+    owners = owners_of(Path(__file__).parents[2] / "experiments")
+    assert {
+        "guidance/paper/cifar10/base",
+        "guidance/cifar10/resnet20",
+        "demo-cnn",
+        "guidance/beyond/etth1-encoder",
+    } <= set(owners)
+
+
+def test_the_old_name_of_the_command_names_the_new(capsys):
+    assert main(["prune", "--all"]) == 2
+    assert "'prune' is called 'remove' now" in capsys.readouterr().err

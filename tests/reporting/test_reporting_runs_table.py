@@ -1,0 +1,82 @@
+"""`tutelage list runs`: filters and what the table shows."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from tutelage.errors import UserError
+from tutelage.reporting.runs_table import filtered_rows, render_runs_table
+
+
+@pytest.fixture
+def runs(make, store):
+    make("demo/plain", 0, 0.3)
+    make("demo/guided", 0, 0.8, method___target_="tutelage.methods.guidance.Guidance")
+    make("demo/guided", 1, failed="the loss is NaN", method___target_="tutelage.methods.guidance.Guidance")
+    make("other/text", 0, data___target_="tutelage.data.text.WikiText")
+    return store
+
+
+def names(store, **filters):
+    return [f"{row.name}:{row.seed}" for row in filtered_rows(store, **filters)]
+
+
+def test_filters(runs):
+    assert len(names(runs)) == 4
+    assert sorted(names(runs, under="demo")) == ["demo/guided:0", "demo/guided:1", "demo/plain:0"]
+    assert names(runs, state="failed") == ["demo/guided:1"]
+    assert names(runs, method="guidance", state="complete") == ["demo/guided:0"]
+    assert names(runs, method="Guidance", state="complete") == ["demo/guided:0"]
+    assert names(runs, data="wikitext") == names(runs, data="text") == ["other/text:0"]
+    assert len(names(runs, since="2026-01-01")) == 4
+    assert names(runs, since="2026-01-02") == [
+        n for n in names(runs) if n != "other/text:0"
+    ]  # ended after it
+    assert names(runs, since="9999-01-01") == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"state": "complet"}, "did you mean 'complete'"),
+        ({"method": "guidence"}, "did you mean 'guidance'"),
+        ({"data": "digit"}, "did you mean 'digits'"),
+        ({"since": "yesterday"}, "2026-01-31"),
+        ({"under": "../x"}, "not below"),
+    ],
+)
+def test_mistakes(runs, filters, message):
+    with pytest.raises(UserError, match=message):
+        filtered_rows(runs, **filters)
+
+
+def shown(table):
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(table)
+    return console.export_text()
+
+
+def test_table(runs):
+    text = shown(render_runs_table(runs))
+    assert (
+        "4 runs" in text
+        and "accuracy 0.8000" in text
+        and "NonFiniteLoss: the loss is NaN" in text
+        and "interrupted" in text
+    )
+    assert "guidance" in text and "digits" in text
+    assert "0 runs" in shown(render_runs_table(runs, state="running"))
+
+
+def test_empty_store(store):
+    assert "0 runs" in shown(render_runs_table(store))
+
+
+def test_two_hundred_runs_are_listed_quickly(make, store):
+    for seed in range(200):
+        make("sweep/arm", seed, 0.5)
+    started = time.perf_counter()
+    assert len(filtered_rows(store)) == 200
+    assert time.perf_counter() - started < 1.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -54,6 +55,19 @@ def refused(error: BaseException) -> UserError | None:
     return UserError(
         f"cannot use {error.filename or 'a file'}: {error.strerror}. Give this user the right to it, or name another folder: runs_dir=..."
     )
+
+
+_NOT_SHOWN = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200b-\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """Return a text with control characters spelled out, but for tabs and line ends.
+
+    What a file says is shown to a person: it must not clear their screen, recolour it, set its title or reverse the order of letters.
+    """
+    return _NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def choices(name: str, known: Iterable[str], *, limit: int = 12) -> str:

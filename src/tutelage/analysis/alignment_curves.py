@@ -48,8 +48,8 @@ def _add(curve: Curve, row: Mapping[str, Any], value: float) -> None:
 
 def draw(curves: Mapping[str, Curve], path: Path, *, title: str) -> None:
     """Write the curves as a PNG."""
-    from tutelage.analysis.drawing import lines, save
+    from tutelage.analysis.drawing import lines, literal, save
 
     figure, axes = lines(curves, x="step", y="similarity to the guide", bold=MEAN)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(literal(title), fontsize=10)
     save(figure, path)

@@ -245,12 +245,14 @@ def opened(
     import torch
 
     from tutelage.data.base import SplitBatches
+    from tutelage.engine import trust
     from tutelage.engine.build import build_frozen
     from tutelage.engine.load import load_run
     from tutelage.models.frozen import FrozenNetwork
 
     device, split = torch.device(request.options["device"]), split or request.options["split"]
-    loaded = load_run(subject.run.path, runs_dir=request.options["runs_dir"], **request.data)
+    options = {"runs_dir": request.options["runs_dir"], "code": trust.modules(request.options["code"])}
+    loaded = load_run(subject.run.path, **options, **request.data)  # type: ignore[arg-type]
     loaded.data.open_test()
     if subject.role:
         norm_mode = loaded.config["method"].get("norm_mode", "eval")

@@ -21,6 +21,7 @@ OPTIONS = {
     "layers": "weights",
     "device": "cpu",
     "runs_dir": "runs",
+    "code": "",
 }
 ROLES = ("guide", "teacher", "source")
 

@@ -37,7 +37,7 @@ def heat_map(
     image = axes.imshow(values, vmin=low, vmax=high, cmap="viridis", aspect="auto", interpolation="nearest")
     for ticks, names, rotation in ((axes.set_xticks, columns, 90), (axes.set_yticks, rows, 0)):
         step = -(-len(names) // MOST_TICKS)
-        ticks(range(0, len(names), step), names[::step], rotation=rotation, fontsize=7)
+        ticks(range(0, len(names), step), [*map(literal, names[::step])], rotation=rotation, fontsize=7)
     if max(values.shape) <= MOST_NUMBERED:
         for (i, j), value in np.ndenumerate(values):
             if value == value:
@@ -61,7 +61,7 @@ def lines(
     shades: Any = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, max(len(curves), 2)))
     for (name, (xs, ys)), shade in zip(curves.items(), shades, strict=False):
         look: dict[str, Any] = {"color": "black", "linewidth": 2.6} if name == bold else {"color": shade}
-        axes.plot(xs, ys, label=name, **look)
+        axes.plot(xs, ys, label=literal(name), **look)
     axes.set(xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
@@ -74,6 +74,11 @@ def lines(
             ncols=1 + len(curves) // 25,
         )
     return figure, axes
+
+
+def literal(text: str) -> str:
+    """Return a name as matplotlib shows it as it is: a $ begins no formula, a leading _ hides nothing."""
+    return ("\u2009" if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -49,7 +49,7 @@ def draw(arms: Mapping[str, Sequence[Gap]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from tutelage.analysis.drawing import save
+    from tutelage.analysis.drawing import literal, save
 
     figure = Figure(figsize=(6.5, 1.6 + 0.34 * len(arms)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -63,7 +63,7 @@ def draw(arms: Mapping[str, Sequence[Gap]], path: Path) -> None:
     axes.plot([], [], "o", color="#D55E00", fillstyle="none", label="training")
     axes.plot([], [], "o", color="#0072B2", label="test")
     metrics = sorted({gap.metric for gaps in arms.values() for gap in gaps})
-    axes.set_yticks(range(len(arms)), list(arms))
+    axes.set_yticks(range(len(arms)), [literal(arm) for arm in arms])
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_xlabel(", ".join(metrics))
     axes.spines[["top", "right"]].set_visible(False)

@@ -91,6 +91,8 @@ def draw(sets: Mapping[str, Tensor], table: Sequence[Quality], path: Path) -> No
     from matplotlib.figure import Figure
     from torchvision.utils import make_grid
 
+    from tutelage.analysis.drawing import literal
+
     figure = Figure(figsize=(8, 1.6 * len(sets)), layout="constrained")
     FigureCanvasAgg(figure)
     rows = figure.subplots(len(sets), squeeze=False)[:, 0]
@@ -98,7 +100,7 @@ def draw(sets: Mapping[str, Tensor], table: Sequence[Quality], path: Path) -> No
         grid = make_grid(images[:SHOWN].cpu(), nrow=SHOWN // 2, padding=1)
         axes.imshow(grid.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
         axes.set_title(
-            f"{name}: Frechet {found.frechet_distance:.3g}, precision {found.precision:.2f}, recall {found.recall:.2f}",
+            f"{literal(name)}: Frechet {found.frechet_distance:.3g}, precision {found.precision:.2f}, recall {found.recall:.2f}",
             fontsize=8,
         )
         axes.axis("off")

@@ -206,13 +206,13 @@ def describe(found: SimilarityMap) -> dict[str, object]:
 
 def draw(found: SimilarityMap, path: Path, *, first: str, second: str) -> None:
     """Write the map as a PNG; first, second: what the networks are called."""
-    from tutelage.analysis.drawing import heat_map, save
+    from tutelage.analysis.drawing import heat_map, literal, save
 
     names = [layer.name for layer in found.first], [layer.name for layer in found.second]
     figure, axes = heat_map(
         found.values, rows=names[0], columns=names[1], low=0.0, high=1.0, label="unbiased CKA"
     )
-    axes.set(ylabel=first, xlabel=second)
+    axes.set(ylabel=literal(first), xlabel=literal(second))
     gaps = "; white: the layer does not vary" if np.isnan(found.values).any() else ""
     axes.set_title(f"Layer by layer, {found.samples:,} samples{gaps}", fontsize=10)
     save(figure, path)

@@ -8,6 +8,7 @@ from typing import Any
 
 from tutelage.analysis.analysis_request import Request, read
 from tutelage.errors import UserError, choices
+from tutelage.reporting.console import say
 
 HELP = """usage: tutelage analyse errors <runs> <runs> ...        do they err on the same test samples? (kappa with intervals)
        tutelage analyse similarity <run> <run>         layer-by-layer unbiased CKA; <run>:guide is the guide of that run
@@ -22,6 +23,7 @@ guidance/digits (the runs behind each of its arms).
   samples=1000            similarity: how many samples of the split, evenly spaced; quality: how many images of each set
   layers=weights          similarity: weights (those a pairing counts), all, or names separated by commas
   device=cpu  runs_dir=runs  data.root=...
+  code=my_networks        modules that a run's configuration may import, where it names your own code and is not a run of yours
 """
 NAMES = ("errors", "similarity", "gap", "alignment", "quality")
 
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         lines, record, table, figure = ANALYSES[words[0]](request)
     except RuntimeError as error:
         raise UserError(f"cannot analyse on device={request.options['device']!r}: {error}") from error
-    print("\n".join(lines))
+    say("\n".join(lines))
     write(request, words[0], record, table, figure)
     return 0
 
@@ -58,7 +60,7 @@ def write(
     import io
 
     from tutelage.runs.folders import make_folder
-    from tutelage.runs.records import write_json, write_text
+    from tutelage.runs.records import spreadsheet_safe, write_json, write_text
 
     folder = request.folder
     make_folder(folder)
@@ -67,7 +69,7 @@ def write(
         text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
     )
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: spreadsheet_safe(value) for key, value in row.items()} for row in rows)
     write_text(folder / f"{name}.csv", text.getvalue())
     subjects = [
         {"label": s.label, "run": s.run.key, "role": s.role, "seed": s.seed} for s in request.subjects

@@ -28,12 +28,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     build = "--build" in arguments
     overrides = [word for word in arguments if word not in ("--build", "-m")]
-    from rich.console import Console
-
     from tutelage.config.compose import plan_of
     from tutelage.config.origins import origins
+    from tutelage.reporting.console import console as console_of
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = console_of(highlight=False, soft_wrap=True)
     plan = plan_of(overrides)
     where = origins(overrides)
     console.print("[bold]Values[/bold] (and what sets each)")

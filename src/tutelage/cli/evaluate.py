@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from tutelage.errors import UserError, choices
+from tutelage.reporting.console import say
 
 log = logging.getLogger("tutelage")
 HELP = """usage: tutelage evaluate <run> [data=<choice>] [data.key=value ...] [split=test] [device=cpu|gpu|mps] [runs_dir=runs]
+                                    [code=my_networks]
 
 <run> is a folder, or a name with the first digits of an identity (`tutelage list runs`). Without data= the run's own data are used.
 split: train | validation | test. The metrics are printed and appended to the run's evaluations.jsonl; its result is not touched.
+code: modules, separated by commas, that the run's configuration may import: said where a run that you did not make names your own code.
 """
 DEVICES = {"cpu": "cpu", "gpu": "cuda", "mps": "mps"}
 
@@ -27,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(
             f"evaluate needs a run first, such as `tutelage evaluate runs/demo/plain/<identity>`; got {words[0]!r}"
         )
-    options = {"split": "test", "device": "cpu", "runs_dir": "runs"}
+    options = {"split": "test", "device": "cpu", "runs_dir": "runs", "code": ""}
     data_words = []
     for word in words[1:]:
         key, equals, value = word.partition("=")
@@ -37,11 +40,11 @@ def main(arguments: Sequence[str]) -> int:
             data_words.append(word)
         else:
             raise UserError(f"evaluate takes {', '.join(options)} and data settings, got {word!r}")
-    print(evaluate(words[0], data_words, **options))
+    say(evaluate(words[0], data_words, **options))
     return 0
 
 
-def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_dir: str) -> str:
+def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_dir: str, code: str) -> str:
     """Evaluate a run's network and return the line to print."""
     from tutelage.runs import provenance
     from tutelage.runs.records import append_json_line
@@ -53,12 +56,13 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
     overrides = _data_overrides(run.config, data_words)
     import torch
 
+    from tutelage.engine import trust
     from tutelage.engine.build import build_data
     from tutelage.engine.inherited import VOCABULARY
     from tutelage.engine.load import evaluate_network, load_run
     from tutelage.models.frozen import FrozenNetwork, recorded
 
-    loaded = load_run(run.path, runs_dir=runs_dir)
+    loaded = load_run(run.path, runs_dir=runs_dir, code=trust.modules(code))
     data = loaded.data
     if overrides is not None:
         data = build_data(loaded.config | {"data": overrides})

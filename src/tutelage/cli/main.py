@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tutelage.engine.cpu import set_openmp_wait
-from tutelage.errors import UserError, choices, refused
+from tutelage.errors import UserError, choices, refused, visible
 from tutelage.jobs.plain_log import speak_plainly
 
 COMMANDS = {
@@ -50,16 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminable():
             return _run(arguments)
     except UserError as error:
-        print(f"tutelage: {error}", file=sys.stderr)
+        print(f"tutelage: {visible(str(error))}", file=sys.stderr)
         return 2 if getattr(error, "mistake", True) else 1
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             return 0
         if message := refused(error):
-            print(f"tutelage: {message}", file=sys.stderr)
+            print(f"tutelage: {visible(str(message))}", file=sys.stderr)
             return 2
         print(
-            f"tutelage: {error}\nWhat was saved before is whole: the same command continues from there",
+            f"tutelage: {visible(str(error))}\nWhat was saved before is whole: the same command continues from there",
             file=sys.stderr,
         )
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tutelage.errors import UserError
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from tutelage.runs.needs import Plan
 
 HELP = """usage: tutelage synthesize [group=choice ...] [key=value ...]
-       tutelage synthesize <run> [runs_dir=runs]
+       tutelage synthesize <run> [runs_dir=runs] [code=my_networks]
 
 Images of a frozen generator as shards in runs/<name>/<identity>/shards, with a manifest of hashes. The same command gives the same
 folder: killed, it goes on; complete, every shard is checked, and what is missing or damaged is made again with the same bytes.
@@ -54,17 +55,27 @@ def main(arguments: Sequence[str]) -> int:
 
 def _plan_of_run(name: str, words: Sequence[str]) -> Plan:
     from tutelage.config.compose import compose, hydra_ready
+    from tutelage.engine import trust
     from tutelage.runs import needs
     from tutelage.runs.store import Store
 
-    root = "runs"
+    options = {"runs_dir": "", "code": ""}
     for word in words:
         key, equals, value = word.partition("=")
-        if key != "runs_dir" or not equals:
-            raise UserError(f"synthesize <run> takes runs_dir=<folder> alone, got {word!r}")
-        root = value
-    config = Store(root).find(name).config
-    if words:
-        config["runs_dir"] = root
+        if key not in options or not equals:
+            raise UserError(f"synthesize <run> takes runs_dir=<folder> and code=<modules>, got {word!r}")
+        options[key] = value
+    run = Store(options["runs_dir"] or "runs").find(name)
+    trust.check_stored(run.config, run.path, code=trust.modules(options["code"]))
+    # The folder of runs is the one that it lies in here, not the one that its configuration tells of.
+    lies, stored = run.path.resolve().parent, str(run.config.get("name"))
+    root = lies.parents[stored.count("/")] if str(lies).endswith(f"/{stored}") else Path("runs")
+    config = run.config | {"runs_dir": options["runs_dir"] or _short(root)}
     with hydra_ready():
         return needs.plan(config, lambda overrides: compose(overrides))
+
+
+def _short(folder: Path) -> str:
+    """Return a folder as a user would give it: below the working folder by its relative path."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)

@@ -55,6 +55,9 @@ def read_manifest(root: str | Path) -> dict[str, Any]:
         raise UserError(f"there is no pseudo data set in {folder}")
     try:
         manifest, claim = (dict(load_json(file)) for file in (path, path.with_name("recipe.json")))
+    except (OSError, UserError, ValueError, TypeError) as error:
+        raise UserError(f"{path} or the recipe beside it is damaged ({error}): {_again(folder)}") from error
+    try:
         if manifest.get("format") != 1:
             raise UserError(f"{path} has the format {manifest.get('format')!r}, expected 1")
         agree = manifest == {
@@ -62,7 +65,7 @@ def read_manifest(root: str | Path) -> dict[str, Any]:
             "shards": _shards(manifest, claim),
             "content_sha256": manifest["content_sha256"],
         }
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} or the recipe beside it is damaged ({error}): {_again(folder)}") from error
     if not agree:
         raise UserError(f"{path} is not of the recipe beside it, one of them is damaged: {_again(folder)}")

@@ -100,6 +100,11 @@ def check_stored(config: Mapping[str, Any], run: Path, *, code: Collection[str] 
             )
 
 
+def modules(text: str) -> list[str]:
+    """Return the modules of a word code=a,b or code=[a,b]."""
+    return [name.strip() for name in text.strip("[]").split(",") if name.strip()]
+
+
 def note(config: Mapping[str, Any]) -> None:
     """Note the modules beyond ours and the libraries that a user's command names, with the places they come from."""
     named = {target.partition(".")[0] for _, target in targets(config) if isinstance(target, str)} - {

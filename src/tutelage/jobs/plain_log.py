@@ -7,6 +7,15 @@ import sys
 import warnings
 from typing import Any
 
+from tutelage.errors import visible
+
+
+class _Visible(logging.Formatter):
+    """Spells out the control characters that a file put into a message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
 
 class _Stderr(logging.StreamHandler):
     """Writes to whatever standard error is at the moment: a progress bar may have put itself in front of it."""
@@ -26,7 +35,7 @@ def speak_plainly() -> None:
     if not logger.handlers:
         for name, end in (("tutelage", "\n"), ("py.warnings", "")):  # a warning brings its own end of line
             handler = _Stderr()
-            handler.setFormatter(logging.Formatter("%(message)s"))
+            handler.setFormatter(_Visible("%(message)s"))
             handler.setLevel(logging.INFO)
             handler.terminator = end
             logging.getLogger(name).addHandler(handler)

@@ -14,6 +14,7 @@ from tutelage.runs.provenance import commits
 from tutelage.runs.run import Run, State
 from tutelage.runs.store import Store
 
+_MOST_INPUTS = 10_000
 _FEW = 4
 """How many settings an arm's label may name."""
 
@@ -83,8 +84,29 @@ def collect(store: Store, under: str = "") -> list[Row]:
 
 
 def row_of(run: Run, store: Store, known: dict[str, dict[str, str]] | None = None) -> Row:
-    """Read one run; `store` has the runs it needed, `known` remembers them between calls."""
+    """Read one run; `store` has the runs it needed, `known` remembers them between calls.
+
+    A run whose record holds other things than Tutelage writes becomes a row with the reason: it hides no other.
+    """
     state = run.state
+    try:
+        return _row(run, state, store, known)
+    except (
+        UserError,
+        OSError,
+        AttributeError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        said = str(error) if isinstance(error, UserError | OSError) else f"{type(error).__name__}: {error}"
+        return Row(run.key, run.name, 0, state, {}, {}, reason=f"its record is damaged: {said:.200}")
+
+
+def _row(run: Run, state: State, store: Store, known: dict[str, dict[str, str]] | None) -> Row:
     try:
         config = run.config
     except UserError as error:
@@ -123,13 +145,17 @@ def inputs_of(config: Mapping[str, Any], store: Store, known: dict[str, dict[str
     inputs.pop("seed", None)
     for role, key in _needed(config).items():
         if key not in known:
+            known[key] = {}  # runs that need each other, which no command makes, end here
             try:
                 needed = store.at(key).config
                 known[key] = {**inputs_of(needed, store, known), "seed": str(_seed(needed))}
             except UserError:  # removed, or damaged: its key still tells it apart
-                continue
-        del inputs[f"needs.{role}.run"]
-        inputs |= {f"needs.{role}.{name}": text for name, text in known[key].items()}
+                pass
+        if known[key]:
+            del inputs[f"needs.{role}.run"]
+            inputs |= {f"needs.{role}.{name}": text for name, text in known[key].items()}
+        if len(inputs) > _MOST_INPUTS:
+            raise ValueError(f"with the runs it needs it has more than {_MOST_INPUTS:,} settings")
     return inputs
 
 
@@ -236,7 +262,7 @@ def _is_seed(key: str) -> bool:
 
 def _seed(config: Mapping[str, Any]) -> int:
     seed = config.get("seed", 0)
-    return seed if isinstance(seed, int) else 0
+    return seed if isinstance(seed, int) and 0 <= seed < 2**64 else 0
 
 
 def _needed(config: Mapping[str, Any]) -> dict[str, str]:

@@ -29,6 +29,7 @@ LOOK: dict[str, Any] = {
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.6,
     "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a label is a $
 }
 _DRAWING = 2
 """Raise it when the drawing changes, so that figures of unchanged data are drawn again."""

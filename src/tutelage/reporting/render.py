@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tutelage.errors import visible
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.statistics import Summary
+from tutelage.runs.records import spreadsheet_safe
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -19,15 +22,15 @@ GAP = "-"
 
 def markdown(report: Report, *, figures: Sequence[str] = ()) -> str:
     """Return the report as a Markdown page; `figures` are file names beside it."""
-    parts = [f"# {report.title}", _markdown_table(*arms_table(report)), explanation(report)]
+    parts = [f"# {_prose(report.title)}", _markdown_table(*arms_table(report)), explanation(report)]
     if report.comparisons:
         parts += ["## Comparisons", _markdown_table(*comparisons_table(report)), COMPARISONS_EXPLAINED]
     if report.notes:
-        parts += ["## Notes", "\n".join(f"- {note}" for note in report.notes)]
+        parts += ["## Notes", "\n".join(f"- {_prose(note)}" for note in report.notes)]
     if commands := command_lines(report):
-        parts += ["## Commands", "```\n" + "\n".join(commands) + "\n```"]
+        parts += ["## Commands", "```\n" + "\n".join(map(_code, commands)) + "\n```"]
     if report.needed:
-        parts += ["## Runs that others need", "\n".join(f"- {line}" for line in needed_lines(report))]
+        parts += ["## Runs that others need", "\n".join(f"- {_prose(line)}" for line in needed_lines(report))]
     parts += [f"![{name.rpartition('.')[0]}]({name})" for name in figures]
     return "\n\n".join(parts) + "\n"
 
@@ -200,14 +203,26 @@ def _plain(value: float) -> str:
 
 def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(_prose(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def _prose(text: str) -> str:
+    """Return a line of a Markdown page that shows a text and no more: no tag, link or image, and no end of the line."""
+    text = visible(text).replace("\n", " ").replace("](", "]\\(")
+    return re.sub("<(?=[A-Za-z/!?])", "&lt;", text)
+
+
+def _code(text: str) -> str:
+    return visible(text).replace("\n", "\\n").replace("```", "` ` `")
 
 
 def _rich_table(title: str, header: list[str], rows: list[list[str]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for place, name in enumerate(header):
         table.add_column(name, justify="left" if place == 0 or name in ("verdict", "metric") else "right")
     for row in rows:
@@ -219,5 +234,5 @@ def _csv(header: list[str], rows: list[list[str]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([spreadsheet_safe(cell) for cell in row] for row in rows)
     return text.getvalue()

@@ -74,7 +74,9 @@ def render_runs_table(store: Store, **filters: Any) -> Table:
     from rich.text import Text
 
     rows = filtered_rows(store, **filters)
-    table = Table(title=f"{len(rows)} runs in {store.root}", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=Text(f"{len(rows)} runs in {store.root}"), title_justify="left", box=None, pad_edge=False
+    )
     for name in ("run", "seed", "state", "method", "data", "result", "started (UTC)"):
         table.add_column(name, justify="right" if name == "seed" else "left", overflow="fold")
     for row in rows:

@@ -93,6 +93,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def spreadsheet_safe(value: Any) -> Any:
+    """Return a cell of a CSV file as it is, or with a ' before it where a spreadsheet would compute it as a formula."""
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")) or value == "-":
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove what killed writers left in a folder; call it under the run's lock only."""
     for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):  # hidden ones too

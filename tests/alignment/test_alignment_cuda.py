@@ -1,4 +1,7 @@
-"""On a GPU, where layers share batched products and nothing may wait for values: the numbers of the CPU."""
+"""On a GPU, where layers share batched products and nothing may wait for values: the numbers of float64 on the CPU.
+
+Where there is no GPU the same runs in float32 on the CPU, so that the tests do not rot until somebody has one.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from torch import Tensor
 from tutelage.alignment.gram import gram
 from tutelage.alignment.similarity import GramSimilarity, Ridge, Similarity, TokenCKA
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 MEASURES = [
     GramSimilarity("cka"),
@@ -25,7 +28,7 @@ def scored(measure: Similarity, layers: list[Tensor], guides: list[Tensor]) -> t
     layers = [x.detach().clone().requires_grad_() for x in layers]
     references = [measure.encode(y) for y in guides]
     scores = measure.scores(layers, [references[:1], references[1:], references])
-    (scores * torch.arange(1, 6, device=scores.device)).sum().backward()
+    (scores * torch.arange(1, 5, device=scores.device)).sum().backward()
     return scores.detach().cpu(), [x.grad.cpu() for x in layers if x.grad is not None]
 
 
@@ -40,7 +43,7 @@ def test_scores_and_gradients_are_those_of_float64_on_the_cpu(
     layers = [(torch.randn(48, d, generator=g) + mean) * scale for d in (30, 30, 4096)]
     guides = [torch.randn(48, 20, generator=g) + mean + layers[0][:, :20] / scale for _ in range(2)]
     expected = scored(measure, [x.double() / scale for x in layers], [y.double() for y in guides])
-    got = scored(measure, [x.cuda() for x in layers], [y.cuda() for y in guides])
+    got = scored(measure, [x.to(DEVICE) for x in layers], [y.to(DEVICE) for y in guides])
     torch.testing.assert_close(
         got[0].double(), expected[0], rtol=0, atol=1e-3 if measure.name == "ridge" else 1e-5
     )
@@ -52,14 +55,14 @@ def test_scores_and_gradients_are_those_of_float64_on_the_cpu(
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda m: f"{type(m).__name__} {m.name}")
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e38])
 def test_constant_features_give_zero(measure: Similarity, value: float) -> None:
-    x = torch.full((16, 12), value, device="cuda", requires_grad=True)
-    score = measure(x, torch.randn(16, 9, device="cuda"))
+    x = torch.full((16, 12), value, device=DEVICE, requires_grad=True)
+    score = measure(x, torch.randn(16, 9, device=DEVICE))
     score.backward()
-    assert float(score) == 0
+    assert float(score.detach()) == 0
     assert not x.grad.any()
 
 
 def test_the_split_gram_matrix_is_the_product() -> None:
-    x = torch.randn(2, 40, 65536, device="cuda")
+    x = torch.randn(2, 40, 65536, device=DEVICE)
     expected = x.double() @ x.double().mT
     assert float((gram(x) - expected).norm() / expected.norm()) < 1e-6

@@ -3,10 +3,11 @@
     python tests/mutants.py --count 200 --seed 0            # a sample; survivors are printed as they are found
     python tests/mutants.py --count 40 --package losses     # of one package
 
-A mutant replaces one operator (a comparison, a sign, a product, `and` by `or`, a dropped `not`) in one file. It is noticed when a test of
-the tests/ folder of its package fails. Each runs in a forked process that serves the changed source in place of the file, so nothing on the
-disk is changed and the heavy libraries are imported once. Results go to `--out` (JSON lines), and a second call with the same arguments goes
-on where the first stopped. Run it by hand: it takes an hour.
+A mutant replaces one operator (a comparison, a sign, a product, `and` by `or`, a dropped `not`) in one file.
+It is noticed when a test of the tests/ folder of its package fails. Each runs in a forked process that serves the
+changed source in place of the file: nothing on the disk is changed, and the heavy libraries are imported once.
+Results go to `--out` (JSON lines); a second call with the same arguments goes on where the first stopped. By hand:
+it takes an hour.
 """
 
 from __future__ import annotations
@@ -134,10 +135,9 @@ class _Served(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if name != self.name:
             return None
         folder = [str(self.path.parent)] if self.is_package else None
-        spec = importlib.util.spec_from_file_location(
+        return importlib.util.spec_from_file_location(
             name, self.path, loader=self, submodule_search_locations=folder
         )
-        return spec
 
     def exec_module(self, module: Any) -> None:
         exec(self.code, module.__dict__)

@@ -17,7 +17,7 @@ def soft_target(student: Tensor, teacher: Tensor, *, temperature: float) -> Tens
     student, teacher: logits (n, classes). The factor keeps the gradient's scale about constant in T. Zero where the logits differ
     by a constant per row. Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531. Raises UserError on unequal shapes.
     """
-    _same_classes(student, teacher)
+    check_classes(student, teacher)
     log_student = F.log_softmax(student / temperature, dim=-1)
     log_teacher = F.log_softmax(teacher / temperature, dim=-1)
     return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=-1) * temperature**2
@@ -30,7 +30,7 @@ def logit_matching(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher: logits (n, classes). Source: Ba and Caruana 2014, arXiv 1312.6184, eq. 1; it is the limit of `soft_target` times
     the number of classes for high T and logits of mean 0 (arXiv 1503.02531, section 2.1). Raises UserError on unequal shapes.
     """
-    _same_classes(student, teacher)
+    check_classes(student, teacher)
     return 0.5 * (student - teacher).square().sum(dim=-1)
 
 
@@ -51,7 +51,7 @@ def decoupled(
     others, each renormalised without the target. With alpha = 1 and beta = the teacher's probability of "not the target" of each
     row this is `soft_target`. Source: Zhao et al. 2022, arXiv 2203.08679, eq. 7. Raises UserError on unequal shapes.
     """
-    _same_classes(student, teacher)
+    check_classes(student, teacher)
     classes = student.shape[-1]
     place = torch.arange(classes - 1, device=targets.device)
     others = place + (place >= targets[:, None])  # the classes of each row without its target
@@ -68,7 +68,7 @@ def decoupled(
     return (target_weight * target_part + other_weight * other_part) * temperature**2
 
 
-def _same_classes(student: Tensor, teacher: Tensor) -> None:
+def check_classes(student: Tensor, teacher: Tensor) -> None:
     if student.shape != teacher.shape:
         raise UserError(
             f"student and teacher must give outputs of one shape, got {tuple(student.shape)} and {tuple(teacher.shape)}; "

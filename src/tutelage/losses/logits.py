@@ -1,0 +1,142 @@
+"""Losses between the logits of a student and of its teacher, beyond soft targets: relations, levels and standardised logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.losses.distillation import check_classes, soft_target
+from tutelage.losses.precision import in_single
+
+
+@in_single
+def standardised(logits: Tensor) -> Tensor:
+    """Logits with each row shifted to mean 0 and scaled to deviation 1, so that a student need not match its teacher's range.
+
+    Apply it to both sides before any loss of logits; a temperature then acts on standardised ones.
+
+    Args:
+        logits: (n, classes), at least 2 classes; the deviation is that of a sample (n - 1), as released.
+
+    Returns:
+        (n, classes); zeros where a row is constant. Invariant to a shift and a positive scale of each row.
+
+    Source: Sun et al. 2024, arXiv 2403.01427 with its code's 1e-7 beside the deviation.
+    """
+    centred = logits - logits.mean(dim=-1, keepdim=True)
+    squares = centred.square().sum(dim=-1, keepdim=True) / (logits.shape[-1] - 1)
+    # A constant row has no direction: zero, and without the gradient of a root at 0.
+    varies = squares > 0
+    deviation = squares.where(varies, 1.0).sqrt()
+    return torch.where(varies, centred / (deviation + 1e-7), 0.0)
+
+
+@in_single
+def correlation(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float,
+    between_classes: float,
+    between_samples: float,
+) -> Tensor:
+    """DIST: one minus Pearson's correlation of softened predictions, along classes and along samples, times T^2.
+
+    Args:
+        student: logits (n, classes); along samples the whole batch counts, so bring that of all ranks together.
+        teacher: logits (n, classes).
+        temperature: T, of both.
+        between_classes: weight (beta) of 1 - correlation of a sample's class probabilities, mean over samples.
+        between_samples: weight (gamma) of 1 - correlation of a class's probabilities over the batch, mean over classes.
+
+    Returns:
+        One number; 0 where each row, and each column, of the student is a positive multiple of the teacher's plus a constant.
+
+    Raises:
+        UserError: the shapes differ.
+
+    Source: Huang et al. 2022, arXiv 2205.10536.
+    """
+    check_classes(student, teacher)
+    mine, theirs = (F.softmax(x / temperature, dim=-1) for x in (student, teacher))
+    rows = 1 - _pearson(mine, theirs).mean()
+    columns = 1 - _pearson(mine.T, theirs.T).mean()
+    return (between_classes * rows + between_samples * columns) * temperature**2
+
+
+def _pearson(x: Tensor, y: Tensor) -> Tensor:
+    """Correlation of equal rows of (k, m) matrices, (k,); 0 where a row does not vary."""
+    x, y = (v - v.mean(dim=-1, keepdim=True) for v in (x, y))
+    norms = x.square().sum(dim=-1) * y.square().sum(dim=-1)
+    varies = norms > 0
+    return torch.where(varies, (x * y).sum(dim=-1) / norms.where(varies, 1.0).sqrt(), 0.0)
+
+
+@in_single
+def normalised(
+    student: Tensor,
+    teacher: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float,
+    other_weight: float,
+) -> Tensor:
+    """NKD: the target's soft label, and the others' distribution renormalised without the target.
+
+    Args:
+        student: logits (n, classes), at least 2 classes.
+        teacher: logits (n, classes).
+        targets: (n,) true classes.
+        temperature: T of the others' part; the target's has none.
+        other_weight: gamma, times T^2.
+
+    Returns:
+        (n,), one for each row: -p_teacher(target) log p_student(target), plus other_weight T^2 times the cross-entropy among the others.
+
+    Raises:
+        UserError: the shapes differ.
+
+    Source: Yang et al. 2023, arXiv 2303.13005.
+    """
+    check_classes(student, teacher)
+    label = targets[:, None]
+    log_p = F.log_softmax(student, dim=-1).gather(1, label)[:, 0]
+    weight = F.softmax(teacher, dim=-1).gather(1, label)[:, 0]
+    place = torch.arange(student.shape[-1] - 1, device=targets.device)
+    others = place + (place >= label)
+    mine, theirs = (x.gather(1, others) / temperature for x in (student, teacher))
+    rest = -(F.softmax(theirs, dim=1) * F.log_softmax(mine, dim=1)).sum(dim=1)
+    return -weight * log_p + other_weight * temperature**2 * rest
+
+
+@in_single
+def multi_level(student: Tensor, teacher: Tensor, *, temperatures: Sequence[float]) -> Tensor:
+    """MLKD's three levels, summed over temperatures: each sample's prediction, relations among samples, relations among classes.
+
+    Args:
+        student: logits (n, classes) of the whole batch.
+        teacher: logits (n, classes).
+        temperatures: each softens all three levels; the paper has 2, 3, 4, 5 and 6.
+
+    Returns:
+        (3,): the mean of `soft_target` over samples; ||P P^T - Q Q^T||^2 / n of the predictions P and Q (n, classes);
+        ||P^T P - Q^T Q||^2 / classes. Zero where the predictions agree.
+
+    Raises:
+        UserError: the shapes differ.
+
+    Source: Jin, Wang, Lin 2023 (Multi-level Logit Distillation, CVPR). Deviation: none of its masks by confidence, whose
+    released form multiplies each level by the share of samples (or classes) that pass, about one half.
+    """
+    check_classes(student, teacher)
+    levels = student.new_zeros(3)
+    for temperature in temperatures:
+        mine, theirs = (F.softmax(x / temperature, dim=-1) for x in (student, teacher))
+        samples = (mine @ mine.T - theirs @ theirs.T).square().sum() / len(mine)
+        classes = (mine.T @ mine - theirs.T @ theirs).square().sum() / mine.shape[1]
+        single = soft_target(student, teacher, temperature=temperature).mean()
+        levels = levels + torch.stack([single, samples, classes])
+    return levels

@@ -1,0 +1,137 @@
+"""Losses of logits against sums written by hand, and what leaves each unchanged."""
+
+import math
+import statistics
+
+import pytest
+import torch
+
+from tutelage.errors import UserError
+from tutelage.losses.logits import correlation, multi_level, normalised, standardised
+
+N, CLASSES = 6, 5
+
+
+@pytest.fixture
+def pair():
+    g = torch.Generator().manual_seed(3)
+    student, teacher = (2 * torch.randn(N, CLASSES, generator=g, dtype=torch.float64) for _ in range(2))
+    return student, teacher, torch.randint(CLASSES, (N,), generator=g)
+
+
+def softmax(row, temperature=1.0):
+    powers = [math.exp(float(value) / temperature) for value in row]
+    return [power / sum(powers) for power in powers]
+
+
+def kl(p, q):
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def test_standardised_rows_have_mean_0_and_the_deviation_of_a_sample_1(pair):
+    for row, ours in zip(pair[0].tolist(), standardised(pair[0]).tolist(), strict=True):
+        mean, deviation = statistics.mean(row), statistics.stdev(row)
+        assert ours == pytest.approx([(value - mean) / (deviation + 1e-7) for value in row])
+
+
+def test_standardised_logits_know_no_shift_and_no_scale_and_a_constant_row_is_zero_with_a_finite_gradient(
+    pair,
+):
+    assert torch.allclose(standardised(pair[0]), standardised(30 * pair[0] - 7), atol=1e-6)
+    constant = torch.full((2, CLASSES), 4.0, requires_grad=True)
+    out = standardised(constant)
+    assert not out.any()
+    out.square().sum().backward()
+    assert torch.isfinite(constant.grad).all()
+
+
+def test_correlation_is_the_sum_written_by_hand(pair):
+    student, teacher, _ = pair
+    for temperature in (1.0, 4.0):
+        mine, theirs = ([softmax(row, temperature) for row in x.tolist()] for x in (student, teacher))
+        rows = statistics.mean(1 - statistics.correlation(a, b) for a, b in zip(mine, theirs, strict=True))
+        columns = statistics.mean(
+            1 - statistics.correlation(a, b)
+            for a, b in zip(zip(*mine, strict=True), zip(*theirs, strict=True), strict=True)
+        )
+        ours = correlation(
+            student, teacher, temperature=temperature, between_classes=2.0, between_samples=3.0
+        )
+        assert float(ours) == pytest.approx((2 * rows + 3 * columns) * temperature**2)
+
+
+def test_correlation_is_zero_where_predictions_agree_and_one_sample_has_no_column(pair):
+    options = {"temperature": 4.0, "between_classes": 2.0, "between_samples": 2.0}
+    assert float(correlation(pair[1] + 5, pair[1], **options)) == pytest.approx(0, abs=1e-12)
+    student = pair[0][:1].clone().requires_grad_()
+    correlation(student, pair[1][:1], **options).backward()  # a column of one value does not vary
+    assert torch.isfinite(student.grad).all()
+
+
+def test_normalised_is_the_sum_written_by_hand(pair):
+    student, teacher, targets = pair
+    ours = normalised(student, teacher, targets, temperature=2.0, other_weight=1.5)
+    for row, (s, t, y) in enumerate(zip(student.tolist(), teacher.tolist(), targets.tolist(), strict=True)):
+        others = [[v for k, v in enumerate(x) if k != y] for x in (s, t)]
+        mine, theirs = (softmax(x, 2.0) for x in others)
+        rest = -sum(q * math.log(p) for p, q in zip(mine, theirs, strict=True))
+        expected = -softmax(t)[y] * math.log(softmax(s)[y]) + 1.5 * 4 * rest
+        assert float(ours[row]) == pytest.approx(expected)
+
+
+def test_the_others_part_of_normalised_does_not_look_at_the_target(pair):
+    student, teacher, targets = pair
+    moved = teacher.clone()
+    moved.scatter_add_(1, targets[:, None], torch.full((N, 1), 3.0, dtype=torch.float64))
+    options = {"temperature": 1.0, "other_weight": 1.0}
+    change = normalised(student, moved, targets, **options) - normalised(student, teacher, targets, **options)
+    weight = torch.stack([x.softmax(1).gather(1, targets[:, None])[:, 0] for x in (moved, teacher)])
+    log_p = student.log_softmax(1).gather(1, targets[:, None])[:, 0]
+    assert torch.allclose(change, -(weight[0] - weight[1]) * log_p)
+
+
+def test_multi_level_is_the_sum_written_by_hand(pair):
+    student, teacher, _ = pair
+    expected = [0.0, 0.0, 0.0]
+    for temperature in (2.0, 3.0):
+        p, q = ([softmax(row, temperature) for row in x.tolist()] for x in (student, teacher))
+        expected[0] += sum(kl(b, a) for a, b in zip(p, q, strict=True)) / N * temperature**2
+        for level, (mine, theirs) in (
+            (1, (p, q)),
+            (2, (list(zip(*p, strict=True)), list(zip(*q, strict=True)))),
+        ):
+            for i in range(len(mine)):
+                for j in range(len(mine)):
+                    gap = sum(a * b for a, b in zip(mine[i], mine[j], strict=True)) - sum(
+                        a * b for a, b in zip(theirs[i], theirs[j], strict=True)
+                    )
+                    expected[level] += gap**2 / len(mine)
+    assert multi_level(student, teacher, temperatures=(2.0, 3.0)).tolist() == pytest.approx(expected)
+    assert multi_level(teacher + 2, teacher, temperatures=(2.0,)).abs().max() < 1e-12
+
+
+LOSSES = {
+    "correlation": lambda s, t, y: correlation(
+        s, t, temperature=4.0, between_classes=2.0, between_samples=2.0
+    ),
+    "normalised": lambda s, t, y: normalised(s, t, y, temperature=1.0, other_weight=1.5).mean(),
+    "multi_level": lambda s, t, y: multi_level(s, t, temperatures=(2.0, 4.0)).sum(),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_what_holds_of_all(loss, pair):
+    student, teacher, targets = pair
+    with pytest.raises(UserError, match="one shape"):
+        loss(student, teacher[:, :-1], targets)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(
+        loss(student, teacher, targets), loss(student[order], teacher[order], targets[order])
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        half = loss(student.bfloat16(), teacher.bfloat16(), targets)
+    assert half.dtype == torch.float32
+    moving = student.clone().requires_grad_()
+    before = loss(moving, teacher, targets)
+    before.backward()
+    assert float(loss((moving - 0.05 * moving.grad).detach(), teacher, targets)) < float(before.detach())

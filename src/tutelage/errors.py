@@ -73,8 +73,14 @@ def visible(text: str) -> str:
 def choices(name: str, known: Iterable[str], *, limit: int = 12) -> str:
     """Say which names exist, the nearest to `name` first: "did you mean 'a'? Known: a, b, c"."""
     names = sorted(set(map(str, known)))
-    near = [known for known in names if known.lower() == str(name).lower()]
-    near = near or difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    near = nearest(str(name), names)
     listed = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    hint = f"did you mean '{near}'? " if near else ""
     return f"{hint}Known: {listed or 'none'}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the name that was probably meant, or None."""
+    names = list(known)
+    same = [one for one in names if one.lower() == name.lower()]
+    return next(iter(same or difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)

@@ -137,7 +137,7 @@ def test_labels_and_order_equal_torchvision(
 
 
 def test_a_missing_set_says_where_it_belongs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"CUB_200_2011 .*data\.root"):
+    with pytest.raises(UserError, match=r"CUB_200_2011 .*`root`"):
         FineGrained(dataset="cub200", root=str(tmp_path), batch_size=4).prepare()
     with pytest.raises(UserError, match="did you mean 'pets'"):
         FineGrained(dataset="pet", batch_size=4)

@@ -73,7 +73,7 @@ def test_wrong_options_are_explained(options: dict, message: str) -> None:
 
 
 def test_a_missing_torchvision_set_says_where_it_belongs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"CIFAR10 is not complete in .*data\.root"):
+    with pytest.raises(UserError, match=r"CIFAR10 is not complete in .*`root`"):
         TorchvisionImages(dataset="cifar10", root=str(tmp_path), download=False, batch_size=8).prepare()
     with pytest.raises(UserError, match="did you mean 'cifar10'"):
         TorchvisionImages(dataset="cifar_10", batch_size=8)
@@ -210,7 +210,7 @@ def test_broken_folders_are_explained(tmp_path: Path) -> None:
     for seed, label in enumerate("ab"):
         fill(tmp_path / "set" / label, count=6, seed=seed)
     fill(tmp_path / "set" / "b", count=1, seed=7, size=(5, 5))
-    with pytest.raises(UserError, match=r"0.png has 8x10 pixels, .*b/7_0.png has 5x5: set data.image_size"):
+    with pytest.raises(UserError, match=r"0.png has 8x10 pixels, .*b/7_0.png has 5x5: set `image_size`"):
         folder(tmp_path / "set")
     broken = tmp_path / "set" / "b" / "1_3.png"
     broken.write_bytes(b"no image at all")

@@ -134,7 +134,7 @@ def test_a_second_job_reads_the_cache(folder: Path, monkeypatch: pytest.MonkeyPa
     ("options", "message"),
     [
         ({"train": "nothing.txt"}, "there is no text file"),
-        ({}, "data.train"),
+        ({}, "`train`"),
         ({"train": "train.txt", "length": 500}, "too few for one window"),
         ({"train": "train.txt", "level": "words"}, "did you mean 'word'"),
         ({"train": "train.txt", "level": "tokenizer"}, "exactly when"),

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from small_runs import GUIDE, METHODS
 from tutelage.config.compose import compose, hydra_ready
 from tutelage.config.groups import group_options
+from tutelage.config.settings import Fit, read
 from tutelage.engine.fit import plan_steps
 
 
@@ -102,7 +103,7 @@ def test_a_run_states_its_cost_and_no_energy_that_it_did_not_measure(command):
 def test_frozen_networks_follow_the_trained_one_into_its_precision(
     command, method, frozen, remember, precision
 ):
-    words = "data.augment=null", f"method.remember_{frozen}={remember}", "fit.max_steps=2"
+    words = "data.augment=null", f"method.cache_{frozen}={remember}", "fit.max_steps=2"
     run = command(f"method={method}", *METHODS[method], f"hardware.precision={precision}", *words)
     assert run.is_complete
 
@@ -115,8 +116,8 @@ def test_epochs_are_passes_over_the_data_also_when_updates_gather_several_batche
 ):
     data = SimpleNamespace(steps_per_epoch=batches)
     built = SimpleNamespace(data=data, method=SimpleNamespace())
-    settings = {"accumulate": accumulate, "max_steps": None, "epochs": epochs, "gradient_clip": None}
-    assert plan_steps(settings, built)[0] == updates == built.method.max_steps
+    words = ["fit.max_steps=null", f"fit.epochs={epochs}", f"fit.accumulate={accumulate}"]
+    assert plan_steps(read(Fit, compose(words)["fit"], "fit"), built)[0] == updates == built.method.max_steps
 
 
 def test_accumulation_records_each_update_once(command):

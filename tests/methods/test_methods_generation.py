@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tutelage.config.compose import compose
+from tutelage.config.settings import Fit, read
 from tutelage.engine.build import build
 from tutelage.engine.fit import make_trainer, plan_steps, quiet_lightning
 from tutelage.errors import UserError
@@ -124,7 +125,7 @@ def test_a_gan_gathers_the_gradients_of_the_batches_of_a_step_and_clips_them(tmp
     quiet_lightning()
     built, twin = build(config), build(config)
     method, other = built.method, twin.method.train()
-    plan_steps(config["fit"] | {"max_steps": 1}, built)
+    plan_steps(read(Fit, config["fit"] | {"max_steps": 1}, "fit"), built)
     batches = built.data.train_stream(seed=0, device="cpu")
     batches.seek(0, 2)
     before, gathered = [p.detach().clone() for p in other.critic.parameters()], None

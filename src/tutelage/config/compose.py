@@ -29,6 +29,7 @@ from tutelage.config.groups import (
     user_folder,
 )
 from tutelage.config.settings import check
+from tutelage.config.values import in_keys
 from tutelage.errors import UserError, choices
 from tutelage.runs import needs
 from tutelage.runs.identity import WEIGHTS_DIGEST, flatten, is_need
@@ -53,14 +54,21 @@ def prepare() -> None:
 def _fingerprint(path: Any) -> str | None:
     from tutelage.data.fingerprint import fingerprint
 
-    return None if path is None else fingerprint(path)
+    return None if path is None else _of_root(fingerprint, path)
 
 
 def _pseudo_fingerprint(path: Any) -> str | None:
     from tutelage.data.fingerprint import pseudo_fingerprint
 
     # A needed run need not exist yet; its identity stands for its content.
-    return None if path is None or is_need(path) else pseudo_fingerprint(path)
+    return None if path is None or is_need(path) else _of_root(pseudo_fingerprint, path)
+
+
+def _of_root(function: Callable[[Any], str], path: Any) -> str:
+    try:
+        return function(path)
+    except UserError as error:
+        raise UserError(in_keys(str(error), "data", {"root"})) from None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The sections of a configuration that are settings rather than objects: which keys there are and of which type.
+"""The sections of a configuration that are settings rather than objects: their types, ranges and choices, once.
 
 No torch here: a mistake in a command is found before anything heavy is imported.
 """
@@ -8,42 +8,62 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from tutelage.config.values import describe, fits, whole
+from tutelage.config.values import Range, checked, in_keys
 from tutelage.errors import UserError, choices
 
+Count = Annotated[int, Range(1)]
+"""A whole number of at least 1."""
 
-class Fit(TypedDict):
+
+@dataclass(frozen=True)
+class Fit:
     """How long to train, and how often to look. Exactly one of max_steps (updates) and epochs is given."""
 
-    max_steps: int | None
-    epochs: float | None
-    validate_every_steps: int | None
-    log_every_steps: int
-    checkpoint_every_s: float
+    max_steps: Count | None
+    epochs: Annotated[float, Range(0, above=True)] | None
+    validate_every_steps: Count | None
+    log_every_steps: Count
+    checkpoint_every_s: Annotated[float, Range(0)]
     keep_checkpoints: bool
     protocol: Literal["best_on_test"] | None
-    stop_below: list[list[float]]
-    accumulate: int
-    gradient_clip: float | None
+    stop_below: list[tuple[int, float]]
+    accumulate: Count
+    gradient_clip: Annotated[float, Range(0, above=True)] | None
+
+    def __post_init__(self) -> None:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise UserError(
+                "give either `max_steps` or `epochs` (the other null), "
+                f"got max_steps={self.max_steps}, epochs={self.epochs}"
+            )
 
 
-class Hardware(TypedDict):
-    """What Lightning's Trainer is told about the machine."""
+@dataclass(frozen=True)
+class Hardware:
+    """What Lightning's Trainer is to know of the machine."""
 
     accelerator: Literal["cpu", "gpu", "mps", "auto"]
     devices: int | str | list[int]
-    num_nodes: int
+    num_nodes: Count
     strategy: str
-    precision: str
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
     matmul_precision: Literal["highest", "high", "medium"]
-    threads: int | None
+    threads: Count | None
     compile: bool
     deterministic: bool | None
 
+    def __post_init__(self) -> None:
+        if self.accelerator == "cpu" and self.precision == "16-mixed":
+            raise UserError(
+                "`precision`=16-mixed needs a GPU: on a CPU torch would compute in bfloat16 under that name; say bf16-mixed"
+            )
 
-class Logger(TypedDict):
+
+@dataclass(frozen=True)
+class Logger:
     """Which mirror of the record is kept."""
 
     kind: Literal["wandb", "tensorboard", "csv", "none"]
@@ -51,14 +71,15 @@ class Logger(TypedDict):
     mode: Literal["offline", "online", "disabled"]
 
 
-class Configuration(TypedDict):
+@dataclass(frozen=True)
+class Configuration:
     """The whole: one section per group of `conf/`, and the run's own keys."""
 
     name: str
-    seed: int
+    seed: Annotated[int, Range(0, 2**32 - 1)]
     runs_dir: str
     rerun: bool
-    retry: int
+    retry: Annotated[int, Range(0)]
     on_failure: Literal["continue", "stop"]
     fit: dict[str, Any]
     hardware: dict[str, Any]
@@ -74,39 +95,51 @@ class Configuration(TypedDict):
     source_root: str | None
     needs: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        if not self.runs_dir.strip():
+            raise UserError("`runs_dir` must name a folder, such as runs_dir=runs; got an empty text")
 
-SECTIONS: dict[str, Any] = {"fit": Fit, "hardware": Hardware, "logger": Logger}
-_LEAST = {"fit.max_steps": 1, "fit.validate_every_steps": 1, "fit.log_every_steps": 1, "fit.accumulate": 1, "fit.checkpoint_every_s": 0,
-          "fit.epochs": 0, "fit.gradient_clip": 0, "seed": 0, "retry": 0, "hardware.threads": 1, "hardware.num_nodes": 1}  # fmt: skip
-_MOST = {"seed": 2**32 - 1}
+
+SECTIONS: dict[str, type] = {"fit": Fit, "hardware": Hardware, "logger": Logger}
+Settings = typing.TypeVar("Settings", Fit, Hardware, Logger, Configuration)
+
+
+def read(kind: type[Settings], section: Mapping[str, Any], where: str = "") -> Settings:
+    """Return a section of a configuration as its settings.
+
+    kind: the class of the settings.
+    section: plain values by their keys.
+    where: the section's own key, for messages; empty for the whole.
+
+    Raises:
+        UserError: an unknown or missing key, or a value of another type or out of range.
+    """
+    prefix = f"{where}." if where else ""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for key in section:
+        if key not in hints:
+            raise UserError(f"there is no setting '{prefix}{key}'; {choices(str(key), hints)}")
+    for key in hints:
+        if key not in section:
+            raise UserError(f"the setting '{prefix}{key}' is missing")
+    values = {key: checked(f"{prefix}{key}", value, hints[key]) for key, value in section.items()}
+    try:
+        return kind(**values)
+    except UserError as error:
+        raise UserError(in_keys(str(error), where, hints)) from None
 
 
 def check(config: dict[str, Any]) -> None:
-    """Raise UserError for an unknown key, a value of another type or out of range in the sections that are settings.
-
-    Whole numbers written as 1e3 become such, in place.
-    """
-    _check_section("", config, Configuration)
+    """Raise UserError for what no setting is: see `read`. Whole numbers written as 1e3 become such, in place."""
+    _update(config, read(Configuration, config))
     _check_numbers("", config)
-    for name, schema in SECTIONS.items():
-        _check_section(f"{name}.", config[name], schema)
-    for pair in config["fit"]["stop_below"]:
-        if len(pair) != 2:
-            raise UserError(f"fit.stop_below must be a list of [step, value], got {pair!r} in it")
-    hardware = config["hardware"]
-    if hardware["accelerator"] == "cpu" and hardware["precision"] == "16-mixed":
-        raise UserError(
-            "hardware.precision=16-mixed needs a GPU: on a CPU torch would compute in bfloat16 under that name; say bf16-mixed"
-        )
-    if not str(config["runs_dir"]).strip():
-        raise UserError("runs_dir must name a folder, such as runs_dir=runs; got an empty text")
-    steps, epochs = config["fit"]["max_steps"], config["fit"]["epochs"]
-    if epochs == 0:
-        raise UserError("fit.epochs must be above 0, got 0")
-    if (steps is None) == (epochs is None):
-        raise UserError(
-            f"give either fit.max_steps or fit.epochs (the other null), got max_steps={steps}, epochs={epochs}"
-        )
+    for name, kind in SECTIONS.items():
+        _update(config[name], read(kind, config[name], name))
+
+
+def _update(section: dict[str, Any], settings: Any) -> None:
+    for key in section:
+        section[key] = getattr(settings, key)
 
 
 def _check_numbers(key: str, value: Any) -> None:
@@ -118,24 +151,3 @@ def _check_numbers(key: str, value: Any) -> None:
         raise UserError(f"{key} must be a number, got nan")
     elif isinstance(value, int) and abs(value) >= 2**63:
         raise UserError(f"{key} must be below 2^63, got a number of {len(str(abs(value)))} digits")
-
-
-def _check_section(prefix: str, section: dict[str, Any], schema: Any) -> None:
-    hints = typing.get_type_hints(schema)
-    for key in section:
-        name = f"{prefix}{key}"
-        if key not in hints:
-            raise UserError(f"there is no setting '{name}'; {choices(str(key), hints)}")
-        value = section[key] = whole(section[key], hints[key])
-        if not fits(value, hints[key]):
-            raise UserError(f"{name} must be {describe(hints[key])}, got {value!r} ({type(value).__name__})")
-        in_range = not isinstance(value, int | float) or _LEAST.get(name, value) <= value <= _MOST.get(
-            name, value
-        )
-        if not in_range:
-            raise UserError(
-                f"{name} must be at least {_LEAST[name]}{f' and at most {_MOST[name]}' if name in _MOST else ''}, got {value!r}"
-            )
-    for key in hints:
-        if key not in section:
-            raise UserError(f"the setting '{prefix}{key}' is missing")

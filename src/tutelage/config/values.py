@@ -3,10 +3,62 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from tutelage.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `least` to `most`, as in `Annotated[int, Range(1)]`; above: without `least` itself."""
+
+    least: float
+    most: float | None = None
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        low = value > self.least if self.above else value >= self.least
+        return low and (self.most is None or value <= self.most)
+
+    def __str__(self) -> str:
+        low = f"above {self.least}" if self.above else f"of at least {self.least}"
+        return low if self.most is None else f"{low} and at most {self.most}"
+
+
+def checked(key: str, value: Any, hint: Any) -> Any:
+    """Return a value that fits its annotation, 1e3 as 1000 where a whole number is expected.
+
+    Raises:
+        UserError: it does not fit. The message names the key, what was expected and what came.
+    """
+    value = whole(value, hint)
+    if fits(value, hint):
+        return value
+    options = [str(option) for option in literals(hint)]
+    near = (
+        f"; did you mean '{found}'?" if isinstance(value, str) and (found := nearest(value, options)) else ""
+    )
+    kind = "" if _of_kind(value, hint) else f" ({type(value).__name__})"
+    raise UserError(f"{key} must be {describe(hint)}, got {value!r}{kind}{near}")
+
+
+def in_keys(text: str, where: str, arguments: Collection[str]) -> str:
+    """Return a constructor's message in the words of a configuration: an argument in backticks is the key below `where`.
+
+    A constructor says "`length` must be at least 1" and knows no configuration; of a node `data` that becomes "data.length must be ...".
+    """
+    return re.sub(
+        r"`(\w+)((?:\.\w+)*)`",
+        lambda found: (
+            f"{where}{'.' if where else ''}{found[1]}{found[2]}" if found[1] in arguments else found[0]
+        ),
+        text,
+    )
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -14,10 +66,13 @@ def fits(value: Any, hint: Any) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is None or hint is type(None):
         return value is None
+    if origin is Annotated:
+        ranges = [extra for extra in inner[1:] if isinstance(extra, Range)]
+        return fits(value, inner[0]) and all(value in one for one in ranges)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, option) for option in inner)
     if origin is typing.Literal:
-        return value in inner
+        return any(type(value) is type(option) and value == option for option in inner)
     if hint is bool:
         return isinstance(value, bool)
     if hint is int:
@@ -47,10 +102,33 @@ def whole(value: Any, hint: Any) -> Any:
     return value
 
 
+def literals(hint: Any) -> list[Any]:
+    """Return the values that an annotation's `Literal`s list."""
+    if typing.get_origin(hint) is typing.Literal:
+        return list(typing.get_args(hint))
+    return [value for option in typing.get_args(hint) for value in literals(option)]
+
+
 def _items_fit(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:
-    if not inner or (origin is tuple and Ellipsis not in inner):
+    if not inner:
         return True
+    if issubclass(origin, tuple) and Ellipsis not in inner:
+        return len(value) == len(inner) and all(map(fits, value, inner))
     return all(fits(item, inner[0]) for item in value)
+
+
+def _of_kind(value: Any, hint: Any) -> bool:
+    """Whether a value that does not fit is at least of the expected type, so that naming its own says nothing."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return fits(value, inner[0])
+    if origin is typing.Literal:
+        return any(isinstance(value, type(option)) for option in inner)
+    return (
+        any(_of_kind(value, option) for option in inner)
+        if origin in (typing.Union, types.UnionType)
+        else False
+    )
 
 
 def describe(hint: Any) -> str:
@@ -65,12 +143,16 @@ def describe(hint: Any) -> str:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint in words:
         return words[hint]
+    if origin is Annotated:
+        return " ".join([describe(inner[0]), *(str(one) for one in inner[1:] if isinstance(one, Range))])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(describe(option) for option in inner))
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, inner))
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return f"a mapping to {describe(inner[-1])}" if inner and inner[-1] is not Any else "a mapping"
+    if inspect.isclass(origin) and issubclass(origin, tuple) and inner and Ellipsis not in inner:
+        return f"a list of {len(inner)} values ({', '.join(map(describe, inner))})"
     if origin is not None:
         return f"a list of {describe(inner[0])}" if inner else "a list"
     return str(getattr(hint, "__name__", hint))

@@ -35,7 +35,7 @@ def build(
             continue
         if not isinstance(arguments, Mapping):
             raise UserError(
-                f"data.augment.{name} must be a mapping of its arguments, or null, got {arguments!r}"
+                f"`augment.{name}` must be a mapping of its arguments, or null, got {arguments!r}"
             )
         if name not in AUGMENTATIONS:
             raise UserError(f"there is no augmentation '{name}': {choices(name, AUGMENTATIONS)}")
@@ -43,6 +43,6 @@ def build(
             steps.append(AUGMENTATIONS[name](**arguments))
         except TypeError as error:
             raise UserError(
-                f"data.augment.{name}: {dict(arguments)} does not fit its arguments ({error})"
+                f"`augment.{name}`: {dict(arguments)} does not fit its arguments ({error})"
             ) from error
     return Chain(steps) if steps else None

@@ -76,15 +76,14 @@ class DataModule(pl.LightningDataModule, ABC):
         for name in splitting.SPLITS:
             if len(self.splits.get(name, ())) == 0:
                 raise UserError(
-                    f"the {name} split of {type(self).__name__} is empty: give data.{name} or the data more samples"
+                    f"the {name} split of {type(self).__name__} is empty: give `{name}` or the data more samples"
                     if name != "train"
-                    else f"no sample of {type(self).__name__} is left to train on: take less for data.validation and data.test"
+                    else f"no sample of {type(self).__name__} is left to train on: take less for `validation` and `test`"
                 )
         available = len(self.splits["train"])
         if self.batch_size > available:
             warnings.warn(
-                f"data.batch_size={self.batch_size} exceeds the {available} training samples: "
-                f"using {available}"
+                f"`batch_size`={self.batch_size} exceeds the {available} training samples: using {available}"
             )
             self.batch_size = available
         self._loaded = True

@@ -69,7 +69,7 @@ def download_folder(root: str | None) -> Path:
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"there is no folder {folder}: data.root must name an existing one, which holds the set or will; without it the set "
+            f"there is no folder {folder}: `root` must name an existing one, which holds the set or will; without it the set "
             f"lies in {cache_folder() / 'downloads'}"
         )
     return folder

@@ -136,7 +136,7 @@ class FineGrained(ImageFolder):
                     reason = str(error).strip().split("\n")[0]
             if reason:
                 raise UserError(
-                    f"there is no folder {folder} ({reason}). Unpack the published archive there, or set data.root"
+                    f"there is no folder {folder} ({reason}). Unpack the published archive there, or set `root`"
                 )
         super().prepare()
 

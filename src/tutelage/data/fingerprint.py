@@ -26,7 +26,7 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     if root.is_file():
         return file_digest(root)
     if not root.is_dir():
-        raise UserError(f"there is no file or folder {root}: data.root must name existing data")
+        raise UserError(f"there is no file or folder {root}: `root` must name existing data")
     found = sorted(listing(root))
     digest = hashlib.sha256()
     for name, size in found:

@@ -45,7 +45,7 @@ def read_layout(root: Path) -> Layout:
     """
     forms = "root/<class>/<images> or root/{train,test}/<class>/<images>"
     if not root.is_dir():
-        raise UserError(f"there is no image folder {root}: data.root must hold {forms}")
+        raise UserError(f"there is no image folder {root}: `root` must hold {forms}")
     found = sorted(name for name, _ in listing(root) if name.lower().endswith(EXTENSIONS))
     paths: list[str] = []
     labels: list[int] = []
@@ -182,7 +182,7 @@ class Files:
                 (_, height, width), (_, first_height, first_width) = image.shape, images[0].shape
                 raise UserError(
                     f"{self.layout.paths[indices[0]]} has {first_width}x{first_height} pixels, {self.layout.paths[index]} has "
-                    f"{width}x{height}: set data.image_size to decode all to one size"
+                    f"{width}x{height}: set `image_size` to decode all to one size"
                 )
         return np.stack(images)
 

@@ -51,11 +51,11 @@ class ImageFolder(ImageData):
     ) -> None:
         super().__init__(**options)
         if storage not in STORAGE:
-            raise UserError(f"data.storage '{storage}' does not exist: {choices(storage, STORAGE)}")
+            raise UserError(f"`storage` '{storage}' does not exist: {choices(storage, STORAGE)}")
         if channels not in MODES:
-            raise UserError(f"data.channels must be 1 (grey) or 3 (RGB), got {channels}")
+            raise UserError(f"`channels` must be 1 (grey) or 3 (RGB), got {channels}")
         if image_size is not None and image_size < 1:
-            raise UserError(f"data.image_size must be a number of pixels, got {image_size}")
+            raise UserError(f"`image_size` must be a number of pixels, got {image_size}")
         self.root = Path(root).expanduser()
         self.image_size, self.channels = image_size, channels
         self.storage, self.num_workers = storage, num_workers

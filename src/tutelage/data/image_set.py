@@ -173,7 +173,7 @@ class ImageData(DataModule):
         if self.classes is None:
             return source.labels, names
         if not self.classes:
-            raise UserError(f"data.classes must name at least one class; {choices('', names)}")
+            raise UserError(f"`classes` must name at least one class; {choices('', names)}")
         table = np.full(len(names), -1)
         # Where all names are numbers, a number is a name: folders 1, 2 and 10 stand in another order.
         are_names = all(name.isdigit() for name in names)
@@ -188,7 +188,7 @@ class ImageData(DataModule):
                     if 0 <= number < len(names)
                     else f"does not exist: {choices(str(name), names)}"
                 )
-                raise UserError(f"data.classes: class {name!r} {what}")
+                raise UserError(f"`classes`: class {name!r} {what}")
             table[number] = position
         return table[source.labels], [names[i] for i in np.argsort(table)[len(names) - len(self.classes) :]]
 
@@ -214,7 +214,7 @@ class ImageData(DataModule):
         if not self.missing:
             return clean
         if not isinstance(clean, Tensor):
-            raise UserError("data.missing needs images in memory: set data.storage=resident")
+            raise UserError("`missing` needs images in memory: set `storage`=resident")
         spoilt = np.sort(self.splits["train"]) if self.missing_in == "train" else np.arange(len(clean))
         key = ("missing", *source.key, self.missing, self.split_seed, splitting.digest(spoilt))
 

@@ -76,7 +76,7 @@ class TorchvisionImages(ImageData):
                 f"{kind} is not complete in {self.root} ({reason}). "
                 f"Expected torchvision's files there ({marker} and its like). "
                 f"On a machine with network access they are downloaded at first use; "
-                f"else copy such a folder and set data.root to it"
+                f"else copy such a folder and set `root` to it"
             ) from error
 
     def source(self) -> ImageSource:

@@ -79,7 +79,7 @@ class GeneratedSequences(DataModule):
             raise UserError(f"every split needs at least one sequence, got {self.sizes}")
         if not 1 <= min_length <= max_length:
             raise UserError(
-                f"lengths must be 1 <= min_length <= max_length, got {min_length} and {max_length}"
+                f"lengths must be 1 <= `min_length` <= `max_length`, got {min_length} and {max_length}"
             )
         self.min_length, self.max_length = min_length, max_length
 
@@ -164,7 +164,7 @@ class Parity(GeneratedSequences):
     def __init__(self, *, target: str = "whole", **options: Any) -> None:
         super().__init__(**options)
         if target not in ("whole", "prefix"):
-            raise UserError(f"data.target '{target}' does not exist: {choices(target, ('whole', 'prefix'))}")
+            raise UserError(f"`target` '{target}' does not exist: {choices(target, ('whole', 'prefix'))}")
         self.target = target
         self.vocab_size = 3
         self.task = Classification(2) if target == "whole" else Tokens(2, monitor="accuracy")

@@ -109,13 +109,11 @@ class Series(DataModule):
                 f"missing_in '{missing_in}' does not exist: {choices(missing_in, ('train', 'all'))}"
             )
         if level not in (None, *LEVELS):
-            raise UserError(
-                f"data.level '{level}' does not exist: {choices(level, LEVELS)}, or null for none"
-            )
+            raise UserError(f"`level` '{level}' does not exist: {choices(level, LEVELS)}, or null for none")
         if length < 1 or horizon < 1:
-            raise UserError(f"data.length and data.horizon must be at least 1, got {length} and {horizon}")
+            raise UserError(f"`length` and `horizon` must be at least 1, got {length} and {horizon}")
         if len(split) != 3 or min(split) <= 0:
-            raise UserError(f"data.split needs three positive numbers, rows or fractions, got {list(split)}")
+            raise UserError(f"`split` needs three positive numbers, rows or fractions, got {list(split)}")
         self.root = Path(root).expanduser()
         self.length, self.horizon, self.split = length, horizon, tuple(split)
         self.columns, self.date, self.level = columns, date, level
@@ -145,7 +143,7 @@ class Series(DataModule):
         if not varied.all():
             constant = [name for name, varies in zip(names, varied, strict=True) if not varies]
             raise UserError(
-                f"{self.root}: columns without variation in the training rows: {', '.join(constant)}; leave them out with data.columns"
+                f"{self.root}: columns without variation in the training rows: {', '.join(constant)}; leave them out with `columns`"
             )
         values = np.nan_to_num((raw[: ends[-1]] - mean) / deviation).astype(np.float32)
         starts = {"train": 0, "validation": ends[0] - self.length, "test": ends[1] - self.length}
@@ -177,12 +175,12 @@ class Series(DataModule):
         fractions = sum(self.split) <= 1 + 1e-9
         if not fractions and any(part != int(part) for part in self.split):
             raise UserError(
-                f"data.split={list(self.split)}: fractions sum to at most 1, numbers of rows are whole; these are neither"
+                f"`split`={list(self.split)}: fractions sum to at most 1, numbers of rows are whole; these are neither"
             )
         rows = [int(part * available) if fractions else int(part) for part in self.split]
         if sum(rows) > available:
             raise UserError(
-                f"data.split={list(self.split)} asks for {sum(rows)} rows, {self.root} has {available}"
+                f"`split`={list(self.split)} asks for {sum(rows)} rows, {self.root} has {available}"
             )
         return rows
 
@@ -204,7 +202,7 @@ class Series(DataModule):
         import pandas as pd
 
         if not self.root.is_file():
-            raise UserError(f"there is no CSV file {self.root}: data.root must name one")
+            raise UserError(f"there is no CSV file {self.root}: `root` must name one")
         try:
             table = pd.read_csv(self.root)
             if len(table.columns) == 1 and ";" in table.columns[0]:
@@ -235,7 +233,7 @@ class Series(DataModule):
         table = table if self.columns is None else table[list(self.columns)]
         if words := [name for name, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]:
             raise UserError(
-                f"{self.root}: columns that are not numbers: {', '.join(map(str, words))}; set data.columns"
+                f"{self.root}: columns that are not numbers: {', '.join(map(str, words))}; set `columns`"
             )
         day = (moments.dt.hour + moments.dt.minute / 60).to_numpy() / 24
         week = (moments.dt.dayofweek.to_numpy() + day) / 7

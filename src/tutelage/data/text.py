@@ -72,15 +72,11 @@ class Text(DataModule):
             fingerprint=fingerprint,
         )
         if level not in LEVELS:
-            raise UserError(f"data.level '{level}' does not exist: {choices(level, LEVELS)}")
+            raise UserError(f"`level` '{level}' does not exist: {choices(level, LEVELS)}")
         if length < 1 or min_count < 1:
-            raise UserError(
-                f"data.length and data.min_count must be at least 1, got {length} and {min_count}"
-            )
+            raise UserError(f"`length` and `min_count` must be at least 1, got {length} and {min_count}")
         if (tokenizer is None) == (level == "tokenizer"):
-            raise UserError(
-                "data.tokenizer names a tokenizer.json in data.root exactly when data.level=tokenizer"
-            )
+            raise UserError("`tokenizer` names a tokenizer.json in `root` exactly when `level`=tokenizer")
         for name, fraction in (("validation", validation_fraction), ("test", test_fraction)):
             if not 0 < fraction < 0.5:
                 raise UserError(f"data.{name}_fraction must lie between 0 and 0.5, got {fraction}")
@@ -104,7 +100,7 @@ class Text(DataModule):
             count = (last - first - 1) // self.length
             if count < 1:
                 raise UserError(
-                    f"the {name} text has {last - first} tokens: too few for one window of data.length={self.length}"
+                    f"the {name} text has {last - first} tokens: too few for one window of `length`={self.length}"
                 )
             starts.append(first + self.length * np.arange(count))
             self.splits[name] = np.arange(done, done + count)
@@ -134,17 +130,15 @@ class Text(DataModule):
         if self.root.is_file():
             if any(self.files.values()):
                 raise UserError(
-                    f"data.root={self.root} is a file: data.train, validation and test name files of a folder"
+                    f"`root`={self.root} is a file: `train`, `validation` and `test` name files of a folder"
                 )
             return {"train": self.root}
         if self.files["train"] is None:
-            raise UserError(
-                f"data.root={self.root} must be a text file, or a folder with data.train=<file in it>"
-            )
+            raise UserError(f"`root`={self.root} must be a text file, or a folder with `train`=<file in it>")
         paths = {part: self.root / name for part, name in self.files.items() if name is not None}
         for part, path in paths.items():
             if not path.is_file():
-                raise UserError(f"there is no text file {path} (data.{part} in data.root)")
+                raise UserError(f"there is no text file {path} (`{part}` in `root`)")
         return paths
 
     def _tokens(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

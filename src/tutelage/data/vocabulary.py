@@ -117,10 +117,10 @@ def _tokenised(paths: Mapping[str, Path], tokenizer: Path) -> tuple[dict[str, np
         from tokenizers import Tokenizer
     except ImportError as error:
         raise UserError(
-            "data.level=tokenizer needs the package tokenizers: pip install 'tutelage[text]'"
+            "`level`=tokenizer needs the package tokenizers: pip install 'tutelage[text]'"
         ) from error
     if not tokenizer.is_file():
-        raise UserError(f"there is no tokenizer file {tokenizer} (data.tokenizer in data.root)")
+        raise UserError(f"there is no tokenizer file {tokenizer} (`tokenizer` in `root`)")
     try:
         encoder = Tokenizer.from_file(str(tokenizer))
     except Exception as error:  # the library raises bare Exception for a malformed file

@@ -25,7 +25,7 @@ from tutelage.engine.inherited import (
     recorded_sizes,
     weights_file,
 )
-from tutelage.engine.instantiate import construct, parameters_of, resolve
+from tutelage.engine.instantiate import construct, parameters_of, resolve, worded
 from tutelage.errors import UserError
 from tutelage.methods.base import Method, step_seed
 from tutelage.models.frozen import FrozenNetwork
@@ -71,11 +71,11 @@ def build_data(config: dict[str, Any]) -> DataModule:
     # What is only looked at makes no runs folder.
     locks = (runs_dir if runs_dir.is_dir() else cache_folder()) / ".locks"
     make_folder(locks)
-    with lock_at(
-        locks / "data.lock"
-    ):  # ranks and parallel jobs would else download or decode the same files at once
-        data.prepare()
-    data.setup()
+    with worded("data", parameters_of(type(data))[0]):
+        # Ranks and parallel jobs would else download or decode the same files at once.
+        with lock_at(locks / "data.lock"):
+            data.prepare()
+        data.setup()
     return data
 
 

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from safetensors import safe_open
 
+from tutelage.config.settings import Fit, Hardware, Logger, read
 from tutelage.engine.build import Built, build
 from tutelage.engine.callbacks import Progress, Recording, StopBelow
 from tutelage.engine.checkpoints import Checkpoints, WholeFiles, best_weights
@@ -21,14 +22,13 @@ from tutelage.engine.cpu import prepared_cpu
 from tutelage.engine.mirrors import Mirrors, open_mirrors
 from tutelage.engine.outcome import cost, evaluate_and_save
 from tutelage.engine.validation_intervals import ValidationIntervals
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError
 from tutelage.runs.bounded import check_archive
 from tutelage.runs.records import replacing, write_json
 from tutelage.runs.run import Run
 from tutelage.runs.setting import reads_of
 
 log = logging.getLogger("tutelage")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
 def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
@@ -37,20 +37,21 @@ def fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
     Call it under the run's lock, in one process or in every rank of a started group. A checkpoint in the folder is resumed.
     Raises UserError for what the user can mend; NonFiniteLoss when a loss term is not finite.
     """
-    with prepared_cpu(config["hardware"].get("threads")):
-        return _fit(config, run)
+    hardware = read(Hardware, config["hardware"], "hardware")
+    with prepared_cpu(hardware.threads):
+        return _fit(config, run, read(Fit, config["fit"], "fit"), hardware)
 
 
-def _fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
+def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) -> dict[str, Any]:
     started = time.perf_counter()
     quiet_lightning()
-    check_machine(config["hardware"])
+    check_machine(hardware)
     if torch.cuda.is_initialized():  # by an earlier run of this process, whose peak is not this one's
         torch.cuda.reset_peak_memory_stats()
-    torch.set_float32_matmul_precision(config["hardware"]["matmul_precision"])
+    torch.set_float32_matmul_precision(hardware.matmul_precision)
     reads = reads_of(config)
     built = build(config)
-    max_steps, every = plan_steps(config["fit"], built)
+    max_steps, every = plan_steps(settings, built)
     checkpoint = latest_checkpoint(run)
     first_step = 0 if checkpoint is None else checkpoint[1]
     trainer, recording, checkpoints, mirrors = assemble(config, run, built, max_steps)
@@ -77,7 +78,7 @@ def _fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
             result["reads"] = reads
         if trainer.is_global_zero:
             run.complete(result)
-            if not config["fit"]["keep_checkpoints"]:
+            if not settings.keep_checkpoints:
                 run.drop_checkpoints()
         trainer.strategy.barrier("result")  # no rank leaves, or reads the result, before it is written
     finally:
@@ -91,18 +92,18 @@ def _fit(config: dict[str, Any], run: Run) -> dict[str, Any]:
     return result
 
 
-def plan_steps(settings: dict[str, Any], built: Built) -> tuple[int, int]:
+def plan_steps(settings: Fit, built: Built) -> tuple[int, int]:
     """Return (updates in all, updates between validations), and tell the method, whose schedules end with them."""
-    per_epoch = max(1, built.data.steps_per_epoch // settings["accumulate"])
-    steps, epochs = settings["max_steps"], settings["epochs"]
-    wanted = steps if steps is not None else epochs * built.data.steps_per_epoch / settings["accumulate"]
+    per_epoch = max(1, built.data.steps_per_epoch // settings.accumulate)
+    steps, epochs = settings.max_steps, settings.epochs
+    wanted = steps if steps is not None else (epochs or 0) * built.data.steps_per_epoch / settings.accumulate
     max_steps = max(1, round(wanted))
-    every = settings.get("validate_every_steps") or per_epoch
+    every = settings.validate_every_steps or per_epoch
     method = built.method
     method.max_steps, method.accumulate, method.gradient_clip = (
         max_steps,
-        settings["accumulate"],
-        settings["gradient_clip"],
+        settings.accumulate,
+        settings.gradient_clip,
     )
     return max_steps, min(every, max_steps)
 
@@ -111,32 +112,34 @@ def assemble(
     config: dict[str, Any], run: Run, built: Built, max_steps: int
 ) -> tuple[pl.Trainer, Recording, Checkpoints, Mirrors]:
     """Return the trainer and the callbacks of this run."""
-    settings, task = config["fit"], built.data.task
+    settings, task = read(Fit, config["fit"], "fit"), built.data.task
     is_first = _rank() == 0
-    mirrors = open_mirrors(config["logger"], run.path, config) if is_first else Mirrors([])
-    per_epoch = built.data.steps_per_epoch / settings["accumulate"]
+    mirrors = (
+        open_mirrors(read(Logger, config["logger"], "logger"), run.path, config) if is_first else Mirrors([])
+    )
+    per_epoch = built.data.steps_per_epoch / settings.accumulate
     recording = Recording(
         run.writer() if is_first else None,
         mirrors,
-        log_every=settings["log_every_steps"],
-        accumulate=settings["accumulate"],
+        log_every=settings.log_every_steps,
+        accumulate=settings.accumulate,
         steps_per_epoch=per_epoch,
-        threads=config["hardware"].get("threads"),
+        threads=config["hardware"]["threads"],
     )
     checkpoints = Checkpoints(
         run.path / "checkpoints",
         monitor=task.monitor,
         mode=task.mode,
-        every_s=settings["checkpoint_every_s"],
-        keep_all=settings["protocol"] == "best_on_test",
+        every_s=settings.checkpoint_every_s,
+        keep_all=settings.protocol == "best_on_test",
     )
     callbacks: list[pl.Callback] = [
         recording,
         checkpoints,
         Progress(f"{config['name']} seed {config['seed']}", max_steps, task.monitor),
     ]
-    if settings["stop_below"]:
-        callbacks.append(StopBelow(settings["stop_below"], checkpoints))
+    if settings.stop_below:
+        callbacks.append(StopBelow(settings.stop_below, checkpoints))
     trainer = make_trainer(
         config,
         run.path,
@@ -148,13 +151,13 @@ def assemble(
     return trainer, recording, checkpoints, mirrors
 
 
-def check_machine(hardware: dict[str, Any]) -> None:
+def check_machine(hardware: Hardware) -> None:
     """Raise UserError where this machine lacks the accelerator, before data are read."""
     found = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not found.get(hardware["accelerator"], True):
+    if not found.get(hardware.accelerator, True):
         has = ", ".join(name for name, there in found.items() if there) or "neither"
         raise UserError(
-            f"hardware.accelerator={hardware['accelerator']}: this machine has no such device (of gpu and mps: {has}); "
+            f"hardware.accelerator={hardware.accelerator}: this machine has no such device (of gpu and mps: {has}); "
             "choose hardware=cpu, or ddp_cpu for several ranks"
         )
 
@@ -173,16 +176,9 @@ def make_trainer(
     by_hand: the method updates its networks itself, so that accumulation and clipping are its own business too.
     all_parameters_get_gradients: see `Method`.
     """
-    settings, hardware = config["fit"], config["hardware"]
-    if settings["gradient_clip"] is not None and not settings["gradient_clip"] > 0:
-        raise UserError(
-            f"fit.gradient_clip must be above 0, or null for none; got {settings['gradient_clip']}"
-        )
-    if hardware["precision"] not in PRECISIONS:
-        known = choices(hardware["precision"], PRECISIONS)
-        raise UserError(f"there is no hardware.precision {hardware['precision']!r}; {known}")
-    chosen = {
-        key: hardware[key]
+    settings, hardware = read(Fit, config["fit"], "fit"), read(Hardware, config["hardware"], "hardware")
+    chosen: dict[str, Any] = {
+        key: getattr(hardware, key)
         for key in ("accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic")
     }
     if chosen["strategy"] == "ddp" and not all_parameters_get_gradients:
@@ -192,8 +188,8 @@ def make_trainer(
             **chosen,
             max_steps=max_steps,
             max_epochs=-1,
-            accumulate_grad_batches=1 if by_hand else settings["accumulate"],
-            gradient_clip_val=None if by_hand else settings["gradient_clip"],
+            accumulate_grad_batches=1 if by_hand else settings.accumulate,
+            gradient_clip_val=None if by_hand else settings.gradient_clip,
             callbacks=callbacks,
             plugins=[WholeFiles()],
             default_root_dir=folder,
@@ -231,7 +227,7 @@ def train(
     intervals = ValidationIntervals(
         stream, lambda: method.step, every=every, max_steps=max_steps, accumulate=method.accumulate
     )
-    if config["hardware"].get("compile"):
+    if config["hardware"]["compile"]:
         torch.compiler.reset()  # or a graph of an earlier run of this process serves, which knows nothing of this network's taps
         method.network.compile()
     interrupt = signal.getsignal(signal.SIGINT)

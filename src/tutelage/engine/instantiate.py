@@ -14,11 +14,11 @@ import inspect
 import sys
 import sysconfig
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tutelage.config.values import describe, fits, whole
+from tutelage.config.values import checked, in_keys
 from tutelage.engine.trust import ALLOWED, SHIPPED, SHIPPED_FILES, check_words
 from tutelage.errors import UserError, choices
 
@@ -94,7 +94,7 @@ def parameters_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Param
         except (TypeError, ValueError):
             break
         with contextlib.suppress(NameError, TypeError):  # annotations that only a type checker can resolve
-            hints = typing.get_type_hints(constructor) | hints
+            hints = typing.get_type_hints(constructor, include_extras=True) | hints
         for parameter in found:
             if (
                 parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
@@ -107,11 +107,30 @@ def parameters_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Param
     return parameters, hints, open_ended
 
 
+@contextlib.contextmanager
+def worded(where: str, arguments: Collection[str]) -> Iterator[None]:
+    """Word what an object says of its arguments, which stand in backticks, as the keys of its node: see `values.in_keys`.
+
+    where: the node's key.
+    arguments: the names of its constructor's arguments.
+    """
+    try:
+        yield
+    except UserError as error:
+        error.args = (in_keys(str(error), where, arguments), *error.args[1:])
+        raise
+
+
 def construct(where: str, config: Mapping[str, Any], **context: Any) -> Any:
     """Build the object that a configuration node describes.
 
-    config: `_target_` and plain keyword arguments. context: what the engine supplies; only what the signature names is passed.
-    Raises UserError for an unknown argument (naming the nearest), a missing one, a value of another type, or a failed constructor.
+    where: the node's key, for messages; what the constructor says of an argument in backticks becomes its key.
+    config: `_target_` and plain keyword arguments.
+    context: what the engine supplies; only what the signature names is passed.
+
+    Raises:
+        UserError: an unknown argument (naming the nearest), a missing one, a value of another type or out of range, or a constructor
+            that refuses.
     """
     target = config.get("_target_")
     if target is None:
@@ -128,11 +147,7 @@ def construct(where: str, config: Mapping[str, Any], **context: Any) -> Any:
             )
         if key not in hints:
             continue
-        value = given[key] = whole(given[key], hints[key])
-        if not fits(value, hints[key]):
-            raise UserError(
-                f"{where}.{key} must be {describe(hints[key])}, got {value!r} ({type(value).__name__})"
-            )
+        value = given[key] = checked(f"{where}.{key}", given[key], hints[key])
         if target.startswith("tutelage.") and isinstance(value, int) and value < 0:
             raise UserError(
                 f"{where}.{key} must not be negative, got {value}"
@@ -144,9 +159,9 @@ def construct(where: str, config: Mapping[str, Any], **context: Any) -> Any:
     if missing:
         raise UserError(f"{where}: {target} needs {', '.join(sorted(missing))}; give it in the configuration")
     try:
-        return function(**arguments)
+        with worded(where, parameters):
+            return function(**arguments)
     except UserError as error:
-        said = str(error)
-        raise error if said.startswith(where) else UserError(f"{where}: {said}") from error
+        raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
     except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         raise UserError(f"{where}: {target} cannot be built from {given}: {error}") from error

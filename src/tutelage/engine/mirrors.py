@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from tutelage.errors import UserError, choices
+from tutelage.config.settings import Logger
 from tutelage.runs.records import read_metrics, replacing
 
 log = logging.getLogger("tutelage")
@@ -116,28 +116,20 @@ class CsvMirror:
             writer.writerows(rows)
 
 
-KINDS = ("wandb", "tensorboard", "csv", "none")
-
-
-def open_mirrors(logger: dict[str, Any], folder: Path, config: dict[str, Any]) -> Mirrors:
-    """Return the mirrors that the `logger` node of a configuration asks for. Raises UserError for an unknown kind."""
-    kind = logger.get("kind", "none")
-    if kind not in KINDS:
-        raise UserError(
-            f"logger.kind must be one of {', '.join(KINDS)}, got {kind!r}; {choices(kind, KINDS)}"
-        )
-    if kind == "wandb":
+def open_mirrors(logger: Logger, folder: Path, config: dict[str, Any]) -> Mirrors:
+    """Return the mirrors that the `logger` section of a configuration asks for."""
+    if logger.kind == "wandb":
         name, run_id = f"{config['name']}/seed{config['seed']}", folder.name
         settings = {
-            "project": logger["project"],
-            "mode": logger["mode"],
+            "project": logger.project,
+            "mode": logger.mode,
             "name": name,
             "group": config["name"],
         }
         return Mirrors([WandbMirror(folder, config, run_id=run_id, **settings)])
-    if kind == "tensorboard":
+    if logger.kind == "tensorboard":
         return Mirrors([TensorBoardMirror(folder)])
-    return Mirrors([CsvMirror(folder)] if kind == "csv" else [])
+    return Mirrors([CsvMirror(folder)] if logger.kind == "csv" else [])
 
 
 class Mirrors:

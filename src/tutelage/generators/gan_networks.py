@@ -144,7 +144,7 @@ class Critic(nn.Module):
         super().__init__()
         if conditioning not in ("projection", "embedding"):
             known = choices(conditioning, ("projection", "embedding"))
-            raise UserError(f"method.conditioning={conditioning!r} is not known; {known}")
+            raise UserError(f"`conditioning`={conditioning!r} is not known; {known}")
         sizes = grid_sizes(input_shape)
         widths = [width * min(2**level, 4) for level in range(len(sizes))]
         self.projects = conditioning == "projection"

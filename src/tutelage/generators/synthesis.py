@@ -43,7 +43,7 @@ def synthesize(
         )
     if micro_batch is not None:
         if micro_batch < 1:
-            raise UserError(f"method.micro_batch must be at least 1 image, got {micro_batch}")
+            raise UserError(f"`micro_batch` must be at least 1 image, got {micro_batch}")
         generator.micro_batch = micro_batch
     predictions = None if classifier is None or targets is None else predict(classifier, targets)
     conditioning = Conditioning(labelling, classes=generator.classes, seed=seed, predictions=predictions)

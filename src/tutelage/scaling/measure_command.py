@@ -75,7 +75,7 @@ def points_of(config: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any], bool
 
 def _check(node: Mapping[str, Any]) -> None:
     # A case passes on to its points what it does not name itself, so their fields are checked here.
-    from tutelage.config.values import describe, fits
+    from tutelage.config.values import checked
     from tutelage.engine.instantiate import parameters_of, resolve
     from tutelage.scaling.grid import Point
 
@@ -86,10 +86,7 @@ def _check(node: Mapping[str, Any]) -> None:
             continue
         if key not in hints:
             raise UserError(f"there is no setting 'measure.{key}'; {choices(key, [*named, *hints])}")
-        if not fits(value, hints[key]):
-            raise UserError(
-                f"measure.{key} must be {describe(hints[key])}, got {value!r} ({type(value).__name__})"
-            )
+        checked(f"measure.{key}", value, hints[key])
 
 
 def hardware_of(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def decoupled(
 
 
 def check_classes(student: Tensor, teacher: Tensor) -> None:
+    """Raise UserError where the outputs of student and teacher differ in shape."""
     if student.shape != teacher.shape:
         raise UserError(
             f"student and teacher must give outputs of one shape, got {tuple(student.shape)} and {tuple(teacher.shape)}; "

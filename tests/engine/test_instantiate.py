@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.engine.instantiate import resolve
+from tutelage.config.compose import compose
+from tutelage.engine.instantiate import construct, resolve
 from tutelage.errors import UserError
 
 
@@ -41,3 +42,22 @@ def test_functions_of_this_environment_are_refused_in_the_folder_that_holds_it(
     monkeypatch.chdir(Path(sys.prefix).parent)
     with pytest.raises(UserError, match="refused"):
         resolve(target, "model")
+
+
+def test_what_a_file_declares_is_held_against_its_class() -> None:
+    """Plans know no class by name: a file that hid its class's nature would open source data to a source-free run."""
+    node = compose(["data=pseudo", "data.root=x", "data.fingerprint=f"])["data"]
+    with pytest.raises(UserError, match="must declare `_reads_: pseudo`, as the shipped one does, got None"):
+        construct("data", {key: value for key, value in node.items() if key != "_reads_"})
+    with pytest.raises(UserError, match=r"data._reads_=psuedo declares nothing; did you mean 'pseudo'"):
+        construct("data", node | {"_reads_": "psuedo"})
+    makers = {
+        name: compose([f"method={name}"])["method"].get("_makes_")
+        for name in ("gan", "diffusion", "supervised", "synthesis")
+    }
+    assert makers == {
+        "gan": "generator",
+        "diffusion": "generator",
+        "supervised": None,
+        "synthesis": "pseudo_data",
+    }

@@ -92,7 +92,7 @@ def test_every_exclusion_is_outside(pattern):
     key = pattern.replace("needs.*", "needs.teacher").replace("*", "_anything")
     config: dict = {
         "name": "demo/plain",
-        "data": {"batch_size": 8},
+        "data": {"batch_size": 8, "_reads_": "published"},
         "method": {"weights": {"task": 1}},
         "hardware": {"devices": 1},
         "fit": {"max_steps": 3},
@@ -170,12 +170,17 @@ def test_the_place_of_data_counts_where_nothing_else_tells_them_apart():
         return identify({"name": "n", "data": {"root": root, **data}})
 
     ours, own = "tutelage.data.image_folder.ImageFolder", "mine.Data"
-    published = {"_target_": "tutelage.data.images.TorchvisionImages", "dataset": "cifar10"}
+    published = {
+        "_target_": "tutelage.data.images.TorchvisionImages",
+        "dataset": "cifar10",
+        "_reads_": "published",
+    }
     assert of("a", **published) == of("b", **published)
     assert of("a", _target_=ours, fingerprint="f") == of("b", _target_=ours, fingerprint="f")
     assert of("a", _target_=ours) != of("b", _target_=ours)  # a YAML of one's own without the line
     assert of("a", _target_=own, fingerprint="f") == of("b", _target_=own, fingerprint="f")
     assert of("a", _target_=own) != of("b", _target_=own)
+    assert of("a", _target_=ours, _reads_="pseudo") != of("b", _target_=ours, _reads_="pseudo")
     assert of("a", _target_=own, fingerprint=None) != of("b", _target_=own, fingerprint=None)
 
 

@@ -31,7 +31,7 @@ def compose(command):
         "logger": "csv",
         "rerun": False,
         "hardware": {"devices": 1, "threads": 1},
-        "data": {"name": "digits", "root": "default"},
+        "data": {"name": "digits", "_reads_": "published", "root": "default"},
         **EXPERIMENTS[words.pop("experiment")],
     }
     for key, value in words.items():
@@ -108,12 +108,12 @@ def test_what_a_need_inherits():
         "logger": "wandb",
         "rerun": True,
         "hardware": {"devices": 2, "threads": 4},
-        "data": {"name": "digits", "root": "/here", "cache_mb": 5},
+        "data": {"name": "digits", "_reads_": "published", "root": "/here", "cache_mb": 5},
     }
     free = plan({**parent, "needs": {"t": ["experiment=cnn"]}}, compose).needs["t"].config
     assert free["runs_dir"] == "/big/disk" and free["logger"] == "wandb" and free["hardware"]["devices"] == 2
     assert free["rerun"] is False
-    assert free["data"] == {"name": "digits", "root": "/here", "cache_mb": 5}
+    assert free["data"] == parent["data"]
     own = ["experiment=cnn", "hardware.devices=1", "logger=none", "data.root=/mine"]
     bound = plan({**parent, "needs": {"t": own}}, compose).needs["t"].config
     assert bound["hardware"] == {"devices": 1, "threads": 1} and bound["logger"] == "none"
@@ -121,7 +121,7 @@ def test_what_a_need_inherits():
     other = (
         plan({**parent, "needs": {"t": ["experiment=cnn", "data.name=cifar10"]}}, compose).needs["t"].config
     )
-    assert other["data"] == {"name": "cifar10", "root": "default"}
+    assert other["data"] == {"name": "cifar10", "_reads_": "published", "root": "default"}
 
 
 def _execute(done, seconds=0.0):

@@ -19,17 +19,17 @@ STAGES = {
     "classifier": {"data": SOURCE, "method": SUPERVISED},
     "generator": {
         "data": SOURCE,
-        "method": {"_target_": "tutelage.methods.gan.Gan"},
+        "method": {"_target_": "tutelage.methods.gan.Gan", "_makes_": "generator"},
         "needs": {"c": ["classifier"]},
     },
     "shards": {
         "data": TARGET,
-        "method": {"_target_": setting.SYNTHESIS, "labelling": "soft"},
+        "method": {"_target_": "made.up", "_makes_": "pseudo_data", "labelling": "soft"},
         "source": {"weights": "need:c"},
         "needs": {"g": ["generator"], "c": ["classifier"]},
     },
     "pp": {
-        "data": {"_target_": PSEUDO, "root": "need:shards"},
+        "data": {"_target_": PSEUDO, "_reads_": "pseudo", "root": "need:shards"},
         "method": SUPERVISED,
         "needs": {"shards": ["shards"]},
     },
@@ -123,12 +123,16 @@ def test_a_stage_on_pseudo_data_cannot_call_itself_a_source():
 
 
 def test_no_setting_leaves_the_identity_of_earlier_runs():
-    config = {"name": "x", "seed": 0, "data": {"_target_": DIGITS, "root": "/a"}}
+    published = {"_target_": DIGITS, "_reads_": "published"}
+    config = {"name": "x", "seed": 0, "data": published | {"root": "/a"}}
     assert (
         identify(config) == identify(config | {"setting": None}) != identify(config | {"setting": "oracle"})
     )
-    assert identify(config) == identify(config | {"data": {"_target_": DIGITS, "root": "/b"}})
-    two = [identify(config | {"data": {"_target_": PSEUDO, "root": f"need:{name}"}}) for name in "ab"]
+    assert identify(config) == identify(config | {"data": published | {"root": "/b"}})
+    two = [
+        identify(config | {"data": {"_target_": PSEUDO, "_reads_": "pseudo", "root": f"need:{name}"}})
+        for name in "ab"
+    ]
     assert two[0] != two[1]  # which need it is does count
 
 

@@ -46,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         plan = plan_of([*([] if "method" in spoken else ["method=synthesis"]), *name, *words])
     if not is_synthesis(plan.config):
         raise UserError(
-            f"{plan.name} makes no pseudo data set (its method is {plan.config['method']['_target_']})"
+            f"{plan.name} makes no pseudo data set: the file of its method ({plan.config['method']['_target_']}) does not declare "
+            "`_makes_: pseudo_data`"
         )
     result = mend(plan) or run_plan(plan, rerun=plan.config["rerun"])
     print(f"{plan.key}: {headline(result)}\n{plan.config['runs_dir']}/{plan.key}/shards")

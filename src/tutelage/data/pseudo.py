@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -135,6 +136,8 @@ class PseudoImages(ImageData):
     root: the folder of the set, or of the run that made it. All labels are those the generator was given; validation and test are parts
     of the set itself.
     """
+
+    declares: ClassVar[Mapping[str, str]] = {"_reads_": "pseudo"}
 
     def __init__(self, *, root: str, **options: Any) -> None:
         super().__init__(**options)

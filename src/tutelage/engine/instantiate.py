@@ -21,6 +21,7 @@ from typing import Any
 from tutelage.config.values import checked, in_keys
 from tutelage.engine.trust import ALLOWED, SHIPPED, SHIPPED_FILES, check_words
 from tutelage.errors import UserError, choices
+from tutelage.runs.declared import DECLARATIONS
 
 
 def resolve(target: str, where: str) -> Callable[..., Any]:
@@ -121,6 +122,21 @@ def worded(where: str, arguments: Collection[str]) -> Iterator[None]:
         raise
 
 
+def _check_declarations(where: str, function: Callable[..., Any], config: Mapping[str, Any]) -> None:
+    """Hold what a node declares of itself against what its class says: plans read the node alone."""
+    for key, known in DECLARATIONS.items():
+        if key in config and config[key] not in known:
+            raise UserError(
+                f"{where}.{key}={config[key]} declares nothing; {choices(str(config[key]), known)}"
+            )
+    for key, value in getattr(function, "declares", {}).items():
+        if config.get(key) != value:
+            raise UserError(
+                f"{where}: a file that names {config['_target_']} must declare `{key}: {value}`, as the shipped one does, "
+                f"got {config.get(key)!r}"
+            )
+
+
 def construct(where: str, config: Mapping[str, Any], **context: Any) -> Any:
     """Build the object that a configuration node describes.
 
@@ -138,7 +154,8 @@ def construct(where: str, config: Mapping[str, Any], **context: Any) -> Any:
             f"{where} has no _target_: it must name a class, for instance by choosing one of the group's files"
         )
     function = resolve(target, where)
-    given = {key: value for key, value in config.items() if key != "_target_"}
+    _check_declarations(where, function, config)
+    given = {key: value for key, value in config.items() if key != "_target_" and key not in DECLARATIONS}
     parameters, hints, open_ended = parameters_of(function)
     for key in given:
         if key not in parameters and not open_ended:

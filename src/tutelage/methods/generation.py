@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class Generation(AveragedMethod):
     """
 
     network: Generator
+    declares: ClassVar[Mapping[str, str]] = {"_makes_": "generator"}
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tutelage.errors import UserError
+from tutelage.runs.declared import DECLARATIONS
 from tutelage.runs.identity import canonical, flatten, without_excluded
 from tutelage.runs.provenance import commits
 from tutelage.runs.run import Run, State
@@ -141,7 +142,11 @@ def inputs_of(config: Mapping[str, Any], store: Store, known: dict[str, dict[str
     A needed run that the store still has is spelled out by its own inputs and its seed, so that runs whose
     needs differ in nothing but a seed can be told from those whose needs differ in kind.
     """
-    inputs = {key: json.dumps(canonical(v), sort_keys=True) for key, v in flatten(without_excluded(config))}
+    inputs = {
+        key: json.dumps(canonical(value), sort_keys=True)
+        for key, value in flatten(without_excluded(config))
+        if key.rpartition(".")[2] not in DECLARATIONS  # of a `_target_`, which is there itself
+    }
     inputs.pop("seed", None)
     for role, key in _needed(config).items():
         if key not in known:

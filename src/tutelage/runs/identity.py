@@ -10,7 +10,6 @@ from typing import Any
 
 from tutelage.errors import UserError
 
-_OF_FILES = tuple(f"tutelage.data.{name}." for name in ("image_folder", "text", "series", "pseudo"))
 LENGTH = 12
 """Hexadecimal digits of an identity: 48 bits, so that a million runs collide with probability 0.002."""
 
@@ -92,11 +91,8 @@ def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
 
 
 def _unknown(data: Mapping[str, Any]) -> bool:
-    """Say whether nothing tells what a data node's root holds: files of the user's, or a module of theirs, without a fingerprint."""
-    target = str(data.get("_target_", "tutelage."))
-    return data.get("fingerprint") is None and (
-        target.startswith(_OF_FILES) or not target.startswith("tutelage.")
-    )
+    """Say whether nothing tells what a data node's root holds: no fingerprint, and no published set."""
+    return data.get("fingerprint") is None and data.get("_reads_") != "published"
 
 
 def canonical(value: Any, key: str = "") -> Any:

@@ -15,13 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tutelage.errors import UserError
+from tutelage.runs.declared import makes, reads
 from tutelage.runs.identity import identify, is_need
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
-
-SYNTHESIS = "tutelage.generators.synthesis.synthesize"
-_PSEUDO_DATA = "tutelage.data.pseudo.PseudoImages"
-_MAKERS = ("tutelage.methods.diffusion.Diffusion", "tutelage.methods.gan.Gan")
 
 
 class Stage(Protocol):
@@ -61,12 +58,12 @@ class Reads:
 
 def is_synthesis(config: Mapping[str, Any]) -> bool:
     """Say whether the run makes a pseudo data set."""
-    return _target(config, "method") == SYNTHESIS
+    return makes(config) == "pseudo_data"
 
 
 def reads_pseudo(config: Mapping[str, Any]) -> bool:
     """Say whether the run reads a pseudo data set: PP, distillation on pseudo samples, or P-SSL."""
-    return _target(config, "data") == _PSEUDO_DATA or bool((config.get("method") or {}).get("pseudo"))
+    return reads(config) == "pseudo" or bool((config.get("method") or {}).get("pseudo"))
 
 
 def is_closed(config: Mapping[str, Any]) -> bool:
@@ -128,7 +125,7 @@ def _assets(stage: Stage) -> Iterator[tuple[str, Mapping[str, Any]]]:
     }
     for role, need in _below(stage).items():
         config = need.config
-        known = config.get("setting") == "source" or _target(config, "method") in _MAKERS
+        known = config.get("setting") == "source" or makes(config) == "generator"
         if known or (role in given and is_closed(stage.config) and not reads_pseudo(config)):
             yield need.key, config.get("data") or {}
         else:
@@ -139,7 +136,7 @@ def _openers(stage: Stage) -> Iterator[Stage]:
     """Yield the stage and those below it that are no assets and open data other than pseudo data."""
     method = stage.config.get("method") or {}
     opens_nothing = is_synthesis(stage.config) and method.get("labelling") == "uniform"
-    if _target(stage.config, "data") != _PSEUDO_DATA and not opens_nothing:
+    if reads(stage.config) != "pseudo" and not opens_nothing:
         yield stage
     assets = {key for key, _ in _assets(stage)}
     for need in _below(stage).values():
@@ -161,7 +158,7 @@ def _below(stage: Stage) -> dict[str, Stage]:
     """Return the stages that a stage builds on: its needs, and the runs whose folders (or files in them) it names, as `<section>.<key>`."""
     found: dict[str, Stage] = dict(stage.needs)
     for section, key in _PLACES:
-        if key == "root" and _target(stage.config, "data") != _PSEUDO_DATA:
+        if key == "root" and reads(stage.config) != "pseudo":
             continue
         node = stage.config.get(section)
         value = node.get(key) if isinstance(node, Mapping) else None
@@ -197,10 +194,6 @@ def _refusal(stage: Stage, opener: Stage, key: str, data: Mapping[str, Any]) -> 
 def _need(node: Any) -> str | None:
     weights = str((node or {}).get("weights") or "")
     return weights.removeprefix("need:") if weights.startswith("need:") else None
-
-
-def _target(config: Mapping[str, Any], section: str) -> Any:
-    return (config.get(section) or {}).get("_target_")
 
 
 def _shown(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.data import cache
-from tutelage.data.series import CALENDAR, Series
+from tutelage.data.series import Series
+from tutelage.data.series_file import CALENDAR
 from tutelage.errors import UserError
+from tutelage.runs.identity import identify
 
 ROWS = 200
 
@@ -176,7 +178,7 @@ def test_broken_files_are_explained(tmp_path: Path) -> None:
         ready(tmp_path / "nothing.csv")
     path = tmp_path / "broken.csv"
     path.write_text("date,a\nnot a date,1\n")
-    with pytest.raises(UserError, match="no CSV file with dates"):
+    with pytest.raises(UserError, match="no dates of a form"):
         ready(path)
     path.write_text("date,a\n2020-01-02,1\n2020-01-01,2\n")
     with pytest.raises(UserError, match="not in the order of time"):
@@ -191,7 +193,6 @@ def test_broken_files_are_explained(tmp_path: Path) -> None:
             ready(path, split=[30, 10, 10], length=2, horizon=2)
     for text, message in (
         ("date,a\n", "a header and no rows"),
-        ("date;a\n2020-01-01;1\n", "separated by ';'"),
         ("date,a\n2020-01-01,1\n2020-01-02,inf\n", "not finite, in row 3 of the column 'a'"),
     ):
         path.write_text(text)
@@ -200,3 +201,106 @@ def test_broken_files_are_explained(tmp_path: Path) -> None:
     path.write_text("date,a\n1467331200,1\n1467334800,2\n")
     with pytest.raises(UserError, match=r"'date' holds numbers, \[1467331200\]"):
         ready(path)
+
+
+def test_windows_across_missing_rows_are_left_out_and_counted(
+    table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hole within the training rows, and one over the border of validation and test."""
+    frame = pd.read_csv(table)
+    holes = [*range(50, 63), 158, 159, 160, 161]
+    frame.drop(holes).to_csv(tmp_path / "holed.csv", index=False)
+    rows = [row for row in range(ROWS) if row not in holes]
+    with caplog.at_level("WARNING", logger="tutelage"):
+        module = ready(tmp_path / "holed.csv", split=[107, 38, 38])
+    assert module.facts["step"] == "1 hour" and module.facts["missing_rows"] == 17
+    raw = frame[["a", "b", "OT"]].to_numpy()
+    scaled = (raw - raw[rows[:107]].mean(0)) / raw[rows[:107]].std(0)
+    left_out = 0
+    for split, (first, last) in {"train": (0, 107), "validation": (101, 145), "test": (139, 183)}.items():
+        starts = range(first, last - 9)
+        whole = [s for s in starts if rows[s + 9] - rows[s] == 9]
+        left_out += len(starts) - len(whole)
+        batches = list(module.batches(split, device="cpu"))
+        assert torch.cat([b.index for b in batches]).tolist() == whole
+        inputs, targets = (torch.cat([b[k] for b in batches]) for k in (0, 1))
+        assert np.allclose(inputs, np.stack([scaled[rows[s] : rows[s] + 6] for s in whole]), atol=1e-5)
+        assert np.allclose(targets, np.stack([scaled[rows[s] + 6 : rows[s] + 10] for s in whole]), atol=1e-5)
+        assert f"{len(starts) - len(whole)} of {len(starts)} in {split}" in caplog.text
+    assert left_out == 9 + 6 and "17 rows are missing: 13 after 2016-07-03 01:00:00, 4 after" in caplog.text
+    calendar = ready(table).tables["calendar"]
+    assert torch.equal(module.tables["calendar"], calendar[torch.tensor(rows)])
+    every = ready(tmp_path / "holed.csv", split=[107, 38, 38], step="row")
+    assert len(every.splits["train"]) == 98 and every.facts["missing_rows"] == 0
+
+
+def test_a_split_without_a_whole_window_is_refused(table: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(table)
+    frame.drop(range(165, 200, 8)).to_csv(tmp_path / "holed.csv", index=False)
+    with pytest.raises(
+        UserError, match=r"rows are missing in all \d+ windows of the test split .*`step`=row"
+    ):
+        ready(tmp_path / "holed.csv", split=[120, 45, 30])
+
+
+@pytest.mark.parametrize("head", ["", "Unnamed: 0", "No"])
+def test_a_column_that_counts_the_rows_is_no_series(
+    table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, head: str
+) -> None:
+    frame = pd.read_csv(table)
+    frame.insert(0, head, np.arange(ROWS) + 1)
+    frame.drop(range(20, 30)).to_csv(path := tmp_path / "counted.csv", index=False)
+    with caplog.at_level("INFO", logger="tutelage"):
+        module = ready(path, split=[110, 40, 40])
+    assert module.facts["columns"] == ["a", "b", "OT"]
+    assert ("the column 'No' counts the rows" if head == "No" else "a column without a name") in caplog.text
+    if head == "No":
+        assert ready(path, split=[110, 40, 40], columns=["No", "a"]).facts["columns"] == ["No", "a"]
+
+
+def test_a_column_without_a_name_that_is_no_count_is_asked_for(table: Path, tmp_path: Path) -> None:
+    pd.read_csv(table).rename(columns={"b": ""}).to_csv(path := tmp_path / "nameless.csv", index=False)
+    with pytest.raises(UserError, match="a column of numbers has no name"):
+        ready(path)
+    assert ready(path, columns=["a"]).facts["columns"] == ["a"]
+
+
+def test_mostly_empty_columns_are_named_and_wholly_empty_ones_refused(
+    table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = pd.read_csv(table)
+    frame.loc[np.arange(ROWS) % 10 != 3, "b"] = np.nan
+    frame.to_csv(path := tmp_path / "thin.csv", index=False)
+    with caplog.at_level("WARNING", logger="tutelage"):
+        module = ready(path)
+    assert "180 of 600 cells are empty (mostly those of b (90%))" in caplog.text
+    seen = pd.read_csv(path)["b"][:120]
+    assert module.normalization is not None
+    assert np.allclose([part[1] for part in module.normalization], [seen.mean(), seen.std(ddof=0)])
+    frame.loc[:150, "b"] = np.nan
+    frame.to_csv(path, index=False)
+    with pytest.raises(UserError, match="empty in the training rows: b"):
+        ready(path)
+
+
+def test_a_value_that_often_stands_for_a_missing_one_is_said(
+    table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = pd.read_csv(table)
+    frame.loc[[5, 7], "a"] = -9999
+    frame.to_csv(path := tmp_path / "sentinel.csv", index=False)
+    with caplog.at_level("INFO", logger="tutelage"):
+        ready(path)
+    assert "2 cells of the column 'a' hold -9999" in caplog.text and "column 'b'" not in caplog.text
+
+
+def test_what_says_how_a_file_is_read_is_part_of_the_identity_where_it_is_given() -> None:
+    """Runs made before these settings keep theirs."""
+    old = {"data": {"_target_": "tutelage.data.series.Series", "fingerprint": "x", "date": "date"}}
+    plain = {"data": {**old["data"], "date_format": None, "step": None, "decimal": None}}
+    assert identify(plain) == identify(old)
+    given = [
+        {"data": {**plain["data"], key: value}}
+        for key, value in (("date_format", "unix"), ("step", "row"), ("decimal", "comma"))
+    ]
+    assert len({identify(config) for config in (plain, *given)}) == 4

@@ -7,12 +7,13 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.data import cache, corruption
+from tutelage.data import cache, corruption, series_file
 from tutelage.data.base import DataModule
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.splits import SPLITS
@@ -23,9 +24,6 @@ from tutelage.tasks import Batch, Forecasting
 log = logging.getLogger("tutelage")
 LEVELS = ("last", "mean")
 """What a window may be measured from: its last input, or the mean of its inputs."""
-
-CALENDAR = ("hour sine", "hour cosine", "weekday sine", "weekday cosine")
-"""Columns of the calendar table: time of day and of week as points on circles."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +65,20 @@ class Series(DataModule):
 
     Protocol (Zhou et al. 2021, arXiv 2012.07436): the rows are split in time, by `split`; values are z-scored with the training rows'
     mean and standard deviation; windows start at every row; validation and test inputs reach back into the part before, targets do
-    not; errors are of the scaled values.
+    not; errors are of the scaled values. Windows across missing rows are left out, and counted.
 
     root: the file. split: training, validation and test rows, as three numbers of rows or three fractions; rows behind them are left
-    out. columns: names of the series, by default all but the date. missing: share of input values set to 0 (the mean), in training
-    windows ("train") or "all"; targets stay whole. Empty cells of the file are 0 as inputs and do not count as targets.
+    out. columns: names of the series, by default all but the date and what counts the rows. date: the column of time, or several whose
+    texts make it together. date_format, step, decimal: what the file leaves open, see `moments.read`, `timeline.timeline` and
+    `csv_table.read`. missing: share of input values set to 0 (the mean), in training windows ("train") or "all"; targets stay whole.
+    Empty cells of the file are 0 as inputs and do not count as targets.
 
     level: "last" or "mean" measures inputs and targets of a window, column by column, from its last input that is there (Zeng et al.
     2023, arXiv 2205.13504) or from the mean of those (the shift of Kim et al. 2022, "Reversible instance normalization"; its scale
     would change what an error means and is left out): 0 is then that level, where it is the training rows' mean without. What a network
     forecasts is a change, its errors are those of the values themselves. A guide sees the same windows as the network.
 
-    `tables["calendar"]` (T, 4) holds `CALENDAR` by row: for a window of index i, rows i ... i + length + horizon - 1.
+    `tables["calendar"]` (T, 4) holds `series_file.CALENDAR` by row: for a window of index i, rows i ... i + length + horizon - 1.
     """
 
     def __init__(
@@ -90,7 +90,10 @@ class Series(DataModule):
         horizon: int,
         split: Sequence[float],
         columns: Sequence[str] | None = None,
-        date: str = "date",
+        date: str | Sequence[str] = "date",
+        date_format: str | None = None,
+        step: str | None = None,
+        decimal: str | None = None,
         missing: float = 0.0,
         missing_in: str = "train",
         level: str | None = None,
@@ -116,58 +119,52 @@ class Series(DataModule):
             raise UserError(f"`split` needs three positive numbers, rows or fractions, got {list(split)}")
         self.root = Path(root).expanduser()
         self.length, self.horizon, self.split = length, horizon, tuple(split)
-        self.columns, self.date, self.level = columns, date, level
+        self.level = level
+        self.reading: dict[str, Any] = {
+            "date": date if isinstance(date, str) else list(date),
+            "columns": None if columns is None else list(columns),
+            "date_format": date_format,
+            "step": step,
+            "decimal": decimal,
+        }
         self.missing, self.missing_in = corruption.check_rate(missing, "missing"), missing_in
 
     def prepare(self) -> None:
         """Read the file. Raises UserError where it is missing or not such a table."""
-        self._table()
+        self._file()
 
     def load(self) -> None:
         """See `DataModule`."""
-        raw, calendar, names = self._table()
+        file = self._file()
+        raw, names = file.values, file.names
+        for note in file.notes:
+            log.info("%s: %s", self.root, note)
         ends = np.cumsum(self._rows(len(raw)))
         present = ~np.isnan(raw[: ends[-1]])
         if not present.all():
             log.warning(
-                "%s: %d of %d cells are empty; as inputs they are their column's mean, as targets they do not count",
+                "%s: %d of %d cells are empty%s; as inputs they are their column's mean, as targets they do not count",
                 self.root,
                 (~present).sum(),
                 present.size,
+                _emptiest(present, names),
             )
-        train = np.where(present, raw[: ends[-1]], np.nan)[: ends[0]]
-        mean, deviation = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
-        # the deviation of a constant is seldom 0 but a rounding error
-        largest = np.nanmax(np.abs(train), axis=0, initial=0)
-        varied = deviation > 1e-12 * largest
-        if not varied.all():
-            constant = [name for name, varies in zip(names, varied, strict=True) if not varies]
-            raise UserError(
-                f"{self.root}: columns without variation in the training rows: {', '.join(constant)}; leave them out with `columns`"
-            )
+        mean, deviation = self._scale(np.where(present, raw[: ends[-1]], np.nan)[: ends[0]], names)
         values = np.nan_to_num((raw[: ends[-1]] - mean) / deviation).astype(np.float32)
-        starts = {"train": 0, "validation": ends[0] - self.length, "test": ends[1] - self.length}
-        self.splits = {}
-        for name, end in zip(SPLITS, ends, strict=True):
-            count = end - starts[name] - self.length - self.horizon + 1
-            if count < 1 or starts[name] < 0:
-                raise UserError(
-                    f"the {name} rows are too few for one window of length + horizon = {self.length} + {self.horizon}"
-                )
-            self.splits[name] = np.arange(starts[name], starts[name] + count)
+        self.splits = self._windows(file, ends)
         self.task = Forecasting(self.horizon, len(names))
         self.input_shape = (self.length, len(names))
         # From a level, a value of the file is a difference: no mean is taken off.
         centre = mean if self.level is None else np.zeros_like(mean)
         self.normalization = tuple(centre.tolist()), tuple(deviation.tolist())
-        self.tables["calendar"] = torch.from_numpy(calendar)
+        self.tables["calendar"] = torch.from_numpy(file.calendar)
         self.facts |= {"columns": names, "rows": ends.tolist(), "empty_cells": int((~present).sum())}
         self.store = SeriesStore(
             torch.from_numpy(values),
             self.length,
             self.horizon,
             None if present.all() else torch.from_numpy(present),
-            *self._gaps(values.shape),
+            *self._gaps(values.shape, train_starts=int(ends[0]) - self.length - self.horizon + 1),
             level=self.level,
         )
 
@@ -184,71 +181,82 @@ class Series(DataModule):
             )
         return rows
 
-    def _gaps(self, shape: tuple[int, ...]) -> tuple[Tensor | None, int]:
+    def _scale(self, train: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation (columns,) of the training rows (rows, columns)."""
+        if (empty := np.isnan(train).all(axis=0)).any():
+            raise UserError(
+                f"{self.root}: columns that are empty in the training rows: {_at(names, empty)}; leave them out with `columns`"
+            )
+        mean, deviation = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
+        # the deviation of a constant is seldom 0 but a rounding error
+        constant = ~(deviation > 1e-12 * np.nanmax(np.abs(train), axis=0, initial=0))
+        if constant.any():
+            raise UserError(
+                f"{self.root}: columns without variation in the training rows: {_at(names, constant)}; leave them out with `columns`"
+            )
+        return mean, deviation
+
+    def _windows(self, file: series_file.SeriesFile, ends: np.ndarray) -> dict[str, np.ndarray]:
+        """The first rows of each split's windows; of those, the ones that no missing row interrupts."""
+        line, extent = file.line, self.length + self.horizon
+        splits, left_out = {}, {}
+        firsts = {"train": 0, "validation": ends[0] - self.length, "test": ends[1] - self.length}
+        for name, end in zip(SPLITS, ends, strict=True):
+            if end - firsts[name] < extent or firsts[name] < 0:
+                raise UserError(
+                    f"the {name} rows are too few for one window of length + horizon = {self.length} + {self.horizon}"
+                )
+            starts = np.arange(firsts[name], end - extent + 1)
+            whole = line.positions[starts + extent - 1] - line.positions[starts] == extent - 1
+            splits[name], left_out[name] = starts[whole], f"{(~whole).sum()} of {len(whole)} in {name}"
+            if not whole.any():
+                raise UserError(
+                    f"{self.root}: rows are missing in all {len(whole)} windows of the {name} split ({self._holes(file)}): choose a "
+                    "shorter `length` and `horizon`, or let each row be a step whatever its time: `step`=row"
+                )
+        self.facts |= {"step": line.step, "missing_rows": line.missing}
+        if line.missing:
+            log.warning(
+                "%s: %s; windows across them are left out: %s",
+                self.root,
+                self._holes(file),
+                ", ".join(left_out.values()),
+            )
+        return splits
+
+    @staticmethod
+    def _holes(file: series_file.SeriesFile) -> str:
+        gaps, sizes = file.line.gaps, np.diff(file.line.positions) - 1
+        shown = ", ".join(f"{sizes[row]} after {file.texts[row]}" for row in gaps[:3])
+        return f"at a step of {file.line.step}, {file.line.missing} rows are missing: {shown}{', ...' if len(gaps) > 3 else ''}"
+
+    def _gaps(self, shape: tuple[int, ...], *, train_starts: int) -> tuple[Tensor | None, int]:
         if not self.missing:
             return None, 0
         gaps = corruption.missing_values(0, *shape, rate=self.missing, seed=self.split_seed)
-        until = int(self.splits["train"][-1]) + 1 if self.missing_in == "train" else len(gaps)
+        until = train_starts if self.missing_in == "train" else len(gaps)
         self.facts["missing_values"] = float(gaps[: until + self.length - 1].mean())
         return torch.from_numpy(gaps), until
 
-    def _table(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Values (T, channels) float64 with NaN for empty cells, the calendar (T, 4) float32, and the columns' names."""
+    def _file(self) -> series_file.SeriesFile:
         self.fingerprint = self.fingerprint or fingerprint_of(self.root)
-        key = ("series", self.fingerprint, self.date, None if self.columns is None else tuple(self.columns))
-        return cache.remember(key, self._read)
+        key = ("series", self.fingerprint, str(self.root), repr(sorted(self.reading.items())))
+        return cache.remember(key, lambda: series_file.read(self.root, **self.reading))
 
-    def _read(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        import pandas as pd
 
-        if not self.root.is_file():
-            raise UserError(f"there is no CSV file {self.root}: `root` must name one")
-        try:
-            table = pd.read_csv(self.root)
-            if len(table.columns) == 1 and ";" in table.columns[0]:
-                raise UserError(f"{self.root}: its columns are separated by ';', where ',' is expected")
-            if not len(table):
-                raise UserError(f"{self.root} has a header and no rows")
-            if self.date not in table:
-                raise UserError(
-                    f"{self.root} has no column '{self.date}': {choices(self.date, table.columns)}"
-                )
-            moments = table.pop(self.date)
-            if pd.api.types.is_numeric_dtype(moments):  # pandas would take them for nanoseconds since 1970
-                raise UserError(
-                    f"{self.root}: the column '{self.date}' holds numbers, {moments.iloc[:1].tolist()} to begin with, where dates such as "
-                    "2016-07-01 00:00 are expected: convert them"
-                )
-            moments = pd.to_datetime(moments)
-        except (ValueError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.root} is no CSV file with dates: {error}") from error
-        if not moments.is_monotonic_increasing:
-            raise UserError(
-                f"{self.root}: the rows are not in the order of time (column '{self.date}'), so a split in time would train on the "
-                "future: sort them, one series a file"
-            )
-        for name in self.columns or ():
-            if name not in table:
-                raise UserError(f"{self.root} has no column '{name}': {choices(name, table.columns)}")
-        table = table if self.columns is None else table[list(self.columns)]
-        if words := [name for name, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]:
-            raise UserError(
-                f"{self.root}: columns that are not numbers: {', '.join(map(str, words))}; set `columns`"
-            )
-        day = (moments.dt.hour + moments.dt.minute / 60).to_numpy() / 24
-        week = (moments.dt.dayofweek.to_numpy() + day) / 7
-        calendar = np.stack([f(2 * np.pi * part) for part in (day, week) for f in (np.sin, np.cos)], axis=1)
-        values = table.to_numpy(dtype=np.float64)
-        if np.isinf(values).any():
-            row, column = np.argwhere(np.isinf(values))[0]
-            raise UserError(
-                f"{self.root}: a value that is not finite, in row {row + 2} of the column '{table.columns[column]}'"
-            )
-        return (
-            values,
-            calendar.astype(np.float32),
-            [str(name) for name in table.columns],
-        )
+def _at(names: list[str], places: np.ndarray) -> str:
+    return ", ".join(name for name, there in zip(names, places, strict=True) if there)
+
+
+def _emptiest(present: np.ndarray, names: list[str]) -> str:
+    """Say which columns are mostly empty."""
+    empty = 1 - present.mean(axis=0)
+    shown = [
+        f"{names[place]} ({empty[place]:.0%})"
+        for place in np.argsort(-empty, kind="stable")
+        if empty[place] > 0.5
+    ]
+    return f" (mostly those of {', '.join(shown[:5])})" if shown else ""
 
 
 def _level(inputs: Tensor, seen: Tensor | None, level: str) -> Tensor:

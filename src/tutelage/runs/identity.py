@@ -46,6 +46,9 @@ WEIGHTS_DIGEST = "weights_digest"
 
 ABSENT_WHEN: dict[str, Any] = {
     "setting": None,
+    "data.date_format": None,
+    "data.step": None,
+    "data.decimal": None,
     "method.cache_guide": False,
     "method.cache_teacher": False,
 }

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tutelage.alignment.comparisons import MEASURES, Centred
 from tutelage.alignment.features import per_sample
 from tutelage.alignment.taps import activations
 from tutelage.analysis.similarity_map import draw, rows, similarity_map
@@ -145,3 +146,30 @@ def test_what_does_not_vary_is_a_gap_and_mistakes_are_named(tmp_path):
         similarity_map(first, first, [many])
     everything = similarity_map(second, second, batches_of(inputs, [20]), layers="all")
     assert {"stem.norm", "stem.activation", "head"} <= {layer.name for layer in everything.first}
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_other_measures_are_those_of_all_samples_however_they_are_batched_with_their_chance_level(measure):
+    first, second = networks()
+    inputs = torch.randn(24, 2, 8, 8)
+    found = similarity_map(first, second, batches_of(inputs, [10, 14]), measure=measure)
+    ours, theirs = (activations(net.network, [x.name for x in layers], inputs)
+                    for net, layers in ((first, found.first), (second, found.second)))  # fmt: skip
+    expected = [
+        [
+            MEASURES[measure](*map(Centred.of_features, (per_sample(x), per_sample(y))))
+            for y in theirs.values()
+        ]
+        for x in ours.values()
+    ]
+    np.testing.assert_allclose(found.values, expected, atol=2e-3)  # the map's Gram matrices are in float32
+    assert found.chance is not None and found.chance[0] <= found.chance[1]
+    assert rows(found)[0][measure] == found.values[0, 0]
+    same = similarity_map(first, first, batches_of(inputs, [24]), measure=measure)
+    np.testing.assert_allclose(np.diag(same.values), 1, atol=1e-5)
+
+
+def test_an_unknown_measure_is_answered_with_the_nearest_one():
+    first, _ = networks()
+    with pytest.raises(UserError, match="did you mean 'procrustes'"):
+        similarity_map(first, first, batches_of(torch.randn(8, 2, 8, 8), [8]), measure="procustes")

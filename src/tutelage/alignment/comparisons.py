@@ -21,9 +21,11 @@ class Centred:
     """A layer's features over n samples, known by their Gram matrix.
 
     gram: K = X X^T of the features X (n, d) less their mean over samples, (n, n), float64.
+    eps: the rounding of the numbers that it was made of; directions below it are none.
     """
 
     gram: Tensor
+    eps: float = torch.finfo(torch.float64).eps
 
     @classmethod
     def of_features(cls, features: Tensor) -> Centred:
@@ -41,9 +43,9 @@ class Centred:
     @classmethod
     def of_gram(cls, gram: Tensor) -> Centred:
         """From a Gram matrix (n, n) of features that need not be centred."""
-        gram = gram.double()
+        eps, gram = torch.finfo(gram.dtype).eps, gram.double()
         rows = gram.mean(dim=1, keepdim=True)
-        return cls(gram - rows - rows.T + rows.mean())
+        return cls(gram - rows - rows.T + rows.mean(), eps)
 
     @cached_property
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -53,12 +55,12 @@ class Centred:
         """
         values, vectors = torch.linalg.eigh(self.gram)
         values, vectors = values.flip(0), vectors.flip(1)
-        kept = values > values[0].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
+        kept = values > values[0].clamp(min=0) * len(values) * self.eps
         return vectors[:, kept], values[kept].sqrt()
 
     def permuted(self, order: Tensor) -> Centred:
         """Return the layer with its samples in another order."""
-        return Centred(self.gram[order][:, order])
+        return Centred(self.gram[order][:, order], self.eps)
 
 
 def procrustes(x: Centred, y: Centred) -> float:

@@ -89,11 +89,16 @@ def similarity(request: Request) -> Outcome:
             second.network, norm_mode=second.norm_mode, expects=expects, given=data.normalization
         )
         second = second.to(request.options["device"])
-    found = analysis.similarity_map(first, second, batches, layers=request.options["layers"])
+    found = analysis.similarity_map(
+        first, second, batches, layers=request.options["layers"], measure=request.options["measure"]
+    )
     layers = f"{len(found.first)} by {len(found.second)} layers"
-    lines = [
-        f"{names[0]} | {names[1]}: {layers}, {found.samples} samples, unbiased CKA {_range(found.values)}"
-    ]
+    measure = "unbiased CKA" if found.chance is None else found.measure
+    by_chance = (
+        "" if found.chance is None else f"; by chance {found.chance[0]:.3f}, at most {found.chance[1]:.3f}"
+    )
+    shown = f"{measure} {_range(found.values)}{by_chance}"
+    lines = [f"{names[0]} | {names[1]}: {layers}, {found.samples} samples, {shown}"]
     record, rows = analysis.describe(found), analysis.rows(found)
     return lines, record, rows, lambda path: analysis.draw(found, path, first=names[0], second=names[1])
 

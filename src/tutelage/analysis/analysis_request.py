@@ -19,6 +19,7 @@ OPTIONS = {
     "split": "test",
     "samples": "1000",
     "layers": "weights",
+    "measure": "unbiased_cka",
     "device": "cpu",
     "runs_dir": "runs",
     "code": "",
@@ -58,7 +59,9 @@ class Request:
         """Where the results go: the same for the same request."""
         if self.options["out"]:
             return Path(self.options["out"]).expanduser()
-        words = [s.label for s in self.subjects] + [self.options[k] for k in ("split", "samples", "layers")]
+        words = [s.label for s in self.subjects] + [
+            self.options[k] for k in ("split", "samples", "layers", "measure")
+        ]
         digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:6]
         return (
             Path(self.options["runs_dir"])

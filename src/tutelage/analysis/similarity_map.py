@@ -1,6 +1,6 @@
-"""Layer-by-layer similarity of two networks: unbiased linear CKA over a whole set of samples, whatever the batches.
+"""Layer-by-layer similarity of two networks over a whole set of samples, whatever the batches: unbiased linear CKA, or another measure.
 
-CKA of the samples as one batch, never a mean over mini-batches: the n x n Gram matrix of each layer is filled block by block, one
+Of the samples as one batch, never a mean over mini-batches: the n x n Gram matrix of each layer is filled block by block, one
 block of samples against another, so that no layer's features are held for more than one block. Exact for any batch split.
 """
 
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tutelage.alignment.comparisons import MEASURES, Centred, chance
 from tutelage.alignment.features import per_sample, to_single
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.taps import Layer, Taps, probe, weight_layers
@@ -24,36 +26,51 @@ from tutelage.models.frozen import FrozenNetwork
 from tutelage.tasks import Batch
 
 FEWEST_SAMPLES = 4  # below, the unbiased estimator is not defined
+CKA = "unbiased_cka"
+CHANCE_PAIRS = 12  # of layers, evenly spaced over the map; a permutation costs what the pair itself does
 MOST_GIB = 8.0  # of Gram matrices; 1,000 samples and 100 layers need 0.4
 
 
 @dataclass(frozen=True)
 class SimilarityMap:
-    """Unbiased CKA of every layer of one network with every layer of another.
+    """The similarity of every layer of one network with every layer of another.
 
-    values: (first's layers, second's layers), at most 1, about 0 for unrelated layers; NaN where a layer does not vary over the
-    samples. samples: how many it was computed on.
+    values: (first's layers, second's layers), at most 1; NaN where a layer does not vary over the samples.
+    samples: how many it was computed on.
+    measure: unbiased_cka, about 0 for unrelated layers, or a name of `alignment.comparisons`.
+    chance: mean and largest value where the second network's samples are in random order, over CHANCE_PAIRS pairs of
+        layers; None for unbiased CKA, whose mean there is 0 by construction.
     """
 
     first: tuple[Layer, ...]
     second: tuple[Layer, ...]
     values: np.ndarray
     samples: int
+    measure: str = CKA
+    chance: tuple[float, float] | None = None
 
 
 def similarity_map(
-    first: FrozenNetwork, second: FrozenNetwork, batches: Iterable[Batch], *, layers: str = "weights"
+    first: FrozenNetwork,
+    second: FrozenNetwork,
+    batches: Iterable[Batch],
+    *,
+    layers: str = "weights",
+    measure: str = CKA,
 ) -> SimilarityMap:
     """Return the map of two networks over the samples of the batches; both see the same inputs, with their own normalisation.
 
     layers: see `layers_of`, of both networks. Cost for b batches: b (b + 1) / 2 forwards of a batch by each network, and n^2 d for
-    each layer of width d; memory 4 n^2 bytes a layer, and one batch's features.
-    Raises UserError below four samples, beyond MOST_GIB of matrices, or for a layer that does not exist.
+    each layer of width d; memory 4 n^2 bytes a layer, and one batch's features. Measures other than CKA: n^3 for each layer and pair.
+    measure: unbiased_cka, or a name of `alignment.comparisons`.
+    Raises UserError for an unknown measure, below four samples, beyond MOST_GIB of matrices, or for a layer that does not exist.
     """
+    if measure != CKA and measure not in MEASURES:
+        raise UserError(f"there is no measure '{measure}'; {choices(measure, (CKA, *MEASURES))}")
     batches = list(batches)
     samples = sum(len(batch.index) for batch in batches)
     if samples < FEWEST_SAMPLES:
-        raise UserError(f"unbiased CKA needs at least {FEWEST_SAMPLES} samples, got {samples}")
+        raise UserError(f"a similarity of layers needs at least {FEWEST_SAMPLES} samples, got {samples}")
     ours, theirs = layers_of(first, batches[0], layers), layers_of(second, batches[0], layers)
     need = 4 * samples**2 * (len(ours) + len(theirs)) / 2**30
     if need > MOST_GIB:
@@ -61,10 +78,29 @@ def similarity_map(
             f"the similarity of {len(ours)} by {len(theirs)} layers over {samples} samples needs {need:.1f} GiB, allowed are "
             f"{MOST_GIB}: use fewer samples or layers"
         )
-    ours_unit = _unit_matrices(first, [layer.name for layer in ours], batches)
-    theirs_unit = ours_unit if second is first else _unit_matrices(second, [x.name for x in theirs], batches)
+    read = _Blocks.unit if measure == CKA else _Blocks.centred
+    ours_read = _matrices(first, [layer.name for layer in ours], batches, read)
+    theirs_read = ours_read if second is first else _matrices(second, [x.name for x in theirs], batches, read)
+    if measure != CKA:
+        values, chance = _compared(measure, ours_read, theirs_read)
+        return SimilarityMap(tuple(ours), tuple(theirs), values, samples, measure, chance)
+    ours_unit, theirs_unit = torch.stack(ours_read), torch.stack(theirs_read)
     values = (ours_unit.flatten(1) @ theirs_unit.flatten(1).T).double().cpu().numpy()
     return SimilarityMap(tuple(ours), tuple(theirs), values, samples)
+
+
+def _compared(
+    name: str, first: Sequence[Centred], second: Sequence[Centred]
+) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """Return the measure of every pair, and its mean and largest value by chance over some of them."""
+    compare = MEASURES[name]
+    values = np.array([[compare(x, y) for y in second] for x in first])
+    defined = np.argwhere(~np.isnan(values))
+    if not len(defined):
+        return values, None
+    some = defined[np.linspace(0, len(defined) - 1, min(CHANCE_PAIRS, len(defined))).astype(int)]
+    found = [chance(compare, first[i], second[j], permutations=3) for i, j in some]
+    return values, (float(np.mean([mean for mean, _ in found])), max(largest for _, largest in found))
 
 
 def layers_of(network: FrozenNetwork, batch: Batch, which: str) -> list[Layer]:
@@ -139,6 +175,14 @@ class _Blocks:
         mean, size = self._frames[name]
         return (features - mean) / size
 
+    def centred(self, name: str) -> Centred:
+        """Let go of a layer's Gram matrix and return it centred, for any measure; zero where the layer does not vary."""
+        gram = self.grams.pop(name)
+        found = Centred.of_gram(gram)
+        spread, level = found.gram.diagonal().sum(), gram.double().diagonal().sum()
+        rounding = spread <= 4 * torch.finfo(gram.dtype).eps * level
+        return Centred(torch.zeros_like(found.gram)) if rounding else found
+
     def unit(self, name: str) -> Tensor:
         """Let go of a layer's Gram matrix and return it U-centred and of unit norm; NaN where the layer does not vary.
 
@@ -159,8 +203,13 @@ class _Blocks:
         return torch.where(rounding, torch.nan, gram / norm).float()
 
 
-def _unit_matrices(network: FrozenNetwork, names: Sequence[str], batches: Sequence[Batch]) -> Tensor:
-    """Return U-centred Gram matrices of unit norm, (layers, n, n); NaN where a layer does not vary."""
+def _matrices(
+    network: FrozenNetwork,
+    names: Sequence[str],
+    batches: Sequence[Batch],
+    read: Callable[[_Blocks, str], Any],
+) -> list[Any]:
+    """Return what `read` makes of each layer's Gram matrix over all samples."""
     starts = np.cumsum([0, *(len(batch.index) for batch in batches)]).tolist()
     parts = [slice(a, b) for a, b in itertools.pairwise(starts)]
     blocks = _Blocks(names, starts[-1], batches[0].inputs.device)
@@ -177,7 +226,7 @@ def _unit_matrices(network: FrozenNetwork, names: Sequence[str], batches: Sequen
                     continue
                 with taps.recording():
                     network(batches[j].inputs, batches[j].mask)
-        return torch.stack([blocks.unit(name) for name in names])
+        return [read(blocks, name) for name in names]
 
 
 def rows(found: SimilarityMap) -> list[dict[str, object]]:
@@ -188,7 +237,7 @@ def rows(found: SimilarityMap) -> list[dict[str, object]]:
             "second": b.name,
             "first_place": i,
             "second_place": j,
-            "unbiased_cka": float(found.values[i, j]),
+            found.measure: float(found.values[i, j]),
         }
         for i, a in enumerate(found.first)
         for j, b in enumerate(found.second)
@@ -201,7 +250,9 @@ def describe(found: SimilarityMap) -> dict[str, object]:
         role: [dataclasses.asdict(x) for x in part]
         for role, part in (("first", found.first), ("second", found.second))
     }
-    return {"samples": found.samples, "estimator": "unbiased linear CKA", **layers}
+    estimator = "unbiased linear CKA" if found.measure == CKA else found.measure
+    by_chance = {} if found.chance is None else {"chance": {"mean": found.chance[0], "max": found.chance[1]}}
+    return {"samples": found.samples, "estimator": estimator, **by_chance, **layers}
 
 
 def draw(found: SimilarityMap, path: Path, *, first: str, second: str) -> None:
@@ -210,9 +261,15 @@ def draw(found: SimilarityMap, path: Path, *, first: str, second: str) -> None:
 
     names = [layer.name for layer in found.first], [layer.name for layer in found.second]
     figure, axes = heat_map(
-        found.values, rows=names[0], columns=names[1], low=0.0, high=1.0, label="unbiased CKA"
+        found.values,
+        rows=names[0],
+        columns=names[1],
+        low=0.0,
+        high=1.0,
+        label=found.measure.replace("_", " "),
     )
     axes.set(ylabel=literal(first), xlabel=literal(second))
     gaps = "; white: the layer does not vary" if np.isnan(found.values).any() else ""
-    axes.set_title(f"Layer by layer, {found.samples:,} samples{gaps}", fontsize=10)
+    level = "" if found.chance is None else f"; by chance {found.chance[0]:.2f}"
+    axes.set_title(f"Layer by layer, {found.samples:,} samples{level}{gaps}", fontsize=10)
     save(figure, path)

@@ -11,7 +11,7 @@ from tutelage.errors import UserError, choices
 from tutelage.reporting.console import say
 
 HELP = """usage: tutelage analyse errors <runs> <runs> ...        do they err on the same test samples? (kappa with intervals)
-       tutelage analyse similarity <run> <run>         layer-by-layer unbiased CKA; <run>:guide is the guide of that run
+       tutelage analyse similarity <run> <run>         layer by layer; <run>:guide is the guide of that run
        tutelage analyse gap <runs> ...                 training against validation and test: the overfitting gap
        tutelage analyse alignment <runs> ...           similarity to the guide over training
        tutelage analyse quality <run> <runs> ...       pseudo data sets against real images, in a classifier's features
@@ -22,6 +22,7 @@ guidance/digits (the runs behind each of its arms).
   split=test              train | validation | test; for errors, similarity and quality
   samples=1000            similarity: how many samples of the split, evenly spaced; quality: how many images of each set
   layers=weights          similarity: weights (those a pairing counts), all, or names separated by commas
+  measure=unbiased_cka    similarity: or procrustes, svcca, pwcca, rbf_cka, mutual_neighbours, regression, beside what chance gives
   device=cpu  runs_dir=runs  data.root=...
   code=my_networks        modules that a run's configuration may import, where it names your own code and is not a run of yours
 """

@@ -20,6 +20,7 @@ from tutelage.engine.load import load_run
 from tutelage.models.fcn import FCN
 from tutelage.models.pretrained import torchvision_model
 from tutelage.runs.store import Store
+from tutelage.runs.weights import Weights
 
 QUICK = ["logger=none", "hardware.threads=1", "model=fcn", "model.depth=1", "model.width=8", "fit.max_steps=4",
          "fit.validate_every_steps=2", "data.batch_size=8", "data.validation=4"]  # fmt: skip
@@ -211,9 +212,9 @@ def test_a_file_of_published_weights_is_shown_what_these_were_trained_on(tmp_pat
     for file in (tmp_path / "w.pth", tmp_path / "w.safetensors"):
         state = network.state_dict()
         torch.save(state, file) if file.suffix == ".pth" else save_file(state, file)
-        node, config = {"weights": str(file)}, {"runs_dir": str(tmp_path)}
+        weights = Weights.of({"teacher": {"weights": str(file)}, "runs_dir": str(tmp_path)}, "teacher")
         with caplog.at_level("INFO", logger="tutelage"):
-            found = expected_normalization("teacher", node, network, config, given=None)
+            found = expected_normalization(weights, network, given=None)
         assert found == network.pretrained_normalization is not None
         assert "taken to be those of the published weights" in caplog.text
 

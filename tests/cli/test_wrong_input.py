@@ -155,7 +155,7 @@ def test_a_guide_that_does_not_fit_is_called_the_guide(capsys, tmp_path):
     assert "tutelage: guide: Recurrent takes tokens" in fails(capsys, *words)
 
 
-def test_a_network_that_returns_no_tensor_is_told_so(capsys, tmp_path, monkeypatch):
+def test_a_network_that_returns_two_tensors_is_told_so(capsys, tmp_path, monkeypatch):
     (tmp_path / "pairs.py").write_text(
         "from torch import nn\n"
         "class Pair(nn.Module):\n"
@@ -163,7 +163,7 @@ def test_a_network_that_returns_no_tensor_is_told_so(capsys, tmp_path, monkeypat
         "        super().__init__()\n"
         "        self.linear = nn.Linear(64, 10)\n"
         "    def forward(self, x):\n"
-        "        return self.linear(x.flatten(1)), 3\n"
+        "        return self.linear(x.flatten(1)), x\n"
     )
     monkeypatch.chdir(tmp_path)
     words = [
@@ -176,6 +176,7 @@ def test_a_network_that_returns_no_tensor_is_told_so(capsys, tmp_path, monkeypat
     ]
     said = fails(capsys, *words, "model._target_=pairs.Pair")
     assert "pairs.Pair must return one tensor" in said
+    assert "got tuple with [0] (128, 10), [1] (128, 1, 8, 8)" in said
 
 
 def test_cka_of_two_samples_guides_nothing_and_is_refused(capsys, tmp_path):

@@ -14,7 +14,7 @@ from tutelage.errors import UserError
 from tutelage.generators.gan_networks import GanGenerator
 from tutelage.methods.average import Average
 from tutelage.methods.base import step_seed
-from tutelage.models.weights import read_state
+from tutelage.models.weights import load_weights
 
 WORDS = ["logger=none", "hardware.threads=1", "fit.max_steps=6", "data.batch_size=32", "data.normalization=[[0.5],[0.5]]",
          "model@source=residual_convnet", "source.width=4", "method.quality_samples=16"]  # fmt: skip
@@ -83,7 +83,8 @@ def test_a_step_counts_once_and_moves_everything_and_the_average_is_evaluated_an
         loaded, original = getattr(fresh, name).state_dict(), getattr(method, name).state_dict()
         assert all(torch.equal(loaded[key], original[key]) for key in original)
     trainer.save_checkpoint(tmp_path / "x.ckpt")  # the reader of weights files takes what was evaluated
-    assert torch.equal(read_state(tmp_path / "x.ckpt")["last.weight"], method.average.network.last.weight)
+    load_weights(fresh.network, tmp_path / "x.ckpt")
+    assert torch.equal(fresh.network.last.weight, method.average.network.last.weight)
 
 
 @pytest.mark.parametrize("kind", KINDS)

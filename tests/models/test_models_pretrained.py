@@ -9,9 +9,9 @@ import torch
 from torchvision import models
 
 from tutelage.errors import UserError
+from tutelage.models.heads import find_head
 from tutelage.models.pretrained import load_torchvision, timm_model, torchvision_model
 from tutelage.models.resnet import resnet
-from tutelage.models.weights import head_names
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -65,7 +65,8 @@ def test_timm_by_name_fits_the_data(name, shape, options):
 def test_torchvision_by_name_fits_the_data(name, shape):
     network = torchvision_model(name, shape, 7)
     assert network.training and network(torch.randn(2, *shape)).shape == (2, 7)
-    assert {network.state_dict()[n].shape[0] for n in head_names(network)} == {7}
+    head = find_head(network, torch.zeros(2, *shape))
+    assert {network.state_dict()[n].shape[0] for n in head.names} == {7}
     mean, std = network.pretrained_normalization
     assert len(mean) == len(std) == shape[0]
     if shape[0] == 3:

@@ -11,12 +11,17 @@ from torch import nn
 from tutelage.errors import UserError
 from tutelage.models.fcn import FCN
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.models.weights import digest, load_weights, read_state
+from tutelage.models.heads import find_head
+from tutelage.models.weights import WeightsMismatch, digest, load_weights, read_states
 
 
 def fcn(output_size=5, seed=0, **options):
     torch.manual_seed(seed)
     return FCN((4,), output_size, depth=2, width=8, **options)
+
+
+def head_of(network, width=4):
+    return find_head(network, torch.zeros(2, width))
 
 
 class Hostile:
@@ -50,13 +55,13 @@ def test_round_trip(tmp_path, suffix):
 def test_a_network_with_a_part_called_network_keeps_its_names(tmp_path):
     wrapped = nn.ModuleDict({"network": nn.Linear(2, 2)})
     save_weights(wrapped, tmp_path / "w.safetensors")
-    assert set(read_state(tmp_path / "w.safetensors")) == {"network.weight", "network.bias"}
+    assert set(read_states(tmp_path / "w.safetensors")[""]) == {"network.weight", "network.bias"}
 
 
 def test_a_frozen_network_is_no_part_of_what_is_saved(tmp_path):
     network = nn.ModuleDict({"a": nn.Linear(2, 2), "guide": FrozenNetwork(fcn())})
     save_weights(network, tmp_path / "w.safetensors")
-    assert set(read_state(tmp_path / "w.safetensors")) == {"a.weight", "a.bias"}
+    assert set(read_states(tmp_path / "w.safetensors")[""]) == {"a.weight", "a.bias"}
 
 
 def test_a_mismatch_lists_both_sides_and_changes_nothing(tmp_path):
@@ -90,9 +95,10 @@ def test_a_whole_network_under_one_prefix_loads(tmp_path, prefix):
         torch.equal(a, b)
         for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
     )
-    assert load_weights(fcn(output_size=7), state, new_head=True)
-    with pytest.raises(UserError, match=r"of another shape: .* is \(5, .*Only the final layer differs"):
+    assert load_weights(fcn(output_size=7), state, head=head_of(fcn()))
+    with pytest.raises(WeightsMismatch, match=r"of another shape: .* is \(5, ") as error:
         load_weights(fcn(output_size=7), state)
+    assert (error.value.layer, error.value.classes) == ("head", 5)
 
 
 def test_what_lies_there_twice_or_in_part_is_refused(tmp_path):
@@ -110,15 +116,18 @@ def test_a_new_head_is_always_fresh():
     for classes in (5, 7):
         network = fcn(output_size=classes)
         head = network.head.weight.clone()
-        assert load_weights(network, source.state_dict(), new_head=True) == ["head.bias", "head.weight"]
+        fresh = load_weights(network, source.state_dict(), head=head_of(network))
+        assert fresh == ["head.bias", "head.weight"]
         assert torch.equal(network.head.weight, head)
         assert torch.equal(network.layers[1].linear.weight, source.layers[1].linear.weight)
-    with pytest.raises(UserError, match=r"Only the final layer differs: \+model.new_head=true"):
+    with pytest.raises(WeightsMismatch) as error:
         load_weights(fcn(), source.state_dict())
+    assert (error.value.layer, error.value.classes) == ("head", 7)
     with pytest.raises(UserError, match=r"of another shape: layers\.0\.linear\.weight"):
-        load_weights(FCN((9,), 5, depth=2, width=8), source.state_dict(), new_head=True)
+        network = FCN((9,), 5, depth=2, width=8)
+        load_weights(network, source.state_dict(), head=head_of(network, width=9))
     headless = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("head")}
-    assert load_weights(fcn(), headless, new_head=True) == ["head.bias", "head.weight"]
+    assert load_weights(fcn(), headless, head=head_of(fcn())) == ["head.bias", "head.weight"]
 
 
 def test_files_from_before_the_batch_counter_load():
@@ -137,7 +146,7 @@ def test_a_hostile_file_is_refused_and_runs_nothing(tmp_path, protocol):
     else:
         torch.save(payload, path, _use_new_zipfile_serialization=protocol == "torch")
     with pytest.raises(UserError, match="it is refused"):
-        read_state(path)
+        read_states(path)
     assert not target.exists()
     pickle.loads(pickle.dumps(Hostile(target)))
     assert target.exists()  # the payload would have worked
@@ -147,7 +156,7 @@ def test_a_pickle_dressed_as_safetensors_is_refused(tmp_path):
     path, target = tmp_path / "w.safetensors", tmp_path / "executed"
     path.write_bytes(pickle.dumps(Hostile(target)))
     with pytest.raises(UserError, match="damaged or not safetensors"):
-        read_state(path)
+        read_states(path)
     assert not target.exists()
 
 
@@ -161,20 +170,20 @@ def test_a_damaged_file_is_named(tmp_path, suffix, damage):
         {"truncated": content[: len(content) // 2], "empty": b"", "text": b"epoch,loss\n1,2\n"}[damage]
     )
     with pytest.raises(UserError, match=r"w\.(safetensors|pt) is damaged or not"):
-        read_state(path)
+        read_states(path)
 
 
 def test_other_wrong_sources(tmp_path):
     with pytest.raises(UserError, match=r"expected a weights file at .*, found nothing"):
         load_weights(fcn(), tmp_path / "absent.pt")
     with pytest.raises(UserError, match="found a folder"):
-        read_state(tmp_path)
+        read_states(tmp_path)
     (tmp_path / "w.onnx").write_bytes(b"x")
     with pytest.raises(UserError, match="unknown kind of weights file"):
-        read_state(tmp_path / "w.onnx")
+        read_states(tmp_path / "w.onnx")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(UserError, match="holds no state_dict"):
-        read_state(tmp_path / "list.pt")
+        read_states(tmp_path / "list.pt")
     torch.save({"lr": 0.1}, tmp_path / "values.pt")
     with pytest.raises(UserError, match="holds no state_dict"):
-        read_state(tmp_path / "values.pt")
+        read_states(tmp_path / "values.pt")

@@ -23,6 +23,7 @@ class Alignment:
     """Pairs a network with a guide and turns the step's activations into one loss, the sum over pairs of 1 - similarity.
 
     network, inputs: the module being trained, and a tuple of what its forward takes. guide: a module, or a FeatureGuide.
+    run, run_guide: called in place of the network, and of the guide, while their layers are looked for: what wraps them.
     example: a few samples for it: anything with `inputs`, `targets` and `mask`, as a batch has. Both on the modules' device.
     pairing: which layer guides which. similarity: how they are compared. per_token: compare (n * length, d) token rows instead of
     (n, everything) samples; of them a random `tokens_per_step` (over all ranks), the same for every layer; None: all.
@@ -44,6 +45,8 @@ class Alignment:
         similarity: Similarity,
         per_token: bool = False,
         tokens_per_step: int | None = None,
+        run: Callable[..., Any] | None = None,
+        run_guide: Callable[..., Any] | None = None,
     ) -> None:
         if example.mask is not None and not bool(example.mask.any(dim=1).all()):
             raise UserError(
@@ -53,8 +56,9 @@ class Alignment:
             found = guide(example)
             guide_layers = [Layer(name, "feature", tuple(x.shape[1:])) for name, x in found.items()]
         else:
-            guide_layers = probe(guide, *_arguments(guide, example))
-        layers = probe(network, *inputs)
+            seen = _arguments(guide, example) if run_guide is None else (example.inputs, example.mask)
+            guide_layers = probe(guide, *seen, run=run_guide)
+        layers = probe(network, *inputs, run=run)
         self.pairs: list[Pair] = pairing(guide_layers, layers)
         self.similarity = similarity
         self.per_token, self.tokens_per_step = per_token, tokens_per_step

@@ -39,11 +39,12 @@ class Layer:
     obstacle: str = ""
 
 
-def probe(module: nn.Module, *inputs: Any) -> list[Layer]:
+def probe(module: nn.Module, *inputs: Any, run: Callable[..., Any] | None = None) -> list[Layer]:
     """Return the layers that one forward calls, in the order in which they finish.
 
-    inputs: what the module's forward takes; the first one's leading axis is the batch. Runs without gradients and in eval mode;
-    modes, buffers and the random state are as before afterwards.
+    inputs: what the module's forward takes; the first one's leading axis is the batch.
+    run: called on the inputs in place of the module, which it runs in its own way (as a `FrozenNetwork` does, with its own resolution).
+    Runs without gradients and in eval mode; modes, buffers and the random state are as before afterwards.
     Raises UserError when the module cannot run on these inputs.
     """
     seen: dict[str, Layer] = {}
@@ -73,7 +74,7 @@ def probe(module: nn.Module, *inputs: Any) -> list[Layer]:
     try:
         module.eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            module(*inputs)
+            (run or module)(*inputs)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
         raise UserError(f"{type(module).__name__} cannot run on inputs of shape {shapes}: {error}") from error

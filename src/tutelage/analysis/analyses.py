@@ -251,8 +251,8 @@ def opened(
 
     from tutelage.data.base import SplitBatches
     from tutelage.engine import trust
-    from tutelage.engine.build import build_frozen
     from tutelage.engine.load import load_run
+    from tutelage.engine.networks import build_frozen
     from tutelage.models.frozen import FrozenNetwork
 
     device, split = torch.device(request.options["device"]), split or request.options["split"]

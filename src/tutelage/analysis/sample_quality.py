@@ -42,7 +42,7 @@ class Judge:
     """
 
     def __init__(self, classifier: FrozenNetwork, reference: tuple[Tensor, Tensor]) -> None:
-        self.classifier, self._head = classifier, HeadInput(classifier.network)
+        self.classifier, self._head = classifier, HeadInput(classifier.network, classifier.head(reference[0]))
         self.features, _ = self.read(reference[0])
 
     def judge(self, name: str, images: Tensor, labels: Tensor) -> Quality:

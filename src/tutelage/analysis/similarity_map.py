@@ -112,8 +112,11 @@ def layers_of(network: FrozenNetwork, batch: Batch, which: str) -> list[Layer]:
     if isinstance(network.network, FeatureGuide):
         found = [Layer(name, "feature", tuple(x.shape[1:])) for name, x in network.network(example).items()]
     else:
-        seen = network_inputs(network, example)
-        found = [layer for layer in probe(network.network, *seen) if not layer.obstacle]
+        found = [
+            layer
+            for layer in probe(network.network, example.inputs, example.mask, run=network)
+            if not layer.obstacle
+        ]
     if isinstance(network.network, FeatureGuide) and which in ("weights", "all"):
         return found
     if which in ("weights", "all"):
@@ -130,12 +133,6 @@ def layers_of(network: FrozenNetwork, batch: Batch, which: str) -> list[Layer]:
                 f"{type(network.network).__name__} has no layer '{name}'; {choices(name, by_name, limit=40)}"
             )
     return [by_name[name] for name in which.split(",")]
-
-
-def network_inputs(network: FrozenNetwork, batch: Batch) -> tuple[Tensor, ...]:
-    """Return what the network itself takes of a batch: its inputs, and the mask where it asks for one and there is one."""
-    takes_mask = network._takes_mask and batch.mask is not None
-    return (batch.inputs, batch.mask) if takes_mask and batch.mask is not None else (batch.inputs,)
 
 
 class _Blocks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from tutelage.runs.identity import flatten
 from tutelage.runs.needs import Plan
 from tutelage.runs.provenance import changed_files, changed_packages
 from tutelage.runs.store import Store
+from tutelage.runs.weights import Weights, networks
 
 HELP = """usage: tutelage doctor [--build] [the words of a train command]
 
@@ -87,15 +89,20 @@ def _build(plan: Plan, console: Any) -> list[str]:
         )
     config = plan.config if not missing else _without_needs(plan.config)
     try:
-        method = build(config, data).method
+        built = build(config, data)
     except UserError as error:
         return [str(error)]
+    method = built.method
     console.print("\n[bold]Networks[/bold]")
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
-    console.print(f"  trained: {type(method.network).__name__}, {trained:,} parameters", markup=False)
+    final = {where: f", final layer {layer}" for where, layer in built.heads.items()}
+    console.print(
+        f"  trained: {type(method.network).__name__}, {trained:,} parameters{final.get('model', '')}",
+        markup=False,
+    )
     for role, frozen in method.frozen.items():
         console.print(
-            f"  {role}: {sum(p.numel() for p in frozen.network.parameters()):,} frozen parameters",
+            f"  {role}: {sum(p.numel() for p in frozen.network.parameters()):,} frozen parameters{final.get(role, '')}",
             markup=False,
         )
     described = method.describe()
@@ -149,11 +156,8 @@ def _pair_table(pairs: Sequence[dict[str, Any]]) -> Any:
 
 
 def _without_needs(config: dict[str, Any]) -> dict[str, Any]:
-    def scratch(node: Any) -> Any:
-        return (
-            node | {"weights": "scratch"}
-            if isinstance(node, dict) and str(node.get("weights", "")).startswith("need:")
-            else node
-        )
-
-    return {key: scratch(node) for key, node in config.items()}
+    shown = copy.deepcopy(config)
+    for where, node in networks(shown):
+        if Weights.of(shown, where).need:
+            node["weights"] = "scratch"
+    return shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import sys
@@ -34,7 +33,11 @@ from tutelage.errors import UserError, choices
 from tutelage.runs import needs
 from tutelage.runs.identity import WEIGHTS_DIGEST, flatten, is_need
 from tutelage.runs.needs import Plan
+from tutelage.runs.weights import NETWORKS, RESERVED, stamp
 
+_OF_EVERY_NETWORK = re.compile(
+    rf"\+?({'|'.join(NETWORKS)}|frozen\.[^.=]+)\.({'|'.join(RESERVED.keys() - {'weights', WEIGHTS_DIGEST})})="
+)
 HYDRAS = {"hydra/launcher": ("basic", "local", "slurm"), "hydra/sweeper": ("basic", "optuna")}
 """What the groups of Hydra's own offer that a command may choose from."""
 
@@ -83,10 +86,12 @@ def hydra_ready() -> Iterator[None]:
 
 
 def readable(overrides: Sequence[str]) -> list[str]:
-    """Return the words with quotes around values that Hydra's grammar does not take bare, such as a folder named after Jürgen.
+    """Return the words as Hydra takes them: with quotes around values that its grammar does not take bare, such as a folder named after
+    Jürgen, and with a plus before settings that every network has and few files name, such as `model.head`.
 
     A value with a comma (a sweep), a bracket or quotes of its own is left as it is.
     """
+    overrides = [f"++{word.lstrip('+')}" if _OF_EVERY_NETWORK.match(word) else word for word in overrides]
     return [
         f'{key}{equals}"{value}"'
         if equals and not value.isascii() and not set(value) & set(",[]{}()'\"\\$")
@@ -120,29 +125,8 @@ def resolve(node: DictConfig, overrides: Sequence[str] = (), primary: str = PRIM
         raise explain(error, overrides, primary) from error
     if primary == PRIMARY:
         check(config)
-        _stamp_weights(config)
+        stamp(config)
     return dict(config)
-
-
-def _stamp_weights(config: dict[str, Any]) -> None:
-    """Note the content of each network's weights that are a file: it, not the path, is part of a run's identity."""
-    for role in ("model", "guide", "teacher", "source"):
-        node = config.get(role) or {}
-        weights = node.get("weights")
-        if not isinstance(weights, str) or weights in ("scratch", "pretrained") or is_need(weights):
-            continue
-        path = Path(weights).expanduser()
-        path = path / "network.safetensors" if path.is_dir() else path
-        if path.is_file():  # a missing one is named when it is opened
-            status = path.stat()
-            node[WEIGHTS_DIGEST] = _digest_of(path, status.st_mtime_ns, status.st_size)
-
-
-@functools.lru_cache
-def _digest_of(path: Path, _changed: int, _size: int) -> str:
-    from tutelage.data.fingerprint import file_digest
-
-    return file_digest(path)
 
 
 def launcher(words: Sequence[str]) -> dict[str, Any]:
@@ -198,7 +182,7 @@ def multirun(
     # Hydra passes errors on instead of printing and leaving: `main` words them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     before = sys.argv
-    sys.argv = ["tutelage", *search_path(), *overrides, f"hydra.sweep.dir='{folder}'", "-m"]
+    sys.argv = ["tutelage", *search_path(), *readable(overrides), f"hydra.sweep.dir='{folder}'", "-m"]
     try:
         hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=primary)(of_hydra)()
     except Exception as error:

@@ -2,56 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from tutelage.alignment.guides import FeatureGuide
-from tutelage.data.base import DataModule, SplitBatches
+from tutelage.data.base import DataModule
 from tutelage.data.cache import cache_folder
 from tutelage.engine.causality import check_causal
-from tutelage.engine.inherited import (
-    check_code,
-    check_teacher,
-    check_unseen,
-    check_vocabulary,
-    expected_normalization,
-    needed_run,
-    recorded_sizes,
-    weights_file,
-)
+from tutelage.engine.inherited import check_code, check_teacher, check_unseen, check_vocabulary
 from tutelage.engine.instantiate import construct, parameters_of, resolve, worded
+from tutelage.engine.networks import build_frozen, build_network, example_of, sizes_of
 from tutelage.errors import UserError
+from tutelage.generators.protocol import Generator
 from tutelage.methods.base import Method, step_seed
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.models.weights import load_weights
+from tutelage.models.heads import head_of
 from tutelage.runs.folders import lock_at, make_folder
-from tutelage.runs.identity import WEIGHTS_DIGEST, is_need
+from tutelage.runs.identity import is_need
+from tutelage.runs.weights import needed_folder
 from tutelage.tasks import Batch, Tokens
 
 log = logging.getLogger("tutelage")
 OPTIMIZER = "tutelage.methods.optim.OptimizerSpec"
 ROLES = ("guide", "teacher", "source")
-_OTHER_CLASSES = ("teacher", "source")  # may know other classes than the data: their own run says which
-_RESERVED = {
-    "weights",
-    WEIGHTS_DIGEST,
-    "init_seed",
-    "new_head",
-}  # keys of a model node that the builder consumes itself
 
 
 @dataclass(frozen=True)
 class Built:
-    """The objects of one run."""
+    """The objects of one run. heads: the final layer of each network by its section, for the record; without those that have none."""
 
     data: DataModule
     method: Method
+    heads: dict[str, str] = field(default_factory=dict)
 
 
 def build_data(config: dict[str, Any]) -> DataModule:
@@ -79,98 +67,11 @@ def build_data(config: dict[str, Any]) -> DataModule:
     return data
 
 
-def example_of(data: DataModule, size: int = 4) -> Batch:
-    """Return a few validation samples on the CPU, for probing shapes; whatever the batch size of the evaluation."""
-    few = SplitBatches(data.store, data.splits["validation"][:size], batch_size=size)
-    try:
-        return next(iter(few))
-    finally:
-        few.close()
-
-
 def place(where: str, config: dict[str, Any]) -> str:
     """Return the folder that a setting such as `data.root` or `method.pseudo` names: as given, or of the run behind `need:<name>`."""
     section, _, key = where.partition(".")
     value = str(config[section][key])
-    if not is_need(value):
-        return value
-    return str(needed_run(f"{where}={value}", value, config["runs_dir"], config.get("needs") or {}))
-
-
-def build_network(
-    where: str,
-    node: dict[str, Any],
-    sizes: Mapping[str, Any],
-    *,
-    seed: int,
-    runs_dir: str,
-    needs: dict[str, Any],
-) -> nn.Module:
-    """Build one network and give it its weights.
-
-    where: `model` or the role, for messages and so that each role draws its own initialisation from `seed`. sizes: what the builder
-    fills in where the constructor names it, see `sizes_of`.
-    node: the model's configuration; `weights` is scratch | pretrained | a file | a run's folder | need:<name>, `init_seed` pins the
-    initialisation whatever the run's seed, and `new_head` leaves the final layer fresh, for other classes.
-    """
-    arguments = {key: value for key, value in node.items() if key not in _RESERVED}
-    weights = node.get("weights")
-    weights = "scratch" if weights is None else weights
-    if not isinstance(weights, str) or not weights:
-        raise UserError(
-            f"{where}.weights must be scratch, pretrained, a file (.safetensors, .ckpt), a run's folder, or need:<name>, got {weights!r}"
-        )
-    pinned = node.get("init_seed")
-    torch.manual_seed(step_seed(seed if pinned is None else pinned, 0, sum(map(ord, where))))
-    accepts, _, _ = parameters_of(resolve(arguments.get("_target_", ""), where))
-    if weights == "pretrained":
-        if "pretrained" not in accepts:
-            raise UserError(
-                f"{where}.weights=pretrained: {arguments['_target_']} has no published weights. "
-                "Expected scratch, a file (.safetensors, .ckpt), a run's folder, or need:<name>"
-            )
-        arguments["pretrained"] = True
-    context = {key: value for key, value in sizes.items() if arguments.get(key) is None}
-    network = construct(
-        where, {k: v for k, v in arguments.items() if not (k in context and v is None)}, **context
-    )
-    if not isinstance(network, nn.Module):
-        raise UserError(f"{where}._target_ must build a torch.nn.Module, got {type(network).__name__}")
-    if isinstance(network, FeatureGuide) and where != "guide":
-        raise UserError(
-            f"{where}: {type(network).__name__} is a rule, no network: it can only guide (model@guide=...)"
-        )
-    if weights not in ("scratch", "pretrained"):
-        path = weights_file(where, weights, runs_dir=runs_dir, needs=needs)
-        load_weights(network, path, new_head=bool(node.get("new_head")))
-    return network
-
-
-def sizes_of(data: DataModule) -> dict[str, Any]:
-    """Return what a network is told of its data."""
-    return {
-        "input_shape": data.input_shape,
-        "output_size": data.task.output_size,
-        "num_classes": data.task.output_size,
-        "vocab_size": data.vocab_size,
-        "per_position": data.task.per_position,
-        "class_names": data.facts.get("classes"),
-        "tables": data.tables,
-    }
-
-
-def build_frozen(role: str, config: dict[str, Any], data: DataModule, *, norm_mode: str) -> FrozenNetwork:
-    """Build one frozen network (a guide, a teacher, a source), with the input normalisation that its weights expect."""
-    node = config[role]
-    sizes = sizes_of(data)
-    if role in _OTHER_CLASSES:
-        stored = recorded_sizes(role, config)
-        sizes |= {key: value for key, value in stored.items() if key != "input_shape"}
-    network = build_network(
-        role, node, sizes, seed=config["seed"], runs_dir=config["runs_dir"], needs=config.get("needs") or {}
-    )
-    expects = expected_normalization(role, node, network, config, given=data.normalization)
-    return FrozenNetwork(network, norm_mode=norm_mode, expects=expects, given=data.normalization)
+    return str(needed_folder(config, where, value)) if is_need(value) else value
 
 
 def check_roles(config: dict[str, Any], parameters: Mapping[str, Any]) -> None:
@@ -202,14 +103,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     parameters, _, _ = parameters_of(resolve(method_node.get("_target_", ""), "method"))
     check_roles(config, parameters)
     data = data or build_data(config)
-    network = build_network(
-        "model",
-        config["model"],
-        sizes_of(data),
-        seed=config["seed"],
-        runs_dir=config["runs_dir"],
-        needs=config.get("needs") or {},
-    )
+    network = build_network("model", config, sizes_of(data))
     norm_mode = method_node.get("norm_mode", "eval")
     frozen = {r: build_frozen(r, config, data, norm_mode=norm_mode) for r in ROLES if r in parameters}
     for where in ("model", *frozen):
@@ -252,4 +146,18 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     )
     if not isinstance(method, Method):
         raise UserError(f"method._target_ must be a tutelage Method, got {type(method).__name__}")
-    return Built(data=data, method=method)
+    return Built(data=data, method=method, heads=_heads(method, example_of(data)))
+
+
+def _heads(method: Method, example: Batch) -> dict[str, str]:
+    """Return the final layer of the trained network and of each frozen one; rules and generators have none."""
+    runs: dict[str, Any] = {"model": method.network, **method.frozen}
+    found = {}
+    for where, network in runs.items():
+        inner = network.network if isinstance(network, FrozenNetwork) else network
+        if isinstance(inner, FeatureGuide | Generator):
+            continue
+        with contextlib.suppress(UserError):  # what cannot be run is refused by its method
+            run = network if inner is not network else None
+            found[where] = str(head_of(inner, example.inputs, example.mask, run=run))
+    return found

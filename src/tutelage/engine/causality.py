@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-
 import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
+from tutelage.models.outputs import Call
 from tutelage.tasks import Batch
 
 
@@ -22,10 +21,10 @@ def check_causal(network: nn.Module, example: Batch, *, vocabulary: int) -> None
     known = tokens.shape[1] // 2
     changed = tokens.clone()
     changed[:, known:] = (tokens[:, known:] + 1) % vocabulary
-    takes_mask = "mask" in inspect.signature(network.forward).parameters
+    call = Call.of(network)
 
     def outputs(inputs: Tensor) -> Tensor:
-        return (network(inputs, example.mask) if takes_mask else network(inputs))[:, :known]
+        return call(network, inputs, example.mask)[:, :known]
 
     was_training = network.training
     network.eval()

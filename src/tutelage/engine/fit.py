@@ -56,7 +56,7 @@ def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) ->
     first_step = 0 if checkpoint is None else checkpoint[1]
     trainer, recording, checkpoints, mirrors = assemble(config, run, built, max_steps)
     if trainer.is_global_zero:
-        record = {"data": built.data.summary(), "method": built.method.describe()}
+        record = {"data": built.data.summary(), "method": built.method.describe(), "heads": built.heads}
         write_json(run.path / "setup.json", record | ({"reads": reads} if reads else {}))
         with replacing(run.path / "splits.npz") as part, part.open("wb") as file:
             np.savez_compressed(file, **built.data.splits)  # type: ignore[arg-type] # their hashes are in the setup

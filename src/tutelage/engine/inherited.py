@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -18,57 +19,27 @@ from tutelage.runs.bounded import check_archive, parse_json
 from tutelage.runs.provenance import changed_files
 from tutelage.runs.records import read_json
 from tutelage.runs.run import Run
-from tutelage.runs.store import Store
+from tutelage.runs.weights import FILE, Weights, node_of
 
 log = logging.getLogger("tutelage")
 _MOST_INDICES_BYTES = 2**31
 VOCABULARY = "vocabulary_sha256"  # of the words a text's tokens stand for
 
 
-def needed_run(said: str, source: str, runs_dir: str, needs: dict[str, Any]) -> Path:
-    """Return the folder of the run behind `need:<name>`. Raises UserError where the configuration has no such need."""
-    name = source.removeprefix("need:")
-    if name not in needs:
-        raise UserError(
-            f"{said}: the configuration names no need '{name}'; its needs are {sorted(needs) or 'none'}"
-        )
-    return Store(runs_dir).at(str(needs[name]["run"])).path  # a key that could not be a run's is refused
+def _folder(weights: Weights) -> Path | None:
+    """The folder of the run whose network the weights are; None where they are of no run."""
+    path = weights.path() if weights.are_given else None
+    return path.parent if path is not None and path.name == FILE else None
 
 
-def weights_file(where: str, source: str, *, runs_dir: str, needs: dict[str, Any]) -> Path:
-    """Return the weights file that a source names. Raises UserError saying what is missing."""
-    if source.startswith("need:"):
-        path = needed_run(f"{where}.weights={source}", source, runs_dir, needs) / "network.safetensors"
-        if not path.exists():
-            key = needs[source.removeprefix("need:")]["run"]
-            raise UserError(
-                f"{where}.weights={source}: the run {key} has no {path.name}; give its train command, with rerun=true if it is complete"
-            )
-        return path
-    path = Path(source).expanduser()
-    if path.is_dir():
-        path = path / "network.safetensors"
-    if not path.exists():
-        raise UserError(
-            f"{where}.weights={source}: no such file. Expected scratch, pretrained, a file (.safetensors, .ckpt), "
-            f"the whole folder of a complete run ({runs_dir}/<name>/<identity>), or need:<name>"
-        )
-    return path
-
-
-def recorded_data(where: str, config: dict[str, Any]) -> dict[str, Any]:
+def recorded_data(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record of the data that the run behind a network's weights was trained on; empty where they are of no run."""
-    weights = str(config[where].get("weights") or "scratch")
-    if weights in ("scratch", "pretrained"):
-        return {}
-    path = weights_file(where, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
-    record = path.parent / "setup.json"
-    if path.name != "network.safetensors" or not record.is_file():
-        return {}
-    return dict(read_json(record)["data"])
+    folder = _folder(Weights.of(config, where))
+    record = None if folder is None else folder / "setup.json"
+    return dict(read_json(record)["data"]) if record is not None and record.is_file() else {}
 
 
-def recorded_sizes(where: str, config: dict[str, Any]) -> dict[str, Any]:
+def recorded_sizes(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the record of the run that gives a network its weights says of its data; empty where the weights are of no run."""
     data = recorded_data(where, config)
     if not data:
@@ -78,25 +49,19 @@ def recorded_sizes(where: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def expected_normalization(
-    role: str,
-    node: dict[str, Any],
-    network: nn.Module,
-    config: dict[str, Any],
-    *,
-    given: Normalization | None,
+    weights: Weights, network: nn.Module, *, given: Normalization | None
 ) -> Normalization | None:
     """Return the (mean, std) per channel that a network's weights were trained with; None where they take what comes.
 
     given: that of the data. Weights of a run say theirs. A file that says nothing is taken for the published weights of its network,
     where there are such: a log line says so.
     """
-    weights = str(node.get("weights") or "scratch")
-    if weights == "scratch":
+    if weights.kind == "scratch":
         return None
     published: Normalization | None = getattr(network, "pretrained_normalization", None)
-    if weights == "pretrained":
+    if weights.kind == "pretrained":
         return published
-    path = weights_file(role, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
+    path = weights.path()
     if path.suffix == ".safetensors":
         from safetensors import safe_open
 
@@ -107,32 +72,31 @@ def expected_normalization(
     if published is not None:
         log.info(
             "%s.weights=%s does not say which inputs it was trained with: taken to be those of the published weights, mean %s, std %s",
-            role,
-            weights,
+            weights.where,
+            weights.said,
             *(list(part) for part in published),
         )
     return published
 
 
-def check_code(where: str, config: dict[str, Any]) -> None:
+def check_code(where: str, config: Mapping[str, Any]) -> None:
     """Warn where a network of the user's own takes weights of a run, and its code is no longer what it was there."""
-    weights = str((config.get(where) or {}).get("weights") or "scratch")
-    if weights in ("scratch", "pretrained"):
-        return
-    path = weights_file(where, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
-    if path.name == "network.safetensors" and (
-        changed := changed_files(Run(path.parent).attempts, config[where])
-    ):
+    weights = Weights.of(config, where)
+    folder = _folder(weights)
+    if folder is not None and (changed := changed_files(Run(folder).attempts, node_of(config, where))):
         log.warning(
-            "%s.weights=%s are of a run with another %s than the one here", where, weights, ", ".join(changed)
+            "%s.weights=%s are of a run with another %s than the one here",
+            where,
+            weights.said,
+            ", ".join(changed),
         )
 
 
-def check_vocabulary(where: str, config: dict[str, Any], data: DataModule) -> None:
+def check_vocabulary(where: str, config: Mapping[str, Any], data: DataModule) -> None:
     """Raise UserError for weights of a run whose tokens mean other words; only warn where they are trained on."""
-    theirs = recorded_data(where, config).get(VOCABULARY) if config.get(where) else None
+    theirs = recorded_data(where, config).get(VOCABULARY)
     if theirs and theirs != data.facts.get(VOCABULARY):
-        said = f"{where}.weights={config[where]['weights']} was trained with another vocabulary than that of these data"
+        said = f"{where}.weights={Weights.of(config, where).said} was trained with another vocabulary than that of these data"
         if where != "model":
             raise UserError(
                 f"{said}: each token would mean another word to it. Give it the data.vocab... settings and the training file of this run"
@@ -140,14 +104,12 @@ def check_vocabulary(where: str, config: dict[str, Any], data: DataModule) -> No
         log.warning("%s: its embeddings and outputs belong to other words", said)
 
 
-def check_unseen(where: str, config: dict[str, Any], data: DataModule) -> None:
+def check_unseen(where: str, config: Mapping[str, Any], data: DataModule) -> None:
     """Raise UserError for weights of a run that was trained on samples which are to select or to test here."""
-    if not config.get(where) or not (theirs := recorded_data(where, config)):
-        return
-    weights = str(config[where]["weights"])
-    path = weights_file(where, weights, runs_dir=config["runs_dir"], needs=config.get("needs") or {})
-    splits = path.parent / "splits.npz"
-    if not splits.is_file() or not same_set(theirs, data.summary()):
+    weights, theirs = Weights.of(config, where), recorded_data(where, config)
+    folder = _folder(weights)
+    splits = None if folder is None else folder / "splits.npz"
+    if not theirs or splits is None or not splits.is_file() or not same_set(theirs, data.summary()):
         return
     check_archive(splits, limit=_MOST_INDICES_BYTES)
     try:
@@ -160,15 +122,15 @@ def check_unseen(where: str, config: dict[str, Any], data: DataModule) -> None:
     seen = {name: int(np.isin(data.splits[name], trained).sum()) for name in ("validation", "test")}
     if any(seen.values()):
         raise UserError(
-            f"{where}.weights={weights} was trained on {seen['validation']} of the validation and {seen['test']} of the test samples of "
-            f"this run, which would be no test of it. Both come from one set: give the run that made it the same data.split_seed (it has "
-            f"{theirs.get('split_seed')}, this one {data.split_seed}), data.validation and data.test"
+            f"{where}.weights={weights.said} was trained on {seen['validation']} of the validation and {seen['test']} of the test samples "
+            f"of this run, which would be no test of it. Both come from one set: give the run that made it the same data.split_seed (it "
+            f"has {theirs.get('split_seed')}, this one {data.split_seed}), data.validation and data.test"
         )
 
 
-def check_teacher(config: dict[str, Any], data: DataModule, *, same_classes: bool) -> None:
+def check_teacher(config: Mapping[str, Any], data: DataModule, *, same_classes: bool) -> None:
     """Raise UserError for a teacher whose classes have other numbers (same_classes: that matters); warn of one that knows nothing."""
-    if str(config["teacher"].get("weights") or "scratch") == "scratch":
+    if Weights.of(config, "teacher").kind == "scratch":
         log.warning(
             "the teacher is at its random initialisation: teacher.weights=scratch. It has nothing to teach but noise"
         )

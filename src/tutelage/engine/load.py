@@ -21,13 +21,16 @@ from torch.nn.modules.module import (
 
 from tutelage.data.base import DataModule
 from tutelage.engine import trust
-from tutelage.engine.build import build_data, build_network, sizes_of
+from tutelage.engine.build import build_data
+from tutelage.engine.networks import build_network, sizes_of
 from tutelage.errors import UserError
-from tutelage.models.weights import load_weights
+from tutelage.models.outputs import Call
+from tutelage.models.weights import load_weights, not_finite
 from tutelage.runs.identity import flatten
 from tutelage.runs.provenance import changed_files
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
+from tutelage.runs.weights import FILE
 from tutelage.tasks import Task
 
 log = logging.getLogger("tutelage")
@@ -85,13 +88,11 @@ def load_run(
     node = config["model"] | {
         "weights": "scratch"
     }  # all weights come from the run: what it started from need not exist any more
-    weights = run.path / "network.safetensors"
+    weights = run.path / FILE
     try:
         data = build_data(config)
         with within(weights):
-            network = build_network(
-                "model", node, sizes_of(data), seed=config["seed"], runs_dir=config["runs_dir"], needs={}
-            )
+            network = build_network("model", config | {"model": node}, sizes_of(data))
     except (
         AttributeError,
         KeyError,
@@ -107,7 +108,7 @@ def load_run(
         load_weights(network, weights)
     except UserError as error:
         raise UserError(f"{error}\nThe run's command with rerun=true makes it anew") from error
-    if broken := [name for name, tensor in network.state_dict().items() if not _finite(tensor)]:
+    if broken := not_finite(network.state_dict()):
         log.warning(
             "the weights of %s are not finite numbers in %d of its tensors (%s, ...): what it answers means nothing",
             run.key,
@@ -150,10 +151,6 @@ def _is_special(text: str) -> bool:
     except (OSError, ValueError, RuntimeError):
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.float()).all())
 
 
 @contextlib.contextmanager
@@ -201,11 +198,9 @@ def evaluate_network(
     network: nn.Module, task: Task, batches: Any, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
     """Return the task's metrics of a network over batches; each sample counts once."""
-    import inspect
-
     network = network.to(device).eval()
-    takes_mask = "mask" in inspect.signature(network.forward).parameters
+    call = Call.of(network)
     metrics = task.metrics().to(device)
     for batch in batches:
-        metrics.update(network(batch.inputs, batch.mask) if takes_mask else network(batch.inputs), batch)
+        metrics.update(call(network, batch.inputs, batch.mask), batch)
     return metrics.compute()

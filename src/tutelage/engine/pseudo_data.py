@@ -15,14 +15,12 @@ from tutelage.data import pseudo
 from tutelage.data.base import DataModule
 from tutelage.engine.build import (
     build_data,
-    build_frozen,
-    build_network,
     check_roles,
-    sizes_of,
 )
 from tutelage.engine.cpu import prepared_cpu
 from tutelage.engine.inherited import recorded_sizes
 from tutelage.engine.instantiate import construct, parameters_of, resolve
+from tutelage.engine.networks import build_frozen, build_network, sizes_of
 from tutelage.engine.rank_environment import join_environment
 from tutelage.errors import UserError
 from tutelage.generators import shards
@@ -33,6 +31,7 @@ from tutelage.models.frozen import FrozenNetwork
 from tutelage.runs.records import write_json
 from tutelage.runs.run import Run
 from tutelage.runs.setting import reads_of
+from tutelage.runs.weights import Weights
 
 FOLDER = "shards"
 JUDGED = 1024
@@ -117,14 +116,7 @@ def brings_sizes(node: dict[str, Any]) -> bool:
 
 def build_generator(config: dict[str, Any], sizes: dict[str, Any]) -> Generator:
     """Return the configuration's generator with its weights, frozen and in eval mode."""
-    network = build_network(
-        "model",
-        config["model"],
-        sizes,
-        seed=config["seed"],
-        runs_dir=config["runs_dir"],
-        needs=config.get("needs") or {},
-    )
+    network = build_network("model", config, sizes)
     if not isinstance(network, Generator):
         raise UserError(
             f"synthesis needs a generator, got model {type(network).__name__}; choose one of model=generator/..."
@@ -160,12 +152,10 @@ def _recognised(
 
 def _origin(config: dict[str, Any]) -> dict[str, Any]:
     """Which runs generator and classifier come from."""
-    needs = config.get("needs") or {}
-    runs = {}
-    for role in ("model", "source"):
-        weights = str((config.get(role) or {}).get("weights") or "scratch")
-        runs[role] = needs[weights.removeprefix("need:")]["run"] if weights.startswith("need:") else None
-    return {"generator_run": runs["model"], "classifier_run": runs["source"]}
+    return {
+        "generator_run": Weights.of(config, "model").needed,
+        "classifier_run": Weights.of(config, "source").needed,
+    }
 
 
 def _gathered(folder: Path, rank: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from tutelage.errors import UserError, choices
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.outputs import Call
 from tutelage.tasks import Batch, Task
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Method(pl.LightningModule):
         self.metrics_of = {"validation": task.metrics(), "test": task.metrics(), "train": task.metrics()}
         self.values: dict[str, dict[str, float]] = {}  # split -> metrics of the last complete evaluation
         self._history: list[tuple[int, tuple[str, ...], Tensor]] = []
-        self._takes_mask = "mask" in inspect.signature(network.forward).parameters
+        self._call = Call.of(network)
         self._last_output: Tensor | None = None
 
     # --- what a subclass writes
@@ -118,9 +118,12 @@ class Method(pl.LightningModule):
         return self.run(self.network, inputs, mask)
 
     def run(self, network: nn.Module, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        """Run a network, with the mask where it takes one. Raises UserError where it cannot take the data at all."""
+        """Run a network of the trained one's class, with the mask where it takes one, and return its one tensor.
+
+        Raises UserError where it cannot take the data at all, or returns no such tensor.
+        """
         try:
-            return network(inputs, mask) if self._takes_mask else network(inputs)
+            return self._call(network, inputs, mask)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             if self.step or isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
                 raise
@@ -133,11 +136,6 @@ class Method(pl.LightningModule):
     def predict(self, batch: Batch) -> Tensor:
         """Run the trained network on a training batch: the one forward of the step."""
         output = self(batch.inputs, batch.mask)
-        if not isinstance(output, Tensor):
-            kind = type(self.network)
-            raise UserError(
-                f"{kind.__module__}.{kind.__qualname__} must return one tensor, the task's outputs, got {type(output).__name__}"
-            )
         self._last_output = output.detach()
         return output
 

@@ -14,6 +14,8 @@ from tutelage.methods.base import Method
 from tutelage.methods.features import HeadInput, check_outputs
 from tutelage.methods.memory import TrainingSamples, of_teacher
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.heads import head_of
+from tutelage.models.outputs import Call
 from tutelage.tasks import Batch, Forecasting, mean_of_counted
 
 Loss = Literal["soft", "logits", "decoupled"]
@@ -114,18 +116,20 @@ class _ExtraHead(nn.Module):
 
     def __init__(self, network: nn.Module, teacher: FrozenNetwork, example: Batch) -> None:
         super().__init__()
-        self.features = HeadInput(network)
+        head = head_of(network, example.inputs, example.mask)
+        self.features = HeadInput(network, head)
         was_training = network.training
         with torch.no_grad():
-            network.eval()(example.inputs)
-            classes = teacher(example.inputs).shape[1:]
+            Call.of(network)(network.eval(), example.inputs, example.mask)
+            classes = teacher(example.inputs, example.mask).shape[1:]
         network.train(was_training)
         seen = self.features.take()
         width = () if seen is None else tuple(seen.shape[1:])
         if len(width) != 1 or len(classes) != 1:
             raise UserError(
                 "label_space=other needs networks that end in one linear layer and give (n, classes): the final layer "
-                f"'{self.features.name}' of {type(network).__name__} takes {width} per sample, the teacher gives {tuple(classes)}"
+                f"'{head}' of {type(network).__name__} takes {width} per sample, the teacher gives {tuple(classes)}. Another layer can be "
+                "named: model.head=<layer>"
             )
         self.linear = nn.Linear(width[0], classes[0])
 

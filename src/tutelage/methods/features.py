@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,8 @@ from tutelage.alignment.taps import Taps, probe
 from tutelage.errors import UserError, choices
 from tutelage.losses.feature import FEATURE_LOSSES
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.models.weights import head_names
+from tutelage.models.heads import Head
+from tutelage.models.outputs import Call
 from tutelage.tasks import Batch, mean_of_counted
 
 
@@ -47,7 +48,10 @@ class FeatureMatch(nn.Module):
         if loss not in FEATURE_LOSSES:
             raise UserError(f"method.loss={loss!r} is not known; {choices(loss, FEATURE_LOSSES)}")
         self.loss, self.options = FEATURE_LOSSES[loss], dict(loss_options or {})
-        layers = [probe(module, example.inputs) for module in (teacher.network, network)]
+        layers = [
+            probe(teacher.network, example.inputs, run=teacher),
+            probe(network, example.inputs, run=partial(Call.of(network), network)),
+        ]
         pair = Pairing(
             strategy=pairing, k=k, layer_type=layer_type, pairs=pairs, exclude_output=pairing != "explicit"
         )
@@ -92,7 +96,7 @@ class FeatureMatch(nn.Module):
         network.eval()
         try:
             with self.recording():
-                network(example.inputs)
+                Call.of(network)(network, example.inputs)
             return self(example._replace(mask=None))[0]
         finally:
             network.train(was_training)
@@ -103,14 +107,13 @@ class FeatureMatch(nn.Module):
 
 
 class HeadInput:
-    """What a network's final linear layer was given in its latest forward: the features a classifier decides on.
+    """What a network's final layer was given in its latest forward: the features a classifier decides on.
 
-    name: the layer's path; empty where the network does not end in one layer.
+    head: that layer, see `models.heads`. name: its path; empty where the network does not end in one layer.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        owners = {name.rpartition(".")[0] for name in head_names(network)}
-        self.name = owners.pop() if len(owners) == 1 else ""
+    def __init__(self, network: nn.Module, head: Head) -> None:
+        self.name = head.reads[0] if len(head.reads) == 1 else ""
         self._seen: Tensor | None = None
         if self.name:
             network.get_submodule(self.name).register_forward_pre_hook(self._keep)
@@ -186,10 +189,9 @@ def _real(feature: Tensor, mask: Tensor | None) -> Tensor:
 def check_outputs(network: nn.Module, teacher: FrozenNetwork, example: Batch) -> None:
     """Raise UserError where a network and its teacher give outputs of different shapes: they know different classes."""
     was_training = network.training
-    takes_mask = "mask" in inspect.signature(network.forward).parameters
     with torch.no_grad():
         network.eval()
-        mine = network(example.inputs, example.mask) if takes_mask else network(example.inputs)
+        mine = Call.of(network)(network, example.inputs, example.mask)
         theirs = teacher(example.inputs, example.mask)
     network.train(was_training)
     if mine.shape != theirs.shape:

@@ -51,7 +51,7 @@ class Generation(AveragedMethod):
             raise UserError(f"method.quality_samples must be at least 8, got {quality_samples}")
         self.quality_samples = quality_samples
         self.task.monitor, self.task.mode = "frechet_distance", "min"
-        self._features = HeadInput(source.network)
+        self._features = HeadInput(source.network, source.head(example.inputs))
         self._kept: dict[str, list[Tensor]] = {}
 
     def _check(self, source: FrozenNetwork, example: Batch) -> None:

@@ -106,10 +106,9 @@ class Guidance(Method):
         measure = ridged if similarity == "ridge" else similarity_named(similarity, per_token=tokens)
         if batch_size is not None and not tokens:
             measure.check_rows(batch_size)
-        inputs = (example.inputs, example.mask) if self._takes_mask else (example.inputs,)
         self.alignment = Alignment(
-            self.network, inputs, guide.network, example, pairing=rule, similarity=measure,
-            per_token=tokens, tokens_per_step=tokens_per_step if tokens else None,
+            self.network, (example.inputs, example.mask), guide.network, example, pairing=rule, similarity=measure,
+            per_token=tokens, tokens_per_step=tokens_per_step if tokens else None, run=self, run_guide=guide,
         )  # fmt: skip
         if cache_guide:
             self.memory = of_guide(self.alignment, guide, training_samples, guide_input)

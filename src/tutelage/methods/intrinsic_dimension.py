@@ -41,8 +41,7 @@ class IntrinsicDimension(Method):
             raise UserError(
                 f"method.neighbours must be at least 2 and below the batch size {batch_size}, got {neighbours}"
             )
-        inputs = (example.inputs, example.mask) if self._takes_mask else (example.inputs,)
-        found = weight_layers(probe(self.network, *inputs))
+        found = weight_layers(probe(self.network, example.inputs, example.mask, run=self))
         self.layers = list(layers) if layers is not None else [layer.name for layer in found[:-1]]
         if not self.layers:
             raise UserError("method.layers is empty: the network has no inner weight layer")

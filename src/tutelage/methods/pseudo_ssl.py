@@ -102,7 +102,9 @@ class PseudoSemiSupervised(AveragedMethod):
         target = None
         if self.average is not None and self.consistency.target == "average":
             with torch.no_grad():
-                target = self.average.network(views.pop())  # the second view is the teacher's alone
+                target = self.run(
+                    self.average.network, views.pop(), None
+                )  # the second view is the teacher's alone
         parts = [batch.inputs, *views]
         apart = self.batch_norm == "labelled"
         with batch_norm_apart(self.network, len(batch.inputs)) if apart else nullcontext():

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from tutelage.errors import UserError
-from tutelage.models.arguments import one_of
+from tutelage.models.arguments import one_of, positive
+from tutelage.models.heads import Head, head_of
+from tutelage.models.outputs import HALF, Call
 from tutelage.models.weights import digest
 
 Normalization = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel
@@ -27,8 +29,11 @@ class FrozenNetwork(nn.Module):
     expects: mean and std per channel under which the network was trained; None: whatever the batches carry.
     given: mean and std the batches, images (n, channels, height, width) or series (n, length, channels), were normalised with; None: they
     were not.
+    input_size: (height, width) of the images that the network takes, or one number for both; None: whatever comes. Images of another size
+    are resized, bilinearly (smoothed where they get smaller, as Pillow does).
     Where the two differ, inputs are converted from one to the other; where they are equal this costs nothing.
-    Raises UserError on an unknown mode or on normalisations that cannot be converted.
+    Its output is one tensor, whatever the network returns, see `outputs.as_tensor`.
+    Raises UserError on an unknown mode, a size that is none, or normalisations that cannot be converted.
     """
 
     _network: nn.Module
@@ -40,6 +45,7 @@ class FrozenNetwork(nn.Module):
         norm_mode: str = "eval",
         expects: Normalization | None = None,
         given: Normalization | None = None,
+        input_size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         one_of("FrozenNetwork", ("eval", "batch"), norm_mode=norm_mode)
@@ -48,7 +54,8 @@ class FrozenNetwork(nn.Module):
         # Past nn.Module's own __setattr__, which would register the network as a child.
         object.__setattr__(self, "_network", network.requires_grad_(False))
         self.expects = expects
-        self._takes_mask = "mask" in inspect.signature(network.forward).parameters
+        self.input_size = image_size("FrozenNetwork", input_size)
+        self._call = Call.of(network)
         self._affine = _conversion(expects, given)
         self._settle()
 
@@ -58,14 +65,34 @@ class FrozenNetwork(nn.Module):
         return self._network
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Run without gradients; the mask reaches networks that take one."""
+        """Run without gradients on the inputs as `converted`; the mask reaches networks that take one."""
         if self._network.training:
             self._settle()
         with torch.no_grad():
-            if self._affine is not None:
-                scale, shift = self._affine if inputs.ndim != 3 else (part.flatten() for part in self._affine)
-                inputs = torch.addcmul(shift, inputs, scale)
-            return self._network(inputs, mask) if self._takes_mask else self._network(inputs)
+            return self._call(self._network, self.converted(inputs), mask)
+
+    @torch.no_grad()
+    def converted(self, inputs: Tensor) -> Tensor:
+        """Return a batch's inputs at the network's own normalisation and size. Raises UserError for a size of inputs that are no images."""
+        if self._affine is not None:
+            scale, shift = self._affine if inputs.ndim != 3 else (part.flatten() for part in self._affine)
+            inputs = torch.addcmul(shift, inputs, scale)
+        return self._resized(inputs)
+
+    def _resized(self, inputs: Tensor) -> Tensor:
+        if self.input_size is None or tuple(inputs.shape[2:]) == self.input_size:
+            return inputs
+        if inputs.ndim != 4:
+            raise UserError(
+                f"input_size={list(self.input_size)} is of images (n, channels, height, width), got inputs of shape {tuple(inputs.shape)}"
+            )
+        if inputs.dtype in HALF:  # not every device resizes these
+            return self._resized(inputs.float()).to(inputs.dtype)
+        return F.interpolate(inputs, size=self.input_size, mode="bilinear", antialias=True)
+
+    def head(self, inputs: Tensor, mask: Tensor | None = None) -> Head:
+        """Return the network's final layer, see `heads.find_head`. inputs, mask: an example, as a batch has it."""
+        return head_of(self._network, inputs, mask, run=self)
 
     def train(self, mode: bool = True) -> FrozenNetwork:
         """Stay asleep, whatever a surrounding module asks."""
@@ -104,6 +131,19 @@ class FrozenNetwork(nn.Module):
         if self._affine is not None:
             self._affine = (fn(self._affine[0]), fn(self._affine[1]))
         return self
+
+
+def image_size(owner: str, size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Return (height, width) of an input size: one number, or two. Raises UserError for anything else."""
+    if size is None:
+        return None
+    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
+    if len(sides) != 2:
+        raise UserError(
+            f"{owner}: input_size must be one number of pixels, or height and width, got {size!r}"
+        )
+    positive(owner, **{"the height in input_size": sides[0], "the width in input_size": sides[1]})
+    return sides
 
 
 def recorded(normalization: Normalization | None, *, like: Normalization | None) -> Normalization | None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tutelage.errors import UserError
 from tutelage.models.arguments import image_shape, positive
 from tutelage.models.frozen import Normalization
-from tutelage.models.weights import head_names, load_weights
+from tutelage.models.heads import find_head
+from tutelage.models.weights import load_weights
 
 log = logging.getLogger(__name__)
 
@@ -149,12 +150,12 @@ def load_torchvision(network: nn.Module, name: str, input_shape: Sequence[int]) 
         state[first] = _conv_for_channels(state[first], channels)
     if hasattr(network, "transform_input"):
         network.transform_input = channels == 3  # type: ignore[assignment]
-    head = head_names(network)
     own = network.state_dict()
-    new_head = any(n in state and state[n].shape != own[n].shape for n in head)
-    load_weights(network, state, new_head=new_head)
-    if new_head:
-        _say_fresh_head(label, len(weights.meta["categories"]), len(own[sorted(head)[0]]))
+    head = find_head(network, torch.zeros(2, *input_shape))
+    is_fresh = any(n in state and state[n].shape != own[n].shape for n in head.names)
+    load_weights(network, state, head=head if is_fresh else None)
+    if is_fresh:
+        _say_fresh_head(label, len(weights.meta["categories"]), len(own[head.names[0]]))
     _note_normalization(network, weights.transforms(), channels)
 
 

@@ -19,6 +19,7 @@ from tutelage.runs.declared import makes, reads
 from tutelage.runs.identity import identify, is_need
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
+from tutelage.runs.weights import Weights, networks, run_around
 
 
 class Stage(Protocol):
@@ -119,9 +120,14 @@ def overlap(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 def _assets(stage: Stage) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield key and data of the runs that were trained on source data and are given away, at any depth."""
-    given = {_need(stage.config.get(role)) for role in ("source", "teacher")} | {
+    given = {
+        Weights.of(stage.config, where).need
+        for where, _ in networks(stage.config)
+        if where in ("source", "teacher") or where.startswith("frozen.")
+    } | {
         "source.weights",
         "teacher.weights",
+        *(f"{where}.weights" for where, _ in networks(stage.config) if where.startswith("frozen.")),
     }
     for role, need in _below(stage).items():
         config = need.config
@@ -144,41 +150,29 @@ def _openers(stage: Stage) -> Iterator[Stage]:
             yield from _openers(need)
 
 
-_PLACES = (
-    ("model", "weights"),
-    ("teacher", "weights"),
-    ("source", "weights"),
-    ("guide", "weights"),
-    ("method", "pseudo"),
-    ("data", "root"),
-)
-
-
 def _below(stage: Stage) -> dict[str, Stage]:
     """Return the stages that a stage builds on: its needs, and the runs whose folders (or files in them) it names, as `<section>.<key>`."""
     found: dict[str, Stage] = dict(stage.needs)
-    for section, key in _PLACES:
+    for where, _ in networks(stage.config):
+        weights = Weights.of(stage.config, where)
+        if weights.kind != "need" and (run := weights.run()) is not None:
+            found[f"{where}.weights"] = _stage_of(run)
+    for section, key in (("method", "pseudo"), ("data", "root")):
         if key == "root" and reads(stage.config) != "pseudo":
             continue
         node = stage.config.get(section)
         value = node.get(key) if isinstance(node, Mapping) else None
-        run = None if not isinstance(value, str) or is_need(value) else _run_around(Path(value).expanduser())
-        if run is not None:
-            found[f"{section}.{key}"] = run
+        if isinstance(value, str) and not is_need(value) and (run := run_around(Path(value).expanduser())):
+            found[f"{section}.{key}"] = _stage_of(run)
     return found
 
 
-def _run_around(path: Path) -> Stage | None:
-    """Return the run whose folder is, or holds, a path (the file of its network, its shards); None where there is none."""
-    for folder in (path, path.parent):
-        if (folder / "config.yaml").is_file() and (folder / "provenance.json").is_file():
-            config = Run(folder.resolve()).config
-            depth = len(Path(str(config.get("name") or "")).parts)
-            store = Store(folder.resolve().parents[depth])
-            return dataclasses.replace(
-                recorded(config, store), key=f"{config.get('name')}/{folder.resolve().name}"
-            )
-    return None
+def _stage_of(run: Run) -> Stage:
+    config, folder = run.config, run.path.resolve()
+    depth = len(Path(str(config.get("name") or "")).parts)
+    return dataclasses.replace(
+        recorded(config, Store(folder.parents[depth])), key=f"{config.get('name')}/{folder.name}"
+    )
 
 
 def _refusal(stage: Stage, opener: Stage, key: str, data: Mapping[str, Any]) -> str:
@@ -189,11 +183,6 @@ def _refusal(stage: Stage, opener: Stage, key: str, data: Mapping[str, Any]) -> 
         f"{who} is a source-free stage, but {how} the source data: {_shown(data)['name']} (classes {classes}), on which "
         f"{key} was trained. Choose other target data or classes (data.classes), or declare setting=oracle"
     )
-
-
-def _need(node: Any) -> str | None:
-    weights = str((node or {}).get("weights") or "")
-    return weights.removeprefix("need:") if weights.startswith("need:") else None
 
 
 def _shown(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,10 @@ class Store:
             )
         raise UserError(f"no run '{text}' in {self.root}: {choices(wanted, self.names())}")
 
+    def means_runs(self, text: str) -> bool:
+        """Say whether a name, a key or the first digits of an identity mean one run or several."""
+        return any(_matches(run, text.strip("/")) for run in self.runs())
+
     def at_path(self, folder: Path) -> Run:
         """Return the run in a folder, inside or outside this store (a copy, an archived attempt)."""
         folder = folder.resolve()

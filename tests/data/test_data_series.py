@@ -304,3 +304,12 @@ def test_what_says_how_a_file_is_read_is_part_of_the_identity_where_it_is_given(
         for key, value in (("date_format", "unix"), ("step", "row"), ("decimal", "comma"))
     ]
     assert len({identify(config) for config in (plain, *given)}) == 4
+
+
+def test_forecasts_of_the_same_rows_may_be_compared_whatever_a_network_looks_back(table: Path) -> None:
+    def tested_on(**options: object) -> str:
+        return ready(table, **options).summary()["test_sha256"]
+
+    assert tested_on() == tested_on(length=9) == tested_on(level="last") == tested_on(missing=0.2)
+    others = [{"horizon": 5}, {"split": [110, 50, 40]}, {"split": [120, 40, 39]}, {"columns": ["a"]}]
+    assert len({tested_on(), *(tested_on(**options) for options in others)}) == 5

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tutelage.runs.records import MetricsWriter
+from tutelage.runs.records import MetricsWriter, write_json
 from tutelage.runs.store import Store
 
 CODE = {"commit": "a" * 40, "digest": "d" * 16}
@@ -16,7 +16,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def make(store):
-    """Make a run; `test` and `validation` are its metrics, None leaves it interrupted."""
+    """Make a run; `test` and `validation` are its metrics, None leaves it interrupted. tested_on: what its setup says of the data."""
     clock = iter(range(10_000))
 
     def make(
@@ -30,6 +30,7 @@ def make(store):
         code=None,
         failed=None,
         steps=(100, 200),
+        tested_on=None,
         **more,
     ):
         config = {
@@ -58,6 +59,8 @@ def make(store):
                     writer.write(
                         {"step": step, f"validation/{metric}": (validation or 0.5) * step / steps[-1]}
                     )
+            if tested_on is not None:
+                write_json(run.path / "setup.json", {"data": tested_on})
             if failed:
                 run.fail("NonFiniteLoss", failed)
             elif test is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from typing import Any
@@ -110,9 +111,17 @@ class DataModule(pl.LightningDataModule, ABC):
             "steps_per_epoch": self.steps_per_epoch,
             "split_seed": self.split_seed,
             "split_sha256": {name: splitting.digest(self.splits[name]) for name in splitting.SPLITS},
+            "test_sha256": hashlib.sha256(repr(self.test_facts()).encode()).hexdigest(),
             "fingerprint": self.fingerprint,
             **self.facts,
         }
+
+    def test_facts(self) -> tuple[Any, ...]:
+        """Return what is equal for two data sets of a kind if their test values may be compared: the same is asked for in the same unit.
+
+        What networks are shown beside (an image's size, a window's length) may differ.
+        """
+        return self.fingerprint, splitting.digest(self.splits["test"]), self.task.output_size, self.vocab_size
 
     def train_stream(
         self, *, seed: int, rank: int = 0, world_size: int = 1, device: torch.device | str

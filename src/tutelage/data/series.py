@@ -16,7 +16,7 @@ from torch import Tensor
 from tutelage.data import cache, corruption, series_file
 from tutelage.data.base import DataModule
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
-from tutelage.data.splits import SPLITS
+from tutelage.data.splits import SPLITS, digest
 from tutelage.data.streams import Resident
 from tutelage.errors import UserError, choices
 from tutelage.tasks import Batch, Forecasting
@@ -167,6 +167,12 @@ class Series(DataModule):
             *self._gaps(values.shape, train_starts=int(ends[0]) - self.length - self.horizon + 1),
             level=self.level,
         )
+
+    def test_facts(self) -> tuple[Any, ...]:
+        """See `DataModule.test_facts`: forecasts of the same rows, in the same unit; how far networks look back may differ."""
+        forecast = self.splits["test"] + self.length
+        unit = None if self.normalization is None else self.normalization[1]
+        return self.fingerprint, digest(forecast), self.horizon, self.facts["columns"], unit
 
     def _rows(self, available: int) -> list[int]:
         fractions = sum(self.split) <= 1 + 1e-9

@@ -12,12 +12,29 @@ from tutelage.errors import UserError
 from tutelage.runs.declared import DECLARATIONS
 from tutelage.runs.identity import canonical, flatten, without_excluded
 from tutelage.runs.provenance import commits
+from tutelage.runs.records import read_json
 from tutelage.runs.run import Run, State
 from tutelage.runs.store import Store
 
 _MOST_INPUTS = 10_000
 _FEW = 4
 """How many settings an arm's label may name."""
+
+
+@dataclass(frozen=True)
+class TestData:
+    """What a run was tested on: the kind of data, its samples, and the digest that the data gave of what is asked (none, in old runs)."""
+
+    __test__ = False  # pytest would otherwise collect the class by its name
+
+    kind: str
+    samples: str
+    digest: str | None
+
+    def is_that_of(self, other: TestData) -> bool:
+        """Say whether values on the two may be compared."""
+        same = self.digest == other.digest if self.digest and other.digest else self.samples == other.samples
+        return self.kind == other.kind and same
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,7 @@ class Row:
     train_s: float | None = None
     machine: str = ""
     needs: tuple[str, ...] = ()
+    tested_on: TestData | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +151,7 @@ def _row(run: Run, state: State, store: Store, known: dict[str, dict[str, str]] 
         train_s=result.get("cost", {}).get("train_s"),
         machine=_machine(attempts[-1].get("machine", {}), config) if attempts else "",
         needs=tuple(_needed(config).values()),
+        tested_on=_tested_on(run, config),
     )
 
 
@@ -173,11 +192,11 @@ def group(rows: Sequence[Row]) -> list[Group]:
     clusters: dict[tuple[tuple[str, str], ...], list[Row]] = {}
     for row in rows:
         if row.inputs:
-            kind = tuple(sorted((key, text) for key, text in row.inputs.items() if not _is_seed(key)))
+            kind = tuple(sorted((key, text) for key, text in row.inputs.items() if not is_seed(key)))
             clusters.setdefault(kind, []).append(row)
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for kind, members in clusters.items():
-        seed_keys = sorted({key for row in members for key in row.inputs if _is_seed(key)})
+        seed_keys = sorted({key for row in members for key in row.inputs if is_seed(key)})
         fixed = [key for key in seed_keys if any(row.inputs.get(key) != str(row.seed) for row in members)]
         for row in members:
             groups.setdefault((kind, *(row.inputs.get(key) for key in fixed)), []).append(row)
@@ -210,7 +229,7 @@ def _label(groups: list[Group]) -> list[Group]:
         label = last if len(short[last]) == 1 else item.name
         keys = _telling_keys([twin.rows[0].inputs for twin in twins[item.name]])
         inputs = item.rows[0].inputs
-        told = [f"{name}={_shown(key, inputs.get(key))}" for key, name in _short_names(keys).items()]
+        told = [f"{name}={shown(key, inputs.get(key))}" for key, name in _short_names(keys).items()]
         labels.append(f"{label} ({', '.join(told)})" if told else label)
     return [replace(item, label=label) for item, label in zip(groups, labels, strict=True)]
 
@@ -219,7 +238,7 @@ def _telling_keys(inputs: list[Mapping[str, str]]) -> list[str]:
     # A few settings that differ are all named, lest one be taken for the cause of what two did; what goes hand in hand within a room (a
     # change of data set alters ten keys) is named by one. Of many, the fewest that tell all groups apart, found greedily.
     differing = sorted({k for one in inputs for k in one if len({other.get(k) for other in inputs}) > 1})
-    legible = [k for k in differing if not any(_is_digest(one.get(k)) for one in inputs)]
+    legible = [k for k in differing if not any(is_digest(one.get(k)) for one in inputs)]
     together: dict[tuple[Any, ...], list[str]] = {}
     for key in legible:
         values = [one.get(key) for one in inputs]
@@ -247,22 +266,36 @@ def _short_names(keys: list[str]) -> dict[str, str]:
     }
 
 
-def _shown(key: str, text: str | None) -> str:
+def shown(key: str, text: str | None) -> str:
+    """Return an input's JSON text as a label shows it."""
     if text is None:
         return "-"
     text = text.strip('"')
-    if _is_digest(text):
+    if is_digest(text):
         return text[:8]
     return text.rpartition(".")[2] if key.endswith("_target_") else text
 
 
-def _is_digest(text: str | None) -> bool:
+def is_digest(text: str | None) -> bool:
+    """Say whether an input's JSON text is a digest."""
     return bool(re.fullmatch(r'"?[0-9a-f]{32,}"?', text or ""))
 
 
-def _is_seed(key: str) -> bool:
+def is_seed(key: str) -> bool:
+    """Say whether a key is that of a seed."""
     last = key.rpartition(".")[2]
     return last == "seed" or last.endswith("_seed")
+
+
+def _tested_on(run: Run, config: Mapping[str, Any]) -> TestData | None:
+    path = run.path / "setup.json"
+    if not path.is_file():
+        return None
+    data, given = read_json(path).get("data") or {}, config.get("data") or {}
+    kind = ", ".join(str(given[key]) for key in ("_target_", "dataset", "name") if given.get(key))
+    indices = data.get("split_sha256", {}).get("test")
+    samples = json.dumps([indices, data.get("fingerprint"), data.get("output_size")])
+    return TestData(kind, samples, data.get("test_sha256"))
 
 
 def _seed(config: Mapping[str, Any]) -> int:

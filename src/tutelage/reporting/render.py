@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tutelage.errors import visible
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.statistics import Summary
+from tutelage.reporting.verdict import Verdict
 from tutelage.runs.records import spreadsheet_safe
 
 if TYPE_CHECKING:
@@ -79,7 +80,11 @@ def comparisons_table(report: Report) -> tuple[list[str], list[list[str]]]:
     rows = []
     for item in report.comparisons:
         places = decimals(report, metric_of.get(item.first, ""))
-        row = [f"{item.first} - {item.second}", signed(item.difference.mean, places)]
+        compared = item.verdict is not Verdict.APART
+        row = [
+            f"{item.first} - {item.second}",
+            signed(item.difference.mean, places) if compared else GAP,
+        ]
         row += [
             interval(item.difference, places, sign=True),
             str(len(item.seeds)),

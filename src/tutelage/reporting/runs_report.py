@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from tutelage.errors import UserError, choices
 from tutelage.reporting import curves, page, render
 from tutelage.reporting.collect import Group, Row, collect, group, prerequisites
+from tutelage.reporting.differences import notes_on_differences, same_test_data
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.verdict import Comparison, compare, correct
 from tutelage.runs.run import State
@@ -89,8 +90,8 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
         raise UserError(f"cannot write the report into {folder}: {error.strerror}") from error
 
 
-def notes_on(lines: Sequence[Line]) -> list[str]:
-    """Say what a reader must know: gaps, values that are not finite, mixed code, cost and machine."""
+def notes_on(lines: Sequence[Line], swept: Collection[str] = ()) -> list[str]:
+    """Say what a reader must know: gaps, values that are not finite, differences beside `swept`, mixed code, cost and machine."""
     notes = []
     for line in lines:
         by_reason: dict[str, list[str]] = {}
@@ -101,6 +102,7 @@ def notes_on(lines: Sequence[Line]) -> list[str]:
         if odd:
             notes.append(f"{line.label}: not a finite number at seed {', '.join(odd)}, hence no mean")
     done = {row.key: (line.label, row) for line in lines for row in line.rows if row.state is State.COMPLETE}
+    notes += notes_on_differences(lines, swept)
     return [*notes, *_mixed_code(list(done.values())), *_cost([row for _, row in done.values()])]
 
 
@@ -149,7 +151,12 @@ def _against_baseline(lines: Sequence[Line]) -> list[Comparison]:
     others = [line for line in lines if line is not base and line.metric == base.metric]
     return correct(
         [
-            compare((line.label, line.values, None), (base.label, base.values, None), same_setting=False)
+            compare(
+                (line.label, line.values, None),
+                (base.label, base.values, None),
+                same_setting=False,
+                same_test_data=same_test_data(line, base),
+            )
             for line in others
             if len(line.values.keys() & base.values.keys()) > 1
         ]

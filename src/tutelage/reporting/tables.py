@@ -17,6 +17,7 @@ from typing import Any
 
 from tutelage.errors import UserError, choices
 from tutelage.reporting.collect import Row, gap_reason, row_of
+from tutelage.reporting.differences import same_test_data
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.runs_report import notes_on, write
 from tutelage.reporting.runs_table import render_runs_table
@@ -196,13 +197,21 @@ def build(table: Table, find: Find, words: Sequence[str] = ()) -> Report:
         )
         notes += choice.notes
     _check_metric(table, [row for line in lines for row in line.rows])
-    by_label = {line.label: (line.label, line.values, line.published) for line in lines}
-    pairs = [compare(by_label[a], by_label[b], same_setting=table.paper_setting) for a, b in table.compare]
+    by_label = {line.label: line for line in lines}
+    pairs = [
+        compare(
+            *((line.label, line.values, line.published) for line in pair),
+            same_setting=table.paper_setting,
+            same_test_data=same_test_data(*pair),
+        )
+        for pair in ((by_label[a], by_label[b]) for a, b in table.compare)
+    ]
+    grid = {word.partition("=")[0] for arm in table.arms for point in arm.points for word in point}
     return Report(
         title=table.title,
         lines=tuple(lines),
         comparisons=tuple(correct(pairs)),
-        notes=(*([table.notes] if table.notes else []), *notes, *notes_on(lines)),
+        notes=(*([table.notes] if table.notes else []), *notes, *notes_on(lines, grid)),
         unit="%" if table.percent else "",
         scale=scale,
     )

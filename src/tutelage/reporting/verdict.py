@@ -7,6 +7,7 @@ The rules, on the differences of the seeds that both arms have (`d`), their mean
 - a published difference P exists. The interval lies on P's side of zero: *reproduced in direction*; and if it
   also meets P ± its published error, in the paper's own setting: *reproduced in size*. The interval lies on
   the other side of zero, or does not reach a tenth of P: *not reproduced*. Otherwise *undecided*.
+- the arms were tested on different data: no verdict, and no difference.
 - nothing was published, or a difference no larger than its own printed error, which shows no direction. The
   interval excludes zero: *above* or *below*. Otherwise *undecided*.
 
@@ -45,6 +46,7 @@ class Verdict(StrEnum):
     UNDECIDED = "undecided"
     ABOVE = "above"
     BELOW = "below"
+    APART = "none: tested on other data"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def compare(
     second: tuple[str, Mapping[int, float], Published | None],
     *,
     same_setting: bool,
+    same_test_data: bool = True,
 ) -> Comparison:
     """Compare two arms, each (label, value by seed, published number), values in the published numbers' unit.
 
@@ -94,7 +97,10 @@ def compare(
         second: the arm it is compared with.
         same_setting: whether the runs are in the paper's own setting, without which no size can be
             reproduced.
+        same_test_data: whether values of the two arms may be subtracted.
     """
+    if not same_test_data:
+        return Comparison(first[0], second[0], summarize([]), (), math.nan, Verdict.APART)
     differences = paired_differences(first[1], second[1])
     values = list(differences.values())
     summary = summarize(values)

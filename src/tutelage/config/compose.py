@@ -54,10 +54,10 @@ def prepare() -> None:
     OmegaConf.register_new_resolver("pseudo_fingerprint", _pseudo_fingerprint, replace=True, use_cache=True)
 
 
-def _fingerprint(path: Any) -> str | None:
+def _fingerprint(path: Any, kind: str | None = None) -> str | None:
     from tutelage.data.fingerprint import fingerprint
 
-    return None if path is None else _of_root(fingerprint, path)
+    return None if path is None else _of_root(lambda root: fingerprint(root, kind), path)
 
 
 def _pseudo_fingerprint(path: Any) -> str | None:

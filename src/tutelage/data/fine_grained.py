@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tutelage.data import cache
-from tutelage.data.image_files import Layout
 from tutelage.data.image_folder import ImageFolder
+from tutelage.data.image_layout import Layout
 from tutelage.data.splits import SPLITS
 from tutelage.errors import UserError, choices
 

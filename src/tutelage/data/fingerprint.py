@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 
+from tutelage.data.walk import composed, in_order, printable, walk
 from tutelage.errors import UserError
 
 FEW_FILES = 16
@@ -14,27 +15,37 @@ FEW_FILES = 16
 SAMPLED, BEGINNING = 64, 1 << 16
 
 
-def fingerprint(path: str | os.PathLike[str]) -> str:
+def fingerprint(
+    path: str | os.PathLike[str], kind: str | None = None, *, without: Collection[str] = ()
+) -> str:
     """Return a sha256 that changes with the data at `path`, never with where it lies.
 
     A file: of its bytes. A folder: of the sorted relative paths and sizes of its files, hidden ones left out; and of their bytes
     where they are few, else of the beginnings of 64 of them, evenly spaced: a set that was transformed keeps its names, and
     where nothing is compressed its sizes. One file of many that is edited at its size goes unseen. Raises UserError where there is
     nothing. Cost: 0.2 s for 60,000 files.
+
+    path: a file or a folder.
+    kind: "images" counts image files alone, so that a note beside them makes no other set; None counts all files.
+    without: relative paths that are passed over.
     """
     root = Path(path).expanduser()
     if root.is_file():
         return file_digest(root)
     if not root.is_dir():
-        raise UserError(f"there is no file or folder {root}: `root` must name existing data")
-    found = sorted(listing(root))
+        raise UserError(f"there is no file or folder {printable(root)}: `root` must name existing data")
+    found = in_order(one for one in walk(root) if one.name not in without)
+    if kind == "images":
+        from tutelage.data.image_kinds import is_image
+
+        found = [one for one in found if is_image(one.name)]
     digest = hashlib.sha256()
-    for name, size in found:
+    for name, size, _ in found:
         content = file_digest(root / name) if len(found) <= FEW_FILES else size
-        digest.update(f"{name}\0{content}\n".encode())
+        digest.update(os.fsencode(f"{composed(name)}\0{content}\n"))
     if len(found) > FEW_FILES:
         for number in range(SAMPLED):
-            with (root / found[number * len(found) // SAMPLED][0]).open("rb") as file:
+            with (root / found[number * len(found) // SAMPLED].name).open("rb") as file:
                 digest.update(file.read(BEGINNING))
     return digest.hexdigest()
 
@@ -60,20 +71,3 @@ def file_digest(path: Path) -> str:
     """Return the sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def listing(root: Path) -> Iterator[tuple[str, int]]:
-    """Yield the relative path ("/" between parts) and size in bytes of every file below a folder, except
-    hidden ones.
-    """
-    pending = [(str(root), "")]
-    while pending:
-        folder, prefix = pending.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    pending.append((entry.path, f"{prefix}{entry.name}/"))
-                else:
-                    yield f"{prefix}{entry.name}", entry.stat().st_size

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.data import cache
+from tutelage.data import cache, image_check
 from tutelage.data.augment_basic import Chain, RandomResizedCrop
 from tutelage.data.file_stream import FileStore
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
-from tutelage.data.image_files import MODES, Files, Layout, read_layout
+from tutelage.data.image_check import Found
+from tutelage.data.image_files import Files, UnreadableImages
+from tutelage.data.image_layout import Layout, read_layout
+from tutelage.data.image_pixels import MODES, Fact, Form
 from tutelage.data.image_set import ImageData, ImageSource
 from tutelage.data.streams import Store
+from tutelage.data.walk import printable
 from tutelage.errors import UserError, choices
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tutelage")
 
 STORAGE = ("auto", "resident", "stream")
 RESIDENT_BYTES = 2 * 2**30
 """Decoded size up to which "auto" keeps a set in memory; beyond, its files are streamed."""
 
 
-class ImageFolder(ImageData):
-    """Images of root/<class>/..., or root/{train,test}/<class>/... (also val/), see `image_files.read_layout`.
+BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}
+DECODING = "bilinear 3"
+"""Names what `image_pixels` makes of a file: part of the name of what is kept decoded, so that no older version's pixels serve."""
 
+
+class ImageFolder(ImageData):
+    """Images of root/<class>/..., or root/{train,test}/<class>/... (also val/), see `image_layout.read_layout`.
+
+    What an image file says of itself is heeded, see `image_pixels`; every file is looked at once before training, see `image_check`.
+
+    root: the folder.
     image_size: pixels per side after decoding (the shorter side is resized, the centre cut out); null where all images have one size.
     channels: 3 (RGB) or 1 (grey).
+    background: what shows through where images are transparent: "white", "black" or [red, green, blue] of 0 to 255.
+    white: the value that means white in images of more than 8 bits; null: what the file says, else the largest of 16 bits.
     storage: "resident" decodes the set once, keeps it in the cache folder and in memory; "stream" decodes every batch in `num_workers`
     processes; "auto" chooses by the decoded size.
-    fingerprint: as `fingerprint.fingerprint(root)` gives it; computed where it is not given. Other arguments: see `ImageData`.
+    num_workers: processes per stream; 0 decodes in the training process.
+    check_files: look at every file of a streamed set before training, once; false leaves a damaged one to the step that meets it.
+    absent: paths of images that were in the set when a run began, and are gone since; the splits of all others stay.
+    fingerprint: as `fingerprint.fingerprint(root, "images")` gives it; computed where it is not given.
+    Other arguments: see `ImageData`.
     """
 
     def __init__(
@@ -45,8 +64,12 @@ class ImageFolder(ImageData):
         root: str | os.PathLike[str],
         image_size: int | None = None,
         channels: int = 3,
+        background: str | Sequence[int] = "white",
+        white: float | None = None,
         storage: str = "auto",
         num_workers: int = 2,
+        check_files: bool = True,
+        absent: Sequence[str] = (),
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -56,42 +79,80 @@ class ImageFolder(ImageData):
             raise UserError(f"`channels` must be 1 (grey) or 3 (RGB), got {channels}")
         if image_size is not None and image_size < 1:
             raise UserError(f"`image_size` must be a number of pixels, got {image_size}")
+        if white is not None and not 0 < white < float("inf"):
+            raise UserError(f"`white` must be a number above 0, such as 4095 for 12 bits, got {white!r}")
         self.root = Path(root).expanduser()
-        self.image_size, self.channels = image_size, channels
-        self.storage, self.num_workers = storage, num_workers
+        self.form = Form(image_size, channels, _colour(background), white)
+        self.storage, self.num_workers, self.check_files = storage, num_workers, check_files
+        self.absent = tuple(absent)
 
     def prepare(self) -> None:
-        """Read the folder and, where it will be resident, decode it into the cache. Raises UserError for a
-        broken folder or image.
+        """Read the folder and, where it will be resident, decode it into the cache; else look at every file. Raises UserError for a
+        broken folder, naming all images that cannot be read.
         """
         self.source()
 
     def content(self) -> tuple[str, ...]:
         """Return what names the content of the files, for the caches."""
-        self.fingerprint = self.fingerprint or fingerprint_of(self.root)
+        self.fingerprint = self.fingerprint or fingerprint_of(self.root, "images")
         return ("folder", self.fingerprint)
 
     def layout(self) -> Layout:
         """Return the files with their labels and official splits."""
-        return read_layout(self.root)
+        return read_layout(self.root, self.absent)
 
     def source(self) -> ImageSource:
         """See `ImageData`."""
-        content = (*self.content(), self.image_size, self.channels)
-        return cache.remember((*content, self.storage, str(self.root)), lambda: self._read(content))
+        content = (*self.content(), self.form, self.absent)
+        key = (*content, self.storage, self.check_files, str(self.root))
+        source, self._found, self._files = cache.remember(key, lambda: self._read(content))
+        return source
 
-    def _read(self, content: tuple[Any, ...]) -> ImageSource:
+    def load(self) -> None:
+        """See `ImageData`; what was found in the files is said and recorded."""
+        super().load()
+        image_check.say(self._found, self._files)
+        self.facts["files"] = self._found.counts
+        if self._files.layout.notes:
+            self.facts["left_out"] = list(self._files.layout.notes)
+        if self.absent:
+            self.facts["absent"] = list(self.absent)
+
+    def _read(self, content: tuple[Any, ...]) -> tuple[ImageSource, Found, Files]:
         layout = self.layout()
-        files = Files(layout, self.image_size, self.channels)
+        files = self._first_form(Files(layout, self.form))
+        bytes_each = int(np.prod(files.shape)) * np.dtype(files.dtype).itemsize
         stream = self.storage == "stream" or (
-            self.storage == "auto" and len(files) * int(np.prod(files.shape)) > RESIDENT_BYTES
+            self.storage == "auto" and len(files) * bytes_each > RESIDENT_BYTES
         )
-        images: Tensor | Files = files
-        if not stream:
-            name = hashlib.sha256(repr((*content, len(files), "bilinear 2")).encode()).hexdigest()[:24]
-            arrays, _ = cache.stored(name, lambda folder: _decode_all(files, folder))
-            images = torch.from_numpy(arrays["images"])
-        return ImageSource(images, layout.labels, layout.class_names, layout.official, 255.0, content)
+        images: Tensor | Files
+        if stream:
+            found = image_check.check(files) if self.check_files else Found({}, {}, 0.0)
+            if "deep" in found.counts:
+                files = _deep(files)
+            images = files
+        else:
+            name = hashlib.sha256(repr((*content, len(files), DECODING)).encode()).hexdigest()[:24]
+            arrays, facts = cache.stored(name, lambda folder: _decode_all(files, folder))
+            images, found = torch.from_numpy(arrays["images"]), Found(**facts["found"])
+        source = ImageSource(
+            images,
+            layout.labels,
+            layout.class_names,
+            layout.official,
+            255.0,
+            content,
+            found.contents,
+            layout.absent,
+        )
+        return source, found, files
+
+    def _first_form(self, files: Files) -> Files:
+        """Return the files in the form that the first of them asks for; where it cannot be read, look at all."""
+        array, seen, _ = files.attempt(files.first)
+        if array is None:
+            image_check.check(files)  # names it with all others
+        return _deep(files) if Fact.DEEP in seen.facts else files
 
     def _store(self, images: Tensor | Files, labels: Tensor, peak: float) -> Store:
         if not isinstance(images, Files):
@@ -103,19 +164,51 @@ class ImageFolder(ImageData):
         return FileStore(images, labels, scale, shift, crop, Chain(rest) if rest else None, self.num_workers)
 
 
+def _colour(background: str | Sequence[int]) -> tuple[int, int, int]:
+    given = BACKGROUNDS.get(background) if isinstance(background, str) else tuple(background)
+    if given is None or len(given) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in given):
+        raise UserError(
+            f"`background` must be white, black or three whole numbers [red, green, blue] from 0 to 255, got {background!r}"
+        )
+    return given[0], given[1], given[2]
+
+
+def _deep(files: Files) -> Files:
+    return dataclasses.replace(files, form=dataclasses.replace(files.form, deep=True))
+
+
 def _decode_all(files: Files, folder: Path) -> dict[str, Any]:
-    shape = (len(files), *files.shape)
-    log.info("decoding %d images of %s, once", len(files), files.layout.root)
-    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    log.info("decoding %s images of %s, once", f"{len(files):,}", printable(files.layout.root))
+    found = _fill(files, folder)
+    if "deep" in found.counts and not files.form.deep:
+        found = _fill(_deep(files), folder)  # the first image had 8 bits, another has more
+    return {"root": printable(files.layout.root), "images": len(files), "found": dataclasses.asdict(found)}
 
-    def fill(start: int) -> None:
-        part = range(start, min(start + 256, len(files)))
-        decoded = files.decode_many(part)
-        if decoded.shape[1:] != shape[1:]:  # across parts; within one, decode_many has checked
-            files.stack([0, start], [files.decode(0), decoded[0]])
-        images[start : start + 256] = decoded
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(fill, range(0, len(files), 256)))
+def _fill(files: Files, folder: Path) -> Found:
+    """Decode all images into one array on the disk. Raises UserError naming all that cannot be read."""
+    here = np.setdiff1d(np.arange(len(files)), files.layout.absent)
+    shape = files.shape
+    images = np.lib.format.open_memmap(
+        folder / "images.npy", mode="w+", dtype=files.dtype, shape=(len(files), *shape)
+    )
+    facts, largest = np.zeros(len(files), dtype=np.uint16), np.zeros(len(files), dtype=np.float32)
+    parts = np.array_split(here, -(-len(here) // 256))
+
+    def fill(number: int) -> dict[str, str]:
+        reasons = {}
+        for place in parts[number].tolist():
+            decoded, seen, reason = files.attempt(place)
+            if decoded is None:
+                reasons[files.layout.paths[place]] = reason
+                continue
+            if decoded.shape != shape:
+                files.stack([files.first, place], [files.decode(files.first), decoded])  # names both
+            images[place], facts[place], largest[place] = decoded, int(seen.facts), seen.largest
+        return reasons
+
+    reasons = {name: why for part in image_check.in_threads(len(parts), fill) for name, why in part.items()}
+    if reasons:
+        raise UnreadableImages(files.layout.root, reasons, len(files))
     images.flush()
-    return {"root": str(files.layout.root), "images": len(files)}
+    return image_check.summary(files, here, facts[here], largest[here])

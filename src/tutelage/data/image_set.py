@@ -55,8 +55,14 @@ class ImageStore(Resident):
 class ImageSource:
     """What an image set holds before splitting.
 
-    images: (N, C, H, W), uint8 or float, of values 0 ... peak; or files to be streamed. labels: (N,) int64.
-    official: the splits the set comes with. key: names the content, for the caches.
+    images: (N, C, H, W), uint8 or float, of values 0 ... peak; or files to be streamed.
+    labels: (N,) int64.
+    class_names: the classes, in the order of their numbers.
+    official: the splits the set comes with.
+    peak: the value that becomes 1 before normalisation.
+    key: names the content, for the caches.
+    contents: of files to be streamed, a number for each (N,), equal for equal files; None where they were not compared.
+    absent: indices of samples that are gone, and in no split.
     """
 
     images: Tensor | Files
@@ -65,6 +71,8 @@ class ImageSource:
     official: Mapping[str, np.ndarray]
     peak: float
     key: tuple[Any, ...]
+    contents: np.ndarray | None = None
+    absent: np.ndarray | None = None
 
 
 class ImageData(DataModule):
@@ -130,20 +138,17 @@ class ImageData(DataModule):
         source = self.source()
         labels, names = self._choose_classes(source)
         self.splits = self._split(labels, source.official)
+        if source.absent is not None and len(source.absent):
+            self.splits = {name: np.setdiff1d(part, source.absent) for name, part in self.splits.items()}
         self.facts["classes"] = names
         self.facts["train_class_counts"] = np.bincount(
             labels[self.splits["train"]], minlength=len(names)
         ).tolist()
         pixels = source.images
         self._check_repeats(
-            cache.remember(
-                ("content", *source.key),
-                lambda: (
-                    splitting.content_numbers(pixels.numpy())
-                    if isinstance(pixels, Tensor)
-                    else pixels.content_numbers()
-                ),
-            )
+            cache.remember(("content", *source.key), lambda: splitting.content_numbers(pixels.numpy()))
+            if isinstance(pixels, Tensor)
+            else source.contents
         )
         images = self._spoil(source)
         labels, realised = corruption.flip_labels(

@@ -1,0 +1,312 @@
+"""From an image file to its pixels: upright, opaque, and with all its bits (no torch).
+
+What a file says about itself is heeded: the orientation that a camera noted (EXIF, XMP), transparency, how many bits a value has. What
+cannot be heeded is noted in `Seen` and counted aloud, or refused.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from tutelage.data.image_kinds import formats
+
+MODES = {1: "L", 3: "RGB"}
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets an image upright, by its EXIF orientation (1 is upright; other numbers mean nothing)."""
+FULL = 65535
+LUMINANCE = np.array([299, 587, 114], dtype=np.float32) / 1000
+"""ITU-R 601, as Pillow turns colours into grey."""
+_NOTED_IN = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+_SIXTEEN = re.compile(r"(RGB|RGBA|RGBX);16([BLN])")
+
+Box = Callable[[int, int], tuple[float, ...]]
+"""From the height and width of an upright image to the part (top, left, height, width) that is wanted."""
+
+
+class Fact(enum.IntFlag):
+    """What a file was found to be, beyond plain pixels of 8 bits."""
+
+    TURNED = enum.auto()
+    TRANSPARENT = enum.auto()
+    DEEP = enum.auto()
+    FRAMES = enum.auto()
+    INKS = enum.auto()
+    REDUCED = enum.auto()
+    PROFILE = enum.auto()
+
+
+@dataclass
+class Seen:
+    """What was met in reading one file: the facts, and of a deep one its largest value as a share of white."""
+
+    facts: Fact = field(default_factory=lambda: Fact(0))
+    largest: float = 0.0
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form that images are brought to.
+
+    size: pixels per side; None leaves an image its own size.
+    channels: 3 (RGB) or 1 (grey).
+    background: red, green and blue (0 to 255) of what shows through where an image is transparent.
+    white: the value that means white in images of more than 8 bits; None: what the file says, else the largest of 16 bits.
+    deep: give float32 in [0, 255], which keeps 16 bits, in place of uint8.
+    """
+
+    size: int | None
+    channels: int
+    background: tuple[int, int, int] = (255, 255, 255)
+    white: float | None = None
+    deep: bool = False
+
+
+def read(file: BinaryIO, form: Form, box: Box | None = None) -> tuple[np.ndarray, Seen]:
+    """Return the pixels (channels, height, width) of an image file, and what was met in reading it.
+
+    Resized with antialiased bilinear interpolation. Raises ValueError where the values have no known range, and what Pillow raises for
+    files that are damaged or no images.
+
+    file: open for reading, at its start.
+    box: the part that is resized to `form.size`, by default the largest centred square. Without a size a part is resized to the whole
+    image's, and by default nothing is cut.
+    """
+    seen = Seen()
+    with Image.open(file, formats=formats()) as image:
+        _look(image, seen)
+        if image.format == "JPEG" or not _is_deep(image):
+            return _eight_bits(image, form, box, seen), seen
+        values = _deep_values(image, file, form, seen)
+        if values is not None:
+            array = _resized_values(values, form, box)
+            return (array if form.deep else array.round().astype(np.uint8)), seen
+    seen.facts |= Fact.REDUCED
+    file.seek(0)
+    with Image.open(file, formats=formats()) as image:
+        return _eight_bits(image, form, box, seen), seen
+
+
+def centre(height: int, width: int) -> tuple[float, ...]:
+    """Return the largest centred square, as a `Box`."""
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+def _look(image: Image.Image, seen: Seen) -> None:
+    if image.format != "JPEG" and getattr(image, "is_animated", False):
+        seen.facts |= Fact.FRAMES
+    if image.mode == "CMYK":
+        seen.facts |= Fact.INKS
+    profile = image.info.get("icc_profile")
+    if profile and b"sRGB" not in profile and b"s\0R\0G\0B" not in profile and image.mode not in ("L", "1"):
+        seen.facts |= Fact.PROFILE
+
+
+def _orientation(image: Image.Image) -> int:
+    if _NOTED_IN.isdisjoint(image.info) and not hasattr(image, "tag_v2"):
+        return 1
+    try:
+        noted = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # whatever a damaged note makes Pillow raise: the pixels are whole
+        return 1
+    return noted if noted in TURNS else 1
+
+
+def _eight_bits(image: Image.Image, form: Form, box: Box | None, seen: Seen) -> np.ndarray:
+    array = np.asarray(_resized(image, form, box, seen).convert(MODES[form.channels]))
+    array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return array.astype(np.float32) if form.deep else array
+
+
+def _resized(image: Image.Image, form: Form, box: Box | None, seen: Seen) -> Image.Image:
+    """Return an image of 8 bits a channel upright, opaque, cut and resized."""
+    mode = MODES[form.channels]
+    jpeg = image.format in ("JPEG", "MPO")
+    if not jpeg:
+        turned_by_pillow = getattr(image, "tag_v2", {}).get(ORIENTATION, 1) in TURNS  # a TIFF, in loading it
+        image.load()
+        if turned_by_pillow:
+            seen.facts |= Fact.TURNED
+    turn = _orientation(image)
+    sideways = turn >= 5
+    if turn != 1:
+        seen.facts |= Fact.TURNED
+    if form.size is None and box is None:
+        return _upright(_opaque(image, form, seen), turn)
+    width, height = image.size[::-1] if sideways else image.size
+    top, left, part_height, part_width = (box or centre)(height, width)
+    goal = (width, height) if form.size is None else (form.size, form.size)
+    if jpeg and part_height == part_width == min(height, width):
+        image.draft(mode, goal[::-1] if sideways else goal)  # decodes faster at a fraction of its size
+    upright = _upright(_opaque(image, form, seen), turn)
+    if upright.size == goal == (part_width, part_height):
+        return upright
+    by = upright.width / width, upright.height / height
+    right = min((left + part_width) * by[0], upright.width)
+    bottom = min((top + part_height) * by[1], upright.height)
+    return upright.convert(mode).resize(
+        goal, Image.Resampling.BILINEAR, box=(left * by[0], top * by[1], right, bottom)
+    )
+
+
+def _upright(image: Image.Image, turn: int) -> Image.Image:
+    return image if turn == 1 else image.transpose(TURNS[turn])
+
+
+def _opaque(image: Image.Image, form: Form, seen: Seen) -> Image.Image:
+    if (image.mode == "RGB" and "transparency" not in image.info) or not image.has_transparency_data:
+        return image
+    layers = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+    if layers.getchannel("A").getextrema()[0] == 255:
+        return layers.convert("RGB")
+    seen.facts |= Fact.TRANSPARENT
+    ground = Image.new("RGBA", layers.size, (*form.background, 255))
+    ground.alpha_composite(layers)
+    return ground.convert("RGB")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return True
+    if image.format == "TIFF":
+        return max(getattr(image, "tag_v2", {}).get(258, (8,))) > 8
+    tiles = _tiles(image)
+    if image.format == "PPM":  # (raw mode, value of white)
+        return any(isinstance(args, tuple) and args[-1] in range(256, FULL + 1) for args in tiles)
+    return any(";16" in _rawmode(args) for args in tiles)
+
+
+def _tiles(image: Image.Image) -> list[Any]:
+    """Return what Pillow's decoder is told of each part of a file: a raw mode, or a tuple that begins with one."""
+    return [tile.args for tile in getattr(image, "tile", [])]
+
+
+def _rawmode(args: Any) -> str:
+    return args if isinstance(args, str) else str((args or ("",))[0])
+
+
+def _deep_values(image: Image.Image, file: BinaryIO, form: Form, seen: Seen) -> np.ndarray | None:
+    """Return the values of an image of more than 8 bits, upright and opaque: (H, W, 1 or 3) float32 in [0, 255]; None where Pillow gives
+    8 bits of them only.
+    """
+    white: float | None = FULL
+    alpha = None
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        bits = getattr(image, "tag_v2", {}).get(258, (16,))[0]
+        if image.mode in ("I", "F"):
+            white = FULL if image.format == "PPM" and image.mode == "I" else None  # a PGM says its own white
+        elif bits < 16:
+            white = (1 << bits) - 1
+        transparent = image.info.get("transparency")
+        image.load()
+        raw = np.asarray(image)
+        if isinstance(transparent, int):
+            alpha = (raw != transparent).astype(np.float32)
+        values = raw[..., None].astype(np.float64 if image.mode == "I" else np.float32)
+    else:
+        colours = _sixteen(image, file)
+        if colours is None:
+            return None
+        transparent = image.info.get("transparency")
+        values = colours[..., :3] if colours.shape[2] >= 3 else colours[..., :1]
+        if isinstance(transparent, tuple):
+            alpha = (values != np.asarray(transparent)).any(2).astype(np.float32)
+        elif colours.shape[2] in (2, 4):
+            alpha = colours[..., -1].astype(np.float32) / FULL
+    values = _scaled(values, form.white or white, f"of mode {image.mode}", seen)
+    if alpha is not None and alpha.min() < 1:
+        seen.facts |= Fact.TRANSPARENT
+        ground = np.asarray(form.background, dtype=np.float32)
+        values = values * alpha[..., None] + ground * (1 - alpha[..., None])
+    turn = _orientation(image)
+    if turn != 1:
+        seen.facts |= Fact.TURNED
+        planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(values, 2, 0)]
+        values = np.stack([np.asarray(_upright(plane, turn)) for plane in planes], axis=2)
+    return values
+
+
+def _scaled(values: np.ndarray, white: float | None, what: str, seen: Seen) -> np.ndarray:
+    low, high = float(values.min()), float(values.max())
+    if np.isnan(low + high):
+        raise ValueError("it holds values that are no numbers (NaN)")
+    if white is None:
+        likely = 1 if high <= 1 else 2 ** int(np.ceil(np.log2(high + 1))) - 1 if np.isfinite(high) else 65535
+        raise ValueError(
+            f"its values are {what}, 32 bits without a known range; here they lie between {low:g} and {high:g}: say what means white in "
+            f"all of them, such as `white`={likely}, or save it with 8 or 16 bits"
+        )
+    if not (low >= 0 and high <= white):
+        raise ValueError(
+            f"its values lie between {low:g} and {high:g}, white is {white:g}: set `white` to the largest of the set"
+        )
+    seen.facts |= Fact.DEEP
+    seen.largest = high / white
+    return (values * (255.0 / white)).astype(np.float32)
+
+
+def _sixteen(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
+    """Return the 16 bits of a colour image (H, W, bands), of which Pillow gives the upper 8; None where it does not give the lower ones.
+
+    A second reading takes the bytes of each pair in the other order.
+    """
+    names = set(map(_rawmode, _tiles(image)))
+    name = names.pop() if len(names) == 1 else ""
+    match = _SIXTEEN.fullmatch(name)
+    if name == "LA;16B":  # as four bands of 8 bits: both bytes of grey, both of alpha
+        parts = _read_as(file, "RGBA").astype(np.uint16)
+        return parts[..., 0::2] << 8 | parts[..., 1::2]
+    if match is None:
+        return None
+    bands, ends = match.groups()
+    other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[ends]
+    image.load()
+    upper = np.asarray(image).astype(np.uint16)
+    lower = _read_as(file, f"{bands};16{other}").astype(np.uint16)
+    return (upper << 8 | lower)[..., :3] if bands == "RGBX" else upper << 8 | lower
+
+
+def _read_as(file: BinaryIO, rawmode: str) -> np.ndarray:
+    file.seek(0)
+    with Image.open(file, formats=formats()) as image:
+
+        def renamed(args: Any) -> Any:
+            return rawmode if isinstance(args, str) else (rawmode, *args[1:])
+
+        tiles = [tile._replace(args=renamed(tile.args)) for tile in getattr(image, "tile", [])]
+        image.tile = tiles
+        return np.asarray(image)
+
+
+def _resized_values(values: np.ndarray, form: Form, box: Box | None) -> np.ndarray:
+    if form.channels == 1 and values.shape[2] == 3:
+        values = (values * LUMINANCE).sum(axis=2, keepdims=True)
+    height, width = values.shape[:2]
+    planes = [np.ascontiguousarray(plane, dtype=np.float32) for plane in np.moveaxis(values, 2, 0)]
+    if form.size is not None or box is not None:
+        top, left, part_height, part_width = (box or centre)(height, width)
+        goal = (width, height) if form.size is None else (form.size, form.size)
+        part = (left, top, min(left + part_width, width), min(top + part_height, height))
+        planes = [
+            np.asarray(Image.fromarray(plane).resize(goal, Image.Resampling.BILINEAR, box=part))
+            for plane in planes
+        ]
+    array = np.stack(planes)
+    return array if len(array) == form.channels else np.repeat(array, form.channels, axis=0)

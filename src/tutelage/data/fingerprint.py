@@ -27,14 +27,14 @@ def fingerprint(
 
     path: a file or a folder.
     kind: "images" counts image files alone, so that a note beside them makes no other set; None counts all files.
-    without: relative paths that are passed over.
+    without: relative paths that are passed over, as `printable` writes them.
     """
     root = Path(path).expanduser()
     if root.is_file():
         return file_digest(root)
     if not root.is_dir():
         raise UserError(f"there is no file or folder {printable(root)}: `root` must name existing data")
-    found = in_order(one for one in walk(root) if one.name not in without)
+    found = in_order(one for one in walk(root) if printable(one.name) not in without)
     if kind == "images":
         from tutelage.data.image_kinds import is_image
 

@@ -55,9 +55,11 @@ class UnreadableImages(UserError):
                  "Replace or remove them; the same command then goes on"]
             )  # fmt: skip
         super().__init__(text)
-        self.facts: dict[str, object] = {"damaged": sorted(map(printable, reasons))}
-        with contextlib.suppress(UserError):
-            self.facts["rest"] = fingerprint(root, "images", without=set(reasons))
+        names = sorted(map(printable, reasons))
+        self.facts: dict[str, object] = {"damaged": names}
+        if names == sorted(reasons):  # a record cannot hold other names
+            with contextlib.suppress(UserError):
+                self.facts["rest"] = fingerprint(root, "images", without=set(names))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str], dict[str, object]]:
         return UserError, (str(self),), {"facts": self.facts}  # from a worker to the process that trains

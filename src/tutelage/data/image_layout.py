@@ -55,7 +55,8 @@ def read_layout(root: Path, absent: Sequence[str] = ()) -> Layout:
     if not root.is_dir():
         raise UserError(f"there is no image folder {printable(root)}: `root` must hold {FORMS}")
     listed = in_order(walk(root))
-    images, others = [], []
+    images: list[Found] = []
+    others: list[Found] = []
     for one in listed:
         (images if is_image(one.name) else others).append(one)
     gone = set(absent) - {one.name for one in images} if absent else set()

@@ -29,7 +29,7 @@ def same_set(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Say whether two records of data modules are of one set with classes in common, so that a place in it is one sample for both."""
     shared = set(first.get("classes") or ()) & set(second.get("classes") or ())
     return bool(shared) and all(
-        first.get(fact) == second.get(fact) for fact in ("name", "fingerprint", "pseudo")
+        first.get(fact) == second.get(fact) for fact in ("name", "fingerprint", "pseudo", "absent")
     )
 
 

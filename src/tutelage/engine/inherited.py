@@ -109,7 +109,18 @@ def check_unseen(where: str, config: Mapping[str, Any], data: DataModule) -> Non
     weights, theirs = Weights.of(config, where), recorded_data(where, config)
     folder = _folder(weights)
     splits = None if folder is None else folder / "splits.npz"
-    if not theirs or splits is None or not splits.is_file() or not same_set(theirs, data.summary()):
+    ours = data.summary()
+    if (
+        theirs
+        and same_set({**theirs, "absent": None}, {**ours, "absent": None})
+        and theirs.get("absent") != ours.get("absent")
+    ):
+        raise UserError(
+            f"{where}.weights={weights.said} was trained while {len(theirs.get('absent') or ())} images of its set were missing, "
+            f"{len(ours.get('absent') or ())} are missing here: its splits are others, and may hold samples that are to test here. "
+            "Give the command of the run that made it again, with rerun=true"
+        )
+    if not theirs or splits is None or not splits.is_file() or not same_set(theirs, ours):
         return
     check_archive(splits, limit=_MOST_INDICES_BYTES)
     try:

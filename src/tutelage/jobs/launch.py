@@ -19,6 +19,7 @@ from typing import Any
 from tutelage.engine import trust
 from tutelage.engine.rank_environment import global_rank, in_ranks
 from tutelage.errors import UserError, refused
+from tutelage.jobs.mended import carry_absent, take_over
 from tutelage.jobs.ranks import ranks_of, start_ranks
 from tutelage.runs import needs, provenance
 from tutelage.runs.needs import Plan
@@ -132,14 +133,19 @@ def execute(plan: Plan, run: Run) -> None:
     """Do one run under its lock, and record its failure if it fails."""
     if run.is_complete:
         return
-    first = not in_ranks() or global_rank() == 0
+    first, store, history = not in_ranks() or global_rank() == 0, Store(plan.config["runs_dir"]), {}
+    carry_absent(plan, run, store)
+    if not in_ranks():  # ranks that exist already have composed their own configurations
+        history = take_over(plan, run, store)
     if first:
         if changed := provenance.changed_files(run.attempts, plan.config):
             log.warning(
                 "%s was begun with another %s, and goes on with this one", run.key, " and ".join(changed)
             )
         trust.note(plan.config)
-        run.begin(plan.config, provenance.collect() | {"own_code": provenance.own_code(plan.config)})
+        run.begin(
+            plan.config, provenance.collect() | {"own_code": provenance.own_code(plan.config)} | history
+        )
         provenance.keep_own_code(plan.config, run.path / "own_code")
     with logging_to(run.log) if first else contextlib.nullcontext():
         if ranks_of(plan.config) > 1 and not in_ranks():

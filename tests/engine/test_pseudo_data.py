@@ -340,7 +340,7 @@ def test_tasks_that_slurm_started_share_the_shards(do, tmp_path):
     ]
     told = {
         "SLURM_NTASKS": "2",
-        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_JOB_ID": "15001",
         "SLURM_JOB_NAME": "set",
         "SLURM_NODELIST": "localhost",

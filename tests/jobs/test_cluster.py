@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import stat
@@ -15,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tutelage.cli.main import main
+from tutelage.engine import rank_environment
 from tutelage.errors import UserError
-from tutelage.jobs import cluster, ranks
+from tutelage.jobs import ranks
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
 
@@ -36,6 +36,7 @@ echo "$@" > "$SRUN_CALLS"
 for word in "$@"; do case $word in --ntasks=*) n=${word#--ntasks=};; --nodes=*) nodes=${word#--nodes=};; esac; done
 while [ "${1#--}" != "$1" ]; do shift; done
 export SLURM_NTASKS=$n SLURM_NNODES=$nodes SLURM_JOB_NODELIST=localhost SLURM_NODELIST=localhost SLURM_STEP_NODELIST=localhost
+export SLURM_STEP_NUM_TASKS=$n
 i=0; pids=
 while [ $i -lt $n ]; do
   SLURM_PROCID=$i SLURM_NODEID=$((i * nodes / n)) SLURM_LOCALID=$((i % (n / nodes))) "$@" & pids="$pids $!"; i=$((i + 1))
@@ -44,7 +45,8 @@ code=0; for pid in $pids; do wait $pid || code=$?; done; exit $code
 """
 
 
-def test_an_impossible_cluster_is_one_message(tmp_path, capsys):
+def test_an_impossible_cluster_is_one_message(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no SLURM, whatever this machine has
     for words in (
         ["hydra.launcher.cluster=slrm"],
         ["hydra.launcher.cluster=slurm"],
@@ -197,19 +199,47 @@ def _holder(run):
     return json.loads((run.path.parent / ".locks" / f"{run.identity}.json").read_text())
 
 
-def test_the_first_task_of_a_step_on_two_nodes_is_no_rank(tmp_path, monkeypatch):
-    """submitit's step has a task for each node, which looks like ranks: the first one starts them, the other one has nothing to do."""
-    for name, value in {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "submitit"}.items():
+@pytest.mark.parametrize(("told", "ranks"), [
+    ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, (0, 1)),  # a batch script: one process that may start two
+    ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, (1, 2)),
+    ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, (0, 1)),
+    ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_NAME": "bash"}, (0, 1)),
+    ({"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "0"}, (3, 4)),
+])  # fmt: skip
+def test_ranks_are_those_that_were_started_not_those_that_may_be(monkeypatch, told, ranks):
+    for name in [name for name in os.environ if name.startswith(("SLURM", "TORCHELASTIC"))] + [
+        "RANK",
+        "WORLD_SIZE",
+    ]:
+        monkeypatch.delenv(name, raising=False)
+    placed = {
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "1",
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "gpu[03-05],b",
+    }
+    monkeypatch.setattr(os, "environ", {**os.environ, **placed, **told})
+    assert rank_environment.join_environment() == ranks
+    assert rank_environment.in_ranks() == (ranks[1] > 1)
+    kind = type(rank_environment.lightning_environment()).__name__
+    assert kind == ("TorchElasticEnvironment" if ranks[1] > 1 else "LightningEnvironment")
+    if "SLURM_STEP_NUM_TASKS" in told and ranks[1] > 1:
+        assert os.environ["MASTER_ADDR"] == "gpu03" and 12000 <= int(os.environ["MASTER_PORT"]) < 32000
+
+
+@pytest.mark.parametrize(
+    ("listed", "first"), [("a", "a"), ("a,b", "a"), ("n[1-3]", "n1"), ("n[07,9]-x,m", "n07-x")]
+)
+def test_the_first_node_of_slurms_list(listed, first):
+    assert rank_environment.first_node(listed) == first
+
+
+def test_ranks_that_are_not_as_many_as_asked_for_are_one_message(tmp_path, monkeypatch, capsys):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    seen = []
-    monkeypatch.setattr(cluster.Jobs, "do", lambda *_, **__: seen.append(ranks.in_ranks()) or 1.0)
-    assert ranks.in_ranks()
-    assert cluster.Task(str(tmp_path), QUICK)() == 1.0
-    monkeypatch.setenv("SLURM_PROCID", "1")
-    assert math.isnan(cluster.Task(str(tmp_path), QUICK)())
-    assert seen == [False]
-    assert os.environ["SLURM_NTASKS"] == "2"
+    assert main(["train", *QUICK, "hardware=ddp_cpu", f"runs_dir={tmp_path}"]) == 2
+    assert "3 processes were started" in capsys.readouterr().err
+    assert not list(Store(tmp_path).runs())
 
 
 def test_a_stored_result_is_not_submitted_again(tmp_path, caplog):
@@ -223,30 +253,23 @@ def test_a_stored_result_is_not_submitted_again(tmp_path, caplog):
     assert "submitted" not in caplog.text
 
 
-class Submitted:
-    def __init__(self, done):
-        self.job_id, self.cancelled, self._done = "77", False, done
-
-    def done(self):
-        return self._done
-
-    def cancel(self, check=True):
-        self.cancelled = True
+def test_the_same_run_twice_is_one_job(tmp_path, caplog):
+    words = ["train", "-m", *QUICK, *CLUSTER, "hydra.launcher.cluster=debug", f"runs_dir={tmp_path}"]
+    assert main([*words, "optimizer.lr=0.01,0.010", "seed=0"]) == 0
+    assert "1 jobs submitted" in caplog.text
 
 
-@pytest.mark.parametrize("where", ["local", "slurm"])
-def test_an_interrupted_sweep_ends_its_jobs_on_this_machine_and_names_those_of_a_cluster(
-    monkeypatch, caplog, where
-):
-    jobs = [Submitted(True), Submitted(False)]
+def test_words_that_mean_nothing_are_not_submitted(tmp_path, capsys, caplog):
+    words = ["train", "-m", *QUICK, *CLUSTER, "hydra.launcher.cluster=debug", f"runs_dir={tmp_path}"]
+    assert main([*words, "seed=0,x"]) == 2
+    assert "1 jobs submitted" in caplog.text and "seed must be a whole number" in caplog.text
+    caplog.clear()
+    assert main([*words, "seed=1,x", "on_failure=stop"]) == 2
+    assert "submitted" not in caplog.text and "1 jobs were not begun" in caplog.text
 
-    def interrupted(*arguments):
-        arguments[-1].update(enumerate(jobs))
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(cluster, "_executor", lambda *_: None)
-    monkeypatch.setattr(cluster, "_work_off", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        cluster.submit(cluster.Jobs(Path()), [], {"cluster": where})
-    assert [job.cancelled for job in jobs] == [False, where == "local"]
-    assert ("scancel 77" in caplog.text) == (where == "slurm")
+def test_a_machine_with_srun_is_not_told_to_use_it(allocation, monkeypatch, capsys):
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    assert main(["train", *QUICK, f"runs_dir={allocation}/runs"]) == 0
+    assert "srun" not in capsys.readouterr().err

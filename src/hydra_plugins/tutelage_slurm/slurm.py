@@ -13,19 +13,20 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 # cluster: slurm | local (jobs are processes on this machine; a rehearsal) | debug (in this process). A job has one task, which
-# starts the ranks: `hardware.num_nodes` should equal `nodes`, `hardware.devices` the GPUs per node. more: any other of submitit's
-# parameters, such as {slurm_account: x, slurm_constraint: a100}.
+# starts the ranks. nodes, cpus_per_task (of each node) and gpus_per_node: null asks for what the job's `hardware` has ranks for.
+# timeout_min: after it, a job is queued again and its run resumes. more: any other of submitit's parameters, such as
+# {account: x, constraint: a100}.
 NODE: dict[str, Any] = {
     "_target_": "hydra_plugins.tutelage_slurm.slurm.SlurmLauncher",
     "cluster": "slurm",
     "timeout_min": 240,
     "partition": None,
-    "nodes": 1,
+    "nodes": None,
     "gpus_per_node": None,
     "cpus_per_task": None,
     "mem_gb": None,
     "array_parallelism": None,
-    "more": {},
+    "more": None,
 }
 ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=NODE, provider="tutelage")
 

@@ -21,6 +21,7 @@ from tutelage.engine.checkpoints import Checkpoints, WholeFiles, best_weights
 from tutelage.engine.cpu import prepared_cpu
 from tutelage.engine.mirrors import Mirrors, open_mirrors
 from tutelage.engine.outcome import cost, evaluate_and_save
+from tutelage.engine.rank_environment import lightning_environment
 from tutelage.engine.validation_intervals import ValidationIntervals
 from tutelage.errors import UserError
 from tutelage.runs.bounded import check_archive
@@ -191,7 +192,7 @@ def make_trainer(
             accumulate_grad_batches=1 if by_hand else settings.accumulate,
             gradient_clip_val=None if by_hand else settings.gradient_clip,
             callbacks=callbacks,
-            plugins=[WholeFiles()],
+            plugins=[WholeFiles(), lightning_environment()],
             default_root_dir=folder,
             reload_dataloaders_every_n_epochs=1,  # the last interval may be shorter than the others
             logger=False,
@@ -309,6 +310,7 @@ def quiet_lightning() -> None:
         ".*is smaller than the logging interval.*",
         ".*Checkpoint directory .* exists.*",
         ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+        "The `srun` command is available on your system but is not used",  # it looks for it at each fit
         ".*It is recommended to use `self.log\\(.*sync_dist=True.*",  # our metrics are over all ranks already
     ):
         warnings.filterwarnings("ignore", pattern)

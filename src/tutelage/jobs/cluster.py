@@ -1,49 +1,85 @@
-"""Jobs on a cluster, through submitit: submitted by their words, queued again when interrupted, noted like any other job."""
+"""Jobs on a cluster, through submitit: submitted by their words, queued again when interrupted, said in a line as each ends.
+
+A job's outcome is its note (`outcomes.Jobs`), which it writes on its node; SLURM is asked only for what no note says: whether the job
+still waits or runs, and why it ended without one. A job that an earlier command submitted is waited for, not submitted again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import logging
+import re
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import UserError, choices
-from tutelage.jobs import ranks
-from tutelage.jobs.outcomes import Jobs, Outcome
+from tutelage.errors import UserError
+from tutelage.jobs import cluster_request, slurm_queue
+from tutelage.jobs.cluster_request import Request
+from tutelage.jobs.cluster_task import Task
+from tutelage.jobs.outcomes import Jobs, Note, Outcome, distinguishing_overrides, headline, monitored
 from tutelage.runs.needs import Plan
+from tutelage.runs.records import read_json, write_json
+from tutelage.runs.store import Store
 
 log = logging.getLogger("tutelage")
-CLUSTERS = ("slurm", "local", "debug")
+SUBMITTED = "submitted.json"
+"""In the folder of a command's submitted jobs: the cluster's number of each run's job."""
+LOOK_EVERY_S = 1.0
+ASK_EVERY_S = (1.0, 15.0)
+"""How often SLURM is asked for its queue: at first, and at last."""
+NOTE_WITHIN_S = 30.0
+"""How long a note may take to be seen on a network file system after its job ended well."""
 
 
-class Task:
-    """One job on a node of the cluster. Its words say everything, so nothing that needs this process is pickled."""
+@dataclass
+class _Job:
+    """A job that is waited for.
 
-    def __init__(self, folder: str, words: Sequence[str]) -> None:
-        self.folder, self.words = folder, list(words)
+    number: the cluster's. job: submitit's; None where an earlier command submitted it. folder: of the notes, where it writes its own.
+    seen: what SLURM said last; over_since: when it first said that the job is over.
+    """
 
-    def __call__(self) -> float:
-        """Do the job; its outcome is in the notes."""
-        import os
+    name: str
+    words: Sequence[str]
+    plan: Plan
+    request: Request
+    tries: int
+    folder: Path
+    number: str = ""
+    job: Any = None
+    seen: slurm_queue.Seen | None = None
+    over_since: float | None = None
 
-        from tutelage.config.compose import plan_of
-        from tutelage.jobs.plain_log import speak_plainly
+    @property
+    def log(self) -> Path:
+        """What it, and the cluster about it, wrote."""
+        return self.folder / "jobs" / f"{self.number}_0_log.err"
 
-        if int(os.environ.get("SLURM_PROCID", "0")):
-            return float("nan")  # of several nodes, the first starts the ranks on all
-        speak_plainly()
-        jobs = Jobs(Path(self.folder))
-        # submitit's step has a task for each node. This one is no rank: where a run asks for several, it starts them, in a step of their
-        # own.
-        with ranks.environment(SLURM_NTASKS="1"):
-            return jobs.do(lambda: plan_of(self.words), words=self.words)
+    @property
+    def nodes(self) -> int:
+        """How many nodes its ranks need."""
+        return int(self.plan.config["hardware"]["num_nodes"])
 
-    def checkpoint(self) -> Any:
-        """Queue the job again: submitit asks for this when the cluster preempts it or its time is over. Its run resumes."""
-        import submitit
+    @property
+    def keys(self) -> tuple[str, str]:
+        """What its note may be known by: its run, or, where its node could make no run of them, its words."""
+        return self.plan.key, " ".join(self.words)
 
-        return submitit.helpers.DelayedSubmission(Task(self.folder, self.words))
+    @property
+    def notes(self) -> list[Path]:
+        """Where its note may be."""
+        return [Jobs(self.folder).note_path(key) for key in self.keys]
+
+    @property
+    def note(self) -> Note | None:
+        """Return its own note, if there is one."""
+        found = map(Jobs(self.folder).note_of, self.keys)
+        return next((note for note in found if note is not None), None)
 
 
 def submit(
@@ -52,111 +88,253 @@ def submit(
     """Submit jobs (words, plan, whether stored), wait, and return their values; one that dies is submitted again `retry` times.
 
     options: `cluster` and submitit's parameters, see `hydra_plugins.tutelage_slurm`.
-    Raises UserError where submitit is missing or refuses them.
+    Raises UserError where submitit is missing or refuses them, or the cluster refuses the jobs.
     """
-    executor = _executor(jobs.folder / "jobs", options)
-    # A stored result is taken here and now: it needs no place in a queue.
-    values = [jobs.do(functools.partial(_planned, plan), words=words) if plan and stored else float("nan")
-              for words, plan, stored in wanted]  # fmt: skip
-    left = {
-        number: 1 + (plan.config["retry"] if plan else 0)
-        for number, (_, plan, stored) in enumerate(wanted)
-        if not stored
-    }
-    running: dict[int, Any] = {}
-    try:
-        _work_off(jobs, executor, wanted, values, left, running)
-    except BaseException:
-        _leave(list(running.values()), str(options["cluster"]))
-        raise
-    return values
+    cluster_request.check(options)
+    names = distinguishing_overrides([words for words, _, _ in wanted])
+    values, keys = [float("nan")] * len(wanted), [""] * len(wanted)
+    waiting: dict[str, _Job] = {}
+    for place, (words, planned, stored) in enumerate(wanted):
+        name = " ".join(names[place]) or "the job"
+        plan = planned or _plan_here(jobs, words, name)
+        if plan is None:
+            continue
+        if stored:  # a stored result is taken here and now: it needs no place in a queue
+            values[place] = jobs.do(functools.partial(_itself, plan), words=words)
+            continue
+        keys[place] = plan.key
+        request = cluster_request.request_of(plan, options)
+        job = _Job(name, words, plan, request, 1 + plan.config["retry"], jobs.folder)
+        waiting.setdefault(plan.key, job)  # the same run twice is one job
+    if jobs.stopped:
+        for job in waiting.values():
+            jobs.note(job.plan.key, Outcome.LEFT, words=job.words)
+        return values
+    if (idle := options["nodes"]) and waiting and idle > (used := max(job.nodes for job in waiting.values())):
+        log.warning(
+            "hydra.launcher.nodes=%s, but hardware.num_nodes=%s: the other nodes are idle", idle, used
+        )
+    made = _Queue(jobs, waiting, options).work_off()
+    return [made.get(key, value) for key, value in zip(keys, values, strict=True)]
 
 
-def _leave(running: Sequence[Any], cluster: str) -> None:
-    """End the jobs that are processes of this machine; of a cluster's own say that they go on."""
-    going = [job for job in running if not job.done()]
-    if going and cluster == "slurm":
-        ids = " ".join(str(job.job_id) for job in going)
-        log.warning("the submitted jobs go on: `scancel %s` ends them, the same command waits for them", ids)
-        return
-    for job in going:
-        job.cancel(check=False)
-
-
-def _work_off(
-    jobs: Jobs,
-    executor: Any,
-    wanted: Sequence[tuple[Sequence[str], Plan | None, bool]],
-    values: list[float],
-    left: dict[int, int],
-    running: dict[int, Any],
-) -> None:
-    while left:
-        with executor.batch():
-            for number in left:
-                running[number] = executor.submit(Task(str(jobs.folder.resolve()), wanted[number][0]))
-        log.info("%d jobs submitted; logs: %s", len(left), jobs.folder / "jobs")
-        for number in list(left):
-            values[number], died = _wait(running[number])
-            left[number] -= 1
-            if not died or not left[number]:
-                del left[number]
-                if died:
-                    words, plan, _ = wanted[number]
-                    key = plan.key if plan else " ".join(words)
-                    jobs.note(
-                        key, Outcome.FAILED, died, False, str(running[number].paths.stderr), words=words
-                    )
-                    if plan is not None and plan.config["on_failure"] == "stop":
-                        jobs.stop()
-
-
-def _planned(plan: Plan) -> Plan:
+def _itself(plan: Plan) -> Plan:
     return plan
 
 
-def _wait(job: Any) -> tuple[float, str]:
-    from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
+def _plan_here(jobs: Jobs, words: Sequence[str], name: str) -> Plan | None:
+    """Plan a job; words that mean nothing are noted here: a node would say no more."""
+    from tutelage.config.compose import plan_of
 
     try:
-        return float(job.result()), ""
-    except (FailedJobError, FailedSubmissionError, UncompletedJobError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return float(
-            "nan"
-        ), f"job {job.job_id} of the cluster ended without a result: {lines[-1] if lines else 'no reason'}"
+        return plan_of(words)
+    except UserError as error:
+        log.error("%s: %s", name, error)
+        jobs.note(" ".join(words), Outcome.FAILED, str(error), True, words=words)
+        if "on_failure=stop" in words:
+            jobs.stop()
+        return None
 
 
-def _executor(folder: Path, options: Mapping[str, Any]) -> Any:
-    try:
-        import submitit
-    except ImportError as error:
-        raise UserError("hydra/launcher=slurm needs submitit: pip install 'tutelage[slurm]'") from error
-    cluster = options["cluster"]
-    if cluster not in CLUSTERS:
-        raise UserError(
-            f"hydra.launcher.cluster must be one of {', '.join(CLUSTERS)}, got {cluster!r}; {choices(str(cluster), CLUSTERS)}"
+class _Queue:
+    """The jobs of a command on the cluster, from their submission to the last one's end."""
+
+    def __init__(self, jobs: Jobs, waiting: dict[str, _Job], options: Mapping[str, Any]) -> None:
+        self.jobs, self.left, self.options = jobs, waiting, options
+        self.total = len(waiting)
+        self.values: dict[str, float] = {}
+        self.on_slurm = options["cluster"] == "slurm"
+        requests = dict.fromkeys(job.request for job in waiting.values())
+        self.executors = {
+            one: cluster_request.executor(jobs.folder / "jobs", options, one) for one in requests
+        }
+        self.submitted: dict[str, dict[str, Any]] = {}
+        self.ask_every_s, self.ask_at, self.answers = ASK_EVERY_S[0], 0.0, True
+
+    def work_off(self) -> dict[str, float]:
+        """Submit the jobs, wait until the last has ended, and return their values by run."""
+        try:
+            if self.on_slurm:
+                self._take_over()
+            self._submit([job for job in self.left.values() if not job.number])
+            while self.left:
+                for job in self._ended():
+                    self._finish(job)
+                if self.left:
+                    time.sleep(LOOK_EVERY_S)
+        except BaseException:
+            self._leave()
+            raise
+        return self.values
+
+    def _take_over(self) -> None:
+        """Find the jobs that earlier commands have submitted for these runs and that wait or run."""
+        found: dict[str, tuple[_Job, Path, Any]] = {}
+        for file in self.jobs.folder.parent.glob(f"*/jobs/{SUBMITTED}"):
+            with contextlib.suppress(UserError, OSError, AttributeError, TypeError, KeyError):
+                for key, one in read_json(file).items():
+                    job, folder = self.left.get(key), file.parent.parent
+                    # what is to be made anew is not what an earlier command makes
+                    if job is None or job.plan.config["rerun"] or Jobs(folder).note_of(key):
+                        continue
+                    if re.fullmatch(r"\d+(_\d+)?", one["number"]):
+                        found[one["number"]] = job, folder, one["options"]
+        if not found:
+            return
+        with contextlib.suppress(slurm_queue.NoAnswer):  # then it takes no jobs either, and says why
+            for number, seen in slurm_queue.look(found).items():
+                job, folder, options = found[number]
+                if seen.state == "PENDING" and options != dict(self.options):  # perhaps it could never begin
+                    log.warning(
+                        "%s is submitted again: job %s of an earlier command waits with other hydra.launcher settings "
+                        "(`scancel %s` ends it)",
+                        job.name, number, number,
+                    )  # fmt: skip
+                elif not seen.is_over:
+                    job.number, job.folder, job.seen = number, folder, seen
+        if taken := [job for job in self.left.values() if job.number]:
+            log.info(
+                "%d jobs of an earlier command wait or run, and are waited for: %s", len(taken), _list(taken)
+            )
+
+    def _submit(self, jobs: Sequence[_Job]) -> None:
+        for request in dict.fromkeys(job.request for job in jobs):
+            group = [job for job in jobs if job.request == request]
+            try:
+                # what sbatch says is said once, in the message
+                with contextlib.redirect_stderr(io.StringIO()), self.executors[request].batch():
+                    for job in group:
+                        task = Task(
+                            str(self.jobs.folder.resolve()), job.words, float(self.options["timeout_min"])
+                        )
+                        job.job = self.executors[request].submit(task)
+            except RuntimeError as error:
+                raise _refusal(error, self.options) from error
+            for job in group:
+                job.number, job.folder = str(job.job.job_id), self.jobs.folder
+                job.seen = job.over_since = None
+                self.submitted[job.plan.key] = {"number": job.number, "options": dict(self.options)}
+            if self.on_slurm:  # elsewhere they end with this command
+                write_json(self.jobs.folder / "jobs" / SUBMITTED, self.submitted)
+        if jobs:
+            log.info("%d jobs submitted; logs: %s", len(jobs), self.jobs.folder / "jobs")
+            self.ask_every_s, self.ask_at = ASK_EVERY_S[0], 0.0
+
+    def _ended(self) -> list[_Job]:
+        """Return the jobs that have ended: their notes are there, or the cluster says so."""
+        present = {file for folder in {job.folder for job in self.left.values()} for file in folder.iterdir()}
+        noted = [job for job in self.left.values() if present.intersection(job.notes)]
+        others = [job for job in self.left.values() if job not in noted]
+        if not self.on_slurm:
+            return noted + [job for job in others if job.job.done()]
+        self._ask(others)
+        now, over = time.monotonic(), []
+        for job in others:
+            if job.seen is None or not job.seen.is_over:
+                job.over_since = None
+                continue
+            job.over_since = job.over_since or now
+            well = job.seen.state in ("COMPLETED", "GONE")
+            if now - job.over_since >= (NOTE_WITHIN_S if well else 2 * LOOK_EVERY_S):
+                over.append(job)
+        return noted + over
+
+    def _ask(self, jobs: Sequence[_Job]) -> None:
+        """Ask SLURM how the jobs are, now and then, and say what needs to be known."""
+        now = time.monotonic()
+        if not jobs or now < self.ask_at:
+            return
+        self.ask_at, self.ask_every_s = now + self.ask_every_s, min(1.3 * self.ask_every_s, ASK_EVERY_S[1])
+        try:
+            seen = slurm_queue.look(job.number for job in jobs)
+        except slurm_queue.NoAnswer as error:
+            if self.answers:
+                log.warning("SLURM does not answer (%s); it is asked again until it does", error)
+            self.answers = False
+            return
+        self.answers = True
+        for job in jobs:
+            before, job.seen = job.seen, seen[job.number]
+            if before is not None and job.seen.comes_after_an_interruption_of(before):
+                log.info("%s: interrupted and queued again (job %s); its run resumes", job.name, job.number)
+            unusual = job.seen.state == "PENDING" and job.seen.reason not in slurm_queue.ORDINARY
+            if unusual and (before is None or before.reason != job.seen.reason):
+                log.warning(
+                    "%s waits in the queue (job %s): SLURM gives the reason %s",
+                    job.name, job.number, job.seen.reason,
+                )  # fmt: skip
+
+    def _finish(self, job: _Job) -> None:
+        """Note how a job ended and say it, or submit it again."""
+        key = job.plan.key
+        note = job.note
+        run = Store(job.plan.config["runs_dir"]).run(job.plan.name, job.plan.identity)
+        if note is None and run.is_complete and not job.plan.config["rerun"]:
+            note = Note(key, Outcome.DONE, words=tuple(job.words))  # it died after its work was done
+        if note is None:
+            reason, again = self._death(job)
+            if again:
+                log.warning("%s: %s; it is submitted again", job.name, reason)
+                self._submit([job])
+                return
+            written = str(job.log) if job.log.is_file() else None
+            note = Note(key, Outcome.FAILED, reason, False, written, tuple(job.words))
+            if job.plan.config["on_failure"] == "stop":
+                self.jobs.stop()
+        del self.left[key]
+        self.jobs.note(
+            key, note.outcome, note.reason, note.mistake, note.log, job.words, seconds=note.seconds
         )
-    general = {
-        key: options[key] for key in ("timeout_min", "nodes", "gpus_per_node", "cpus_per_task", "mem_gb")
+        said = f"{note.outcome.value}: {note.reason}" if note.reason else str(note.outcome.value)
+        if note.outcome is Outcome.DONE:
+            result = run.result or {}
+            self.values[key], said = monitored(result), headline(result)
+        seconds = note.seconds if note.seconds is not None else job.seen and job.seen.seconds
+        took = f" ({seconds:.0f} s)" if seconds else ""
+        log.info("[%d/%d] %s: %s%s", self.total - len(self.left), self.total, job.name, said, took)
+
+    def _death(self, job: _Job) -> tuple[str, bool]:
+        """Return why a job ended without a note, and whether it is to be submitted again."""
+        state = job.seen.state if job.seen else "FAILED"
+        reason = (
+            f"job {job.number} of the cluster {job.seen.ending if job.seen else 'ended without a result'}"
+        )
+        # What the cluster does to a job it says; what a job does itself stands in its log.
+        if state in ("FAILED", "COMPLETED", "GONE") and (words := slurm_queue.last_words(job.log)):
+            reason += f": {words}"
+        if state == "CANCELLED" or self.jobs.stopped:
+            return reason, False
+        if state != "PREEMPTED":  # which is nobody's fault
+            job.tries -= 1
+        return reason, job.tries > 0
+
+    def _leave(self) -> None:
+        """End the jobs that are processes of this machine; of a cluster's own say that they go on."""
+        going = [job for job in self.left.values() if job.number]
+        if self.on_slurm:
+            going = [job for job in going if job.seen is None or not job.seen.is_over]
+            if going:
+                log.warning(
+                    "%d submitted jobs go on: `scancel %s` ends them, the same command waits for them",
+                    len(going), _list(going),
+                )  # fmt: skip
+            return
+        for job in going:
+            if not job.job.done():
+                job.job.cancel(check=False)
+
+
+def _list(jobs: Sequence[_Job]) -> str:
+    return " ".join(job.number for job in jobs)
+
+
+def _refusal(error: Exception, options: Mapping[str, Any]) -> UserError:
+    """Say in a line why the cluster takes no job."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line.partition("error: ")[2] for line in lines if line.startswith("sbatch: error: ")]
+    given = {
+        key: value for key, value in options.items() if value and key not in ("cluster", "array_parallelism")
     }
-    for key, value in general.items():
-        if isinstance(value, int | float) and (isinstance(value, bool) or value < (key != "gpus_per_node")):
-            raise UserError(f"hydra.launcher.{key} must be a positive number, got {value!r}")
-    if not isinstance(options["more"], Mapping):
-        raise UserError(
-            f"hydra.launcher.more must be a mapping such as {{slurm_account: x}}, got {options['more']!r}"
-        )
-    if cluster == "slurm":
-        general |= {f"slurm_{key}": options[key] for key in ("partition", "array_parallelism")}
-        general |= options["more"]
-    else:
-        general["nodes"] = 1
-    try:
-        executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
-        executor.update_parameters(
-            **{key: value for key, value in general.items() if value is not None}, tasks_per_node=1
-        )
-    except (RuntimeError, NameError, TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"submitit cannot use cluster={cluster} with {general}: {error}") from error
-    return executor
+    asked = ", ".join(f"{key}={value}" for key, value in given.items())
+    reason = "; ".join(said) or (lines or ["no reason given"])[-1]
+    return UserError(f"the cluster takes no job: {reason} (hydra.launcher: {asked})")

@@ -20,7 +20,7 @@ from tutelage.engine import trust
 from tutelage.engine.rank_environment import global_rank, in_ranks
 from tutelage.errors import UserError, refused
 from tutelage.jobs.mended import carry_absent, take_over
-from tutelage.jobs.ranks import ranks_of, start_ranks
+from tutelage.jobs.ranks import check_ranks, ranks_of, start_ranks
 from tutelage.runs import needs, provenance
 from tutelage.runs.needs import Plan
 from tutelage.runs.run import Run, RunBusy
@@ -55,6 +55,7 @@ def run_plan(
                 " and ".join(changed),
             )
         return run.result or {}
+    check_ranks(plan.config)
     for left in reversed(range(plan.config["retry"] + 1)):
         try:
             _run_missing(plan, store, run, rerun=rerun, wait=wait, say=say)

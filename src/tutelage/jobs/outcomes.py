@@ -45,7 +45,7 @@ class Note:
     """The outcome of a job.
 
     key: the run, or the job's words where there is no run. mistake: whether the user can mend it. log: the file that says more.
-    words: the overrides of the job's command. processes: how many jobs its launcher runs at a time.
+    words: the overrides of the job's command. processes: how many jobs its launcher runs at a time. seconds: how long it took.
     """
 
     key: str
@@ -55,6 +55,7 @@ class Note:
     log: str | None = None
     words: tuple[str, ...] = ()
     processes: int | None = 1
+    seconds: float | None = None
 
 
 class Jobs:
@@ -86,7 +87,13 @@ class Jobs:
         """
         from tutelage.jobs.launch import first_line, is_mistake, run_plan
 
-        note = functools.partial(self.note, words=words, processes=processes)
+        began = time.monotonic()
+
+        def note(
+            key: str, outcome: Outcome, reason: str = "", mistake: bool = False, log: str | None = None
+        ) -> None:
+            self.note(key, outcome, reason, mistake, log, words, processes, time.monotonic() - began)
+
         key, plan = " ".join(words) or "the job", None
         try:
             plan = make_plan()
@@ -162,12 +169,12 @@ class Jobs:
 
     def note(
         self, key: str, outcome: Outcome, reason: str = "", mistake: bool = False, log: str | None = None,
-        words: Sequence[str] = (), processes: int | None = 1,
+        words: Sequence[str] = (), processes: int | None = 1, seconds: float | None = None,
     ) -> None:  # fmt: skip
         """Note the outcome of a job, in place of an earlier one."""
-        note = Note(key, outcome, reason, mistake, log, tuple(words), processes)
+        note = Note(key, outcome, reason, mistake, log, tuple(words), processes, seconds)
         try:
-            write_json(self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json", asdict(note))
+            write_json(self.note_path(key), asdict(note))
         except OSError:
             if os.getpid() != self._process:
                 raise  # the process that forked this one notes how it ended
@@ -175,13 +182,18 @@ class Jobs:
         else:
             self._unwritten.pop(key, None)
 
+    def note_path(self, key: str) -> Path:
+        """Return the file that holds the note of a job."""
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+    def note_of(self, key: str) -> Note | None:
+        """Return the note of a job, None while there is none."""
+        path = self.note_path(key)
+        return self._unwritten.get(key) or (_read(path) if path.is_file() else None)
+
     def notes(self) -> list[Note]:
         """Return the notes of all jobs, ordered by key."""
-        found = {one["key"]: one for one in map(read_json, self.folder.glob("*.json"))}
-        read = {
-            key: Note(**{**one, "outcome": Outcome(one["outcome"]), "words": tuple(one["words"])})
-            for key, one in found.items()
-        }
+        read = {note.key: note for note in map(_read, self.folder.glob("*.json"))}
         return sorted((read | self._unwritten).values(), key=lambda one: one.key)
 
     def stop(self) -> None:
@@ -222,6 +234,11 @@ class Jobs:
         if not failed:
             return 1 if left else 0
         return 2 if all(note.mistake for note in failed) else 1
+
+
+def _read(path: Path) -> Note:
+    read = read_json(path)
+    return Note(**{**read, "outcome": Outcome(read["outcome"]), "words": tuple(read["words"])})
 
 
 def monitored(result: dict[str, Any]) -> float:

@@ -16,8 +16,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from tutelage.engine.rank_environment import in_ranks
+from tutelage.engine.rank_environment import in_ranks, join_environment
 from tutelage.errors import StoppedBelow, UserError
+from tutelage.jobs import slurm_queue
 from tutelage.runs.needs import Plan
 from tutelage.runs.run import Run
 
@@ -60,6 +61,18 @@ def ranks_of(config: dict[str, Any]) -> int:
     if nodes > 1:
         return devices * nodes
     return devices
+
+
+def check_ranks(config: dict[str, Any]) -> None:
+    """Raise UserError where ranks exist already (torchrun, srun) and are not as many as the configuration asks for."""
+    if not in_ranks() or config["hardware"]["devices"] in ("auto", -1):
+        return
+    there, asked = join_environment()[1], ranks_of(config)
+    if there != asked:
+        raise UserError(
+            f"{there} processes were started as the ranks of one run (srun, torchrun), but hardware.devices x num_nodes asks for {asked}: "
+            f"give hardware.devices={there} (or hardware=ddp_cpu), or start one process, which starts its ranks itself"
+        )
 
 
 def in_allocation() -> bool:
@@ -125,27 +138,67 @@ def _elastic(plan: Plan, run: Run) -> None:
 
 
 def _srun(plan: Plan, run: Run) -> None:
-    """Start a job step on all nodes of the allocation; Lightning reads rank and address from what SLURM tells each task."""
+    """Start a job step on all nodes of the allocation; each task of it is a rank."""
     nodes, ranks = plan.config["hardware"]["num_nodes"], ranks_of(plan.config)
     per_node = ranks // nodes
+    cpus = _room_for(nodes, per_node)
     # --overlap: the process that starts the step holds a task of the allocation itself. Its own SLURM_ variables describe that task.
+    # --mpi=none: the ranks find each other through torch, and a cluster's choice of MPI need not be installed.
     command = [
         "srun",
         "--overlap",
         f"--nodes={nodes}",
         f"--ntasks={ranks}",
         f"--ntasks-per-node={per_node}",
+        f"--cpus-per-task={cpus // per_node}",
         "--kill-on-bad-exit=1",
+        "--mpi=none",
     ]
     inherited = ("SLURM_JOB_", "SLURM_CLUSTER", "SLURM_CONF")
     environment = {
         k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k.startswith(inherited)
     }
-    environment["SLURM_NTASKS_PER_NODE"] = str(per_node)  # Lightning insists on it
     environment["OMP_NUM_THREADS"] = _threads(plan.config, per_node)
-    done = subprocess.run([*command, sys.executable, *_rank_command(run)], env=environment, check=False)
-    if done.returncode:
-        raise _Died(f"srun ended with exit code {done.returncode}")
+    said, code = _shown([*command, sys.executable, *_rank_command(run)], environment)
+    if code:
+        raise _Died(f"srun: {said[0]}" if said and not run.failure else f"srun ended with exit code {code}")
+
+
+def _room_for(nodes: int, per_node: int) -> int:
+    """Return how many CPUs each node of the allocation has at least. Raises UserError where srun would refuse the step."""
+    there = int(os.environ.get("SLURM_JOB_NUM_NODES", nodes))
+    if there < nodes:
+        raise UserError(
+            f"hardware.num_nodes={nodes}, but the allocation has {there}: ask for them (hydra.launcher.nodes={nodes}, or sbatch "
+            f"--nodes={nodes})"
+        )
+    cpus = slurm_queue.cpus_per_node(os.environ.get("SLURM_JOB_CPUS_PER_NODE", str(per_node)))
+    if cpus < per_node:
+        raise UserError(
+            f"hardware.devices={per_node} starts {per_node} ranks on each node, but the allocation has only {cpus} of a node's CPUs: "
+            f"ask for more (hydra.launcher.cpus_per_task={per_node}, or sbatch --ntasks-per-node={per_node})"
+        )
+    return cpus
+
+
+def _shown(command: list[str], environment: dict[str, str]) -> tuple[list[str], int]:
+    """Run a command, passing on what it says; return what srun itself said was wrong, and the exit code."""
+    errors = []
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        try:
+            for line in process.stderr or ():
+                sys.stderr.write(line)
+                if line.startswith("srun: error: "):
+                    errors.append(line.removeprefix("srun: error: ").strip())
+        except BaseException:
+            process.terminate()  # it ends the step
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=30)
+            process.kill()
+            raise
+    return errors, process.returncode
 
 
 class RanksFailed(UserError):

@@ -84,6 +84,40 @@ def test_other_data_are_normalised_as_the_network_was_trained(trained, capsys):
     assert [row["loss"] for row in found] == pytest.approx([float(loss)] * 3, abs=1e-4)
 
 
+def test_another_root_is_other_data_though_nothing_else_is_said(trained, capsys):
+    """The fingerprint of the run's own data would have the caches hand out those."""
+    root, runs, run = trained
+    words = ["evaluate", str(run.path), f"runs_dir={runs}"]
+    assert main([*words, *FOLDER, f"data.root={root}/dark", "data.validation=4", "data.batch_size=8"]) == 0
+    assert main([*words, f"data.root={root}/dark"]) == 0
+    assert main(words) == 0
+    dark, also_dark, bright = evaluations(run)[-3:]
+    assert dark["metrics"] == also_dark["metrics"] != bright["metrics"]
+    assert dark["data"]["fingerprint"] == also_dark["data"]["fingerprint"] != bright["data"]["fingerprint"]
+
+
+def test_a_run_whose_images_were_changed_since_is_not_judged_on_what_is_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    draw(tmp_path / "set")
+    assert main(["train", *QUICK, *FOLDER, f"data.root={tmp_path}/set", f"runs_dir={tmp_path}/runs"]) == 0
+    (run,) = Store(tmp_path / "runs").runs()
+    (tmp_path / "set" / "test" / "cat" / "notes.txt").write_text("no image")
+    for number in (1, 2):
+        cache.forget()
+        code = 0 if number == 1 else 2
+        assert main(["evaluate", str(run.path), f"runs_dir={tmp_path}/runs"]) == code
+        (tmp_path / "set" / "train" / "cat" / "3.png").unlink(missing_ok=True)
+    told = capsys.readouterr().err
+    assert "are not those of data.fingerprint=" in told and "Let data.root name the folder as it was" in told
+    cache.forget()
+    (tmp_path / "set").rename(tmp_path / "moved")
+    draw(tmp_path / "set" / "again")
+    assert (
+        load_run(run.path, root=str(tmp_path / "set" / "again")).data.fingerprint
+        == run.config["data"]["fingerprint"]
+    )
+
+
 def test_classes_in_another_order_are_refused_and_other_classes_are_said(trained, capsys):
     root, runs, run = trained
     words = [str(run.path), f"runs_dir={runs}"]

@@ -144,4 +144,16 @@ def _data_overrides(config: dict[str, Any], words: list[str]) -> dict[str, Any] 
     for word in words:
         key = word.lstrip("+").partition("=")[0]
         data[key.removeprefix("data.")] = setting_value(word)
+    given = {word.lstrip("+").partition("=")[0] for word in words}
+    if "data.root" in given and "data.fingerprint" not in given and data.get("fingerprint") is not None:
+        data["fingerprint"] = _fingerprint(data)
     return data
+
+
+def _fingerprint(data: dict[str, Any]) -> str | None:
+    """Return the fingerprint of other files: that of the run's own would have the caches hand out its own data."""
+    from tutelage.data.fingerprint import fingerprint, pseudo_fingerprint
+
+    if ".pseudo." in data["_target_"]:
+        return pseudo_fingerprint(data["root"])
+    return fingerprint(data["root"], "images" if ".image_folder." in data["_target_"] else None)

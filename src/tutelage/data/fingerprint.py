@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from tutelage.data.walk import composed, in_order, printable, walk
+from tutelage.data.walk import Found, composed, in_order, printable, walk
 from tutelage.errors import UserError
 
 FEW_FILES = 16
@@ -39,6 +39,11 @@ def fingerprint(
         from tutelage.data.image_kinds import is_image
 
         found = [one for one in found if is_image(one.name)]
+    return of_files(root, found)
+
+
+def of_files(root: Path, found: Sequence[Found]) -> str:
+    """Return the fingerprint of a folder whose files were listed already, in order."""
     digest = hashlib.sha256()
     for name, size, _ in found:
         content = file_digest(root / name) if len(found) <= FEW_FILES else size

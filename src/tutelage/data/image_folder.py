@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tutelage.data import cache, image_check
 from tutelage.data.augment_basic import Chain, RandomResizedCrop
 from tutelage.data.file_stream import FileStore
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
+from tutelage.data.fingerprint import of_files
 from tutelage.data.image_check import Found
 from tutelage.data.image_files import Files, UnreadableImages
 from tutelage.data.image_layout import Layout, read_layout
@@ -120,6 +122,7 @@ class ImageFolder(ImageData):
 
     def _read(self, content: tuple[Any, ...]) -> tuple[ImageSource, Found, Files]:
         layout = self.layout()
+        self._check_fingerprint(layout)
         files = self._first_form(Files(layout, self.form))
         bytes_each = int(np.prod(files.shape)) * np.dtype(files.dtype).itemsize
         stream = self.storage == "stream" or (
@@ -146,6 +149,22 @@ class ImageFolder(ImageData):
             layout.absent,
         )
         return source, found, files
+
+    def _check_fingerprint(self, layout: Layout) -> None:
+        """Raise UserError where the fingerprint is not that of the files: a run's splits are of the files that it was given."""
+        given = self.fingerprint or ""
+        if (
+            not layout.listed
+            or not re.fullmatch("[0-9a-f]{64}", given)
+            or of_files(self.root, layout.listed) == given
+        ):
+            return
+        if fingerprint_of(self.root) != given:  # of all files, as it once was
+            raise UserError(
+                f"the {len(layout.listed):,} images in {printable(self.root)} are not those of `fingerprint`={given[:12]}...: images were "
+                "added, removed or changed, and places in the set name others now. Let `root` name the folder as it was, or set "
+                "`fingerprint`=null to take the images as they are, as other data"
+            )
 
     def _first_form(self, files: Files) -> Files:
         """Return the files in the form that the first of them asks for; where it cannot be read, look at all."""

@@ -30,6 +30,7 @@ class Layout:
     official: the splits that the set states itself.
     absent: places of paths that were in the set when a run began, and are gone since: never read, so that all others keep their places.
     notes: a sentence for each kind of thing that is in the folder and not in the set, to be said and recorded.
+    listed: the image files that are there, in order, where a folder was listed.
     """
 
     root: Path
@@ -39,6 +40,7 @@ class Layout:
     official: dict[str, np.ndarray]
     absent: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     notes: Sequence[str] = ()
+    listed: Sequence[Found] = ()
 
 
 def read_layout(root: Path, absent: Sequence[str] = ()) -> Layout:
@@ -78,7 +80,9 @@ def read_layout(root: Path, absent: Sequence[str] = ()) -> Layout:
             f"two classes or more; images end in {known_endings()}"
         )
     places = np.asarray([place for place, path in enumerate(paths) if path in gone], dtype=np.int64)
-    return Layout(root, paths, np.asarray(labels, dtype=np.int64), class_names, official, places, notes)
+    return Layout(
+        root, paths, np.asarray(labels, dtype=np.int64), class_names, official, places, notes, images
+    )
 
 
 def _sorted_out(

@@ -200,3 +200,66 @@ def test_relations_need_the_same_samples(name, rows):
 def test_attention_needs_positions(rows):
     with pytest.raises(UserError, match="images"):
         attention_transfer(*rows)
+
+
+SCALE_FREE = {
+    "attention": attention_transfer,
+    "attention, power 4": lambda s, t: attention_transfer(s, t, power=4.0),
+    "relational": relational,
+    "similarity": similarity_preserving,
+    "pkt": probabilistic_transfer,
+}
+
+
+@pytest.mark.parametrize("name", SCALE_FREE)
+@pytest.mark.parametrize("scale", [1e-20, 1e-12, 1e-8, 1e-6, 1e-5, 1e-3, 1e3, 1e8, 1e15])
+def test_scale_is_not_seen_in_single_precision_however_small_or_large(name, scale, images):
+    student, teacher = (image.float() for image in images)
+    loss, student = SCALE_FREE[name], student.requires_grad_()
+    (expected,) = torch.autograd.grad(value := loss(student, teacher), student)
+    small = (scale * student.detach()).requires_grad_()
+    (found,) = torch.autograd.grad(scaled := loss(small, teacher), small)
+    torch.testing.assert_close(scaled, value, rtol=1e-4, atol=0)
+    torch.testing.assert_close(found * scale, expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(loss(student.detach(), scale * teacher), value.detach(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss(scale * teacher, teacher), torch.zeros(()), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SCALE_FREE)
+def test_a_dead_student_has_a_gradient_of_zeros_and_a_tiny_sample_a_finite_one(name, images):
+    teacher = images[1].float()
+    dead = torch.zeros_like(teacher).requires_grad_()
+    (gradient,) = torch.autograd.grad(SCALE_FREE[name](dead, teacher), dead)
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+    mixed = images[0].float() * torch.tensor([1.0, 0.0, 1e-12, 1e-6, 1e-3, 1.0])[:, None, None, None]
+    mixed.requires_grad_()
+    loss = SCALE_FREE[name](mixed, teacher)
+    assert loss.isfinite() and torch.autograd.grad(loss, mixed)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
+def test_ordinary_magnitudes_give_the_numbers_of_the_plain_formula_to_the_last_bit(size, images):
+    def unit(x):
+        return x / x.norm(dim=-1, keepdim=True)
+
+    def plain_attention(s, t):
+        mine, theirs = (unit(x.abs().pow(2).mean(dim=1).flatten(1)) for x in (s, t))
+        return (mine - theirs).square().sum(dim=1).mean()
+
+    def plain_similarity(s, t):
+        mine, theirs = (unit(x.flatten(1) @ x.flatten(1).T) for x in (s, t))
+        return (mine - theirs).square().mean()
+
+    student, teacher = size * images[0].float(), images[1].float()
+    student.requires_grad_()
+    for loss, plain in ((attention_transfer, plain_attention), (similarity_preserving, plain_similarity)):
+        assert torch.equal(loss(student, teacher), plain(student, teacher))
+        (ours,), (theirs,) = (torch.autograd.grad(f(student, teacher), student) for f in (loss, plain))
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", SCALE_FREE)
+def test_a_feature_that_is_nan_is_not_taken_for_a_dead_one(name, images):
+    student = images[0].float().clone()
+    student[2, 1] = torch.nan
+    assert SCALE_FREE[name](student, images[1].float()).isnan()

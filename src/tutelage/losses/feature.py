@@ -16,7 +16,8 @@ from torch import Tensor
 from tutelage.errors import UserError
 from tutelage.losses.precision import in_single
 
-EPSILON = 1e-8
+_ORDINARY = (1e-4, 1e4)
+"""Magnitudes whose squares, and sums of products of squares, single precision holds: such features are taken as they are."""
 
 
 @in_single
@@ -54,6 +55,8 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, power: float = 2.0) 
 
 
 def _attention(feature: Tensor, power: float) -> Tensor:
+    largest = feature.detach().abs().flatten(1).amax(dim=1)
+    feature = _of_ordinary_size(feature, largest.view(-1, *[1] * (feature.ndim - 1)), *_ORDINARY)
     return feature.abs().pow(power).mean(dim=1 if feature.ndim == 4 else 2)
 
 
@@ -72,7 +75,8 @@ def relational(student: Tensor, teacher: Tensor, *, distance: float = 1.0, angle
     total = mine.new_zeros(())
     if distance:
         apart, theirs_apart = (
-            (d := _distances(x)[off_diagonal]) / d.mean().clamp_min(EPSILON) for x in (mine, theirs)
+            (d := _distances(x)[off_diagonal]) / torch.where((mean := d.mean()) > 0, mean, 1.0)
+            for x in (mine, theirs)
         )
         total = total + distance * F.smooth_l1_loss(apart, theirs_apart)
     if angle:
@@ -93,7 +97,7 @@ def _distances(products: Tensor) -> Tensor:
     lengths = products.diagonal()
     both = lengths[:, None] + lengths
     squares = both - 2 * products
-    apart = squares > 64 * torch.finfo(products.dtype).eps * both
+    apart = ~(squares <= 64 * torch.finfo(products.dtype).eps * both)  # what is NaN stays it
     return torch.where(apart, squares.where(apart, 1.0).sqrt(), 0.0)
 
 
@@ -102,7 +106,7 @@ def _angles(products: Tensor) -> Tensor:
     apart = _distances(products)
     inner = products[None] - products[:, :, None] - products[:, None, :] + products.diagonal()[:, None, None]
     norms = apart[:, :, None] * apart[:, None, :]
-    return torch.where(norms > 0, inner / norms.where(norms > 0, 1.0), 0.0)
+    return torch.where(norms != 0, inner / norms.where(norms != 0, 1.0), 0.0)
 
 
 @in_single
@@ -112,6 +116,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     Invariant to rotation and scale of either feature. Source: Tung and Mori 2019, arXiv 1907.09682, eq. 1-4.
     """
     rows = _rows(student, teacher, "similarity preserving", at_least=2)
+    rows = (_of_ordinary_size(x, x.detach().abs().amax(), *_ORDINARY) for x in rows)
     mine, theirs = (_unit(x @ x.T) for x in rows)
     return (mine - theirs).square().mean()
 
@@ -165,8 +170,16 @@ def _standardised(x: Tensor) -> Tensor:
 
 def _unit(x: Tensor) -> Tensor:
     # Equal samples and dead units give zero vectors: they stay zero, and without the gradient of 1 / 0.
+    low, high = _ORDINARY
+    x = _of_ordinary_size(x, x.detach().abs().amax(dim=-1, keepdim=True), low**3, high**3)
     length = x.norm(dim=-1, keepdim=True)
-    return torch.where(length > EPSILON, x / length.clamp_min(EPSILON), 0.0)
+    return torch.where(length == 0, 0.0, x / torch.where(length == 0, 1.0, length))
+
+
+def _of_ordinary_size(x: Tensor, largest: Tensor, low: float, high: float) -> Tensor:
+    """Return x, divided by its largest magnitudes where these are beyond low and high: what is scaled to length 1 later loses no digit."""
+    is_odd = largest.isfinite() & (largest > 0) & ((largest < low) | (largest > high))
+    return x / torch.where(is_odd, largest.clamp_min(1e-37), 1.0)
 
 
 def _rows(student: Tensor, teacher: Tensor, name: str, *, at_least: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Training of generators: the averages that are kept, two optimisers that count once, scores, and wrong input."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tutelage.errors import UserError
 from tutelage.generators.gan_networks import GanGenerator
 from tutelage.methods.average import Average
 from tutelage.methods.base import step_seed
+from tutelage.methods.generation import _check_range
 from tutelage.models.weights import load_weights
 
 WORDS = ["logger=none", "hardware.threads=1", "fit.max_steps=6", "data.batch_size=32", "data.normalization=[[0.5],[0.5]]",
@@ -188,8 +190,9 @@ def test_diffusion_loss_is_the_error_of_the_noise_and_zero_for_who_knows_it(tmp_
 
 
 def test_wrong_input_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"\[-1, 1\]"):
-        made(tmp_path, "gan", "data.normalization=train")
+    for given in ("train", "null", "[[0.25],[0.75]]"):
+        with pytest.raises(UserError, match=r"\[-1, 1\].*set data\.normalization=\[\[0\.5\],\[0\.5\]\]"):
+            made(tmp_path, "gan", f"data.normalization={given}")
     with pytest.raises(UserError, match="trains a generator"):
         build(compose([*WORDS, "method=gan", f"runs_dir={tmp_path}", "model=fcn"]))
     with pytest.raises(UserError, match="same classes"):
@@ -207,3 +210,26 @@ def test_mixed_labels_lie_between(tmp_path):
     half = torch.tensor([[0.5, 0.5, 0.0]])
     images = [generator.sample(labels, [7]) for labels in (torch.tensor([0]), torch.tensor([1]), half)]
     assert not any(torch.equal(images[2], other) for other in images[:2])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "normalization", "right"),
+    [
+        (-1, 1, ((0.5,), (0.5,)), True),
+        (0, 1, None, False),  # half the contrast
+        (0.2, 0.4, None, False),
+        (-0.33, 1, ((0.25,), (0.75,)), False),
+        (-0.8, 0.9, ((0.4,), (0.5,)), False),
+        (-2, 2, ((0.5,), (0.25,)), False),
+        (-1, 1, None, True),  # not of an image set in [0, 1]
+        (-0.2, 0.2, ((0.0,), (20.0,)), True),
+    ],
+)
+def test_black_is_at_minus_one_and_white_at_one(low, high, normalization, right) -> None:
+    images = torch.linspace(low, high, 16).view(1, 1, 4, 4)
+    with (
+        nullcontext()
+        if right
+        else pytest.raises(UserError, match=r"set data\.normalization=\[\[0\.5\],\[0\.5\]\]")
+    ):
+        _check_range(images, normalization)

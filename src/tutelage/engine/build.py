@@ -141,6 +141,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         seed=config["seed"],
         batch_size=data.batch_size,
         **({"example": example} if "example" in parameters else {}),
+        **({"normalization": data.normalization} if "normalization" not in method_node else {}),
         **({"training_samples": data.fixed_samples} if "training_samples" in parameters else {}),
         **frozen,
     )

@@ -16,7 +16,7 @@ from tutelage.generators.protocol import Generator, image_seeds
 from tutelage.generators.quality import frechet_distance, precision_recall
 from tutelage.methods.average import AveragedMethod
 from tutelage.methods.features import HeadInput
-from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.frozen import FrozenNetwork, Normalization
 from tutelage.tasks import Batch, Classification
 
 GRID_IMAGES = 64
@@ -26,7 +26,9 @@ _QUALITY_SEED = 0x0DD5EED
 class Generation(AveragedMethod):
     """Trains a `Generator` on labelled images in [-1, 1] and judges its samples by a frozen classifier of the same classes.
 
-    source: the classifier. example: a few samples, to check shapes and range.
+    source: the classifier.
+    example: a few samples, to check shapes and range.
+    normalization: (means, deviations) by which the data's images in [0, 1] were scaled; None: they were not.
     quality_samples: images generated per evaluation, one for each of the first images of the split, with their labels; an image's
     noise depends on its position alone. Recorded: the classifier's loss and accuracy on them, and in its features the Frechet
     distance to the real images, precision and recall. The Frechet distance selects the checkpoint: accuracy would reward samples
@@ -41,12 +43,13 @@ class Generation(AveragedMethod):
         *,
         source: FrozenNetwork,
         example: Batch,
+        normalization: Normalization | None = None,
         quality_samples: int = 256,
         ema_decay: float = 0.999,
         **common: Any,
     ) -> None:
         super().__init__(ema_decay=ema_decay, frozen={"source": source}, **common)
-        self._check(source, example)
+        self._check(source, example, normalization)
         if quality_samples < 8:
             raise UserError(f"method.quality_samples must be at least 8, got {quality_samples}")
         self.quality_samples = quality_samples
@@ -54,7 +57,7 @@ class Generation(AveragedMethod):
         self._features = HeadInput(source.network, source.head(example.inputs))
         self._kept: dict[str, list[Tensor]] = {}
 
-    def _check(self, source: FrozenNetwork, example: Batch) -> None:
+    def _check(self, source: FrozenNetwork, example: Batch, normalization: Normalization | None) -> None:
         if not isinstance(self.network, Generator):
             raise UserError(
                 f"{type(self).__name__} trains a generator, got model {type(self.network).__name__}; "
@@ -64,12 +67,7 @@ class Generation(AveragedMethod):
             raise UserError(
                 f"{type(self).__name__} needs images with classes, got a task of {self.task.name}"
             )
-        low, high = float(example.inputs.min()), float(example.inputs.max())
-        if low < -1.001 or high > 1.001:
-            raise UserError(
-                f"generators are trained on images in [-1, 1], got values from {low:.3g} to {high:.3g}: "
-                "set data.normalization to mean 0.5 and deviation 0.5 for each channel"
-            )
+        _check_range(example.inputs, normalization)
         known = source(example.inputs).shape[1:]
         if tuple(known) != (self.task.output_size,):
             raise UserError(
@@ -145,3 +143,26 @@ class Generation(AveragedMethod):
         order = labels.argsort(stable=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image(torch.cat(self._kept["images"])[:GRID_IMAGES][order], path, nrow=8)
+
+
+def _check_range(images: Tensor, normalization: Normalization | None) -> None:
+    """Raise UserError unless images (n, C, H, W) are in [-1, 1], black at -1 and white at 1: samples are read as (x + 1) / 2.
+
+    Images whose values before their normalisation are not in [0, 1] have neither black nor white; their range alone counts.
+    """
+    channels = images.shape[1]
+    mean, deviation = normalization or ((0.0,) * channels, (1.0,) * channels)
+    scaled = [torch.tensor(part, dtype=torch.float64).view(1, -1, 1, 1) for part in (mean, deviation)]
+    pixels = images.double().cpu() * scaled[1] + scaled[0]
+    ends = (float(images.min()), float(images.max()))
+    if pixels.min() > -1e-3 and pixels.max() < 1.001:
+        ends = (float((-scaled[0] / scaled[1]).max()), float(((1 - scaled[0]) / scaled[1]).min()))
+        right = all(abs(m - 0.5) < 1e-3 and abs(d - 0.5) < 1e-3 for m, d in zip(mean, deviation, strict=True))
+    else:
+        right = ends[0] > -1.001 and ends[1] < 1.001
+    if not right:
+        halves = ",".join(["0.5"] * channels)
+        raise UserError(
+            f"generators are trained on images in [-1, 1], got values from {ends[0]:.3g} to {ends[1]:.3g}: "
+            f"set data.normalization=[[{halves}],[{halves}]]"
+        )

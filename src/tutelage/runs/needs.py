@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.errors import UserError
-from tutelage.runs import setting
+from tutelage.runs import pixel_scale, setting
 from tutelage.runs.identity import identify, is_excluded, is_need, without_excluded
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store, name_of
@@ -103,6 +103,7 @@ def _plan(config: dict[str, Any], compose: Compose, above: tuple[tuple[str, str]
     # Before its needs are known a configuration is told apart by their commands; that is enough to see a
     # circle.
     mark = (name, identify(config))
+    pixel_scale.check(config)
     if mark in above:
         circle = [step for step, _ in (*above[above.index(mark) :], mark)]
         raise UserError(f"runs need each other in a circle: {' -> '.join(circle)}")

@@ -1,6 +1,6 @@
 """Guided learning's experiments: every file hangs together; they compose, build and take a step; every table names what exists."""
 
-import re
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -19,35 +19,52 @@ CONF = ROOT / "conf"
 FILES = sorted((CONF / "experiment" / "guidance").rglob("*.yaml"))
 NAMES = [str(path.relative_to(CONF / "experiment").with_suffix("")) for path in FILES]
 TABLES = sorted((ROOT / "experiments" / "guidance").rglob("*.yaml"))
-SWEEPS = sorted((CONF / "sweep").glob("guidance_*.yaml"))
+ARMS = {
+    f"{path.relative_to(ROOT / 'experiments/guidance').with_suffix('')}: {arm.label}": arm.command
+    for path in TABLES
+    for arm in load(path).arms
+}
 QUICK = [
-    "paper/cifar10/one-to-many",
-    "paper/sequences/parity-guided-trained",
-    "digits/initialised",
-    "cifar10/guided-vit-trained",
-    "cifar10/convnet-guided-untrained",
-    "sequences/copy_paste-tokens-untrained",
-    "sequences/language-guided-trained",
-    "beyond/label_noise-distilled",
-    "beyond/etth1-guided-trained",
-    "beyond/first-5-ridge-until",
-    "rules/digits-gradients",
-    "rules/cifar10-hierarchy",
-    "rules/etth1-calendar",
+    "paper/cifar10_layers: one-to-many",
+    "paper/parity: trained guide",
+    "digits: 300 steps on noise, then task",
+    "error_consistency: guided by ViT",
+    "convnet: untrained guide",
+    "copy_paste: untrained guide, by token",
+    "language: trained guide",
+    "label_noise: 20% distilled",
+    "forecasting: trained guide",
+    "combined: first 5, ridge, until",
+    "rules: oriented gradients",
+    "forecasting: calendar",
 ]
 """One of each kind; `make test-slow` does all."""
+BEYOND_TABLES = {
+    "no table: hierarchy": (
+        "experiment=guidance/cifar10/base",
+        "method=guidance",
+        "model@guide=rule/cifar10_hierarchy",
+    ),
+    "no table: gradients": (
+        "experiment=guidance/cifar10/base",
+        "method=guidance",
+        "model@guide=rule/oriented_gradients",
+        "guide.cell=4",
+    ),
+}
+ARMS |= BEYOND_TABLES
 NARROW = {
-    "imagenet/wide_fcn": "model.width=512",
-    "imagenet/deep_fcn": "model.width=256",
+    "model=wide_fcn": "model.width=512",
+    "guidance/paper/imagenet": "model.width=256",
     "paper/cifar10": "model.width=64",
 }
 """What a step of the paper's largest networks is tested at; one of each also at its own width, which takes up to 10 GB."""
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 OWN_SIZE = [
-    "imagenet/deep_fcn-guided-trained",
-    "imagenet/wide_fcn-guided-untrained",
-    "imagenet/deep_convnet-guided-untrained",
-    "cifar10/first-5",
+    "paper/imagenet: Deep FCN, trained guide",
+    "paper/imagenet: Wide FCN, untrained guide",
+    "paper/imagenet: Deep ConvNet, untrained guide",
+    "paper/cifar10_layers: first 5",
 ]
 
 
@@ -85,28 +102,24 @@ def roots(tmp_path_factory) -> dict[str, Path]:
     }
 
 
-def words_for(name: str, roots: dict[str, Path]) -> list[str]:
-    cifar = name.startswith(
-        ("guidance/cifar10", "guidance/paper/cifar10", "guidance/rules/cifar10")
-    ) or re.search("beyond/(first|until|ridge)", name)
-    kind = "cifar10" if cifar else next((k for k in roots if k in name), None)
-    return [f"experiment={name}", *([f"data.root={roots[kind]}"] if kind else [])]
+def words_for(words: Sequence[str], roots: dict[str, Path]) -> list[str]:
+    experiment = words[0].removeprefix("experiment=")
+    kinds = {"cifar10": "cifar10", "imagenet": "imagenet", "language": "language", "forecasting": "etth1"}
+    kind = next((kind for part, kind in kinds.items() if part in experiment), None)
+    return [*words, *([f"data.root={roots[kind]}"] if kind else [])]
 
 
 def take_a_step(
-    name: str, roots: dict[str, Path], tmp_path: Path, *more: str, plain_descent: bool = False
+    words: Sequence[str], roots: dict[str, Path], tmp_path: Path, *more: str, plain_descent: bool = False
 ) -> None:
+    experiment = words[0].removeprefix("experiment=")
+    on_cpu = ["hardware=cpu"] if "hardware=gpu" in words else []
     with hydra_ready():
-        words = [*words_for(name, roots), "data.batch_size=8", f"runs_dir={tmp_path}", *more]
-        words += ["data.validation=8"] if "cifar10" in str(words) or "imagenet" in str(words) else []
-        words += (
-            ["data.train_size=null"]
-            if re.match("guidance/(rules/)?cifar10", name) or ("beyond/" in name and "cifar10" in str(words))
-            else []
-        )
-        words += ["method.neighbours=4"] if "intrinsic-dimension" in name else []
+        words = [*words_for(words, roots), *on_cpu, "data.batch_size=8", f"runs_dir={tmp_path}", *more]
+        words += ["data.validation=8"] if "cifar10" in experiment or "imagenet" in experiment else []
+        words += ["data.train_size=null"] if experiment.startswith("guidance/cifar10") else []
+        words += ["method.neighbours=4"] if "method=intrinsic_dimension" in words else []
         plan = plan_of(words)
-    assert plan.name == name
     for need in plan.needs.values():
         assert need.name.startswith(("guidance/", "demo"))
     config = plan.config
@@ -130,20 +143,20 @@ def take_a_step(
     assert last.isfinite().all() and not torch.equal(last, before)
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_one_of_each_kind_takes_a_step(name, roots, tmp_path):
-    take_a_step(f"guidance/{name}", roots, tmp_path, *narrowed(name))
+@pytest.mark.parametrize("arm", [*QUICK, *BEYOND_TABLES])
+def test_one_of_each_kind_takes_a_step(arm, roots, tmp_path):
+    take_a_step(ARMS[arm], roots, tmp_path, *narrowed(ARMS[arm]))
 
 
-def narrowed(name: str) -> list[str]:
-    if name.endswith(("resnet18", "resnet20")):
+def narrowed(words: Sequence[str]) -> list[str]:
+    if "resnet" in words[0] or any(word.startswith("model=deep_convnet") for word in words):
         return []
-    return [word for part, word in NARROW.items() if part in name]
+    return [word for part, word in NARROW.items() if part in " ".join(words)][:1]
 
 
 def test_every_experiment_composes_and_names_what_it_needs(roots):
     with hydra_ready():
-        configs = {name: compose(words_for(name, roots)) for name in NAMES}
+        configs = {name: compose(words_for([f"experiment={name}"], roots)) for name in NAMES}
     for name, config in configs.items():
         assert config["name"] == name
         weights = [str((config[role] or {}).get("weights")) for role in ("guide", "teacher")]
@@ -152,16 +165,23 @@ def test_every_experiment_composes_and_names_what_it_needs(roots):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_takes_a_step(name, roots, tmp_path):
-    take_a_step(name, roots, tmp_path, *narrowed(name))
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_takes_a_step(arm, roots, tmp_path):
+    take_a_step(ARMS[arm], roots, tmp_path, *narrowed(ARMS[arm]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OWN_SIZE)
-def test_the_papers_image_networks_take_a_step_at_their_own_size(name, roots, tmp_path):
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_takes_a_step(name, roots, tmp_path):
+    words = [f"experiment={name}"]
+    take_a_step(words, roots, tmp_path, *narrowed(words))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", OWN_SIZE)
+def test_the_papers_image_networks_take_a_step_at_their_own_size(arm, roots, tmp_path):
     # Adam's moments would double the memory of a billion weights.
-    take_a_step(f"guidance/paper/{name}", roots, tmp_path, plain_descent=True)
+    take_a_step(ARMS[arm], roots, tmp_path, plain_descent=True)
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -194,15 +214,6 @@ def test_a_table_loads_and_names_experiments_that_exist(path):
         assert (CONF / "experiment" / f"{name}.yaml").is_file(), name
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
-def test_a_sweep_names_experiments_that_exist(path):
-    params = yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"]
-    experiments = [word.strip() for word in params["experiment"].split(",")]
-    assert len(set(experiments)) == len(experiments) > 1
-    for name in experiments:
-        assert (CONF / "experiment" / f"{name}.yaml").is_file(), name
-
-
 def test_every_arm_that_was_published_has_its_experiment_and_its_number():
     imagenet = {
         arm.label: arm.published.value for arm in load(ROOT / "experiments/guidance/paper/imagenet.yaml").arms
@@ -219,13 +230,13 @@ def test_every_arm_that_was_published_has_its_experiment_and_its_number():
 def test_arms_differ_from_their_base_in_what_they_are_named_for(roots):
     with hydra_ready():
         base = plan_of(["experiment=demo/guided-untrained"]).config
-        arm = plan_of(["experiment=guidance/digits/until-150"]).config
-        first = plan_of(words_for("guidance/paper/cifar10/first-5", roots)).config
-        whole = plan_of(words_for("guidance/paper/cifar10/guided-untrained", roots)).config
-    assert {key for key in base if base[key] != arm[key]} == {"name", "method"}
+        arm = plan_of(ARMS["digits: guided until step 150"]).config
+        first = plan_of(words_for(ARMS["paper/cifar10_layers: first 5"], roots)).config
+        whole = plan_of(words_for(ARMS["paper/cifar10_layers: all"], roots)).config
+    assert {key for key in base if base[key] != arm[key]} - {"name"} == {"method"}
     changed = {key for key in base["method"] if base["method"][key] != arm["method"][key]}
     assert changed == {"schedule", "schedule_steps"}
-    assert {key for key in whole if whole[key] != first[key]} == {"name", "method"}
+    assert {key for key in whole if whole[key] != first[key]} - {"name"} == {"method"}
     assert (first["method"]["pairing"], first["method"]["k"], first["method"]["positions"]) == (
         "first",
         5,

@@ -219,7 +219,7 @@ def test_weights_that_were_trained_on_what_is_to_select_or_test_are_refused(caps
 
 def test_a_need_is_made_on_the_same_split(tmp_path):
     """The guide of every experiment that trains one follows the run's own split."""
-    for name in ("demo/guided-trained", "demo/distilled", "guidance/beyond/label_noise-distilled"):
+    for name in ("demo/guided-trained", "demo/distilled", "guidance/sequences/parity-guided-trained"):
         plan = plan_of([f"experiment={name}", "data.split_seed=3"])
         (need,) = plan.needs.values()
         assert need.config["data"]["split_seed"] == 3

@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from tutelage.cli.main import main
-from tutelage.config.compose import compose, hydra_ready
+from tutelage.config.compose import compose, hydra_ready, plan_of
 from tutelage.engine.build import build
 from tutelage.reporting.table_file import load
 from tutelage.runs import needs, setting
@@ -37,14 +37,14 @@ def images(tmp_path_factory) -> Path:
     return root
 
 
-def words_for(name: str, images: Path) -> list[str]:
-    if "/digits/" in name:
-        return [f"experiment={name}"]
-    if "/imagenet/" in name:
-        place = {"oracle": "source_root", "oracle-pretraining": "data.root"}.get(name.rpartition("/")[2])
-        return [f"experiment={name}", *([f"{place}={images}"] if place else [])]
-    place = "source_root" if name.endswith("pretraining") and "oracle" not in name else "data.root"
-    return [f"experiment={name}", f"{place}={images}"]
+CHAINS = ("digits", "cifar10", "imagenet")
+TRAINED_SOURCE = ("classifier", "generator", "fine-tuning")
+"""Stages of chains whose source networks are trained here; ImageNet's are published."""
+
+
+def words_for(stage: str, chain: str, images: Path) -> list[str]:
+    place = [] if chain == "digits" else [f"chain.root={images}"]
+    return [f"experiment=transfer/{stage}", f"chain={chain}", *place]
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -52,70 +52,77 @@ def test_a_file_is_called_what_its_runs_are_and_names_what_exists(path):
     text = path.read_text()
     assert text.startswith("# @package _global_\n# ")
     config = yaml.safe_load(text)
-    assert config["name"] == str(path.relative_to(CONF / "experiment").with_suffix(""))
+    assert config["name"] == f"transfer/${{chain.set}}/{path.stem}"
     for entry in config["defaults"]:
         if isinstance(entry, str):
             assert (CONF / f"{entry.removeprefix('/')}.yaml").is_file(), entry
         else:
             ((key, choice),) = entry.items()
             group = key.removeprefix("override /").partition("@")[0]
-            assert (CONF / group / f"{choice}.yaml").is_file(), entry
+            for chain in CHAINS if path.stem not in TRAINED_SOURCE else CHAINS[:2]:
+                assert (CONF / group / f"{choice.replace('${chain}', chain)}.yaml").is_file(), entry
 
 
-def test_every_experiment_plans_and_uses_every_need(images):
+@pytest.mark.parametrize("chain", CHAINS)
+def test_every_stage_plans_and_uses_every_need(chain, images):
     known = functools.cache(lambda words: compose(words))
-    for name in NAMES:
+    for stage in (path.stem for path in FILES):
+        if chain == "imagenet" and stage in TRAINED_SOURCE:
+            continue
         with hydra_ready():
-            plan = needs.plan(known(tuple(words_for(name, images))), lambda words: known(tuple(words)))
+            plan = needs.plan(
+                known(tuple(words_for(stage, chain, images))), lambda words: known(tuple(words))
+            )
         config = plan.config
-        assert plan.name == name
+        assert plan.name == f"transfer/{chain}/{stage}"
         used = {str((config[role] or {}).get("weights")) for role in ROLES}
         used |= {str(config["data"].get("root")), str(config["method"].get("pseudo"))}
-        assert {word.removeprefix("need:") for word in used if word.startswith("need:")} == set(plan.needs), (
-            name
-        )
-        opens_source = name.endswith(("classifier", "generator"))
-        assert config["setting"] == (
-            "source" if opens_source else "oracle" if "oracle" in name else config["setting"]
-        )
-        assert opens_source or "oracle" in name or setting.is_closed(config), name
-        for need in plan.prerequisites():
-            assert "oracle" not in need.name or "oracle" in name
-
-
-def test_arms_differ_in_what_they_are_called_for(images):
-    with hydra_ready():
-        for family in ("digits", "cifar10", "imagenet"):
-            base = compose(words_for(f"transfer/{family}/scratch", images))
-            for arm in (
-                "logits",
-                "soft",
-                "pp",
-                "kd",
-                "p-ssl",
-                "pp-p-ssl",
-                "noise-pp",
-                "noise-pp-p-ssl",
-                "oracle",
-            ):
-                config = compose(words_for(f"transfer/{family}/{arm}", images))
-                for key in ("data", "optimizer", "fit"):
-                    assert config[key] == base[key], (arm, key)
-                assert config["model"]["_target_"] == base["model"]["_target_"]
+        assert {word.removeprefix("need:") for word in used if word.startswith("need:")} == set(plan.needs)
+        opens_source = stage in ("classifier", "generator")
+        expected = "source" if opens_source else "oracle" if "oracle" in stage else config["setting"]
+        assert config["setting"] == expected
+        assert opens_source or "oracle" in stage or setting.is_closed(config), stage
+        assert all("oracle" not in need.name for need in plan.prerequisites())
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
-def test_a_table_names_experiments_that_exist(path):
+def test_every_arm_of_a_table_plans_and_arms_share_the_recipe_of_the_target(path, images):
     table = load(path)
     assert len(table.seeds) >= 3
-    for arm in table.arms:
-        assert arm.command[0].removeprefix("experiment=") in NAMES
+    root = [] if table.name == "transfer/digits" else [f"chain.root={images}"]
+    known: dict = {}
+    with hydra_ready():
+        plans = {arm.label: plan_of([*arm.command, *root], known) for arm in table.arms}
+    assert len({plan.identity for plan in plans.values()}) == len(plans)
+    base = next(iter(plans.values())).config
+    for label, plan in plans.items():
+        for key in ("data", "optimizer", "fit"):
+            assert plan.config[key] == base[key], (label, key)
+        assert ("oracle" in label) == (plan.config["setting"] == "oracle")
+
+
+def test_a_word_for_the_chain_reaches_every_run_that_is_needed(images):
+    words = words_for("pp-p-ssl", "cifar10", images)
+    with hydra_ready():
+        plan = plan_of([*words, "chain.count=7", "chain.generator_steps=11", "data.per_class=3", "seed=5"])
+        closed = plan_of([*words, "chain.images=noise"])
+    needed = {need.name.rpartition("/")[2]: need.config for need in plan.prerequisites()}
+    assert needed["shards"]["method"]["count"] == 7 and needed["generator"]["fit"]["max_steps"] == 11
+    assert needed["shards-pcs"]["data"]["per_class"] == 3
+    assert needed["pp-pretraining"]["seed"] == 5 and needed["shards"]["seed"] == 0
+    assert all(config["data"]["root"] in (str(images), "need:shards") for config in needed.values())
+    assert {need.name.rpartition("/")[2] for need in closed.prerequisites()} == {
+        "classifier",
+        "noise",
+        "noise-pcs",
+        "pp-pretraining",
+    }
 
 
 def test_a_target_stage_takes_a_step(images, tmp_path):
     with hydra_ready():
         config = compose(
-            [*words_for("transfer/cifar10/scratch", images), "data.validation=10", f"runs_dir={tmp_path}"]
+            [*words_for("scratch", "cifar10", images), "data.validation=10", f"runs_dir={tmp_path}"]
         )
     built = build(config)
     built.method.max_steps = 2
@@ -127,7 +134,7 @@ def test_a_target_stage_takes_a_step(images, tmp_path):
 
 @pytest.mark.slow
 def test_one_command_runs_the_whole_chain_and_again_nothing(tmp_path, monkeypatch, capsys):
-    words = ["train", "sweep=transfer_digits", f"runs_dir={tmp_path}", "seed=0", "hydra.launcher.processes=1"]
+    words = ["train", "sweep=transfer/digits", f"runs_dir={tmp_path}", "seed=0", "hydra.launcher.processes=1"]
     assert main(words) == 0
     store = Store(tmp_path)
     assert (

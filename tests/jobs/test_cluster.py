@@ -90,8 +90,8 @@ def table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ", ".join(QUICK)
     (tmp_path / "table.yaml").write_text(
-        f"title: t\nmetric: accuracy\nseeds: [0, 1]\narms:\n  - {{label: good, command: [{words}]}}\n"
-        f"  - {{label: bad, command: [{words}, model.activation=rulu]}}\n"
+        f"title: t\nmetric: accuracy\nseeds: [0, 1]\nbase: [{words}]\n"
+        "arms: {good: [], bad: [model.activation=rulu]}\n"
     )
     return "table.yaml"
 

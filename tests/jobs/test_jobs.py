@@ -121,8 +121,8 @@ def test_a_single_run_is_tried_again(flaky, capsys):
 def test_reproduce_keeps_going_retries_and_stops_too(flaky, capsys, tmp_path, processes):
     words = ", ".join(f'"{word}"' for word in flaky)
     (tmp_path / "table.yaml").write_text(
-        f"title: t\nmetric: accuracy\nseeds: [0]\narms:\n"
-        f"  - {{label: bad, command: [{words}, model.bad=1]}}\n  - {{label: good, command: [{words}, model.bad=0]}}\n"
+        f"title: t\nmetric: accuracy\nseeds: [0]\nbase: [{words}]\n"
+        "arms: {bad: [model.bad=1], good: [model.bad=0]}\n"
     )
     command = ["reproduce", "table.yaml", f"processes={processes}"]
     assert main([*command, "model.times=2"]) == 1

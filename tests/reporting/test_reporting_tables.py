@@ -16,17 +16,14 @@ metric: accuracy
 percent: true
 seeds: 3
 grid: {optimizer.lr: [1.0e-2, 1.0e-3]}
+base: [experiment=base]
 arms:
-  - label: base
-    command: [experiment=base]
-    published: {value: 60.58, error: null, source: Table 4}
-  - label: guided
-    command: [experiment=guided]
-    published: {value: 70.15, source: Table 4}
-  - label: fixed
-    command: [experiment=fixed]
-    grid: {}
-compare: [[guided, base], [fixed, base]]
+  base: []
+  guided: [experiment=guided]
+  fixed: {words: [experiment=fixed], grid: {}}
+compare: base
+published:
+  Table 4: {base: 60.58, guided: 70.15}
 notes: reduced networks
 """
 
@@ -194,28 +191,28 @@ def test_experiments_of_two_keys_and_odd_values(path):
         ("seeds: 3", "seeds: 0", "'seeds' must be"),
         ("seeds: 3", "seeds: [1, 1]", "different seeds"),
         ("seeds: 3", "seeds: true", "'seeds' must be"),
-        ("seeds: 3", "seeds: 3\nsetting: papre", "paper or reduced"),
+        ("seeds: 3", "seeds: 3\nsetting: papre", "reduced or paper"),
         ("seeds: 3", "seeds: 3\nsplit: train", "test or validation"),
-        ("label: fixed", "label: base", "labels that differ"),
-        ("label: fixed", "lable: fixed", "did you mean 'label'"),
-        ("command: [experiment=base]", "command: [experiment=base, seed=0]", "no seed"),
-        (
-            "command: [experiment=guided]",
-            "command: [experiment=base]",
-            "'base' and 'guided' are the same runs",
-        ),
-        ("[guided, base]", "[guidde, base]", "did you mean 'guided'"),
-        ("[guided, base]", "[guided]", "pairs"),
-        ("command: [experiment=base]", "command: experiment=base", "list of overrides"),
-        ("value: 60.58", "value: sixty", "a number"),
-        ("{value: 70.15, source: Table 4}", "{value: 70.15}", "lacks source"),
+        ("  fixed: {", "  base: {", "stand once"),
+        ("fixed: {words:", "fixed: {wrods:", "did you mean 'words'"),
+        ("base: [experiment=base]", "base: [experiment=base, seed=0]", "no seed"),
+        ("  base: []", "  base: [seed=0]", "no seed"),
+        ("[experiment=guided]", "[experiment=base]", "'base' and 'guided' are the same runs"),
+        ("compare: base", "compare: bsae", "did you mean 'base'"),
+        ("compare: base", "compare: [[guidde, base]]", "did you mean 'guided'"),
+        ("compare: base", "compare: [[guided]]", "pairs"),
+        ("compare: base", "compare: [[base, base]]", "that differ"),
+        ("base: [experiment=base]", "base: experiment=base", "list of words"),
+        ("guided: [experiment=guided]", "guided: experiment=guided", "list of words"),
+        ("base: 60.58", "base: sixty", "a number"),
+        ("guided: 70.15}", "guidde: 70.15}", "did you mean 'guided'"),
+        ("{base: 60.58, guided: 70.15}", "60.58", "a mapping from an arm"),
         ("[1.0e-2, 1.0e-3]", "1.0e-2", "list of values"),
         ("title: Guided learning", "- a list", "damaged"),
-        ("compare: [[guided, base], [fixed, base]]", "compare: 5", "pairs"),
-        ("[guided, base]", "[base, base]", "two arms"),
         ("[1.0e-2, 1.0e-3]", "[2024-01-01, 2024-01-02]", "a date in quotes"),
-        ("seeds: 3", 'seeds: 3\npercent: "no"', "true or false"),
-        ("error: null", "error: -1", "from 0 on"),
+        ("percent: true", 'percent: "no"', "true or false"),
+        ("seeds: 3", "seeds: 3\nprocesses: 0", "at least 1"),
+        ("base: 60.58", "base: [60.58, -1]", "from 0 on"),
     ],
 )
 def test_mistakes_in_a_table_are_named(path, old, new, message):
@@ -231,6 +228,39 @@ def test_a_metric_that_no_run_has_is_named_as_soon_as_there_is_a_run(path, find,
     for ask in (unfinished, build):
         with pytest.raises(UserError, match=r"no run has the metric 'acuracy'; did you mean 'accuracy'"):
             ask(table, find)
+
+
+def test_arms_are_base_words_and_their_own(path):
+    text = FILE.replace("[experiment=base]", "[experiment=base, model=fcn, a=1]", 1).replace(
+        "[experiment=guided]", "[a=2, experiment=guided, b=3]"
+    )
+    base, guided, fixed = load(path(text)).arms
+    assert base.command == ("experiment=base", "model=fcn", "a=1")
+    assert guided.command == ("experiment=guided", "model=fcn", "a=2", "b=3")
+    assert fixed.command == ("experiment=fixed", "model=fcn", "a=1")
+
+
+@pytest.mark.parametrize(
+    ("compare", "pairs"),
+    [
+        ("base", [("guided", "base"), ("fixed", "base")]),
+        ("[base, [fixed, guided]]", [("guided", "base"), ("fixed", "base"), ("fixed", "guided")]),
+        (
+            "[[[base, fixed], guided], [fixed, base]]",
+            [("base", "guided"), ("fixed", "guided"), ("fixed", "base")],
+        ),
+        ("[]", []),
+    ],
+)
+def test_what_is_compared(path, compare, pairs):
+    assert list(load(path(FILE.replace("compare: base", f"compare: {compare}"))).compare) == pairs
+
+
+def test_published_numbers_name_their_source_once(path):
+    text = FILE.replace("  Table 4: {base: 60.58", "  Table 5: {fixed: [1, 0.5]}\n  Table 4: {base: 60.58")
+    base, guided, fixed = (arm.published for arm in load(path(text)).arms)
+    assert (base.value, base.error, base.source) == (60.58, None, "Table 4")
+    assert (fixed.value, fixed.error, fixed.source) == (1.0, 0.5, "Table 5") and guided.value == 70.15
 
 
 def test_missing_table(path):

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from tutelage.cli.report import report_table
 from tutelage.errors import UserError, choices
 from tutelage.reporting.table_paths import TABLES, table_path, tables
-
-if TYPE_CHECKING:
-    from tutelage.jobs.outcomes import Jobs
 
 log = logging.getLogger("tutelage")
 HELP = """usage: tutelage reproduce <table> [--dry] [processes=N | hydra/launcher=...] [key=value ...]
@@ -37,12 +33,13 @@ def main(arguments: Sequence[str]) -> int:
             f"there is no table '{words[0]}': tables are files {TABLES}/<paper>/<table>.yaml of the folder in which the command is given; "
             f"{choices(words[0], tables())}"
         )
-    launch, extra = _launcher(words[1:])
     from tutelage.config.compose import compose, hydra_ready, plan_of
     from tutelage.jobs.outcomes import Jobs
+    from tutelage.jobs.sweep import launcher_of
     from tutelage.reporting.table_file import load
     from tutelage.reporting.tables import finder, unfinished
 
+    launch, extra = launcher_of(words[1:], 1)
     table = load(path)
     with hydra_ready():
         jobs: Jobs | None = None
@@ -58,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
                 print("\n".join(shlex.join(["tutelage", "train", *command]) for command in commands))
                 return 0
             jobs = jobs or Jobs.new(compose([w for w in extra if w.startswith("runs_dir=")])["runs_dir"])
-            launch(jobs, commands)
+            launch(jobs, commands, {})
             jobs.finish_busy()  # choices of the next round need the values
             if jobs.stopped:
                 break
@@ -68,30 +65,3 @@ def main(arguments: Sequence[str]) -> int:
     code = jobs.close() if jobs else 0
     report_table(path, extra)
     return code
-
-
-def _launcher(words: Sequence[str]) -> tuple[Callable[[Jobs, list[list[str]]], None], list[str]]:
-    """Return how to run the jobs of commands, and the words that do not say so."""
-    counts = [word.partition("=")[2] for word in words if word.startswith("processes=")]
-    chosen = [word for word in words if word.startswith(("hydra/launcher=", "hydra.launcher."))]
-    extra = [word for word in words if word not in chosen and not word.startswith("processes=")]
-    if counts and chosen:
-        raise UserError(f"processes={counts[-1]} and {chosen[0]} are two launchers: give one of them")
-    if counts and not (counts[-1].isdigit() and int(counts[-1]) >= 1):
-        raise UserError(f"processes must be a whole number of at least 1, got {counts[-1]!r}")
-    processes = int(counts[-1]) if counts else 1
-    if chosen:
-        from tutelage.config.compose import launcher
-
-        options = launcher(chosen)
-        if "tutelage_slurm" in options.pop("_target_"):
-            return lambda jobs, commands: _submit(jobs, commands, options), extra
-        processes = options.get("processes", 1)
-    return lambda jobs, commands: jobs.run_all(commands, processes), extra
-
-
-def _submit(jobs: Jobs, commands: Sequence[Sequence[str]], options: dict[str, object]) -> None:
-    from tutelage.jobs.cluster import submit
-    from tutelage.jobs.outcomes import plan_or_none
-
-    submit(jobs, [(words, plan_or_none(words), False) for words in commands], options)

@@ -21,7 +21,7 @@ folder: killed, it goes on; complete, every shard is checked, and what is missin
   method.labelling=uniform                  classes in turn (PP) | soft | sampled | argmax: a source classifier reads target images
   model@source=<model> source.weights=<run> data=<target data>     for soft, sampled and argmax
   method.count=10000 seed=0 hardware=gpu
-  experiment=transfer/digits/shards         a prepared one
+  experiment=transfer/shards chain=digits   a prepared one
 
 Its readers: `data=pseudo data.root=<folder>` (PP) and `method=pseudo_ssl/uda method.pseudo=<folder>` (P-SSL), or need:<name>.
 """

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import UserError
 from tutelage.jobs.outcomes import Outcome, headline
+
+if TYPE_CHECKING:
+    from tutelage.reporting.tables import Table
+    from tutelage.runs.needs import Plan
 
 log = logging.getLogger("tutelage")
 HELP = """usage: tutelage train [-m] [group=choice ...] [key=value ...]
@@ -55,18 +59,74 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def multirun(overrides: Sequence[str]) -> int:
-    """Run a sweep; afterwards list the failures and show the sweep's report."""
-    from tutelage.jobs.sweep import run_sweep
+    """Run a sweep; afterwards list the failures and show its table."""
+    from tutelage.config.compose import readable
+    from tutelage.config.sweeps import needs_hydra
 
-    jobs, runs_dir = run_sweep(overrides)
+    overrides = readable(overrides)
+    if not needs_hydra(overrides):
+        return _commands(overrides)
+    from tutelage.jobs.sweep import run_search
+
+    jobs, runs_dir = run_search(overrides)
     done = [note.key for note in jobs.notes() if note.outcome is Outcome.DONE]
     code = jobs.close()
-    searched = (jobs.folder / "trials.csv").exists()  # a search has its own table
-    if done and not searched and any(word.startswith("sweep=") for word in overrides):
+    if done and not (jobs.folder / "trials.csv").exists():  # a search has its own table
         from tutelage.cli.report import report_runs
 
         report_runs(os.path.commonpath([key.rpartition("/")[0] for key in done]), [f"runs_dir={runs_dir}"])
     return code
+
+
+def _commands(overrides: Sequence[str]) -> int:
+    """Run the commands that the words, or a table and the words, make; show the table of their runs."""
+    from tutelage.cli.sweep_words import arms_of, table_of
+    from tutelage.config.compose import compose
+    from tutelage.jobs.sweep import launcher_of, run_commands
+
+    table, words = table_of(overrides)
+    launch, words = launcher_of(words, table.processes if table else 1)
+    arms = arms_of(table, words)
+    commands = [list(command) for commands in arms.values() for command in commands]
+    if not commands:
+        raise UserError(f"the sweep has no job: one of {' '.join(words)} has no value")
+    runs_dir = compose([word for word in words if word.startswith("runs_dir=")])["runs_dir"]
+    jobs, plans = run_commands(commands, launch, runs_dir)
+    code = jobs.close()
+    of_command = {tuple(c): plan for c, plan in zip(commands, plans, strict=True) if plan is not None}
+    _show_table(
+        table,
+        {label: [of_command[c] for c in arm if c in of_command] for label, arm in arms.items()},
+        runs_dir,
+    )
+    return code
+
+
+def _show_table(table: Table | None, arms: Mapping[str, Sequence[Plan]], runs_dir: str) -> None:
+    from tutelage.reporting.collect import row_of
+    from tutelage.reporting.console import console
+    from tutelage.reporting.render import terminal
+    from tutelage.reporting.runs_report import FILES, sweep_report, write
+    from tutelage.runs.run import State
+    from tutelage.runs.store import Store
+
+    store = Store(runs_dir)
+    rows = {
+        label: [row_of(store.run(plan.name, plan.identity), store) for plan in plans]
+        for label, plans in arms.items()
+    }
+    if not any(row.state is State.COMPLETE for found in rows.values() for row in found):
+        return
+    report = sweep_report(
+        table.title if table else "this sweep",
+        {label: found for label, found in rows.items() if found},
+        sorted({row.seed for found in rows.values() for row in found}),
+    )
+    console().print(terminal(report))
+    if table:
+        write(report, store, store.root / table.name, FILES)
+        written = [name for name in FILES.values() if (store.root / table.name / name).is_file()]
+        print(f"written: {store.root / table.name}/{', '.join(written)}")
 
 
 def show(result: dict[str, Any], key: str, runs_dir: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sys
@@ -40,6 +41,9 @@ _OF_EVERY_NETWORK = re.compile(
 )
 HYDRAS = {"hydra/launcher": ("basic", "local", "slurm"), "hydra/sweeper": ("basic", "optuna")}
 """What the groups of Hydra's own offer that a command may choose from."""
+AIDS = ("chain",)
+"""Groups whose values others are composed of, and which are no part of a resolved configuration."""
+_QUOTED = str.maketrans({"'": r"\'"})
 
 
 def search_path() -> list[str]:
@@ -52,6 +56,7 @@ def prepare() -> None:
     """Register the resolvers. Harmless when repeated."""
     OmegaConf.register_new_resolver("fingerprint", _fingerprint, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("pseudo_fingerprint", _pseudo_fingerprint, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("word", _word, replace=True)
 
 
 def _fingerprint(path: Any, kind: str | None = None) -> str | None:
@@ -72,6 +77,13 @@ def _of_root(function: Callable[[Any], str], path: Any) -> str:
         return function(path)
     except UserError as error:
         raise UserError(in_keys(str(error), "data", {"root"})) from None
+
+
+def _word(key: str, under: str | None = None, *, _root_: DictConfig) -> str:
+    """Return a setting as a word of a needed run's command, quoted as it must be: `${word:chain.root}`; under: the key it has there."""
+    value = OmegaConf.select(_root_, key, throw_on_missing=True)
+    text = f"'{value.translate(_QUOTED)}'" if isinstance(value, str) else json.dumps(value)
+    return f"{under or key}={text}"
 
 
 @contextlib.contextmanager
@@ -123,6 +135,10 @@ def resolve(node: DictConfig, overrides: Sequence[str] = (), primary: str = PRIM
         )
     except OmegaConfBaseException as error:
         raise explain(error, overrides, primary) from error
+    for aid in AIDS:
+        config.pop(aid, None)
+    if isinstance(config.get("needs"), dict):
+        config["needs"] = {role: words for role, words in config["needs"].items() if words is not None}
     if primary == PRIMARY:
         check(config)
         stamp(config)
@@ -220,12 +236,22 @@ def names_of(overrides: Sequence[str], known: dict[tuple[str, ...], set[str]]) -
         with hydra_ready():
             try:
                 node = hydra_compose(PRIMARY, overrides=[*search_path(), *words])
-                needed: Any = OmegaConf.to_container(node.get("needs") or OmegaConf.create(), resolve=False)
+                needed = [_there(node.needs, role) for role in node.get("needs") or ()]
                 found = {str(node.name)}
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 raise explain(error, words) from error
-        known[words] = found.union(*(names_of(command, known) for command in needed.values()))
+        known[words] = found.union(*(names_of(command, known) for command in needed if command))
     return known[words]
+
+
+def _there(needs: DictConfig, role: Any) -> list[str]:
+    """Return the words of a need, without those that point at a value which is not given (where the data lie)."""
+    words = needs[role]
+    found = []
+    for place in range(len(words) if words is not None else 0):
+        with contextlib.suppress(OmegaConfBaseException):
+            found.append(str(words[place]))
+    return found
 
 
 def setting_value(word: str) -> Any:
@@ -285,7 +311,7 @@ def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) 
         return UserError(f"{text.splitlines()[0]}\nSeveral values make a sweep: add -m")
     if "Missing mandatory value" in text:
         key = getattr(error, "full_key", None) or text.rpartition(" ")[2]
-        if key.startswith("needs."):  # the words of a needed run point at this command's settings
+        if key.startswith(("needs.", "chain.")):  # the words of a needed run point at this command's settings
             key = str(error).splitlines()[0].rpartition(" ")[2]
         return UserError(f"the setting '{key}' has no value: give {key}=<value>{_about(key, overrides)}")
     return UserError(" ".join(text.split()))

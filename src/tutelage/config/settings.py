@@ -92,7 +92,6 @@ class Configuration:
     source: dict[str, Any] | None
     method: dict[str, Any]
     setting: Literal["source", "source_free", "oracle"] | None
-    source_root: str | None
     needs: dict[str, Any]
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +23,7 @@ from tutelage.runs.needs import Plan
 from tutelage.runs.records import read_json, write_json
 from tutelage.runs.run import RunBusy
 from tutelage.runs.store import Store
+from tutelage.runs.words import distinguishing
 
 log = logging.getLogger("tutelage")
 
@@ -119,21 +120,37 @@ class Jobs:
         return float("nan")
 
     def run_all(
-        self, commands: Sequence[Sequence[str]], processes: int | None, *, wait: bool = False
+        self,
+        commands: Sequence[Sequence[str]],
+        processes: int | None,
+        *,
+        plans: Mapping[tuple[str, ...], Plan] | None = None,
+        wait: bool = False,
     ) -> None:
-        """Do the jobs of these commands: one after the other here, or each in a process of its own."""
+        """Do the jobs of these commands: one after the other here, or each in a process of its own.
+
+        plans: of commands that are planned already.
+        """
         from tutelage.config.compose import plan_of
 
+        known = plans or {}
+
         def job(words: Sequence[str]) -> float:
-            return self.do(lambda: plan_of(words), words=words, processes=processes, wait=wait)
+            return self.do(
+                lambda: known.get(tuple(words)) or plan_of(words), words=words, processes=processes, wait=wait
+            )
 
         if processes == 1:
             for words in commands:
                 job(words)
-            return
-        self.fork(
-            [(words, plan_or_none(words), functools.partial(job, words)) for words in commands], processes
-        )
+        elif commands:
+            self.fork(
+                [
+                    (words, known.get(tuple(words)) or plan_or_none(words), functools.partial(job, words))
+                    for words in commands
+                ],
+                processes,
+            )
 
     def fork(
         self, jobs: Sequence[tuple[Sequence[str], Plan | None, Callable[[], float]]], processes: int | None
@@ -158,10 +175,7 @@ class Jobs:
         return run_forked(
             [job for _, _, job in jobs],
             processes=processes,
-            names=[
-                " ".join(words) or "the job"
-                for words in distinguishing_overrides([words for words, _, _ in jobs])
-            ],
+            names=[" ".join(words) or "the job" for words in distinguishing([words for words, _, _ in jobs])],
             retries=[plan.config["retry"] if plan else 0 for plan in plans],
             died=died,
             outputs=self.folder,
@@ -222,7 +236,7 @@ class Jobs:
         words = dict(
             zip(
                 (note.key for note in notes),
-                distinguishing_overrides([note.words for note in notes]),
+                distinguishing([note.words for note in notes]),
                 strict=True,
             )
         )
@@ -255,12 +269,6 @@ def headline(result: dict[str, Any]) -> str:
     best, monitor, steps = result["best"], result["selection"]["monitor"], result["cost"]["steps"]
     values = ", ".join(f"{best[split][monitor]:.4f} on {split}" for split in ("validation", "test"))
     return f"best at step {best['step']} of {steps}, {monitor} {values}"
-
-
-def distinguishing_overrides(commands: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return, for each job, its words that not all jobs have."""
-    common = set.intersection(*map(set, commands)) if len(commands) > 1 else set()
-    return [[word for word in words if word not in common] for words in commands]
 
 
 def stored_plan(node: Any) -> tuple[Plan | None, bool]:

@@ -1,19 +1,29 @@
-"""The jobs of a sweep, one configuration each, through Hydra's sweeper and launcher."""
+"""The jobs of a sweep: a list of commands through a launcher, or a search through Hydra's sweeper."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import UserError
 from tutelage.jobs.outcomes import Jobs
+from tutelage.runs.needs import Plan
+from tutelage.runs.store import Store
 
 if TYPE_CHECKING:
     from tutelage.config.compose import SweepJob
 
+log = logging.getLogger("tutelage")
+ROLES = ("guide", "teacher", "source")
 
-def run_sweep(overrides: Sequence[str]) -> tuple[Jobs, str]:
-    """Run a sweep; return its jobs, none of which is busy any more, and the runs folder."""
+Launch = Callable[[Jobs, Sequence[Sequence[str]], Mapping[tuple[str, ...], Plan]], None]
+"""Does the jobs of commands; those whose plan is known already come with it."""
+
+
+def run_search(overrides: Sequence[str]) -> tuple[Jobs, str]:
+    """Run the jobs that Hydra's sweeper proposes; return them, none of which is busy any more, and the runs folder."""
     from tutelage.config import compose
 
     overrides = compose.readable(overrides)
@@ -44,3 +54,103 @@ def job(node: Any, swept: SweepJob, jobs: Jobs) -> float:
         processes=swept.processes,
         wait=swept.searched,  # who searches needs the value now; a grid may look at the run again when the others are done
     )
+
+
+def run_commands(
+    commands: Sequence[Sequence[str]], launch: Launch, runs_dir: str
+) -> tuple[Jobs, list[Plan | None]]:
+    """Run the commands of a sweep; return their jobs, none of which is busy any more, and the plan of each (None: it has none).
+
+    Raises:
+        UserError: no command can be planned, for one and the same reason.
+    """
+    from tutelage.config.compose import hydra_ready
+
+    with hydra_ready():
+        plans, mistakes = plans_of(commands)
+        if len(set(mistakes)) == 1 and len(mistakes) == len(commands):
+            raise UserError(mistakes[0])
+        jobs = Jobs.new(runs_dir)
+        known = {tuple(words): plan for words, plan in zip(commands, plans, strict=True) if plan is not None}
+        launch(jobs, commands, known)
+        jobs.finish_busy()
+    return jobs, plans
+
+
+def plans_of(commands: Sequence[Sequence[str]]) -> tuple[list[Plan | None], list[str]]:
+    """Return the plan of each command, None where it has none, and the mistakes that these have."""
+    from tutelage.config.compose import plan_of
+
+    plans: list[Plan | None] = []
+    mistakes: list[str] = []
+    needed: dict[tuple[str, ...], dict[str, Any]] = {}
+    for words in commands:
+        try:
+            plans.append(plan_of(words, needed))
+        except UserError as error:
+            plans.append(None)
+            mistakes.append(str(error))
+    return plans, mistakes
+
+
+def launcher_of(words: Sequence[str], processes: int | None) -> tuple[Launch, list[str]]:
+    """Return how to do the jobs of commands, and the words that do not say so.
+
+    processes: how many at a time where the words do not say; None: one per device or core.
+    """
+    counts = [word.partition("=")[2] for word in words if word.startswith("processes=")]
+    chosen = [word for word in words if word.startswith(("hydra/launcher=", "hydra.launcher."))]
+    rest = [word for word in words if word not in chosen and not word.startswith("processes=")]
+    if others := [word for word in rest if word.startswith(("hydra.", "hydra/"))]:
+        raise UserError(
+            f"{others[0]}: of Hydra's own a sweep takes hydra/launcher and hydra.launcher.<setting>"
+        )
+    if counts and any(not word.startswith("hydra.launcher.") for word in chosen):
+        raise UserError(f"processes={counts[-1]} and {chosen[0]} are two launchers: give one of them")
+    if counts and not (counts[-1].isdigit() and int(counts[-1]) >= 1):
+        raise UserError(f"processes must be a whole number of at least 1, got {counts[-1]!r}")
+    if counts:
+        processes = int(counts[-1])
+    if chosen:
+        from tutelage.config.compose import launcher
+
+        if not any(word.startswith("hydra/launcher=") for word in chosen):
+            chosen = ["hydra/launcher=local", *chosen]
+        options = launcher(chosen)
+        if "tutelage_slurm" in options.pop("_target_"):
+            return functools.partial(_submit, options=options), rest
+        processes = options.get("processes", 1)
+    return functools.partial(_run, processes=processes), rest
+
+
+def _run(
+    jobs: Jobs,
+    commands: Sequence[Sequence[str]],
+    plans: Mapping[tuple[str, ...], Plan],
+    *,
+    processes: int | None,
+) -> None:
+    # A stored result costs no process and no import of torch.
+    stored = [words for words in commands if _is_stored(plans.get(tuple(words)))]
+    jobs.run_all(stored, 1, plans=plans)
+    jobs.run_all([words for words in commands if words not in stored], processes, plans=plans)
+
+
+def _is_stored(plan: Plan | None) -> bool:
+    if plan is None or plan.config["rerun"]:
+        return False
+    return Store(plan.config["runs_dir"]).run(plan.name, plan.identity).is_complete
+
+
+def _submit(
+    jobs: Jobs,
+    commands: Sequence[Sequence[str]],
+    plans: Mapping[tuple[str, ...], Plan],
+    *,
+    options: dict[str, Any],
+) -> None:
+    from tutelage.jobs.cluster import submit
+    from tutelage.jobs.outcomes import plan_or_none
+
+    wanted = [(words, plans.get(tuple(words)) or plan_or_none(words)) for words in commands]
+    submit(jobs, [(list(words), plan, _is_stored(plan)) for words, plan in wanted], options)

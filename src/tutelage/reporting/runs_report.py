@@ -46,11 +46,22 @@ def free_report(store: Store, under: str = "") -> Report:
     )
 
 
+def sweep_report(title: str, arms: Mapping[str, Sequence[Row]], seeds: Sequence[int]) -> Report:
+    """Report the runs of a sweep by the labels of its arms, each on the metric it was selected by, on the test split."""
+    groups = [Group(label, tuple(sorted(rows, key=lambda row: row.seed))) for label, rows in arms.items()]
+    lines = tuple(_line(arm, seeds, _usual_monitor(groups)) for arm in groups)
+    return Report(
+        title=title, lines=lines, comparisons=tuple(_against_baseline(lines)), notes=tuple(notes_on(lines))
+    )
+
+
+FILES = {"page": "table.md", "table": "table.csv", "cells": "cells.csv", "figure": "curves.png"}
+
+
 def write_report(store: Store, under: str = "", *, html: bool = False) -> Report:
     """Write `table.md`, `table.csv`, `cells.csv` and `curves.png` beside the runs and return the report."""
     report = free_report(store, under)
-    names = {"page": "table.md", "table": "table.csv", "cells": "cells.csv", "figure": "curves.png"}
-    write(report, store, store.root / under.strip("/"), names | ({"html": "report.html"} if html else {}))
+    write(report, store, store.root / under.strip("/"), FILES | ({"html": "report.html"} if html else {}))
     return report
 
 
@@ -146,7 +157,7 @@ def _line(arm: Group, seeds: Sequence[int], usual: str) -> Line:
 def _against_baseline(lines: Sequence[Line]) -> list[Comparison]:
     if not lines:
         return []
-    named = [line for line in lines if line.label.split(" (")[0] in BASELINES]
+    named = [line for line in lines if line.label.split(" (")[0].rpartition("=")[2] in BASELINES]
     base = (named or list(lines))[0]
     others = [line for line in lines if line is not base and line.metric == base.metric]
     return correct(

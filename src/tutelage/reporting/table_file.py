@@ -1,4 +1,4 @@
-"""Table files, `experiments/<paper>/<table>.yaml`: the arms, the seeds and the published numbers.
+"""Table files, `experiments/<paper>/<table>.yaml`: base words, the arms as further words, the seeds and the published numbers.
 
 title: Guided learning on digits
 metric: accuracy            # the task's name for it
@@ -6,14 +6,17 @@ split: test                 # default
 percent: true               # values are shown times 100, as published
 setting: reduced            # paper: only then can a size be reproduced; default reduced
 seeds: 6                    # or a list
-grid: {optimizer.lr: [1.0e-3, 3.0e-4]}   # every arm chooses from it, on validation; an arm may have its
-    own
+processes: 1                # runs at a time of `train -m sweep=<table>`; default: one per GPU, or per core
+grid: {optimizer.lr: [1.0e-3, 3.0e-4]}   # every arm chooses from it, on validation; an arm may have its own
 tuning_seeds: [0, 1]        # default: all seeds
+base: [experiment=demo/plain]   # the words that all arms share; an arm's word takes the place of a base word of the same key
 arms:
-  - label: base
-    command: [experiment=demo/plain]
-    published: {value: 60.58, error: null, source: Table 4}
-compare: [[guided, base]]
+  base: []
+  guided: [method=guidance, model@guide=residual_convnet]
+  guided, tuned apart: {words: [experiment=demo/guided-trained], grid: {optimizer.lr: [1.0e-2]}}
+compare: base               # every other arm against this one; or a list of such labels and of pairs [arm (or list of arms), baseline]
+published:
+  arXiv 2410.20035, Table 4: {base: 60.58, guided: [70.15, 0.31]}   # by source; [value, error]
 notes: free text
 """
 
@@ -25,16 +28,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tutelage.errors import UserError, choices
+from tutelage.reporting.table_paths import name_of
 from tutelage.reporting.tables import Arm, Table
 from tutelage.reporting.verdict import Published
 from tutelage.runs.needs import check_words
 from tutelage.runs.records import read_yaml
+from tutelage.runs.words import joined, key_of
 
 _KEYS = {
-    "title", "metric", "mode", "split", "percent", "setting", "seeds", "tuning_seeds", "grid", "arms", "compare", "notes",
+    "title", "metric", "mode", "split", "percent", "setting", "seeds", "tuning_seeds", "processes", "grid", "base", "arms", "compare",
+    "published", "notes",
 }  # fmt: skip
-_ARM_KEYS = {"label", "command", "grid", "published"}
+_ARM_KEYS = {"words", "grid"}
 
 
 def load(path: Path) -> Table:
@@ -48,71 +56,87 @@ def load(path: Path) -> Table:
             f"there is no table {path}; {choices(path.stem, [p.stem for p in path.parent.glob('*.yaml')])}"
         )
     data = read_yaml(path)
+    _refuse_repeated_keys(path)
     _check_keys(data, _KEYS, {"title", "metric", "seeds", "arms"}, str(path))
-    _check(
-        data.get("setting", "reduced") in ("paper", "reduced"),
-        path,
-        "setting",
-        "paper or reduced",
-        data.get("setting"),
-    )
-    _check(data.get("mode") in (None, "max", "min"), path, "mode", "max or min", data.get("mode"))
-    _check(
-        data.get("split", "test") in ("test", "validation"),
-        path,
-        "split",
-        "test or validation",
-        data.get("split"),
-    )
-    _check(
-        isinstance(data.get("percent", False), bool), path, "percent", "true or false", data.get("percent")
-    )
-    _check(isinstance(data["arms"], list) and data["arms"], path, "arms", "a list of arms", data["arms"])
+
+    def one_of(key: str, known: tuple[Any, ...]) -> None:
+        value = data.get(key, known[0])
+        _check(value in known, path, key, " or ".join(str(k) for k in known if k is not None), value)
+
+    one_of("setting", ("reduced", "paper"))
+    one_of("mode", (None, "max", "min"))
+    one_of("split", ("test", "validation"))
+    percent, processes = data.get("percent", False), data.get("processes")
+    _check(isinstance(percent, bool), path, "percent", "true or false", percent)
+    whole = isinstance(processes, int) and not isinstance(processes, bool) and processes > 0
+    _check(processes is None or whole, path, "processes", "a whole number of at least 1", processes)
     seeds = _seeds(data["seeds"], path, "seeds")
-    arms = tuple(_arm(entry, data.get("grid"), path) for entry in data["arms"])
-    labels = [arm.label for arm in arms]
-    _check(len(set(labels)) == len(labels), path, "arms", "labels that differ", labels)
-    for second, arm in enumerate(arms):
-        for earlier in arms[:second]:
-            if (arm.command, arm.points) == (earlier.command, earlier.points):
-                raise UserError(f"{path}: the arms '{earlier.label}' and '{arm.label}' are the same runs")
-    pairs = data.get("compare") or []
-    _check(
-        isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 and p[0] != p[1] for p in pairs),
-        path,
-        "compare",
-        "pairs [arm, baseline] of two arms",
-        pairs,
-    )
-    for label in itertools.chain(*pairs):
-        if label not in labels:
-            raise UserError(
-                f"{path}: 'compare' names the arm '{label}', which does not exist; {choices(label, labels)}"
-            )
+    name = name_of(path)
+    arms = _arms(data, path, name)
     return Table(
         title=str(data["title"]),
         metric=str(data["metric"]),
         arms=arms,
         seeds=seeds,
         tuning_seeds=_seeds(data["tuning_seeds"], path, "tuning_seeds") if "tuning_seeds" in data else seeds,
+        name=name,
         split=data.get("split", "test"),
         mode=data.get("mode"),
-        percent=bool(data.get("percent", False)),
+        percent=percent,
         paper_setting=data.get("setting") == "paper",
-        compare=tuple((first, second) for first, second in pairs),
+        compare=_pairs(data.get("compare"), [arm.label for arm in arms], path),
+        processes=processes,
         notes=str(data.get("notes") or "").strip(),
     )
 
 
-def _arm(entry: Any, grid: Any, path: Path) -> Arm:
-    _check(isinstance(entry, Mapping), path, "arms", "mappings with label and command", entry)
-    _check_keys(entry, _ARM_KEYS, {"label", "command"}, f"{path}: an arm")
-    label, command = str(entry["label"]), entry["command"]
-    _check(_is_words(command), path, f"{label}.command", "a list of overrides", command)
-    check_words(command, f"{path}: {label}.command")
-    seeded = [word for word in command if word.startswith("seed=")]
-    _check(not seeded, path, f"{label}.command", "no seed: `seeds` gives those of every arm", seeded)
-    grid = entry.get("grid", grid) or {}
+def _arms(data: Mapping[str, Any], path: Path, name: str) -> tuple[Arm, ...]:
+    entries, base = data["arms"], data.get("base") or []
+    _check(
+        isinstance(entries, Mapping) and entries,
+        path,
+        "arms",
+        "a mapping from an arm's label to its words, such as `guided: [method=guidance]`",
+        entries,
+    )
+    base = _words(base, path, "base")
+    published = _published(data.get("published"), path, [str(label) for label in entries])
+    arms: list[Arm] = []
+    for label, entry in ((str(label), entry) for label, entry in entries.items()):
+        if isinstance(entry, Mapping):
+            _check_keys(entry, _ARM_KEYS, {"words"}, f"{path}: the arm '{label}'")
+        own = entry if isinstance(entry, Mapping) else {"words": entry}
+        words = joined(base, _words(own["words"] or [], path, label))
+        arm = Arm(
+            label, tuple(words), _points(own.get("grid", data.get("grid")), path, label), published.get(label)
+        )
+        for earlier in arms:
+            if _kind(arm) == _kind(earlier):
+                raise UserError(f"{path}: the arms '{earlier.label}' and '{label}' are the same runs")
+        arms.append(arm)
+    return tuple(arms)
+
+
+def _kind(arm: Arm) -> tuple[Any, ...]:
+    return ([word for word in arm.command if key_of(word) != "name"], arm.points)
+
+
+def _words(value: Any, path: Path, where: str) -> list[str]:
+    _check(
+        isinstance(value, list) and all(isinstance(word, str) for word in value),
+        path,
+        where,
+        "a list of words key=value",
+        value,
+    )
+    check_words(value, f"{path}: {where}")
+    seeded = [word for word in value if word.startswith("seed=")]
+    _check(not seeded, path, where, "no seed: `seeds` gives those of every arm", seeded)
+    return list(value)
+
+
+def _points(grid: Any, path: Path, label: str) -> tuple[tuple[str, ...], ...]:
+    grid = grid or {}
     _check(
         _is_grid(grid),
         path,
@@ -121,31 +145,81 @@ def _arm(entry: Any, grid: Any, path: Path) -> Arm:
         grid,
     )
     check_words(map(str, itertools.chain(grid, *grid.values())), f"{path}: {label}.grid")
-    named = [[f"{key}={_word(value)}" for value in values] for key, values in grid.items()]
-    return Arm(
-        label,
-        tuple(command),
-        tuple(itertools.product(*named)),
-        _published(entry.get("published"), path, label),
+    return tuple(
+        itertools.product(*([f"{key}={_word(value)}" for value in values] for key, values in grid.items()))
     )
 
 
-def _published(entry: Any, path: Path, label: str) -> Published | None:
-    if entry is None:
-        return None
-    _check(isinstance(entry, Mapping), path, f"{label}.published", "value, error and source", entry)
-    _check_keys(entry, {"value", "error", "source"}, {"value", "source"}, f"{path}: {label}.published")
-    for key in ("value", "error"):
-        number = entry.get(key)
+def _pairs(entry: Any, labels: list[str], path: Path) -> tuple[tuple[str, str], ...]:
+    found: list[tuple[str, str]] = []
+    for item in [] if entry is None else entry if isinstance(entry, list) else [entry]:
+        if isinstance(item, list):
+            expected = "labels, and pairs [arm (or list of arms), baseline] of arms that differ"
+            _check(len(item) == 2 and item[0] != item[1], path, "compare", expected, item)
+            arms = item[0] if isinstance(item[0], list) else [item[0]]
+            found += [(str(arm), str(item[1])) for arm in arms]
+        else:
+            found += [(label, str(item)) for label in labels if label != str(item)]
+    for label in itertools.chain(*found):
+        if label not in labels:
+            raise UserError(
+                f"{path}: 'compare' names the arm '{label}', which does not exist; {choices(label, labels)}"
+            )
+    return tuple(dict.fromkeys(found))
+
+
+def _published(entry: Any, path: Path, labels: list[str]) -> dict[str, Published]:
+    found: dict[str, Published] = {}
+    by_source = entry or {}
+    _check(
+        isinstance(by_source, Mapping),
+        path,
+        "published",
+        "a mapping from a source to {arm: value or [value, error]}",
+        entry,
+    )
+    for source, values in by_source.items():
         _check(
-            (number is None and key == "error") or (_is_number(number) and (key == "value" or number >= 0)),
+            isinstance(values, Mapping),
             path,
-            f"{label}.published.{key}",
-            "a number" if key == "value" else "a number from 0 on",
-            number,
+            f"published.{source}",
+            "a mapping from an arm to value or [value, error]",
+            values,
         )
-    error = entry.get("error")
-    return Published(float(entry["value"]), None if error is None else float(error), str(entry["source"]))
+        for label, value in ((str(label), value) for label, value in values.items()):
+            if label not in labels:
+                raise UserError(
+                    f"{path}: 'published' names the arm '{label}', which does not exist; {choices(label, labels)}"
+                )
+            pair = value if isinstance(value, list) else [value, None]
+            right = (
+                len(pair) == 2
+                and _is_number(pair[0])
+                and (pair[1] is None or (_is_number(pair[1]) and pair[1] >= 0))
+            )
+            _check(
+                right,
+                path,
+                f"published.{source}.{label}",
+                "a number, or [value, error] with an error from 0 on",
+                value,
+            )
+            found[label] = Published(float(pair[0]), None if pair[1] is None else float(pair[1]), str(source))
+    return found
+
+
+def _refuse_repeated_keys(path: Path) -> None:
+    """Refuse a label or key that stands twice in a mapping, of which YAML keeps the last in silence."""
+    waiting: list[Any] = [yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.MappingNode):
+            keys = [str(key.value) for key, _ in node.value]
+            repeated = sorted({key for key in keys if keys.count(key) > 1})
+            _check(not repeated, path, "the file", "keys and labels that stand once", repeated)
+            waiting += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
 
 
 def _seeds(value: Any, path: Path, key: str) -> tuple[int, ...]:
@@ -168,10 +242,6 @@ def _seeds(value: Any, path: Path, key: str) -> tuple[int, ...]:
 
 def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _is_words(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(word, str) for word in value)
 
 
 def _is_grid(value: Any) -> bool:

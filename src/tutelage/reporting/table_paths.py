@@ -1,4 +1,4 @@
-"""Where tables lie: files below `experiments/` of the folder in which a command is given. Reads names only."""
+"""Where tables lie: files below `experiments/` of the folder in which a command is given, and those that come with the package."""
 
 from __future__ import annotations
 
@@ -10,17 +10,36 @@ TABLES = Path("experiments")
 
 
 def table_path(what: str) -> Path | None:
-    """Return the table file that a word names, or None where it names runs."""
-    for path in (Path(what), TABLES / f"{what}.yaml"):
-        if path.suffix == ".yaml" and path.is_file():
-            return path
+    """Return the table file that a word names (`guidance/digits`, or a file), or None where it names runs."""
+    path = Path(what)
+    if path.suffix == ".yaml" and path.is_file():
+        return path
     if what.endswith(".yaml"):
         raise UserError(f"there is no table {what}; {choices(what, map(str, tables().values()))}")
-    return None
+    return tables().get(what.strip("/"))
 
 
 def tables() -> dict[str, Path]:
-    """Return the table files below the working folder by the names that commands take."""
-    return {
-        path.relative_to(TABLES).with_suffix("").as_posix(): path for path in sorted(TABLES.rglob("*.yaml"))
-    }
+    """Return the table files by the names that commands take; one of the working folder hides a shipped one of the same name."""
+    found: dict[str, Path] = {}
+    for folder in (TABLES, shipped()):
+        for path in sorted(folder.rglob("*.yaml")):
+            found.setdefault(name_of(path), path)
+    return dict(sorted(found.items()))
+
+
+def shipped() -> Path:
+    """Return the folder of the tables that come with the package: of a checkout, or the copy inside an installed wheel."""
+    package = Path(__file__).parents[1]
+    checkout = package.parent.parent / TABLES
+    return checkout if (package.parent.parent / "conf" / "train.yaml").is_file() else package / TABLES
+
+
+def name_of(path: Path) -> str:
+    """Return what commands call a table file: its place below `experiments`, and of a file called as its folder, the folder."""
+    parts = path.with_suffix("").parts
+    above = [place for place, part in enumerate(parts[:-1]) if part == TABLES.name]
+    below = parts[above[-1] + 1 :] if above else parts[-1:]
+    if len(below) > 1 and below[-1] == below[-2]:
+        below = below[:-1]
+    return "/".join(below)

@@ -77,11 +77,13 @@ class Table:
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     tuning_seeds: tuple[int, ...]
+    name: str = ""
     split: str = "test"
     mode: str | None = None
     percent: bool = False
     paper_setting: bool = False
     compare: tuple[tuple[str, str], ...] = ()
+    processes: int | None = None
     notes: str = ""
 
     def tuning_cells(self) -> list[Cell]:

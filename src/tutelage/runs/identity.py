@@ -30,7 +30,6 @@ EXCLUDED: dict[str, str] = {
     "hardware.threads": "a matter of speed",
     "hardware.num_workers": "batches are a function of the seed and the step, whoever loads them",
     "data.root": "content counts, not its place; folders of a user carry `data.fingerprint`",
-    "source_root": "as data.root, of needed runs",
     "method.pseudo": "content counts, not its place; `method.fingerprint` carries it",
     "data.absent": "images that went missing while a run stood still; its provenance says so",
     "data.cache*": "a matter of speed",

@@ -1,0 +1,29 @@
+"""The words of a command, `key=value`, as text: what a table file, a sweep and a need are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def key_of(word: str) -> str:
+    """Return the key of a word key=value."""
+    return word.lstrip("+~").partition("=")[0]
+
+
+def value_of(words: Sequence[str], key: str) -> str | None:
+    """Return the value that the words give a key last, or None."""
+    return next((word.partition("=")[2] for word in reversed(words) if key_of(word) == key), None)
+
+
+def joined(base: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Return the words of both: a later one stands in the place of an earlier one of the same key, new ones come last."""
+    found: dict[str, str] = {}
+    for word in (*base, *words):
+        found[key_of(word)] = word
+    return list(found.values())
+
+
+def distinguishing(commands: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return, for each command, its words that not all of them have."""
+    common = set.intersection(*map(set, commands)) if len(commands) > 1 else set()
+    return [[word for word in words if word not in common] for words in commands]

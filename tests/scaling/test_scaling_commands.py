@@ -243,3 +243,23 @@ def test_help_and_predict_load_no_torch(tmp_path, words):
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["three_layer", "N1=1.4", "N2=2"],
+            "Sp-GP is not in the paper's table for this network (arXiv 2512.04165: GP-GP, GP-Sp, Sp-Mag) but follows from its rules.\n"
+            "Of the patterns in the table: P* ~ d^(22/15), learned by Sp-Mag (patterns=[GP-GP,GP-Sp,Sp-Mag])\n",
+        ),
+        (["dense:N1", "dense:N2", "N1=1", "N2=1"], "Sp-GP, Sp-Sp, GFL-Sp are not in the paper's table"),
+        (["three_layer", "N1=1.4", "N2=2", "patterns=[GP-GP,GP-Sp,Sp-Mag]"], None),
+        (["three_layer", "N1=2", "N2=1"], None),  # GP-Sp wins, as in the table
+        (["two_layer"], None),
+    ],
+)
+def test_a_winner_that_the_papers_table_does_not_have_is_said(folder, capsys, words, said):
+    assert main(["scale", "predict", *words]) == 0
+    shown = capsys.readouterr().out
+    assert said in shown if said else "paper's table" not in shown

@@ -19,7 +19,7 @@ import sympy
 
 from tutelage.errors import UserError
 from tutelage.scaling import tropical
-from tutelage.scaling.layers import Layer, Scale, check_stack
+from tutelage.scaling.layers import Dense, Layer, Scale, check_stack
 from tutelage.scaling.patterns import apply_pattern, fitting_patterns, inputs_features, pattern_name
 
 
@@ -267,6 +267,12 @@ def predict(
     )  # stable: ties keep the order of preference
     at = _exponents_of(given, tuple(given))
     return Prediction(tuple(ranked), tuple(energy.exponent(given) for energy in ranked), at)
+
+
+def published_patterns(layers: Sequence[Layer], degree: int) -> tuple[str, ...]:
+    """Return the patterns whose energies arXiv 2512.04165 tabulates for an architecture and He_degree; none where it has no such table."""
+    is_three_layer = len(layers) == 2 and all(isinstance(layer, Dense) for layer in layers)
+    return ("GP-GP", "GP-Sp", "Sp-Mag") if is_three_layer and degree == 3 else ()
 
 
 def crossover(first: Energy, second: Energy, size: str) -> Scale:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def run(request: Request) -> int:
             write_text(folder / f"{name}.csv", _csv(rows))
     figure = draw(found, scales, drawn, folder / "prediction.png")
     print(headline(found, scales, arguments["degree"]))
+    print(beyond_the_paper(found, layers, arguments), end="")
     _print(tables["exponents"], "How P* and the pattern's quantities grow, at these sizes")
     _print(tables["energies"], "Energies of all patterns, cheapest first")
     if meetings:
@@ -72,6 +73,24 @@ def headline(found: Any, scales: dict[str, Any], degree: int) -> str:
     at = ", ".join(f"{name} ~ {power_of_d(power)}" for name, power in scales.items() if name != "d")
     tie = " (a tie: constants decide)" if len(found.winners) > 1 else ""
     return f"target He_{degree}{', ' + at if at else ''}\nP* ~ {power_of_d(found.exponent)}, learned by {winners}{tie}"
+
+
+def beyond_the_paper(found: Any, layers: Sequence[Any], arguments: Mapping[str, Any]) -> str:
+    """Return a paragraph where the winner is none of the patterns that the paper compares, with what those predict; else nothing."""
+    from tutelage.scaling.predict import predict, published_patterns
+
+    published = published_patterns(layers, arguments["degree"])
+    others = [winner.label for winner in found.winners if winner.label not in published]
+    if not published or not others:
+        return ""
+    theirs = predict(layers, **{**arguments, "patterns": published})
+    winners = " or ".join(winner.label for winner in theirs.winners)
+    verb = "is" if len(others) == 1 else "are"
+    return (
+        f"{', '.join(others)} {verb} not in the paper's table for this network (arXiv 2512.04165: {', '.join(published)}) but "
+        f"{'follows' if verb == 'is' else 'follow'} from its rules.\nOf the patterns in the table: P* ~ {power_of_d(theirs.exponent)}, learned "
+        f"by {winners} (patterns=[{','.join(published)}])\n"
+    )
 
 
 def power_of_d(power: Any) -> str:

@@ -8,13 +8,20 @@ import pytest
 
 from tutelage.analysis import alignment_curves
 from tutelage.analysis.overfitting import gap_of
-from tutelage.cli.analyse import main
+from tutelage.cli.analyse import run
+from tutelage.cli.commands import COMMANDS
+from tutelage.cli.reader import read
 from tutelage.config.compose import plan_of
 from tutelage.errors import UserError
 from tutelage.jobs.launch import run_plan
 
 SMALL = ["logger=none", "hardware.threads=1", "fit.max_steps=8", "fit.validate_every_steps=4", "data.batch_size=32",
          "model=fcn", "model.depth=2", "model.width=16"]  # fmt: skip
+
+
+def main(words):
+    """Do `tutelage analyse`; what it refuses is raised."""
+    return run(read("analyse", COMMANDS["analyse"], words))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +133,7 @@ def test_a_guided_run_shows_its_pairs(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["error"], "no analysis 'error'; did you mean 'errors'"),
+        (["error"], "there is no 'analyse error'; did you mean 'errors'"),
         (["errors"], "needs the runs"),
         (["errors", "small/plain", "splits=test"], "splits=test.*did you mean 'split'"),
         (["errors", "small/plain:gide"], "no network 'gide'; did you mean 'guide'"),

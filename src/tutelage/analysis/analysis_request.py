@@ -14,16 +14,6 @@ if TYPE_CHECKING:
     from tutelage.runs.run import Run
     from tutelage.runs.store import Store
 
-OPTIONS = {
-    "out": "",
-    "split": "test",
-    "samples": "1000",
-    "layers": "weights",
-    "measure": "unbiased_cka",
-    "device": "cpu",
-    "runs_dir": "runs",
-    "code": "",
-}
 ROLES = ("guide", "teacher", "source")
 
 
@@ -70,23 +60,19 @@ class Request:
         )
 
 
-def read(words: Sequence[str]) -> Request:
-    """Read the words behind the analysis's name. Raises UserError for an unknown option or run."""
+def read(names: Sequence[str], options: dict[str, str], settings: Sequence[str]) -> Request:
+    """Return what a command asks for.
+
+    names: the runs.
+    options: as the command takes them.
+    settings: words `data.key=value`.
+
+    Raises:
+        UserError: a run that does not exist, or a setting that cannot be read.
+    """
     from tutelage.config.compose import setting_value
 
-    options, data, names = dict(OPTIONS), {}, []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            names.append(word)
-        elif key in options:
-            options[key] = value
-        elif key.startswith("data."):
-            data[key.removeprefix("data.")] = setting_value(word)
-        else:
-            raise UserError(
-                f"analyse takes {', '.join(options)} and data settings, got {word!r}; {choices(key, options)}"
-            )
+    data = {word.partition("=")[0].removeprefix("data."): setting_value(word) for word in settings}
     if not names:
         raise UserError("analyse needs the runs to look at, such as demo/plain (`tutelage list runs`)")
     found = [subject for name in names for subject in subjects(name, options["runs_dir"], data)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tutelage.cli.reader import Given
 from tutelage.errors import UserError
 from tutelage.runs.identity import flatten
 from tutelage.runs.needs import Plan
@@ -15,21 +16,10 @@ from tutelage.runs.provenance import changed_files, changed_packages
 from tutelage.runs.store import Store
 from tutelage.runs.weights import Weights, networks
 
-HELP = """usage: tutelage doctor [--build] [the words of a train command]
 
-Shows the resolved values with the file that sets each, the run and those it needs with their states, and whether the code of
-a finished run has changed since. With --build it also loads the data and builds the networks: split sizes, layer pairs with
-shapes, and what is missing.
-"""
-
-
-def main(arguments: Sequence[str]) -> int:
+def run(given: Given) -> int:
     """Run the command; return its exit code."""
-    if any(word in ("-h", "--help") for word in arguments):
-        print(HELP)
-        return 0
-    build = "--build" in arguments
-    overrides = [word for word in arguments if word not in ("--build", "-m")]
+    build, overrides = "--build" in given.flags, given.settings
     from tutelage.config.compose import plan_of
     from tutelage.config.origins import origins
     from tutelage.reporting.console import console as console_of

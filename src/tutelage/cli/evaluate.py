@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
+from tutelage.cli.reader import Given
 from tutelage.errors import UserError, choices
 from tutelage.reporting.console import say
 
 log = logging.getLogger("tutelage")
-HELP = """usage: tutelage evaluate <run> [data=<choice>] [data.key=value ...] [split=test] [device=cpu|gpu|mps] [runs_dir=runs]
-                                    [code=my_networks]
-
-<run> is a folder, or a name with the first digits of an identity (`tutelage list runs`). Without data= the run's own data are used.
-split: train | validation | test. The metrics are printed and appended to the run's evaluations.jsonl; its result is not touched.
-code: modules, separated by commas, that the run's configuration may import: said where a run that you did not make names your own code.
-"""
 DEVICES = {"cpu": "cpu", "gpu": "cuda", "mps": "mps"}
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(given: Given) -> int:
     """Run the command; return its exit code."""
-    words = list(arguments)
-    if not words or any(word in ("-h", "--help") for word in words):
-        print(HELP)
-        return 0 if words else 2
-    if "=" in words[0]:
-        raise UserError(
-            f"evaluate needs a run first, such as `tutelage evaluate runs/demo/plain/<identity>`; got {words[0]!r}"
-        )
-    options = {"split": "test", "device": "cpu", "runs_dir": "runs", "code": ""}
-    data_words = []
-    for word in words[1:]:
-        key, equals, value = word.partition("=")
-        if equals and key in options:
-            options[key] = value
-        elif key == "data" or key.lstrip("+").startswith("data."):
-            data_words.append(word)
-        else:
-            raise UserError(f"evaluate takes {', '.join(options)} and data settings, got {word!r}")
-    say(evaluate(words[0], data_words, **options))
+    say(evaluate(given.names[0], given.settings, **given.options))
     return 0
 
 

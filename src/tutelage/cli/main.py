@@ -10,34 +10,18 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tutelage.cli.commands import COMMANDS, RENAMED
+from tutelage.cli.reader import help_of, overview, read, wants_help
 from tutelage.engine.cpu import set_openmp_wait
 from tutelage.errors import UserError, choices, refused, visible
 from tutelage.jobs.plain_log import speak_plainly
-
-COMMANDS = {
-    "train": ("train", "run one experiment, or a sweep with -m (Hydra overrides)"),
-    "evaluate": ("evaluate", "evaluate a finished run on any data that fit"),
-    "synthesize": ("synthesize", "make a pseudo data set of a frozen generator, or finish or mend one"),
-    "report": ("report", "turn runs into a table and figures"),
-    "reproduce": ("reproduce", "run what a table under experiments/ misses, then report"),
-    "analyse": (
-        "analyse",
-        "compare finished runs: layer similarity, errors, overfitting, alignment over training",
-    ),
-    "scale": ("scale", "predict how much data a network needs to learn a target, and measure it"),
-    "doctor": ("doctor", "show what a command would run, and what is missing for it"),
-    "list": ("listing", "list experiments, methods, models, data, cases or runs"),
-    "remove": ("remove", "remove runs that no table needs, or their checkpoints; asks first"),
-}
-
-RENAMED = {"prune": "remove"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code: 0 done, 1 a run failed, 2 a mistake in the command, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+        print(overview(COMMANDS))
         return 0
     if arguments[0] in ("-V", "--version"):
         from tutelage import __version__
@@ -63,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    except SystemExit as leaving:  # argparse has said why
+    except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Terminated:
         print("tutelage: terminated; the same command continues where it stopped", file=sys.stderr)
@@ -104,21 +88,13 @@ def _run(arguments: Sequence[str]) -> int:
         )
     if arguments[0] not in COMMANDS:
         raise UserError(f"there is no command '{arguments[0]}'; {choices(arguments[0], COMMANDS)}")
-    module = importlib.import_module(f"tutelage.cli.{COMMANDS[arguments[0]][0]}")
-    return int(module.main(arguments[1:]) or 0)
-
-
-def usage() -> str:
-    """Return the help text."""
-    lines = [f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items()]
-    return (
-        "usage: tutelage <command> [...]\n\n"
-        + "\n".join(lines)
-        + "\n\n`tutelage <command> --help` says more. Examples:\n"
-        "  tutelage train -m sweep=demo\n"
-        "  tutelage train method=guidance model=fcn model@guide=residual_convnet data=digits\n"
-        "  tutelage doctor experiment=demo/guided-untrained\n"
-    )
+    name, words = arguments[0], arguments[1:]
+    command = COMMANDS[name]
+    if wants_help(command, words):
+        print(help_of(name, command))
+        return 0 if words else 2
+    given = read(name, command, words)
+    return int(importlib.import_module(f"tutelage.cli.{command.module}").run(given) or 0)
 
 
 if __name__ == "__main__":

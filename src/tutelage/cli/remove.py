@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tutelage.cli.listing import add_filters, filters, runs_dir_as_flag
+from tutelage.cli.listing import filters
+from tutelage.cli.reader import Given
 from tutelage.errors import UserError
 from tutelage.reporting.collect import Row
 from tutelage.reporting.table_paths import TABLES
@@ -19,35 +19,21 @@ from tutelage.runs.store import Store
 log = logging.getLogger("tutelage")
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(given: Given) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="tutelage remove",
-        description="Remove runs, chosen by name and filters. Kept whatever is chosen: runs of the names that the arms of a table "
-        "under experiments/ have, the runs that these or any other remaining run need, and runs being worked on.",
-    )
-    parser.add_argument("name", nargs="?", help="runs at or below this name, such as demo")
-    parser.add_argument("--all", action="store_true", help="all runs that no table needs")
-    parser.add_argument("--archive", action="store_true", help="only attempts that rerun=true has archived")
-    parser.add_argument(
-        "--checkpoints", action="store_true", help="only the checkpoints of complete runs; the runs stay"
-    )
-    parser.add_argument("--dry", action="store_true", help="say what would be removed, and leave it")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
-    add_filters(parser)
-    given = parser.parse_args(runs_dir_as_flag(arguments))
-    chosen = filters(given)
-    if given.name is None and not given.all and not any(chosen.values()):
-        raise UserError("remove what? Give a name such as demo, a filter such as --state failed, or --all")
-    if given.archive and given.checkpoints:
+    chosen, name = filters(given), given.names[0] if given.names else ""
+    archive, checkpoints = "--archive" in given.flags, "--checkpoints" in given.flags
+    if not name and "--all" not in given.flags and not any(chosen.values()):
+        raise UserError("remove what? Give a name such as demo, a filter such as state=failed, or --all")
+    if archive and checkpoints:
         raise UserError("give one of --archive and --checkpoints")
-    store = Store(given.runs_dir)
+    store = Store(given.options["runs_dir"])
     from tutelage.reporting.runs_table import filtered_rows
 
-    rows = filtered_rows(store, under=given.name or "", **chosen)
-    if given.archive:
-        folders = archived(store, given.name or "")
-    elif given.checkpoints:
+    rows = filtered_rows(store, under=name, **chosen)
+    if archive:
+        folders = archived(store, name)
+    elif checkpoints:
         folders = [store.at(row.key).path / "checkpoints" for row in rows if row.state is State.COMPLETE]
     else:
         folders = [store.at(row.key).path for row in removable(store, rows)]
@@ -56,13 +42,13 @@ def main(arguments: Sequence[str]) -> int:
     for folder, size in sizes.items():
         print(f"{folder}  {size / 1e6:.1f} MB")
     what = f"{len(folders)} folders, {sum(sizes.values()) / 1e6:.1f} MB"
-    if given.dry or not folders:
+    if "--dry" in given.flags or not folders:
         print(f"nothing removed; {what} could be" if folders else "nothing to remove")
         return 0
-    if not given.yes and not agreed(f"Remove {what}?"):
+    if "--yes" not in given.flags and not agreed(f"Remove {what}?"):
         print("nothing removed")
         return 0
-    return remove(store, folders, runs=not (given.archive or given.checkpoints))
+    return remove(store, folders, runs=not (archive or checkpoints))
 
 
 def removable(store: Store, rows: Sequence[Row]) -> list[Row]:

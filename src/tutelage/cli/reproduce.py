@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Sequence
 
+from tutelage.cli.reader import Given
 from tutelage.cli.report import report_table
 from tutelage.errors import UserError, choices
 from tutelage.reporting.table_paths import TABLES, table_path, tables
 
 log = logging.getLogger("tutelage")
-HELP = """usage: tutelage reproduce <table> [--dry] [processes=N | hydra/launcher=...] [key=value ...]
-
-<table>: a file such as experiments/guidance/digits.yaml, or guidance/digits. Runs the cells that are not complete (first those that
-hyperparameters are chosen from, on validation), then reports. Interrupted, the same command continues.
-processes: runs at a time, each in a process of its own (default 1, in this process). hydra/launcher=local and slurm, with their
-hydra.launcher.key=value, are those of a sweep. --dry lists the commands that would run.
-key=value words are added to every command (data.root=..., hardware=gpu, retry=2, on_failure=stop).
-"""
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(given: Given) -> int:
     """Run the command; return its exit code."""
-    words = [word for word in arguments if word != "--dry"]
-    if not words or any(word in ("-h", "--help") for word in words):
-        print(HELP)
-        return 0 if words else 2
-    path = table_path(words[0])
+    name, dry = given.names[0], "--dry" in given.flags
+    path = table_path(name)
     if path is None:
         raise UserError(
-            f"there is no table '{words[0]}': tables are files {TABLES}/<paper>/<table>.yaml of the folder in which the command is given; "
-            f"{choices(words[0], tables())}"
+            f"there is no table '{name}': tables are files {TABLES}/<paper>/<table>.yaml of the folder in which the command is given; "
+            f"{choices(name, tables())}"
         )
     from tutelage.config.compose import compose, hydra_ready, plan_of
     from tutelage.jobs.outcomes import Jobs
@@ -39,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     from tutelage.reporting.table_file import load
     from tutelage.reporting.tables import finder, unfinished
 
-    launch, extra = launcher_of(words[1:], 1)
+    launch, extra = launcher_of(given.as_settings("processes"), 1)
     table = load(path)
     with hydra_ready():
         jobs: Jobs | None = None
@@ -51,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
             tried |= {tuple(cell.overrides) for cell in cells}
             log.info("%d runs of %s are missing", len(cells), path)
             commands = [[*cell.overrides, *extra] for cell in cells]
-            if "--dry" in arguments:
+            if dry:
                 print("\n".join(shlex.join(["tutelage", "train", *command]) for command in commands))
                 return 0
             jobs = jobs or Jobs.new(compose([w for w in extra if w.startswith("runs_dir=")])["runs_dir"])
@@ -59,8 +48,8 @@ def main(arguments: Sequence[str]) -> int:
             jobs.finish_busy()  # choices of the next round need the values
             if jobs.stopped:
                 break
-    if "--dry" in arguments:
-        print(f"every run of {path} is there: tutelage report {words[0]}")
+    if dry:
+        print(f"every run of {path} is there: tutelage report {name}")
         return 0
     code = jobs.close() if jobs else 0
     report_table(path, extra)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tutelage.cli.reader import Given
 from tutelage.errors import UserError
 from tutelage.jobs.outcomes import Outcome, headline
 
@@ -15,35 +16,12 @@ if TYPE_CHECKING:
     from tutelage.runs.needs import Plan
 
 log = logging.getLogger("tutelage")
-HELP = """usage: tutelage train [-m] [group=choice ...] [key=value ...]
-
-One run in runs/<name>/<identity>: the same command gives the same folder. Complete: the stored result is shown. Interrupted: it
-resumes exactly. With -m, values separated by commas make a sweep, and `sweep=<name>` is a prepared one; giving the same
-sweep again finishes it.
-
-  experiment=demo/plain           a prepared experiment (`tutelage list experiments`)
-  data= model= method= optimizer= hardware= logger=     choices (`tutelage list models`, ...)
-  model@guide= model@teacher=     the frozen network that a method learns under
-  seed=0 fit.max_steps=2000       any setting (`tutelage doctor <the same words>` shows them all, and where each comes from)
-  rerun=true                      archive the earlier attempt and run again
-  retry=2                         try a job again that failed for no fault of its words (a full disk, a lost device)
-  on_failure=continue|stop        of a sweep: go on with the other jobs (default), or begin no further one
-
-A search: -m hydra/sweeper=optuna hydra.sweeper.trials=20 'model.depth=range(2,9)' 'optimizer.lr=tag(log,interval(1e-4,1e-1))'
-What failed is listed at the end, with the reason and the log. Exit code: 0; 1 a run failed; 2 a mistake in the command.
-"""
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(given: Given) -> int:
     """Run the command; return its exit code."""
-    if any(word in ("-h", "--help") for word in arguments):
-        print(HELP)
-        return 0
-    overrides = [word for word in arguments if word not in ("-m", "--multirun")]
-    for word in overrides:
-        if word.startswith("-"):
-            raise UserError(f"train has no option '{word}'. Known: -m; settings are given as key=value")
-    if len(overrides) != len(arguments) or any(word.startswith("sweep=") for word in overrides):
+    overrides = given.settings
+    if given.flags or any(word.startswith("sweep=") for word in overrides):
         return multirun(overrides)
     if of_hydra := [word for word in overrides if word.startswith(("hydra.", "hydra/"))]:
         raise UserError(f"{of_hydra[0]} is for sweeps, whose jobs Hydra lists and launches: add -m")
@@ -74,7 +52,7 @@ def multirun(overrides: Sequence[str]) -> int:
     if done and not (jobs.folder / "trials.csv").exists():  # a search has its own table
         from tutelage.cli.report import report_runs
 
-        report_runs(os.path.commonpath([key.rpartition("/")[0] for key in done]), [f"runs_dir={runs_dir}"])
+        report_runs(os.path.commonpath([key.rpartition("/")[0] for key in done]), runs_dir)
     return code
 
 

@@ -18,7 +18,6 @@ LAYERS = {
 }
 """word: (class of `tutelage.scaling.layers`, its arguments, how many of them are needed)"""
 ROOTS = ("measure", "predict", "scale", "hardware", "hydra", "seed", "runs_dir", "rerun")
-OPTIONS = ("out", "x", "y")
 
 
 @dataclass
@@ -44,22 +43,22 @@ class Request:
         return compose([f"scale={case}", *self.overrides], PRIMARY)
 
 
-def read(verb: str, words: Sequence[str]) -> Request:
-    """Read the words behind the verb. Raises UserError for a flag, case or layer that does not exist."""
-    allowed = {"measure": ("-m", "--multirun", "--dry")}.get(verb, ())
-    request = Request(verb, [], [])
-    settings = []
-    for word in words:
-        if word.startswith("-"):
-            if word not in allowed:
-                raise UserError(f"scale {verb} has no option '{word}'. Known: {', '.join(allowed) or 'none'}")
-            request.flags.add("-m" if word == "--multirun" else word)
-        elif "=" in word:
-            settings.append(word)
-        elif ":" in word:
-            request.layers.append(word)
-        else:
-            request.cases.append(word)
+def read(
+    verb: str, names: Sequence[str], flags: set[str], options: dict[str, str], settings: Sequence[str]
+) -> Request:
+    """Return what a command asks for.
+
+    verb: predict, measure or report.
+    names: cases or layers.
+    flags, options: as the command takes them.
+    settings: words `key=value`, each of which is placed where the configuration has it.
+
+    Raises:
+        UserError: a case or layer that does not exist.
+    """
+    request = Request(verb, [], [], {key: value for key, value in options.items() if value}, flags)
+    for name in names:
+        (request.layers if ":" in name else request.cases).append(name)
     _check_cases(request)
     nodes = [layer_node(word) for word in request.layers]
     sizes = _sizes(request, nodes)
@@ -67,12 +66,7 @@ def read(verb: str, words: Sequence[str]) -> Request:
         request.cases = [OWN]
         listed = ",".join("{" + ",".join(f"{key}:{value}" for key, value in n.items()) + "}" for n in nodes)
         request.overrides.append(f"predict.layers=[{listed}]")
-    for word in settings:
-        key, _, value = word.partition("=")
-        if key in OPTIONS:
-            request.options[key] = value
-        else:
-            request.overrides.append(_placed(word, request, sizes))
+    request.overrides += [_placed(word, request, sizes) for word in settings]
     return request
 
 

@@ -1,0 +1,246 @@
+"""One reader of command words: names, flags and `key=value`, by the table in `commands`, which is also where help comes from.
+
+An option of a command is written `key=value`, `--key value` or `--key=value`. What else has an `=` is a setting, for Hydra.
+Standard library only: `--help` must be quick.
+"""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tutelage.errors import UserError, choices, nearest
+
+ANY = ("",)
+"""For `Command.settings`: every setting there is."""
+_HELP = ("-h", "--help")
+_WIDEST = 120
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A word that is there or not.
+
+    name: as written, such as `--dry`.
+    help: what it does.
+    also: other spellings of it.
+    verbs: what it belongs to, for commands that have several verbs; empty: all.
+    """
+
+    name: str
+    help: str
+    also: tuple[str, ...] = ()
+    verbs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Option:
+    """A word `name=value` of the command's own.
+
+    default: what counts where it is not given; empty: nothing.
+    help: what it does.
+    choices: the values there are; empty: any.
+    value: how help writes a value where there is no default.
+    """
+
+    name: str
+    default: str
+    help: str
+    choices: tuple[str, ...] = ()
+    value: str = "..."
+
+
+@dataclass(frozen=True)
+class Example:
+    """Words of the configuration that help shows; the reader passes them on like any setting."""
+
+    words: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    module: the file of `tutelage.cli` that has its `run`.
+    summary: what it does, in a line.
+    usage: the lines of its usage, behind its name.
+    about: paragraphs of help.
+    entries: its flags and options, and examples of settings.
+    names: how many names it takes at least and at most; None: any number.
+    needs: what the first name is, for the message where it lacks.
+    settings: beginnings of the settings that it passes on; `ANY`; none.
+    verbs: what its first name may be, where that is a verb.
+    examples: whole commands.
+    """
+
+    module: str
+    summary: str
+    usage: tuple[str, ...]
+    about: tuple[str, ...] = ()
+    entries: tuple[Flag | Option | Example, ...] = ()
+    names: tuple[int, int | None] = (0, 0)
+    needs: str = ""
+    settings: tuple[str, ...] = ()
+    verbs: dict[str, str] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
+
+
+@dataclass
+class Given:
+    """The words of a command, read.
+
+    names: in their order, without the verb.
+    options: of every option its value, or its default.
+    spoken: the options that were given.
+    settings: all other words, as they are.
+    """
+
+    verb: str = ""
+    names: list[str] = field(default_factory=list)
+    flags: set[str] = field(default_factory=set)
+    options: dict[str, str] = field(default_factory=dict)
+    spoken: set[str] = field(default_factory=set)
+    settings: list[str] = field(default_factory=list)
+
+    def as_settings(self, *names: str) -> list[str]:
+        """Return the settings, behind them the options among `names` that were given."""
+        return [*self.settings, *(f"{name}={self.options[name]}" for name in names if name in self.spoken)]
+
+
+def wants_help(command: Command, words: Sequence[str]) -> bool:
+    """Whether the words ask for help, or say nothing to a command that needs something."""
+    return any(word in _HELP for word in words) or (not words and command.names[0] > 0)
+
+
+def read(name: str, command: Command, words: Sequence[str]) -> Given:
+    """Return the words of a command, read.
+
+    Raises:
+        UserError: a flag, option, value or name that the command does not take, or a name that lacks.
+    """
+    flags = {
+        word: entry
+        for entry in command.entries
+        if isinstance(entry, Flag)
+        for word in (entry.name, *entry.also)
+    }
+    options = {entry.name: entry for entry in command.entries if isinstance(entry, Option)}
+    given = Given(options={entry.name: entry.default for entry in options.values()})
+    rest = list(words)
+    if command.verbs:
+        given.verb = rest.pop(0) if rest else ""
+        if given.verb not in command.verbs:
+            raise UserError(f"there is no '{name} {given.verb}'; {choices(given.verb, command.verbs)}")
+        name = f"{name} {given.verb}"
+    while rest:
+        word = rest.pop(0)
+        key, equals, value = word.partition("=")
+        if word in flags and (not flags[word].verbs or given.verb in flags[word].verbs):
+            given.flags.add(flags[word].name)
+        elif word.startswith("-"):
+            key = key.lstrip("-").replace("-", "_")
+            if key not in options:
+                raise UserError(_no_option(name, command, given.verb, word))
+            if not equals and not rest:
+                raise UserError(f"{name}: {word} needs a value")
+            _set(given, options[key], value if equals else rest.pop(0))
+        elif equals and key in options:
+            _set(given, options[key], value)
+        elif equals or word.startswith("~"):
+            if not word.lstrip("+~").startswith(command.settings or ("\0",)):
+                raise UserError(_no_setting(name, command, word, options))
+            given.settings.append(word)
+        elif command.names[1] is None or len(given.names) < command.names[1]:
+            given.names.append(word)
+        elif command.settings == ANY:
+            given.settings.append(word)  # the reader of settings says what is wrong with it
+        else:
+            raise UserError(
+                f"{name} takes {command.names[1]} {'name' if command.names[1] == 1 else 'names'}, got '{word}' too"
+            )
+    if len(given.names) + bool(command.verbs) < command.names[0]:
+        raise UserError(f"{name} needs {command.needs} first" + (f"; got {words[0]!r}" if words else ""))
+    return given
+
+
+def _set(given: Given, option: Option, value: str) -> None:
+    if option.choices and value not in option.choices:
+        raise UserError(f"there is no {option.name} '{value}'; {choices(value, option.choices)}")
+    given.options[option.name] = value
+    given.spoken.add(option.name)
+
+
+def _no_option(name: str, command: Command, verb: str, word: str) -> str:
+    known = [e.name for e in command.entries if isinstance(e, Flag) and (not e.verbs or verb in e.verbs)]
+    known += [f"{entry.name}=" for entry in command.entries if isinstance(entry, Option)]
+    near = nearest(word, known)
+    hint = f"; did you mean '{near}'?" if near else ""
+    also = "; settings are given as key=value" if command.settings else ""
+    return f"{name} has no option '{word}'{hint} Known: {', '.join(known) or 'none'}{also}".replace(
+        "' Known", "'. Known"
+    )
+
+
+def _no_setting(name: str, command: Command, word: str, options: dict[str, Option]) -> str:
+    key = word.lstrip("+~").partition("=")[0]
+    takes = [
+        *(f"{option}=" for option in options),
+        *(f"{one}<key>=" if one.endswith(".") else one for one in command.settings),
+    ]
+    return f"{name} takes {', '.join(takes) or 'no settings'}, got {word!r}; {choices(key, options)}"
+
+
+def help_of(name: str, command: Command) -> str:
+    """Return the help of a command, as wide as the terminal."""
+    width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
+    lines = [
+        f"{'usage:' if number == 0 else '      '} tutelage {name} {usage}".rstrip()
+        for number, usage in enumerate(command.usage)
+    ]
+    entries = [*(Example(verb, help) for verb, help in command.verbs.items()), *command.entries]
+    for text in (command.summary[0].upper() + command.summary[1:] + ".", *command.about):
+        lines += ["", textwrap.fill(text, width)]
+    if entries:
+        shown = [(_shown(entry), entry.help) for entry in entries]
+        lines += ["", *_two_columns(shown, width)]
+    if command.examples:
+        lines += ["", *(f"  tutelage {example}" for example in command.examples)]
+    return "\n".join(lines)
+
+
+def overview(commands: dict[str, Command]) -> str:
+    """Return the help of `tutelage` itself."""
+    width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
+    return "\n".join(
+        [
+            "usage: tutelage <command> [...]",
+            "",
+            *_two_columns([(name, command.summary) for name, command in commands.items()], width),
+            "",
+            "`tutelage <command> --help` says more. Examples:",
+            "  tutelage train -m sweep=demo",
+            "  tutelage train method=guidance model=fcn model@guide=residual_convnet data=digits",
+            "  tutelage doctor experiment=demo/guided-untrained",
+            "",
+        ]
+    )
+
+
+def _shown(entry: Flag | Option | Example) -> str:
+    if isinstance(entry, Flag):
+        return ", ".join((entry.name, *entry.also))
+    return entry.words if isinstance(entry, Example) else f"{entry.name}={entry.default or entry.value}"
+
+
+def _two_columns(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
+    """Yield rows as two columns; where the first is wide, the second begins on the next line."""
+    first = min(max(len(left) for left, _ in rows), 26)
+    for left, right in rows:
+        wrapped = textwrap.wrap(right, max(width - first - 4, 30))
+        if len(left) > first:
+            yield f"  {left}"
+        for number, line in enumerate(wrapped):
+            yield f"  {left if number == 0 and len(left) <= first else '':<{first}}  {line}"

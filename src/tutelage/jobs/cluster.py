@@ -21,10 +21,11 @@ from tutelage.errors import UserError
 from tutelage.jobs import cluster_request, slurm_queue
 from tutelage.jobs.cluster_request import Request
 from tutelage.jobs.cluster_task import Task
-from tutelage.jobs.outcomes import Jobs, Note, Outcome, distinguishing_overrides, headline, monitored
+from tutelage.jobs.outcomes import Jobs, Note, Outcome, headline, monitored
 from tutelage.runs.needs import Plan
 from tutelage.runs.records import read_json, write_json
 from tutelage.runs.store import Store
+from tutelage.runs.words import distinguishing
 
 log = logging.getLogger("tutelage")
 SUBMITTED = "submitted.json"
@@ -91,7 +92,7 @@ def submit(
     Raises UserError where submitit is missing or refuses them, or the cluster refuses the jobs.
     """
     cluster_request.check(options)
-    names = distinguishing_overrides([words for words, _, _ in wanted])
+    names = distinguishing([words for words, _, _ in wanted])
     values, keys = [float("nan")] * len(wanted), [""] * len(wanted)
     waiting: dict[str, _Job] = {}
     for place, (words, planned, stored) in enumerate(wanted):

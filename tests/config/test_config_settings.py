@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import pytest
 
+from tutelage.config import settings
 from tutelage.config.compose import compose
 from tutelage.config.settings import SECTIONS, Fit, Hardware, read
 from tutelage.config.values import Range, checked, describe, fits, in_keys
@@ -93,3 +94,10 @@ def test_what_a_constructor_refuses_is_said_in_keys_of_its_node():
 
     with pytest.raises(Mine, match=r"^data.root is gone$"), worded("data", {"root"}):
         raise Mine("`root` is gone")
+
+
+def test_a_name_that_is_no_utf8_is_named() -> None:
+    with pytest.raises(UserError, match=r"data\.root=caf\\xe9 is not UTF-8") as caught:
+        settings._check_numbers("", {"data": {"root": "caf\udce9"}})
+    str(caught.value).encode()
+    settings._check_numbers("", {"data": {"root": "caf\u00e9"}})

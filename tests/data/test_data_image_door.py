@@ -202,6 +202,23 @@ def test_images_of_8_and_of_16_bits_in_one_set(tmp_path: Path, storage: str, fir
         ready(tmp_path / "set", storage=storage, channels=1)
 
 
+@STORAGE
+def test_augmentations_of_deep_images(tmp_path: Path, storage: str) -> None:
+    for label in "ab":
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(np.full((8, 8), 65535, np.uint16)).save(
+                tmp_path / "set" / label / f"{number}.png"
+            )
+    with pytest.raises(UserError, match="RandAugment in `augment` works on images of 8 bits"):
+        ready(tmp_path / "set", storage=storage, augment={"rand_augment": {}})
+    module = ready(
+        tmp_path / "set", storage=storage, augment={"cutout": {"size": 0.5}, "horizontal_flip": {}}
+    )
+    (batch,) = list(module.train_stream(seed=0, device="cpu"))[:1]
+    assert set(batch.inputs.unique().tolist()) == {0.5, 1.0}  # white, covered with grey
+
+
 def test_a_set_decoded_with_other_settings_is_another(tmp_path: Path) -> None:
     for label in "ab":
         (tmp_path / "set" / label).mkdir(parents=True)

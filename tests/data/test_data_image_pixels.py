@@ -158,13 +158,12 @@ def test_partly_transparent_pixels_are_mixed_and_opaque_ones_stay() -> None:
 def test_sixteen_bits_are_kept(bands: int, size: int | None) -> None:
     values = np.random.default_rng(0).integers(0, 65536, (8, 8, bands)).astype(np.uint16)
     got, seen = decoded(png16(values), deep=True, size=size)
-    exact = values / 257
+    exact = values / 65535
     if bands in (2, 4):
-        alpha = values[..., -1:] / 65535
-        exact = exact[..., :-1] * alpha + 255 * (1 - alpha)
+        exact = exact[..., :-1] * exact[..., -1:] + 1 - exact[..., -1:]
     planes = [Image.fromarray(plane.astype(np.float32)) for plane in np.moveaxis(exact, 2, 0)]
     planes = [plane.resize((size, size), Image.Resampling.BILINEAR) if size else plane for plane in planes]
-    np.testing.assert_allclose(got, np.stack(planes if len(planes) == 3 else planes * 3), atol=1e-3)
+    np.testing.assert_allclose(got, np.stack(planes if len(planes) == 3 else planes * 3), atol=1e-5)
     assert got.dtype == np.float32 and Fact.DEEP in seen.facts
     if size is None and bands in (1, 3):
         assert len(np.unique(got)) > 60
@@ -174,7 +173,7 @@ def test_sixteen_bits_are_kept(bands: int, size: int | None) -> None:
 def test_a_tiff_of_sixteen_bits_is_read_alike(compression: str | None) -> None:
     values = np.random.default_rng(0).integers(0, 65536, (8, 9)).astype(np.uint16)
     got, _ = decoded(encoded(Image.fromarray(values), "TIFF", compression=compression), deep=True, channels=1)
-    np.testing.assert_allclose(got[0], values / 257, atol=1e-4)
+    np.testing.assert_allclose(got[0], values / 65535, atol=1e-6)
 
 
 def tiff(values: np.ndarray, *, bits: int, signed: bool = False) -> bytes:
@@ -200,19 +199,19 @@ def tiff(values: np.ndarray, *, bits: int, signed: bool = False) -> bytes:
 def test_sixteen_bits_of_colour_in_a_tiff_are_kept() -> None:
     values = np.random.default_rng(0).integers(0, 65536, (6, 8, 3)).astype(np.uint16)
     got, _ = decoded(tiff(values, bits=16), deep=True)
-    np.testing.assert_allclose(got, values.transpose(2, 0, 1) / 257, atol=1e-4)
+    np.testing.assert_allclose(got, values.transpose(2, 0, 1) / 65535, atol=1e-6)
 
 
 def test_what_a_file_says_of_white_is_heeded_and_a_setting_goes_before_it() -> None:
     values = np.arange(0, 4096, 64).astype(np.uint16).reshape(8, 8, 1)
     twelve = tiff(values, bits=12)
     got, _ = decoded(twelve, deep=True, channels=1)
-    np.testing.assert_allclose(got[0], values[..., 0] / 4095 * 255, atol=1e-3)
+    np.testing.assert_allclose(got[0], values[..., 0] / 4095, atol=1e-5)
     pgm = b"P5\n8 8\n4095\n" + values.astype(">u2").tobytes()
     got, _ = decoded(pgm, deep=True, channels=1)
-    np.testing.assert_allclose(got[0], values[..., 0] / 4095 * 255, atol=0.01)
+    np.testing.assert_allclose(got[0], values[..., 0] / 4095, atol=5e-5)
     got, seen = decoded(png16(values), deep=True, channels=1, white=4095)
-    np.testing.assert_allclose(got[0], values[..., 0] / 4095 * 255, atol=1e-3)
+    np.testing.assert_allclose(got[0], values[..., 0] / 4095, atol=1e-5)
     assert seen.largest == pytest.approx(4032 / 4095)
     with pytest.raises(ValueError, match=r"between 0 and 4032, white is 4000: set `white`"):
         decoded(png16(values), white=4000)
@@ -221,10 +220,10 @@ def test_what_a_file_says_of_white_is_heeded_and_a_setting_goes_before_it() -> N
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (encoded(Image.fromarray(np.array([[0, 0.5], [1, 0.2]], np.float32)), "TIFF"), r"between 0 and 1: .*`white`=1,"),
-        (encoded(Image.fromarray(np.array([[0, 700], [1, 2]], np.int32)), "TIFF"), r"between 0 and 700: .*`white`=1023,"),
+        (encoded(Image.fromarray(np.array([[0, 0.5], [1, 0.2]], np.float32)), "TIFF"), r"from 0 to 1, .* `white` .*\(1, say\)"),
+        (encoded(Image.fromarray(np.array([[0, 700], [1, 2]], np.int32)), "TIFF"), r"from 0 to 700, .* `white` .*\(1023, say\)"),
         (encoded(Image.fromarray(np.array([[0, np.nan]], np.float32)), "TIFF"), r"no numbers \(NaN\)"),
-        (tiff(np.array([[[-5], [9]]]), bits=16, signed=True), r"between -5 and 9"),
+        (tiff(np.array([[[-5], [9]]]), bits=16, signed=True), r"from -5 to 9"),
     ],
 )  # fmt: skip
 def test_values_without_a_known_range_are_refused(data: bytes, message: str) -> None:
@@ -235,7 +234,7 @@ def test_values_without_a_known_range_are_refused(data: bytes, message: str) -> 
 def test_numbers_of_32_bits_are_read_where_white_is_said() -> None:
     values = np.array([[0, 0.5], [1, 0.25]], np.float32)
     got, _ = decoded(encoded(Image.fromarray(values), "TIFF"), white=1, deep=True, channels=1)
-    np.testing.assert_allclose(got[0], values * 255, atol=1e-4)
+    np.testing.assert_allclose(got[0], values, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP", "MPO"])

@@ -185,7 +185,7 @@ def test_sixteen_bits_are_scaled_not_cut(tmp_path: Path, size: int | None, chann
     for channel in image:
         np.testing.assert_allclose((channel * 255).numpy(), np.asarray(expected), atol=1.01)
     Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "set" / "a" / "0.tif")
-    with pytest.raises(UserError, match="mode F, 32 bits without a known range"):
+    with pytest.raises(UserError, match=r"32 bits from 0 to 65535, .*set `white` .*65535, say"):
         folder(tmp_path / "set", image_size=8)
 
 

@@ -148,5 +148,14 @@ def _check_numbers(key: str, value: Any) -> None:
             _check_numbers(f"{key}.{name}" if key else str(name), item)
     elif isinstance(value, float) and math.isnan(value):
         raise UserError(f"{key} must be a number, got nan")
+    elif (
+        isinstance(value, str)
+        and not value.isascii()
+        and value.encode(errors="surrogateescape") != value.encode(errors="replace")
+    ):
+        shown = value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        raise UserError(
+            f"{key}={shown} is not UTF-8, and a run records its settings as text: rename it, or name a link to it that has another name"
+        )
     elif isinstance(value, int) and abs(value) >= 2**63:
         raise UserError(f"{key} must be below 2^63, got a number of {len(str(abs(value)))} digits")

@@ -148,6 +148,8 @@ class RandAugment:
     On the CPU each operation runs on its own images; elsewhere on all, so that no count has to come back from the device.
     """
 
+    bytes_only = True
+
     def __init__(self, count: int = 2) -> None:
         if count < 1:
             raise UserError(f"RandAugment needs a count of operations of at least 1, got {count}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,18 +19,7 @@ from tutelage.data.image_pixels import Box, Fact, Form, Seen, read
 from tutelage.data.walk import printable
 from tutelage.errors import UserError
 
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-"""What Pillow raises for files that are damaged, or that are no images."""
+log = logging.getLogger("tutelage")
 NAMED = 100
 """Damaged files that a message names; the record of the run names all."""
 
@@ -90,7 +79,7 @@ class Files:
 
     @property
     def dtype(self) -> type[np.generic]:
-        """The type of decoded values: uint8, or float32 in [0, 255] where images have more than 8 bits."""
+        """The type of decoded values: uint8, or float32 in [0, 1] where images have more than 8 bits."""
         return np.float32 if self.form.deep else np.uint8
 
     def path(self, index: int) -> Path:
@@ -128,7 +117,8 @@ class Files:
         try:
             with open(path, "rb") if data is None else io.BytesIO(data) as file:  # noqa: PTH123
                 array, seen = read(file, self.form, box)
-        except UNREADABLE as error:
+        except Exception as error:  # what Pillow raises for what a file may hold is of every kind
+            log.debug("%s", path, exc_info=True)
             return None, Seen(), _reason(self.path(index), error)
         return array, seen, ""
 
@@ -157,4 +147,4 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         start = path.open("rb").read(12)
         return f"it is no image that this Pillow reads; it begins with {start!r}" if start else "it is empty"
-    return str(error) or type(error).__name__
+    return str(error).rstrip(".") or type(error).__name__

@@ -37,7 +37,7 @@ RESIDENT_BYTES = 2 * 2**30
 
 
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}
-DECODING = "bilinear 3"
+DECODING = "bilinear 4"
 """Names what `image_pixels` makes of a file: part of the name of what is kept decoded, so that no older version's pixels serve."""
 
 
@@ -138,16 +138,9 @@ class ImageFolder(ImageData):
             name = hashlib.sha256(repr((*content, len(files), DECODING)).encode()).hexdigest()[:24]
             arrays, facts = cache.stored(name, lambda folder: _decode_all(files, folder))
             images, found = torch.from_numpy(arrays["images"]), Found(**facts["found"])
-        source = ImageSource(
-            images,
-            layout.labels,
-            layout.class_names,
-            layout.official,
-            255.0,
-            content,
-            found.contents,
-            layout.absent,
-        )
+        peak = 255.0 if images.dtype in (torch.uint8, np.uint8) else 1.0
+        parts = layout.labels, layout.class_names, layout.official
+        source = ImageSource(images, *parts, peak, content, found.contents, layout.absent)
         return source, found, files
 
     def _check_fingerprint(self, layout: Layout) -> None:

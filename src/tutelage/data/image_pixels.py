@@ -68,7 +68,7 @@ class Form:
     channels: 3 (RGB) or 1 (grey).
     background: red, green and blue (0 to 255) of what shows through where an image is transparent.
     white: the value that means white in images of more than 8 bits; None: what the file says, else the largest of 16 bits.
-    deep: give float32 in [0, 255], which keeps 16 bits, in place of uint8.
+    deep: give float32 in [0, 1], which keeps 16 bits, in place of uint8.
     """
 
     size: int | None
@@ -96,7 +96,7 @@ def read(file: BinaryIO, form: Form, box: Box | None = None) -> tuple[np.ndarray
         values = _deep_values(image, file, form, seen)
         if values is not None:
             array = _resized_values(values, form, box)
-            return (array if form.deep else array.round().astype(np.uint8)), seen
+            return (array if form.deep else (array * 255).round().astype(np.uint8)), seen
     seen.facts |= Fact.REDUCED
     file.seek(0)
     with Image.open(file, formats=formats()) as image:
@@ -132,7 +132,7 @@ def _orientation(image: Image.Image) -> int:
 def _eight_bits(image: Image.Image, form: Form, box: Box | None, seen: Seen) -> np.ndarray:
     array = np.asarray(_resized(image, form, box, seen).convert(MODES[form.channels]))
     array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-    return array.astype(np.float32) if form.deep else array
+    return array.astype(np.float32) / 255 if form.deep else array
 
 
 def _resized(image: Image.Image, form: Form, box: Box | None, seen: Seen) -> Image.Image:
@@ -203,7 +203,7 @@ def _rawmode(args: Any) -> str:
 
 
 def _deep_values(image: Image.Image, file: BinaryIO, form: Form, seen: Seen) -> np.ndarray | None:
-    """Return the values of an image of more than 8 bits, upright and opaque: (H, W, 1 or 3) float32 in [0, 255]; None where Pillow gives
+    """Return the values of an image of more than 8 bits, upright and opaque: (H, W, 1 or 3) float32 in [0, 1]; None where Pillow gives
     8 bits of them only.
     """
     white: float | None = FULL
@@ -230,10 +230,10 @@ def _deep_values(image: Image.Image, file: BinaryIO, form: Form, seen: Seen) -> 
             alpha = (values != np.asarray(transparent)).any(2).astype(np.float32)
         elif colours.shape[2] in (2, 4):
             alpha = colours[..., -1].astype(np.float32) / FULL
-    values = _scaled(values, form.white or white, f"of mode {image.mode}", seen)
+    values = _scaled(values, form.white or white, seen)
     if alpha is not None and alpha.min() < 1:
         seen.facts |= Fact.TRANSPARENT
-        ground = np.asarray(form.background, dtype=np.float32)
+        ground = np.asarray(form.background, dtype=np.float32) / 255
         values = values * alpha[..., None] + ground * (1 - alpha[..., None])
     turn = _orientation(image)
     if turn != 1:
@@ -243,15 +243,15 @@ def _deep_values(image: Image.Image, file: BinaryIO, form: Form, seen: Seen) -> 
     return values
 
 
-def _scaled(values: np.ndarray, white: float | None, what: str, seen: Seen) -> np.ndarray:
+def _scaled(values: np.ndarray, white: float | None, seen: Seen) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if np.isnan(low + high):
         raise ValueError("it holds values that are no numbers (NaN)")
     if white is None:
         likely = 1 if high <= 1 else 2 ** int(np.ceil(np.log2(high + 1))) - 1 if np.isfinite(high) else 65535
         raise ValueError(
-            f"its values are {what}, 32 bits without a known range; here they lie between {low:g} and {high:g}: say what means white in "
-            f"all of them, such as `white`={likely}, or save it with 8 or 16 bits"
+            f"it holds numbers of 32 bits from {low:g} to {high:g}, without a known range: set `white` to what means white in all images "
+            f"({likely}, say), or save it with 8 or 16 bits"
         )
     if not (low >= 0 and high <= white):
         raise ValueError(
@@ -259,7 +259,7 @@ def _scaled(values: np.ndarray, white: float | None, what: str, seen: Seen) -> n
         )
     seen.facts |= Fact.DEEP
     seen.largest = high / white
-    return (values * (255.0 / white)).astype(np.float32)
+    return (values / white).astype(np.float32)
 
 
 def _sixteen(image: Image.Image, file: BinaryIO) -> np.ndarray | None:

@@ -168,10 +168,20 @@ class ImageData(DataModule):
                 warnings.warn(
                     f"no {split} sample of {len(absent)} of {len(names)} classes: {shown}", stacklevel=2
                 )
+        self._check_augmentation(images)
         self.task = Classification(len(names))
         self.input_shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
         self.normalization = self._normalization(images, source)
         self.store = self._store(images, torch.from_numpy(labels), source.peak)
+
+    def _check_augmentation(self, images: Tensor | Files) -> None:
+        eight_bits = images.dtype in (torch.uint8, np.uint8)
+        for step in () if eight_bits or self.augment is None else self.augment.steps:
+            if getattr(step, "bytes_only", False):
+                raise UserError(
+                    f"{type(step).__name__} in `augment` works on images of 8 bits a value, those of {type(self).__name__} have more: "
+                    "leave it out, or store the images with 8 bits"
+                )
 
     def _choose_classes(self, source: ImageSource) -> tuple[np.ndarray, list[str]]:
         names = [str(name) for name in source.class_names]

@@ -18,7 +18,7 @@ from tutelage.methods.base import step_seed
 from tutelage.models.frozen import FrozenNetwork, image_size
 from tutelage.models.heads import Head, declare, head_of, named_head
 from tutelage.models.weights import WeightsMismatch, load_weights, not_finite
-from tutelage.runs.weights import EXPECTED, RESERVED, Weights, node_of
+from tutelage.runs.weights import EXPECTED, RESERVED, YIELDING, Weights, node_of
 from tutelage.tasks import Batch
 
 log = logging.getLogger("tutelage")
@@ -59,10 +59,13 @@ def build_network(where: str, config: Mapping[str, Any], sizes: Mapping[str, Any
     Raises UserError.
     """
     node, weights = node_of(config, where), Weights.of(config, where)
-    arguments = {key: value for key, value in node.items() if key not in RESERVED}
+    accepts, _, _ = parameters_of(resolve(node.get("_target_", ""), where))
+    taken = {key for key in RESERVED if key not in YIELDING or key not in accepts}
+    if where == "model" and "input_size" in taken:
+        taken.remove("input_size")  # only a frozen network sees the data at a size of its own
+    arguments = {key: value for key, value in node.items() if key not in taken}
     pinned = node.get("init_seed")
     torch.manual_seed(step_seed(config["seed"] if pinned is None else pinned, 0, sum(map(ord, where))))
-    accepts, _, _ = parameters_of(resolve(arguments.get("_target_", ""), where))
     if weights.kind == "pretrained":
         if "pretrained" not in accepts:
             raise UserError(
@@ -80,13 +83,14 @@ def build_network(where: str, config: Mapping[str, Any], sizes: Mapping[str, Any
         raise UserError(
             f"{where}: {type(network).__name__} is a rule, no network: it can only guide (model@guide=...)"
         )
-    if weights.head is not None:
-        try:
+    try:
+        if weights.head is not None and "head" in taken:
             declare(network, named_head(network, weights.head))
-        except UserError as error:
-            raise UserError(f"{where}.{error}") from error
-    if weights.are_given:
-        _load(network, weights, sizes, config, [name for name in _OF_CLASSES if name in accepts])
+        if weights.are_given:
+            entry = weights.entry if "entry" in taken else None
+            _load(network, weights, sizes, config, entry, [name for name in _OF_CLASSES if name in accepts])
+    except UserError as error:
+        raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
     return network
 
 
@@ -95,6 +99,7 @@ def _load(
     weights: Weights,
     sizes: Mapping[str, Any],
     config: Mapping[str, Any],
+    entry: str | None,
     of_classes: list[str],
 ) -> None:
     where = weights.where
@@ -102,7 +107,7 @@ def _load(
     if head:
         log.info("%s.new_head=true: the layer '%s' starts afresh", where, head)
     try:
-        load_weights(network, weights.path(), head=head, entry=weights.entry, where=where)
+        load_weights(network, weights.path(), head=head, entry=entry, where=where)
     except WeightsMismatch as error:
         advice = _advice(network, where, sizes, of_classes, error) or _resolution(where, config, sizes)
         raise UserError(f"{error} {advice}".rstrip()) from error

@@ -116,10 +116,10 @@ class HeadInput:
         self.name = head.reads[0] if len(head.reads) == 1 else ""
         self._seen: Tensor | None = None
         if self.name:
-            network.get_submodule(self.name).register_forward_pre_hook(self._keep)
+            network.get_submodule(self.name).register_forward_pre_hook(self._keep, with_kwargs=True)
 
-    def _keep(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._seen = inputs[0]
+    def _keep(self, _module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self._seen = next(iter((*inputs, *named.values())))
 
     def take(self) -> Tensor | None:
         """Return the features once and let go of them; None if no forward has left any."""

@@ -86,7 +86,9 @@ def named_head(network: nn.Module, layers: str | Sequence[str]) -> Head:
 
     Raises UserError for a name that the network does not have.
     """
-    wanted = (layers,) if isinstance(layers, str) else tuple(layers)
+    wanted = [layers] if isinstance(layers, str) else layers
+    if not isinstance(wanted, Sequence) or not wanted or not all(isinstance(name, str) for name in wanted):
+        raise UserError(f"head must name a layer, or be a list of names, got {layers!r}")
     modules, state = dict(network.named_modules()), network.state_dict()
     found: list[str] = []
     for name in wanted:

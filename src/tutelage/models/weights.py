@@ -7,6 +7,7 @@ import hashlib
 import logging
 import re
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tutelage.errors import UserError
+from tutelage.errors import UserError, choices
 from tutelage.models.heads import Head
 from tutelage.runs.bounded import check_archive
 
@@ -142,6 +143,14 @@ def _chosen(
     """
     if entry is not None and entry in states:
         return entry
+    if entry is not None and not any(_named(_prefixes(state, needed), entry) for state in states.values()):
+        known = {
+            *filter(None, states),
+            *(p.rstrip(".") for s in states.values() for p in _prefixes(s, needed) if p),
+        }
+        raise UserError(
+            f"{where}.entry={entry}: {said} holds no such state or network; {choices(entry, known)}"
+        )
     fitting = [at for at, state in states.items() if _prefixes(state, needed)]
     found = fitting or [at for at in states if at in _USUAL] or list(states)
     averaged = [at for at in found if _AVERAGED.search(at)]
@@ -184,7 +193,11 @@ def load_weights(
         )
     # Files from before PyTorch 0.4.1 have no such counter; PyTorch itself starts it at 0.
     optional = {name for name in own if name.endswith("num_batches_tracked")}
-    needed = [name for name in own if name not in fresh | optional]
+    places = Counter(tensor.data_ptr() for tensor in own.values() if tensor.numel())
+    tied = {
+        name for name, tensor in own.items() if places[tensor.data_ptr()] > 1
+    }  # a file may hold them once
+    needed = [name for name in own if name not in fresh | optional | tied]
     if isinstance(source, Mapping):
         state = dict(source)
     else:
@@ -195,7 +208,12 @@ def load_weights(
     state = {
         n: tensor for n, tensor in state.items() if n not in fresh and (n in own or not n.startswith(below))
     }
-    missing = [name for name in own if name not in state and name not in fresh | optional]
+    there = {tensor.data_ptr() for name, tensor in own.items() if name in state and name in tied}
+    missing = [
+        name
+        for name, tensor in own.items()
+        if name not in state and name not in fresh | optional and tensor.data_ptr() not in there
+    ]
     unexpected = [name for name in state if name not in own]
     differing = [name for name in state if name in own and state[name].shape != own[name].shape]
     if missing or unexpected or differing:
@@ -222,6 +240,14 @@ def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     ]
 
 
+def _named(prefixes: Sequence[str], entry: str | None) -> list[str]:
+    return [
+        prefix
+        for prefix in prefixes
+        if prefix and entry is not None and prefix.rstrip(".") == entry.rstrip(".")
+    ]
+
+
 def _prefixes(state: Mapping[str, Tensor], needed: Sequence[str]) -> list[str]:
     """Return the prefixes under which a state holds all the needed names."""
     if not needed or all(name in state for name in needed):
@@ -237,9 +263,7 @@ def _without_prefix(
     if any(name in state for name in needed):
         return state
     prefixes = _prefixes(state, needed)
-    if named := [
-        prefix for prefix in prefixes if entry is not None and prefix.rstrip(".") == entry.rstrip(".")
-    ]:
+    if named := _named(prefixes, entry):
         prefixes = named
     elif (
         "network." in prefixes

@@ -31,6 +31,9 @@ RESERVED: dict[str, str] = {
 }
 """The settings of a network that are no arguments of its class, and what they say."""
 
+YIELDING = ("head", "entry", "input_size")
+"""Those of them that are its class's where that has an argument of the name."""
+
 EXPECTED = "scratch, pretrained, a file (.safetensors, .pth, .ckpt, ...), a run (its folder, or <name>/<first digits>), or need:<name>"
 
 Kind = Literal["scratch", "pretrained", "file", "run", "need"]
@@ -56,7 +59,7 @@ class Weights:
     needs: Mapping[str, str] = field(default_factory=dict)
     digest: str | None = None
     new_head: bool = False
-    head: str | tuple[str, ...] | None = None
+    head: Any = None
     entry: str | None = None
 
     @classmethod
@@ -70,21 +73,10 @@ class Weights:
         said = "scratch" if said is None else said
         if not isinstance(said, str) or not said:
             raise UserError(f"{where}.weights must be {EXPECTED}; got {said!r}")
-        head = node.get("head")
-        if not (
-            head is None
-            or isinstance(head, str)
-            or (isinstance(head, list) and all(isinstance(x, str) for x in head))
-        ):
-            raise UserError(f"{where}.head must name a layer, or be a list of names, got {head!r}")
         for key in ("new_head", "entry"):
-            value, kind, word = (
-                node.get(key),
-                (bool if key == "new_head" else str),
-                ("true or false" if key == "new_head" else "text"),
-            )
-            if value is not None and not isinstance(value, kind):
-                raise UserError(f"{where}.{key} must be {word}, got {value!r}")
+            kind, word = (bool, "true or false") if key == "new_head" else (str, "text")
+            if node.get(key) is not None and not isinstance(node[key], kind):
+                raise UserError(f"{where}.{key} must be {word}, got {node[key]!r}")
         runs_dir = Path(str(config.get("runs_dir") or "runs")).expanduser()
         return cls(
             where=where,
@@ -94,7 +86,7 @@ class Weights:
             needs=_needs(config),
             digest=node.get(WEIGHTS_DIGEST),
             new_head=bool(node.get("new_head")),
-            head=tuple(head) if isinstance(head, list) else head,
+            head=node.get("head"),
             entry=node.get("entry"),
         )
 

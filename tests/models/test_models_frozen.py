@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -203,3 +204,40 @@ def test_series_are_converted_channel_by_channel(count):
     inputs = torch.randn(count, 5, 7)
     raw = inputs * torch.tensor(given[1]) + torch.tensor(given[0])
     torch.testing.assert_close(frozen(inputs), (raw - 1) / 2)
+
+
+@pytest.mark.parametrize("size", [16, (12, 20), 5])
+def test_images_are_seen_at_the_network_s_own_size(size):
+    """Against a bilinear interpolation written out: half-pixel centres; where images get smaller, a triangle as wide as the step."""
+
+    def weights(old, new):
+        step = old / new
+        reach = max(step, 1.0)
+        centres = (np.arange(new) + 0.5) * step - 0.5
+        table = np.maximum(0, 1 - np.abs(np.arange(old)[None] - centres[:, None]) / reach)
+        return table / table.sum(1, keepdims=True)
+
+    class Sees(nn.Module):
+        def forward(self, x):
+            return x
+
+    height, width = size if isinstance(size, tuple) else (size, size)
+    images = torch.rand(2, 3, 8, 8)
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in IMAGENET)
+    rows, columns = weights(8, height), weights(8, width)
+    expected = np.einsum("hy,ncyx,wx->nchw", rows, ((images - mean) / std).double().numpy(), columns)
+    frozen = FrozenNetwork(Sees(), expects=IMAGENET, input_size=size)
+    seen = frozen(images)
+    assert seen.shape == (2, 3, height, width)
+    np.testing.assert_allclose(seen.double().numpy(), expected, atol=1e-5)
+    assert FrozenNetwork(Sees(), input_size=size)(images.bfloat16()).dtype == torch.bfloat16
+    own = torch.rand(2, 3, height, width)
+    assert FrozenNetwork(Sees(), input_size=size)(own) is own
+
+
+def test_a_size_that_is_none_or_of_no_images_is_refused():
+    for size in (0, -3, 2.5, [4], [4, 4, 4], "8"):
+        with pytest.raises(UserError, match="input_size"):
+            FrozenNetwork(convnet(), input_size=size)
+    with pytest.raises(UserError, match=r"is of images .* got inputs of shape \(2, 7, 3\)"):
+        FrozenNetwork(nn.Identity(), input_size=8)(torch.rand(2, 7, 3))

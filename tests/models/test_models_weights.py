@@ -1,8 +1,10 @@
 """Weights files: round trips, strictness, damaged and hostile files, new heads."""
 
+import argparse
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,7 +14,7 @@ from tutelage.errors import UserError
 from tutelage.models.fcn import FCN
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.heads import find_head
-from tutelage.models.weights import WeightsMismatch, digest, load_weights, read_states
+from tutelage.models.weights import WeightsMismatch, digest, load_weights, not_finite, read_states
 
 
 def fcn(output_size=5, seed=0, **options):
@@ -187,3 +189,102 @@ def test_other_wrong_sources(tmp_path):
     torch.save({"lr": 0.1}, tmp_path / "values.pt")
     with pytest.raises(UserError, match="holds no state_dict"):
         read_states(tmp_path / "values.pt")
+
+
+def files(tmp_path, **states):
+    """Weights as people keep them, by name of the file: (what is saved, where the state stands in it)."""
+    state, ema = states["state"], states["ema"]
+    prefixed = {f"module.{name}": tensor for name, tensor in state.items()}
+    beside = {"optimizer": {"state": {0: {"step": torch.ones(())}}, "param_groups": [{"lr": 0.1}]}}
+    return {
+        "tutorial.pt": ({"model_state_dict": state, "epoch": 3, "loss": torch.ones(())}, "model_state_dict"),
+        "net.pth": ({"net": state, "acc": 91.0}, "net"),
+        "student_best": ({"state_dict": state}, "state_dict"),
+        "deit.pth.tar": ({"model": prefixed, "args": argparse.Namespace(lr=0.1), **beside}, "model"),
+        "pytorch_model.bin": (state, ""),
+        "mixed.ckpt": ({**state, "epoch": 3, "best": 0.5}, ""),
+        "deep.pt": ({"trainer": {"weights": state}, "scaler": {"scale": 2.0}}, "trainer.weights"),
+        "two.pth": ({"state_dict": state, "state_dict_ema": ema}, "state_dict_ema"),
+        "ema_first.pt": ({"model_ema": ema, "model": state, **beside}, "model_ema"),
+        "gan.pt": ({"G": state, "D": {"conv.weight": torch.ones(2, 2)}}, "G"),
+        "compiled.pt": ({f"_orig_mod.{name}": tensor for name, tensor in state.items()}, ""),
+        "scores.pt": (
+            {"state_dict": state, "top1": np.float64(70.0), "curve": [np.float32(1.0)]},
+            "state_dict",
+        ),
+    }
+
+
+NAMES = tuple(files(None, state={}, ema={}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_known_by_what_is_in_it_and_what_was_taken_is_said(tmp_path, caplog, name):
+    plain, average = fcn(seed=1), fcn(seed=2)
+    content, place = files(tmp_path, state=plain.state_dict(), ema=average.state_dict())[name]
+    torch.save(content, tmp_path / name)
+    network = fcn(seed=3)
+    with caplog.at_level("INFO", logger="tutelage"):
+        load_weights(network, tmp_path / name, where="teacher")
+    assert digest(network) == digest(average if "ema" in place else plain)
+    assert (f"taken are those under '{place}'" in caplog.text) == bool(place)
+    assert ("not state_dict (teacher.entry=... takes another)" in caplog.text) == (name == "two.pth")
+
+
+def test_safetensors_without_an_ending_is_known_too(tmp_path):
+    network, other = fcn(seed=1), fcn(seed=2)
+    save_weights(network, tmp_path / "best")
+    load_weights(other, tmp_path / "best")
+    assert digest(network) == digest(other)
+
+
+def test_of_several_states_or_networks_one_can_be_named(tmp_path):
+    one, two = fcn(seed=1), fcn(seed=2)
+    torch.save({"student": one.state_dict(), "teacher": two.state_dict()}, tmp_path / "dino.pth")
+    with pytest.raises(UserError, match=r"holds 2 states, student, teacher: say which: guide\.entry=student"):
+        load_weights(fcn(), tmp_path / "dino.pth", where="guide")
+    with pytest.raises(UserError, match=r"guide\.entry=teachr: .*did you mean 'teacher'"):
+        load_weights(fcn(), tmp_path / "dino.pth", where="guide", entry="teachr")
+    network = fcn()
+    load_weights(network, tmp_path / "dino.pth", where="guide", entry="teacher")
+    assert digest(network) == digest(two)
+    pair = {
+        f"{name}.{key}": t for name, net in (("a", one), ("b", two)) for key, t in net.state_dict().items()
+    }
+    torch.save(pair, tmp_path / "pair.pt")
+    with pytest.raises(UserError, match=r"2 times, under a\., b\.: say which: guide\.entry=a"):
+        load_weights(fcn(), tmp_path / "pair.pt", where="guide")
+    load_weights(network, tmp_path / "pair.pt", where="guide", entry="a")
+    assert digest(network) == digest(one)
+
+
+def test_an_unknown_network_s_state_names_what_the_usual_place_holds(tmp_path):
+    torch.save({"state_dict": fcn().state_dict(), "statistics": {"mean": torch.ones(2)}}, tmp_path / "w.pt")
+    with pytest.raises(WeightsMismatch, match=r"missing: 0\.weight, 0\.bias; unexpected: layers\.0"):
+        load_weights(nn.Sequential(nn.Linear(4, 5)), tmp_path / "w.pt", where="teacher")
+
+
+def test_tied_weights_may_stand_once_in_a_file():
+    class Tied(nn.Module):
+        def __init__(self, seed):
+            super().__init__()
+            torch.manual_seed(seed)
+            self.out, self.embed, self.body = nn.Linear(6, 9, bias=False), nn.Embedding(9, 6), nn.Linear(6, 6)
+            self.out.weight = self.embed.weight
+
+    theirs = Tied(1)
+    for left_out in ("out.weight", "embed.weight"):
+        state = {name: tensor for name, tensor in theirs.state_dict().items() if name != left_out}
+        for prefix in ("", "model."):
+            ours = Tied(2)
+            load_weights(ours, {prefix + name: tensor for name, tensor in state.items()})
+            assert digest(ours) == digest(theirs) and ours.out.weight is ours.embed.weight
+    with pytest.raises(WeightsMismatch, match=r"missing: out\.weight, embed\.weight\."):
+        load_weights(Tied(2), {n: t for n, t in theirs.state_dict().items() if n.startswith("body")})
+
+
+def test_values_that_are_no_numbers_are_found():
+    network = fcn()
+    assert not_finite(network.state_dict()) == []
+    network.head.bias.data[0] = float("inf")
+    assert not_finite(network.state_dict()) == ["head.bias"]

@@ -83,9 +83,12 @@ def build_network(where: str, config: Mapping[str, Any], sizes: Mapping[str, Any
         raise UserError(
             f"{where}: {type(network).__name__} is a rule, no network: it can only guide (model@guide=...)"
         )
-    try:
-        if weights.head is not None and "head" in taken:
+    if weights.head is not None and "head" in taken:
+        try:
             declare(network, named_head(network, weights.head))
+        except UserError as error:
+            raise UserError(f"{where}.{error}") from error
+    try:
         if weights.are_given:
             entry = weights.entry if "entry" in taken else None
             _load(network, weights, sizes, config, entry, [name for name in _OF_CLASSES if name in accepts])

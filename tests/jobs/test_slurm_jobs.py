@@ -110,8 +110,14 @@ def test_what_the_queue_says_and_where_it_is_silent_the_accounts(tmp_path, monke
 def test_the_last_words_are_the_jobs_own(tmp_path):
     log = tmp_path / "log"
     assert slurm_queue.last_words(log) == ""
-    log.write_text("submitit INFO (now) - Starting\nsrun: error: n1: task 0: Killed\n")
-    assert slurm_queue.last_words(log) == "srun: error: n1: task 0: Killed"
+    log.write_text(
+        "submitit INFO (now) - Starting\nsrun: error: n1: task 0: Killed\nsrun: Force Terminated StepId=2.0\n"
+    )
+    assert slurm_queue.last_words(log).startswith("its process was killed on n1 (signal 9")
+    log.write_text(
+        "submitit INFO (now) - Starting\nsrun: error: n1: task 0: Exited with exit code 3\nsrun: x\n"
+    )
+    assert slurm_queue.last_words(log) == "its process on n1: Exited with exit code 3"
     log.write_text(
         "submitit INFO\nModuleNotFoundError: No module named 'x'\nsrun: error: n1: task 0: Exited\n"
     )

@@ -96,7 +96,7 @@ def submit(
     values, keys = [float("nan")] * len(wanted), [""] * len(wanted)
     waiting: dict[str, _Job] = {}
     for place, (words, planned, stored) in enumerate(wanted):
-        name = " ".join(names[place]) or "the job"
+        name = " ".join(names[place]) if len(wanted) > 1 else "the job"
         plan = planned or _plan_here(jobs, words, name)
         if plan is None:
             continue
@@ -105,7 +105,9 @@ def submit(
             continue
         keys[place] = plan.key
         request = cluster_request.request_of(plan, options)
-        job = _Job(name, words, plan, request, 1 + plan.config["retry"], jobs.folder)
+        job = _Job(
+            name if len(wanted) > 1 else plan.key, words, plan, request, 1 + plan.config["retry"], jobs.folder
+        )
         waiting.setdefault(plan.key, job)  # the same run twice is one job
     if jobs.stopped:
         for job in waiting.values():

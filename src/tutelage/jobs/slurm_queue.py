@@ -120,16 +120,22 @@ def _seconds(elapsed: str) -> float | None:
 
 
 def last_words(log: Path) -> str:
-    """Return the last line of a job's log that it wrote itself; where there is none, the last that the cluster wrote."""
+    """Return the last line of a job's log that it wrote itself; where there is none, how the cluster says that its process ended."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 20_000))
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
     except OSError:
         return ""
-    lines = [line for line in lines if line]
-    own = [line for line in lines if not _NOISE.match(line)]
-    return (own or lines or [""])[-1][:300]
+    ends = [found for line in lines if (found := re.match(r"srun: error: (\S+): tasks? \S+: (.+)", line))]
+    if ends and ends[-1][2] == "Killed":
+        return (
+            f"its process was killed on {ends[-1][1]} (signal 9, which a machine short of memory sends too)"
+        )
+    own = [line for line in lines if line and not _NOISE.match(line)]
+    if own:
+        return own[-1][:300]
+    return f"its process on {ends[-1][1]}: {ends[-1][2]}" if ends else ""
 
 
 def cpus_per_node(listed: str) -> int:

@@ -247,3 +247,25 @@ def test_a_guide_sees_the_images_of_the_first_network_as_its_own_run_does(runs, 
         assert main(["similarity", "small/raw", second, f"runs_dir={root}", f"out={out}", "samples=60"]) == 0
         found.append([float(row["unbiased_cka"]) for row in read_csv(out / "similarity.csv")])
     assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+def test_cost_of_networks_and_of_their_guide_beside_the_test_metric(runs, tmp_path, capsys):
+    out = tmp_path / "cost"
+    words = [
+        runs["plain-0"],
+        runs["guided-0"],
+        f"{runs['guided-0']}:guide",
+        f"runs_dir={runs['root']}",
+        f"out={out}",
+    ]
+    assert main(["cost", *words]) == 0
+    plain, guided, guide = read_csv(out / "cost.csv")
+    width, inputs, classes = 16, 64, 10  # an FCN of two layers, each with batch norm and bias
+    weights = inputs * width + width * width + width * classes
+    assert int(plain["operations"]) == 2 * weights == int(guided["operations"])
+    assert int(plain["parameters"]) == weights + 2 * 3 * width + classes
+    assert float(plain["test_accuracy"]) > 0 and not guide["test_accuracy"]
+    assert float(guide["latency_ms_batch_64_threads_1"]) > 0
+    machine = json.loads((out / "cost.json").read_text())["machine"]
+    assert machine["cpu"] and machine["threads"][0] == 1
+    assert (out / "cost.png").is_file() and "parameters" in capsys.readouterr().out

@@ -224,12 +224,59 @@ def quality(request: Request) -> Outcome:
     return lines, {"reference": split, "count": count}, rows, lambda path: analysis.draw(shown, table, path)
 
 
+def cost(request: Request) -> Outcome:
+    """Parameters, operations, size, latency and memory of every network, beside its metric on the test split."""
+    import torch
+
+    from tutelage.analysis import network_cost as analysis
+    from tutelage.runs.provenance import cpu_model
+
+    most = torch.get_num_threads() if request.options["device"] == "cpu" else 0
+    threads = sorted({1, max(1, most)})
+    rows, lines, points = [], [], dict[str, tuple[float, list[float]]]()
+    for subject in request.subjects:
+        network, _, batches = opened(subject, request, samples=analysis.BATCHES[-1])
+        found = analysis.network_cost(network, next(iter(batches)), threads=threads)
+        monitor, metrics = _monitored(subject)
+        rows.append(
+            {"network": subject.label, "arm": subject.arm, "seed": subject.seed, **metrics, **found.columns}
+        )
+        first = found.latencies[0]
+        lines.append(
+            f"{subject.label}: {found.parameters:,} parameters, {found.operations:,} operations, {found.size_mb:.2f} MiB, "
+            f"one sample {1e3 * first.median_s:.2f} ms ({1e3 * first.low_s:.2f} to {1e3 * first.high_s:.2f})"
+        )
+        if monitor:
+            points.setdefault(subject.arm, (found.operations, []))[1].append(metrics[f"test_{monitor}"])
+    name = next((key for key in rows[0] if key.startswith("test_")), "test_metric").removeprefix("test_")
+    machine = {
+        "device": request.options["device"],
+        "cpu": cpu_model(),
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+    if request.options["device"].startswith("cuda"):
+        machine["device"] = torch.cuda.get_device_name(torch.device(request.options["device"]))
+    shown = [(arm, operations, values) for arm, (operations, values) in points.items()]
+    return lines, {"machine": machine}, rows, lambda path: analysis.draw(shown, path, metric=name)
+
+
+def _monitored(subject: Subject) -> tuple[str, dict[str, float]]:
+    """The monitored metric of a run's own network and its value on the test split; none of a guide or teacher."""
+    result = subject.run.result or {}
+    if subject.role or "selection" not in result:
+        return "", {}
+    monitor = str(result["selection"]["monitor"])
+    return monitor, {f"test_{monitor}": float(result["best"]["test"][monitor])}
+
+
 ANALYSES: dict[str, Callable[[Request], Outcome]] = {
     "errors": errors,
     "similarity": similarity,
     "gap": gap,
     "alignment": alignment,
     "quality": quality,
+    "cost": cost,
 }
 
 

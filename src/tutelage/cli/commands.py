@@ -158,6 +158,7 @@ COMMANDS: dict[str, Command] = {
             "similarity <run> <run>",
             "gap <runs> ...",
             "alignment <runs> ...",
+            "cost <runs> ...",
             "quality <run> <runs> ...",
         ),
         (
@@ -206,6 +207,7 @@ COMMANDS: dict[str, Command] = {
             "similarity": "layer by layer, by a measure",
             "gap": "training against validation and test: the overfitting gap",
             "alignment": "similarity to the guide over training",
+            "cost": "parameters, operations, size, latency and memory, beside the metric",
             "quality": "pseudo data sets against real images, in a classifier's features",
         },
     ),

@@ -1,0 +1,206 @@
+"""What a network costs to run: parameters, size, operations, peak memory of its tensors, and latency on the machine at hand."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tutelage.models.frozen import FrozenNetwork
+from tutelage.tasks import Batch
+
+WARM, TIMED = 5, 30
+BATCHES = (1, 64)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds that one forward of a batch takes: median and quartiles over repetitions.
+
+    batch: samples. threads: of the CPU; 0 on an accelerator.
+    peak_mb: the most that its tensors took at once beyond weights and inputs, in MiB.
+    """
+
+    batch: int
+    threads: int
+    median_s: float
+    low_s: float
+    high_s: float
+    peak_mb: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one network costs.
+
+    parameters: numbers that training could change, shared ones once. size_mb: of weights and buffers in memory, MiB.
+    operations: of one sample's forward, a multiplication and an addition counted as two; matrix products, convolutions and
+        attention alone, as torch's counter counts them.
+    """
+
+    parameters: int
+    size_mb: float
+    operations: int
+    latencies: tuple[Latency, ...]
+
+    @property
+    def columns(self) -> dict[str, float]:
+        """Return the cost as one flat row."""
+        row: dict[str, float] = {
+            "parameters": self.parameters,
+            "size_mb": round(self.size_mb, 3),
+            "operations": self.operations,
+        }
+        for one in self.latencies:
+            where = f"batch_{one.batch}" + (f"_threads_{one.threads}" if one.threads else "")
+            row |= {
+                f"latency_ms_{where}": round(1e3 * one.median_s, 4),
+                f"peak_mb_{where}": round(one.peak_mb, 3),
+            }
+        return row
+
+
+def network_cost(network: FrozenNetwork, example: Batch, *, threads: Sequence[int] = (1,)) -> Cost:
+    """Measure a network on the device that it and the example lie on.
+
+    Args:
+        network: at rest; its input conversion counts, as it would in use.
+        example: samples to repeat up to each batch of BATCHES.
+        threads: numbers of CPU threads to measure with; on an accelerator they mean nothing.
+
+    Returns:
+        the cost; the latency is a median of TIMED forwards after WARM, in turn over the numbers of threads.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    one = _repeated(example, 1)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(one.inputs, one.mask)
+    weights = {id(p): p for p in network.network.parameters()}.values()
+    held = [*weights, *network.network.buffers()]
+    on_cpu = one.inputs.device.type == "cpu"
+    latencies = tuple(
+        _latency(network, _repeated(example, size), count)
+        for size in BATCHES
+        for count in (dict.fromkeys(threads) if on_cpu else (0,))
+    )
+    return Cost(
+        sum(p.numel() for p in weights),
+        sum(x.numel() * x.element_size() for x in held) / 2**20,
+        int(counter.get_total_flops()),
+        latencies,
+    )
+
+
+def _repeated(example: Batch, size: int) -> Batch:
+    index = torch.arange(size, device=example.inputs.device) % len(example.inputs)
+    return Batch(*(None if part is None else part[index.to(part.device)] for part in example))  # type: ignore[arg-type]
+
+
+def _latency(network: FrozenNetwork, batch: Batch, threads: int) -> Latency:
+    before = torch.get_num_threads()
+    seconds = []
+    try:
+        if threads:
+            torch.set_num_threads(threads)
+        with torch.inference_mode():
+            peak = peak_bytes(network, batch)
+            for number in range(WARM + TIMED):
+                started = time.perf_counter()
+                network(batch.inputs, batch.mask)
+                _wait(batch.inputs.device)
+                if number >= WARM:
+                    seconds.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(before)
+    low, median, high = statistics.quantiles(seconds, n=4)
+    return Latency(len(batch.inputs), threads, median, low, high, peak / 2**20)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_bytes(network: nn.Module, batch: Batch) -> int:
+    """Return the most bytes that the tensors made in one forward took at once; what a kernel needs inside is not seen."""
+    with _Watch(network, batch) as watch:
+        network(batch.inputs, batch.mask)
+    return watch.peak
+
+
+class _Watch(TorchDispatchMode):
+    """Counts the storages that operations make while they live."""
+
+    def __init__(self, network: nn.Module, batch: Batch) -> None:
+        super().__init__()
+        inner = network.network if isinstance(network, FrozenNetwork) else network
+        known = [*inner.parameters(), *inner.buffers(), *(x for x in batch if isinstance(x, Tensor))]
+        self._known = {x.untyped_storage().data_ptr() for x in known}
+        self._live: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor):
+                self._count(leaf)
+        return made
+
+    def _count(self, made: Tensor) -> None:
+        storage = made.untyped_storage()
+        place = storage.data_ptr()
+        if place in self._known or place in self._live:
+            return
+        self._live[place] = storage.nbytes()
+        self.peak = max(self.peak, sum(self._live.values()))
+        weakref.finalize(storage, self._live.pop, place, None)
+
+
+@contextmanager
+def figure_of(path: Path) -> Iterator[Any]:
+    """Yield axes of a figure that is saved when the block ends."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from tutelage.analysis.drawing import save
+
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    yield axes
+    save(figure, path)
+
+
+def draw(points: Sequence[tuple[str, float, Sequence[float]]], path: Path, *, metric: str) -> None:
+    """Write the figure of the metric against operations.
+
+    points: for each arm its name, operations per sample, and the test values of its runs: mean, and a bar from least to largest.
+    """
+    from tutelage.analysis.drawing import literal
+
+    with figure_of(path) as axes:
+        for number, (name, operations, values) in enumerate(points):
+            colour = f"C{number % 10}"
+            mean = statistics.fmean(values)
+            axes.plot([operations] * 2, [min(values), max(values)], "-", color=colour, linewidth=1.5)
+            axes.plot(operations, mean, "o", color=colour)
+            axes.annotate(
+                literal(name), (operations, mean), xytext=(6, 4), textcoords="offset points", fontsize=8
+            )
+        axes.set_xscale("log")
+        axes.set(xlabel="operations per sample (forward)", ylabel=f"{metric} on test")
+        axes.margins(x=0.25)
+        axes.spines[["top", "right"]].set_visible(False)

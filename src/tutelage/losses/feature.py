@@ -115,8 +115,8 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
 
     Invariant to rotation and scale of either feature. Source: Tung and Mori 2019, arXiv 1907.09682, eq. 1-4.
     """
-    rows = _rows(student, teacher, "similarity preserving", at_least=2)
-    rows = (_of_ordinary_size(x, x.detach().abs().amax(), *_ORDINARY) for x in rows)
+    features = _rows(student, teacher, "similarity preserving", at_least=2)
+    rows = (_of_ordinary_size(x, x.detach().abs().amax(), *_ORDINARY) for x in features)
     mine, theirs = (_unit(x @ x.T) for x in rows)
     return (mine - theirs).square().mean()
 

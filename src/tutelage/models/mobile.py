@@ -69,10 +69,11 @@ class MobileNetV2(nn.Module):
             self.blocks.append(nn.Sequential(*stage))
             before = after
         self.conv2 = nn.Sequential(_point(before, 1280), nn.BatchNorm2d(1280), nn.ReLU())
-        self.avgpool, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Linear(1280, output_size))
+        head = nn.Linear(1280, output_size)
+        self.avgpool, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Sequential(head)
         he_normal(self)
-        nn.init.normal_(self.classifier[0].weight, std=0.01)
-        nn.init.zeros_(self.classifier[0].bias)
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (n, classes) of images (n, channels, height, width)."""

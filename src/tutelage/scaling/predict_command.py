@@ -85,11 +85,10 @@ def beyond_the_paper(found: Any, layers: Sequence[Any], arguments: Mapping[str, 
         return ""
     theirs = predict(layers, **{**arguments, "patterns": published})
     winners = " or ".join(winner.label for winner in theirs.winners)
-    verb = "is" if len(others) == 1 else "are"
+    are, follow = ("is", "follows") if len(others) == 1 else ("are", "follow")
     return (
-        f"{', '.join(others)} {verb} not in the paper's table for this network (arXiv 2512.04165: {', '.join(published)}) but "
-        f"{'follows' if verb == 'is' else 'follow'} from its rules.\nOf the patterns in the table: P* ~ {power_of_d(theirs.exponent)}, learned "
-        f"by {winners} (patterns=[{','.join(published)}])\n"
+        f"{', '.join(others)} {are} not in the paper's table for this network (arXiv 2512.04165: {', '.join(published)}) but "
+        f"{follow} from its rules.\nOf the patterns in the table: P* ~ {power_of_d(theirs.exponent)}, learned by {winners} (patterns=[{','.join(published)}])\n"
     )
 
 

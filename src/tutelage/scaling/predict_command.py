@@ -87,8 +87,9 @@ def beyond_the_paper(found: Any, layers: Sequence[Any], arguments: Mapping[str, 
     winners = " or ".join(winner.label for winner in theirs.winners)
     are, follow = ("is", "follows") if len(others) == 1 else ("are", "follow")
     return (
-        f"{', '.join(others)} {are} not in the paper's table for this network (arXiv 2512.04165: {', '.join(published)}) but "
-        f"{follow} from its rules.\nOf the patterns in the table: P* ~ {power_of_d(theirs.exponent)}, learned by {winners} (patterns=[{','.join(published)}])\n"
+        f"{', '.join(others)} {are} not in the paper's table for this network (arXiv 2512.04165: {', '.join(published)}) "
+        f"but {follow} from its rules.\nOf the patterns in the table: P* ~ {power_of_d(theirs.exponent)}, learned by "
+        f"{winners} (patterns=[{','.join(published)}])\n"
     )
 
 

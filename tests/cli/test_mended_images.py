@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -103,23 +102,35 @@ def test_other_data_are_another_run(tmp_path, capsys):
 
 
 def test_a_run_that_needs_one_with_missing_images_has_its_splits(tmp_path, capsys):
-    path = tmp_path / "set" / "cat" / "03.png"
+    path = tmp_path / "set" / late_image(4)
     path.write_bytes(path.read_bytes()[:90])
     need = json.dumps([*QUICK, "name=teacher"]).replace('"', "'").replace(" ", "")
     words = [
-        "method=distillation",
-        "model@teacher=fcn",
-        "teacher.depth=1",
-        "teacher.width=8",
-        "teacher.weights=need:t",
-        f"+needs.t={need}",
-    ]
-    assert new_command(*words) == 2
+        "method=distillation", "model@teacher=fcn", "teacher.depth=1", "teacher.width=8", "teacher.weights=need:t", f"+needs.t={need}",
+    ]  # fmt: skip
+    assert new_command(*words, "data.check_files=false") == 2
     path.unlink()
     assert new_command(*words) == 0
     runs = {run.name: run for run in Store("runs").runs()}
-    teacher, student = (
-        dict(np.load(run.path / "splits.npz")) for run in (runs.pop("teacher"), runs.popitem()[1])
-    )
+    names = [path.relative_to(tmp_path / "set").as_posix()]
+    splits = []
+    for run in runs.values():
+        assert run.config["data"]["absent"] == names
+        splits.append(dict(np.load(run.path / "splits.npz")))
+    teacher, student = splits
     assert all(teacher[split].tolist() == student[split].tolist() for split in teacher)
-    assert os.listdir("runs/teacher")  # noqa: PTH208
+    other = ["seed=1", "name=other", *words[:-2], f"teacher.weights={runs['teacher'].path}"]
+    capsys.readouterr()
+    assert new_command(*other) == 2  # a run of its own, which knows nothing of missing images
+    assert "was trained while 1 images of its set were missing, 0 are missing here" in capsys.readouterr().err
+
+
+def test_a_run_that_had_not_trained_has_the_splits_of_the_images_there_are(tmp_path, capsys):
+    path = tmp_path / "set" / "cat" / "03.png"
+    path.write_bytes(path.read_bytes()[:90])
+    assert new_command() == 2
+    path.unlink()
+    assert new_command() == 0
+    (run,) = Store("runs").runs()
+    assert "absent" not in run.config["data"] and "1 removed since" in capsys.readouterr().err
+    assert sum(map(len, np.load(run.path / "splits.npz").values())) == 59

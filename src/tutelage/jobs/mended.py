@@ -1,7 +1,7 @@
 """A run that stopped at images it could not read goes on when they were replaced or removed, though its data have another fingerprint now.
 
-Its folder moves to the identity that the command has with the data as they are. Images that are gone keep their places (`data.absent`), so
-that no other changes its split.
+Its folder moves to the identity that the command has with the data as they are. Where it had trained, images that are gone keep their
+places (`data.absent`), so that no other changes its split.
 """
 
 from __future__ import annotations
@@ -64,9 +64,11 @@ def take_over(plan: Plan, run: Run, store: Store) -> dict[str, Any]:
             if fingerprint(folder, "images", without=set(damaged)) != facts.get("rest"):
                 continue
             removed = [name for name in damaged if not (folder / name).is_file()]
+            began = any(other.checkpoint(which).is_file() for which in ("last", "previous"))
             with other.lock(wait=False):
                 other.path.rename(run.path)
-            if absent := sorted({*config["data"].get("absent", ()), *removed}):
+            absent = sorted({*config["data"].get("absent", ()), *removed})
+            if absent and began:
                 plan.config["data"]["absent"] = absent
             replaced = [name for name in damaged if name not in removed]
             log.info(

@@ -187,6 +187,13 @@ def test_a_frozen_network_sees_images_at_its_own_size(do):
     assert "guide: input_size must be one number of pixels, or height and width, got [16]" in said
 
 
+def test_a_sweep_over_such_a_setting_is_labelled_as_it_was_given(do, tmp_path, capsys):
+    words = [*WORDS[1:], *SMALL, "method=guidance", "model@guide=convnet", "guide.width=4", "name=sizes"]
+    assert main(["train", "-m", *words, f"runs_dir={tmp_path}/runs", "guide.input_size=8,16"]) == 0
+    said = capsys.readouterr().out
+    assert "guide.input_size=8 " in said and "guide.input_size=16" in said and "+guide" not in said
+
+
 def _identity_without_size(do, words):
     do(*words, "name=plain")
     return run_of("plain").identity

@@ -31,6 +31,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run every job, at most `processes` at a time, and return their values in order; a job that died has NaN."""
+        from tutelage.config.compose import as_given
         from tutelage.jobs.outcomes import Jobs, stored_plan
 
         setup_globals()
@@ -44,7 +45,8 @@ class LocalLauncher(Launcher):
         missing = [i for i, value in enumerate(values) if value is None]
         if missing:
             jobs = [
-                (job_overrides[i], plans[i][0], functools.partial(self._job, configs[i])) for i in missing
+                (as_given(job_overrides[i]), plans[i][0], functools.partial(self._job, configs[i]))
+                for i in missing
             ]
             made = Jobs(Path(self.config.hydra.sweep.dir)).fork(jobs, self.processes)
             for i, value in zip(missing, made, strict=True):

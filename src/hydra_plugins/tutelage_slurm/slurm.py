@@ -45,6 +45,7 @@ class SlurmLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit every job whose result is not stored, wait for all, and return their values in order; NaN where there is none."""
+        from tutelage.config.compose import as_given
         from tutelage.jobs.cluster import submit
         from tutelage.jobs.outcomes import Jobs, stored_plan
 
@@ -55,7 +56,7 @@ class SlurmLauncher(Launcher):
             config = self.context.config_loader.load_sweep_config(self.config, list(words))
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
-            wanted.append((list(config.hydra.overrides.task), *stored_plan(config)))
+            wanted.append((as_given(config.hydra.overrides.task), *stored_plan(config)))
         values = submit(jobs, wanted, self.options)
         returned = []
         for words, value in zip(job_overrides, values, strict=True):

@@ -38,10 +38,10 @@ def run(given: Given) -> int:
 
 def multirun(overrides: Sequence[str]) -> int:
     """Run a sweep; afterwards list the failures and show its table."""
-    from tutelage.config.compose import readable
+    from tutelage.config.compose import as_given, readable
     from tutelage.config.sweeps import needs_hydra
 
-    overrides = readable(overrides)
+    overrides = as_given(readable(overrides))
     if not needs_hydra(overrides):
         return _commands(overrides)
     from tutelage.jobs.sweep import run_search

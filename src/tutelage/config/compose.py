@@ -113,6 +113,14 @@ def readable(overrides: Sequence[str]) -> list[str]:
     ]
 
 
+def as_given(words: Sequence[str]) -> list[str]:
+    """Return the words of a sweep's job without the plus that `readable` gave them."""
+    return [
+        word.removeprefix("++") if _OF_EVERY_NETWORK.match(word.removeprefix("++")) else word
+        for word in words
+    ]
+
+
 def compose(overrides: Sequence[str], primary: str = PRIMARY) -> dict[str, Any]:
     """Return the resolved and checked configuration of a command's overrides; primary: the file of `conf/` to start from."""
     overrides = readable(overrides)
@@ -175,7 +183,7 @@ def _this_job() -> SweepJob:
     settings = HydraConfig.get()
     local = "tutelage_local" in settings.launcher._target_
     return SweepJob(
-        words=list(settings.overrides.task),
+        words=as_given(settings.overrides.task),
         searched=not str(settings.sweeper._target_).endswith("BasicSweeper"),
         processes=settings.launcher.get("processes", None) if local else 1,
     )

@@ -37,7 +37,7 @@ from tutelage.runs.needs import Plan
 from tutelage.runs.weights import NETWORKS, RESERVED, stamp
 
 _OF_EVERY_NETWORK = re.compile(
-    rf"\+?({'|'.join(NETWORKS)}|frozen\.[^.=]+)\.({'|'.join(RESERVED.keys() - {'weights', WEIGHTS_DIGEST})})="
+    rf"\+?({'|'.join(NETWORKS)}|frozen\.[^.=]+)\.({'|'.join({*RESERVED, 'num_classes', 'output_size'} - {'weights', WEIGHTS_DIGEST})})="
 )
 HYDRAS = {"hydra/launcher": ("basic", "local", "slurm"), "hydra/sweeper": ("basic", "optuna")}
 """What the groups of Hydra's own offer that a command may choose from."""

@@ -8,6 +8,7 @@ from tutelage.cli.reader import Given
 from tutelage.config.groups import options, summary
 from tutelage.errors import UserError, choices
 from tutelage.reporting.table_paths import tables
+from tutelage.runs.bounded import YAML_BYTES, read_bytes
 
 GROUPS = {
     "experiments": "experiment", "methods": "method", "models": "model", "data": "data", "optimizers": "optimizer",
@@ -43,7 +44,8 @@ def _options(what: str) -> Iterator[tuple[str, str]]:
 def _tables() -> Iterator[tuple[str, str]]:
     """Yield what `reproduce` and `report` take, with the titles."""
     for name, path in tables().items():
-        title = next((x for x in path.read_text(encoding="utf-8").splitlines() if x.startswith("title:")), "")
+        lines = read_bytes(path, YAML_BYTES).decode("utf-8", errors="replace").splitlines()
+        title = next((x for x in lines if x.startswith("title:")), "")
         yield name, title.removeprefix("title:").strip().strip("'\"")
 
 

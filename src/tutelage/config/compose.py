@@ -19,8 +19,10 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tutelage.config.group_lists import check_chosen, without_lists
 from tutelage.config.groups import (
     PRIMARY,
+    check_files,
     config_folder,
     group_options,
     groups,
@@ -49,6 +51,8 @@ _QUOTED = str.maketrans({"'": r"\'"})
 def search_path() -> list[str]:
     """Return the override that adds the user's own configuration folder."""
     own = user_folder()
+    if own:
+        check_files(own)
     return [f"hydra.searchpath=[file://{own}]"] if own else []
 
 
@@ -108,7 +112,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
         f'{key}{equals}"{value}"'
         if equals and not value.isascii() and not set(value) & set(",[]{}()'\"\\$")
         else word
-        for word in overrides
+        for word in without_lists(overrides)
         for key, equals, value in [word.partition("=")]
     ]
 
@@ -126,9 +130,11 @@ def compose(overrides: Sequence[str], primary: str = PRIMARY) -> dict[str, Any]:
     overrides = readable(overrides)
     with hydra_ready():
         try:
-            node = hydra_compose(primary, overrides=[*search_path(), *overrides])
+            node = hydra_compose(primary, overrides=[*search_path(), *overrides], return_hydra_config=True)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise explain(error, overrides, primary) from error
+        if primary == PRIMARY:
+            check_chosen(node.hydra.runtime.choices)
         return resolve(node, overrides, primary)
 
 

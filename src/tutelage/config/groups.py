@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
+
+from tutelage.errors import UserError
+from tutelage.runs.bounded import YAML_BYTES, load_yaml, read_bytes
 
 PRIMARY = "train"
 
@@ -54,10 +58,25 @@ def options(group: str) -> list[tuple[str, Path]]:
     return sorted(found.items())
 
 
+def check_files(folder: Path) -> None:
+    """Raise UserError for a configuration file that Hydra, which reads whatever is there, would hang on or die of."""
+    for path in sorted(folder.rglob("*.yaml")):
+        status = path.stat() if path.exists() else path.lstat()
+        _check_file(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.cache
+def _check_file(path: Path, _changed: int, _size: int) -> None:
+    try:
+        load_yaml(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
 def summary(path: Path) -> str:
     """Return the first comment of a configuration file: the sentence that says what it is."""
     words = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_bytes(path, YAML_BYTES).decode("utf-8", errors="replace").splitlines():
         if line.startswith("# @package"):
             continue
         if not line.startswith("#"):

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from tutelage.config.compose import hydra_ready, readable, search_path
+from tutelage.config.compose import hydra_ready, readable, search_path, setting_value
 from tutelage.config.groups import PRIMARY, folders
+from tutelage.runs.bounded import load_yaml
 from tutelage.runs.identity import flatten
 
 
@@ -27,16 +27,18 @@ def origins(overrides: Sequence[str]) -> dict[str, str]:
         path = _file(entry.config_path)
         if path is None:
             continue
-        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content: dict[str, Any] = load_yaml(path) or {}
         content.pop("defaults", None)
         content.pop("hydra", None)
         prefix = f"{entry.package}." if entry.package and entry.package != "_global_" else ""
         for key, _ in flatten(content):
             found[f"{prefix}{key}"] = f"conf/{entry.config_path}.yaml"
     for word in overrides:
-        key, _, _ = word.lstrip("+~").partition("=")
+        key, equals, text = word.lstrip("+~").partition("=")
         if key in found or "." in key:
             found[key] = f"command: {word}"
+        if equals and text.startswith("{"):  # a dictionary: each value of it comes from this word
+            found |= {f"{key}.{name}": f"command: {word}" for name, _ in flatten(setting_value(word))}
     return found
 
 

@@ -64,9 +64,9 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Logger:
-    """Which mirror of the record is kept."""
+    """Which mirrors of the record are kept."""
 
-    kind: Literal["wandb", "tensorboard", "csv", "none"]
+    kind: Literal["wandb", "tensorboard", "csv", "none"] | list[Literal["wandb", "tensorboard", "csv"]]
     project: str
     mode: Literal["offline", "online", "disabled"]
 

@@ -34,6 +34,7 @@ from tutelage.runs.weights import FILE
 from tutelage.tasks import Task
 
 log = logging.getLogger("tutelage")
+_LARGEST = 10**7
 _SPARE_VALUES, _PARTS_OF_A_TENSOR, _SPARE_PARTS = 2**26, 30, 2000
 """How much larger than its stored weights a network may be while it is built: layers without weights, and ones that are replaced."""
 
@@ -89,6 +90,11 @@ def load_run(
         "weights": "scratch"
     }  # all weights come from the run: what it started from need not exist any more
     weights = run.path / FILE
+    most = max(_LARGEST, weights.stat().st_size if weights.is_file() else 0)
+    if too_large := [
+        f"model.{key}={value}" for key, value in flatten(node) if isinstance(value, int) and value > most
+    ]:
+        raise UserError(f"{run.key}: {too_large[0]} asks for a larger network than {weights.name} could fill")
     try:
         data = build_data(config)
         with within(weights):
@@ -161,8 +167,9 @@ def within(weights: Path) -> Iterator[None]:
         UserError: it registers far more tensors, or larger ones, than the file could fill.
     """
     size, stored = 0, 0
-    with contextlib.suppress(SafetensorError, OSError), safe_open(weights, framework="pt") as file:
-        size, stored = weights.stat().st_size, len(file.keys())
+    if weights.is_file():  # what reads it would wait for ever at a pipe
+        with contextlib.suppress(SafetensorError, OSError), safe_open(weights, framework="pt") as file:
+            size, stored = weights.stat().st_size, len(file.keys())
     counts = {"values": 0, "parts": 0}
 
     def refuse(what: str) -> None:

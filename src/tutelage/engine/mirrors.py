@@ -117,19 +117,16 @@ class CsvMirror:
 
 
 def open_mirrors(logger: Logger, folder: Path, config: dict[str, Any]) -> Mirrors:
-    """Return the mirrors that the `logger` section of a configuration asks for."""
-    if logger.kind == "wandb":
-        name, run_id = f"{config['name']}/seed{config['seed']}", folder.name
-        settings = {
-            "project": logger.project,
-            "mode": logger.mode,
-            "name": name,
-            "group": config["name"],
-        }
-        return Mirrors([WandbMirror(folder, config, run_id=run_id, **settings)])
-    if logger.kind == "tensorboard":
-        return Mirrors([TensorBoardMirror(folder)])
-    return Mirrors([CsvMirror(folder)] if logger.kind == "csv" else [])
+    """Return the mirrors that the `logger` section of a configuration asks for: `kind` is one or a list."""
+    mirrors: list[Mirror] = []
+    for kind in logger.kind if isinstance(logger.kind, list | tuple) else [logger.kind]:
+        if kind == "wandb":
+            name = f"{config['name']}/seed{config['seed']}"
+            where = {"project": logger.project, "mode": logger.mode, "name": name, "group": config["name"]}
+            mirrors.append(WandbMirror(folder, config, run_id=folder.name, **where))
+        elif kind != "none":
+            mirrors.append(TensorBoardMirror(folder) if kind == "tensorboard" else CsvMirror(folder))
+    return Mirrors(mirrors)
 
 
 class Mirrors:

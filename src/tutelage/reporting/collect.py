@@ -16,7 +16,7 @@ from tutelage.runs.records import read_json
 from tutelage.runs.run import Run, State
 from tutelage.runs.store import Store
 
-_MOST_INPUTS = 10_000
+_MOST_INPUTS = 4_000
 _FEW = 4
 """How many settings an arm's label may name."""
 
@@ -238,24 +238,40 @@ def _telling_keys(inputs: list[Mapping[str, str]]) -> list[str]:
     # A few settings that differ are all named, lest one be taken for the cause of what two did; what goes hand in hand within a room (a
     # change of data set alters ten keys) is named by one. Of many, the fewest that tell all groups apart, found greedily.
     differing = sorted({k for one in inputs for k in one if len({other.get(k) for other in inputs}) > 1})
-    legible = [k for k in differing if not any(is_digest(one.get(k)) for one in inputs)]
+    kinds_of = {k: _kinds([one.get(k) for one in inputs]) for k in differing}
+    legible = {k for k in differing if not any(is_digest(one.get(k)) for one in inputs)}
     together: dict[tuple[Any, ...], list[str]] = {}
-    for key in legible:
-        values = [one.get(key) for one in inputs]
-        together.setdefault((key.split(".")[0], *map(values.index, values)), []).append(key)
+    for key in sorted(legible):
+        together.setdefault((key.split(".")[0], *kinds_of[key]), []).append(key)
     few = sorted(min(keys, key=lambda key: (key.count("."), len(key))) for keys in together.values())
     if len(few) <= _FEW and len({tuple(one.get(k) for k in few) for one in inputs}) == len(inputs):
         return few
+
+    def preference(key: str) -> tuple[bool, int, int]:
+        return key in legible, -key.count("."), -len(key)
+
+    alike: dict[
+        tuple[int, ...], list[str]
+    ] = {}  # keys that tell the same apart: the best of them stands for all
+    for key in differing:
+        alike.setdefault(kinds_of[key], []).append(key)
+    differing = sorted(max(keys, key=preference) for keys in alike.values())
     chosen: list[str] = []
     told = 1
     while differing and told < len(inputs):
         kinds = {key: len({tuple(one.get(k) for k in (*chosen, key)) for one in inputs}) for key in differing}
-        best = max(differing, key=lambda key: (kinds[key], key in legible, -key.count("."), -len(key)))
+        best = max(differing, key=lambda key: (kinds[key], *preference(key)))
         if kinds[best] == told:
             break
         chosen.append(best)
         told = kinds[best]
     return sorted(chosen)
+
+
+def _kinds(values: list[str | None]) -> tuple[int, ...]:
+    """Return the values by number, in the order in which they first come."""
+    numbers: dict[str | None, int] = {}
+    return tuple(numbers.setdefault(value, len(numbers)) for value in values)
 
 
 def _short_names(keys: list[str]) -> dict[str, str]:

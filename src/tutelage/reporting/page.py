@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import os
 from pathlib import Path
+from typing import Any
 
+from tutelage.errors import visible
 from tutelage.reporting import render
 from tutelage.reporting.report_model import Report
 
@@ -67,7 +69,11 @@ def html(report: Report, folder: Path, root: Path, figure: str | None = None) ->
         for line in report.lines
         for row in line.rows
     ]
-    return Environment(autoescape=True, trim_blocks=True).from_string(_PAGE).render(
+
+    def shown(value: Any) -> Any:
+        return visible(value) if type(value) is str else value
+
+    return Environment(autoescape=True, trim_blocks=True, finalize=shown).from_string(_PAGE).render(
         report=report,
         arms=render.arms_table(report),
         comparisons=render.comparisons_table(report),

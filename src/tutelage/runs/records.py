@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from tutelage.errors import UserError
+from tutelage.errors import UserError, visible
 from tutelage.runs.bounded import load_json, load_yaml, parse_json, read_bytes
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -94,8 +94,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def spreadsheet_safe(value: Any) -> Any:
-    """Return a cell of a CSV file as it is, or with a ' before it where a spreadsheet would compute it as a formula."""
-    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")) or value == "-":
+    """Return a cell of a CSV file: text with control characters spelled out, and a ' before what a spreadsheet would compute."""
+    if not isinstance(value, str):
+        return value
+    value = visible(value)
+    if not value.startswith(("=", "+", "-", "@", "\t", "\r")) or value == "-":
         return value
     try:
         float(value)
@@ -195,21 +198,23 @@ class MetricsWriter:
         self.close()
 
 
+def _no_regular_file(path: Path) -> UserError:
+    return UserError(f"{path} is refused: expected a regular file to write to, found a link, pipe or device")
+
+
 def _append(path: Path, text: str) -> None:
     # Never through a link: whoever made the folder would say where we write. The mode is the umask's business.
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK | NO_WAIT, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise UserError(
-                f"{path} is refused: expected a regular file to write to, found a link or a pipe"
-            ) from error
+            raise _no_regular_file(path) from error
         raise
     status = os.fstat(descriptor)
     size = status.st_size
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise UserError(f"{path} is refused: expected a regular file to write to, found a pipe or a device")
+        raise _no_regular_file(path)
     try:
         view = memoryview(text.encode())
         while view:
@@ -240,6 +245,8 @@ def _is_json(line: bytes) -> bool:
 
 def _repair_tail(path: Path) -> None:
     # A kill can leave half a line; the next row must not be glued to it.
+    if path.is_symlink():
+        raise _no_regular_file(path)
     if not path.exists() or path.stat().st_size == 0:
         return
     data = read_bytes(path, METRICS_BYTES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from tutelage.runs.run import Run
 _NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 _IDENTITY = re.compile(rf"[0-9a-f]{{{LENGTH}}}")
 _SHORTEST_PREFIX = 3
+log = logging.getLogger("tutelage")
 
 
 class Store:
@@ -45,7 +47,7 @@ class Store:
         folder = self.root / name
         if name and not folder.resolve().is_relative_to(self.root.resolve()):
             raise UserError(f"'{under}' is not below {self.root}")
-        yield from self._walk(folder, name)
+        yield from self._walk(folder, name, set())
 
     def name_in(self, under: str) -> str:
         """Return the name that a name or a folder means, as a shell completes it: `demo` of `runs/demo/`, "" of `runs` and of `.`."""
@@ -92,8 +94,13 @@ class Store:
         inside = folder.parent != root and folder.is_relative_to(root) and ".archive" not in folder.parts
         return Run(folder, name=folder.parent.relative_to(root).as_posix() if inside else None)
 
-    def _walk(self, folder: Path, name: str) -> Iterator[Run]:
+    def _walk(self, folder: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[Run]:
+        """Yield the runs at or below a folder. Links are followed, to each folder once: a link upwards would have no end."""
         try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                return
+            seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
                 below = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
         except (FileNotFoundError, NotADirectoryError):
@@ -101,10 +108,13 @@ class Store:
         except OSError as error:
             raise UserError(f"cannot read the runs folder {folder}: {error.strerror}") from error
         for entry in below:
-            if name and _IDENTITY.fullmatch(entry):
+            if not _NAME_PART.fullmatch(entry):
+                if next((folder / entry).glob("*/config.yaml"), None):
+                    log.warning("%s is left out: no run has a name like that", folder / entry)
+            elif name and _IDENTITY.fullmatch(entry):
                 yield Run(self.root / name / entry, name=name)
             else:
-                yield from self._walk(folder / entry, f"{name}/{entry}" if name else entry)
+                yield from self._walk(folder / entry, f"{name}/{entry}" if name else entry, seen)
 
 
 def check_name(name: str) -> str:

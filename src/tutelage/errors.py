@@ -57,6 +57,43 @@ def refused(error: BaseException) -> UserError | None:
     )
 
 
+_NO_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "bad_alloc",
+    "failed to map segment",
+    "can't start new thread",
+)
+
+
+def out_of_memory(error: BaseException) -> UserError | None:
+    """Return the message for memory that is not there, on the device, the machine or within the shell's limit, else None."""
+    text = str(error).strip()
+    told = isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError | ImportError) and any(words in text for words in _NO_MEMORY)
+    )
+    if not told or isinstance(error, UserError):
+        return None
+    return UserError(
+        f"there is not enough memory{_memory_limit()}: {text.splitlines()[0] if text else 'none is left'}. Lower data.batch_size "
+        "(fit.accumulate makes up for it in the update) or the model's size, or use hardware.precision=bf16-mixed"
+    )
+
+
+def _memory_limit() -> str:
+    """Return what a shell's limit on memory is, in words; nothing where there is none."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return (
+        ""
+        if limit == resource.RLIM_INFINITY
+        else f" within the {limit / 2**30:.1f} GB that `ulimit -v` leaves a process"
+    )
+
+
 _NOT_SHOWN = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200b-\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
 )

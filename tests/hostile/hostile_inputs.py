@@ -224,8 +224,8 @@ def table(content: str) -> Callable[[Path], None]:
 
 
 def arms(label: str, *words: str, title: str = "t") -> Callable[[Path], None]:
-    entry = {"label": label, "command": ["data=digits", *words]}
-    return table(yaml.safe_dump({"title": title, "metric": "accuracy", "seeds": 1, "arms": [entry]}))
+    shape = {"title": title, "metric": "accuracy", "seeds": 1, "base": ["data=digits"], "arms": {label: list(words)}}
+    return table(yaml.safe_dump(shape))
 
 
 def conf(name: str, content: str | bytes | None) -> Callable[[Path], None]:

@@ -13,7 +13,7 @@ from typing import Any
 from tutelage.cli.commands import COMMANDS, RENAMED
 from tutelage.cli.reader import help_of, overview, read, wants_help
 from tutelage.engine.cpu import set_openmp_wait
-from tutelage.errors import UserError, choices, refused, visible
+from tutelage.errors import UserError, choices, out_of_memory, refused, visible
 from tutelage.jobs.plain_log import speak_plainly
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             return 0
-        if message := refused(error):
+        if message := refused(error) or out_of_memory(error):
             print(f"tutelage: {visible(str(message))}", file=sys.stderr)
             return 2
         print(
@@ -47,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    except (MemoryError, RuntimeError, ImportError) as error:  # libraries that do not fit raise each its own
+        if message := out_of_memory(error):
+            print(f"tutelage: {visible(str(message))}", file=sys.stderr)
+            return 2
+        raise
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Terminated:

@@ -18,7 +18,8 @@ from typing import Any
 
 from tutelage.engine import trust
 from tutelage.engine.rank_environment import global_rank, in_ranks
-from tutelage.errors import UserError, refused
+from tutelage.errors import UserError, out_of_memory, refused
+from tutelage.jobs.longer import begin_from_shorter
 from tutelage.jobs.mended import carry_absent, take_over
 from tutelage.jobs.ranks import check_ranks, ranks_of, start_ranks
 from tutelage.runs import needs, provenance
@@ -137,7 +138,7 @@ def execute(plan: Plan, run: Run) -> None:
     first, store, history = not in_ranks() or global_rank() == 0, Store(plan.config["runs_dir"]), {}
     carry_absent(plan, run, store)
     if not in_ranks():  # ranks that exist already have composed their own configurations
-        history = take_over(plan, run, store)
+        history = take_over(plan, run, store) or begin_from_shorter(plan.config, run, store)
     if first:
         if changed := provenance.changed_files(run.attempts, plan.config):
             log.warning(
@@ -148,11 +149,26 @@ def execute(plan: Plan, run: Run) -> None:
             plan.config, provenance.collect() | {"own_code": provenance.own_code(plan.config)} | history
         )
         provenance.keep_own_code(plan.config, run.path / "own_code")
-    with logging_to(run.log) if first else contextlib.nullcontext():
-        if ranks_of(plan.config) > 1 and not in_ranks():
-            start_ranks(plan, run)
-        else:
-            attempt(plan.config, run)
+    try:
+        with logging_to(run.log) if first else contextlib.nullcontext():
+            if ranks_of(plan.config) > 1 and not in_ranks():
+                start_ranks(plan, run)
+            else:
+                attempt(plan.config, run)
+    except UserError as error:
+        # A mistake that was seen before the first step: its message says all, and the mended command is another run.
+        if is_mistake(error) and not in_ranks() and _never_began(run):
+            with contextlib.suppress(OSError):
+                run.remove()
+        raise
+
+
+def _never_began(run: Run) -> bool:
+    """Whether a run has nothing of its own yet: one attempt, no row of metrics, no state, and no images that it names as unreadable."""
+    recorded = (run.path / "metrics.jsonl").exists() and (run.path / "metrics.jsonl").stat().st_size > 0
+    states = list((run.path / "checkpoints").glob("*")) + list((run.path / "shards").glob("*"))
+    damaged = (run.failure or {}).get("damaged")
+    return not (recorded or states or damaged) and len(run.attempts) <= 1
 
 
 def attempt(config: dict[str, Any], run: Run) -> None:
@@ -192,15 +208,7 @@ def _in_words(error: BaseException) -> BaseException:
         error = OSError(int(told[1]), os.strerror(int(told[1])), told[2] or "a file of weights")
     if message := refused(error):
         return message
-    out_of_memory = isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "allocate memory" in text)
-    )
-    if not out_of_memory or isinstance(error, UserError):
-        return error
-    return UserError(
-        f"there is not enough memory: {text.splitlines()[0] if text else 'none is left'}. Lower data.batch_size (fit.accumulate makes "
-        "up for it in the update) or the model's size, or use hardware.precision=bf16-mixed"
-    )
+    return out_of_memory(error) or error
 
 
 @contextlib.contextmanager

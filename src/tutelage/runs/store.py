@@ -16,6 +16,7 @@ from tutelage.runs.run import Run
 _NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 _IDENTITY = re.compile(rf"[0-9a-f]{{{LENGTH}}}")
 _SHORTEST_PREFIX = 3
+_IS_PREFIX = re.compile(rf"[0-9a-f]{{{_SHORTEST_PREFIX},{LENGTH}}}")
 log = logging.getLogger("tutelage")
 
 
@@ -42,11 +43,20 @@ class Store:
         return self.run(name_of(config), identify(config))
 
     def runs(self, under: str = "") -> Iterator[Run]:
-        """Yield the runs that exist at or below a name ("" for all) or folder, ordered by key; no archive."""
+        """Yield the runs that exist at or below a name ("" for all) or folder, or the one of a key, ordered by key; no archive."""
         name = self.name_in(under)
         folder = self.root / name
         if name and not folder.resolve().is_relative_to(self.root.resolve()):
             raise UserError(f"'{under}' is not below {self.root}")
+        above, _, last = name.rpartition("/")
+        if above and _IS_PREFIX.fullmatch(last) and (_IDENTITY.fullmatch(last) or not folder.is_dir()):
+            # A run as `list runs` prints it, or by its first digits.
+            yield from (
+                run
+                for run in self._walk(self.root / above, above, set())
+                if run.name == above and run.identity.startswith(last)
+            )
+            return
         yield from self._walk(folder, name, set())
 
     def name_in(self, under: str) -> str:

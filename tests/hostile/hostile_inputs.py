@@ -224,7 +224,13 @@ def table(content: str) -> Callable[[Path], None]:
 
 
 def arms(label: str, *words: str, title: str = "t") -> Callable[[Path], None]:
-    shape = {"title": title, "metric": "accuracy", "seeds": 1, "base": ["data=digits"], "arms": {label: list(words)}}
+    shape = {
+        "title": title,
+        "metric": "accuracy",
+        "seeds": 1,
+        "base": ["data=digits"],
+        "arms": {label: list(words)},
+    }
     return table(yaml.safe_dump(shape))
 
 

@@ -30,12 +30,12 @@ def record(run):
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_a_longer_run_goes_on_from_a_kept_state_with_the_numbers_of_one_begun_anew(tmp_path, arm, caplog):
+def test_a_longer_run_goes_on_from_a_kept_state_with_the_numbers_of_one_begun_anew(tmp_path, arm, capsys):
     words = [*WORDS, *ARMS[arm]]
     assert main([*words, "fit.max_steps=24", f"runs_dir={tmp_path}/anew"]) == 0
     assert main([*words, "fit.max_steps=12", KEPT, f"runs_dir={tmp_path}/longer"]) == 0
     assert main([*words, "fit.max_steps=24", f"runs_dir={tmp_path}/longer"]) == 0
-    assert "goes on from step 12" in caplog.text
+    assert "goes on from step 12" in capsys.readouterr().err
     anew, longer = the_run(tmp_path / "anew", 24), the_run(tmp_path / "longer", 24)
     assert longer.result["cost"]["resumed_at_step"] == 12
     assert record(longer) == record(anew)
@@ -56,11 +56,11 @@ def test_a_longer_run_goes_on_from_a_kept_state_with_the_numbers_of_one_begun_an
         ([KEPT, "fit.validate_every_steps=5"], "would have to divide 12"),
     ],
 )
-def test_what_stands_in_the_way_of_going_on_is_said(tmp_path, words, says, caplog):
+def test_what_stands_in_the_way_of_going_on_is_said(tmp_path, words, says, capsys):
     command = [*WORDS, *words, f"runs_dir={tmp_path}"]
     assert main([*command, "fit.max_steps=12"]) == 0
     assert main([*command, "fit.max_steps=24"]) == 0
-    assert says in caplog.text
+    assert says in capsys.readouterr().err
     assert the_run(tmp_path, 24).result["cost"]["resumed_at_step"] == 0
 
 

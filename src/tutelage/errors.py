@@ -16,7 +16,11 @@ class UserError(Exception):
     """
 
 
-class StoppedBelow(UserError):
+class RunFailed(UserError):
+    """A run failed of itself, not of its command: one message as for a mistake, exit code 1. Trying it again gives the same."""
+
+
+class StoppedBelow(RunFailed):
     """A run was below what `fit.stop_below` asks for at a step: no failure of the run, and no result.
 
     facts: for the record: `step`, `value` and `asked`.
@@ -25,6 +29,12 @@ class StoppedBelow(UserError):
     def __init__(self, message: str, **facts: Any) -> None:
         super().__init__(message)
         self.facts = facts
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of a command that ends in an error: 2 for a mistake in the command, 1 for a run that failed."""
+    is_mistake = isinstance(error, UserError) and not isinstance(error, RunFailed)
+    return 2 if is_mistake and getattr(error, "mistake", True) else 1
 
 
 class TestSetClosed(RuntimeError):
@@ -120,4 +130,15 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the name that was probably meant, or None."""
     names = list(known)
     same = [one for one in names if one.lower() == name.lower()]
+    same = same or [one for one in names if _is_short_for(one, name) or _is_short_for(name, one)]
     return next(iter(same or difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
+
+
+def _is_short_for(short: str, long: str) -> bool:
+    """Say whether one name has the initials of the other's words, below the same section: optimizer.lr and optimizer.learning_rate."""
+    (above, _, last), (section, _, words) = short.rpartition("."), long.rpartition(".")
+    return (
+        above == section
+        and "_" in words
+        and last.lower() == "".join(part[:1] for part in words.lower().split("_"))
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tutelage.analysis import alignment_curves
+from tutelage.analysis.analysis_request import Request, Subject
 from tutelage.analysis.overfitting import gap_of
 from tutelage.cli.analyse import run
 from tutelage.cli.commands import COMMANDS
@@ -14,6 +15,7 @@ from tutelage.cli.reader import read
 from tutelage.config.compose import plan_of
 from tutelage.errors import UserError
 from tutelage.jobs.launch import run_plan
+from tutelage.runs.run import Run
 
 SMALL = ["logger=none", "hardware.threads=1", "fit.max_steps=8", "fit.validate_every_steps=4", "data.batch_size=32",
          "model=fcn", "model.depth=2", "model.width=16"]  # fmt: skip
@@ -269,3 +271,13 @@ def test_cost_of_networks_and_of_their_guide_beside_the_test_metric(runs, tmp_pa
     machine = json.loads((out / "cost.json").read_text())["machine"]
     assert machine["cpu"] and machine["threads"][0] == 1
     assert (out / "cost.png").is_file() and "parameters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arm", ["small/guided (lr=0.1, depth=3)", "a b/c;d", "x & y $(z)", "Köln (1)"])
+def test_folders_of_results_have_names_that_a_shell_takes_as_they_are(arm, tmp_path):
+    import shlex
+
+    subject = Subject(Run(tmp_path / "n" / ("0" * 12), name="n"), arm=arm)
+    options = {"out": "", "split": "test", "samples": "1", "layers": "", "measure": "cka", "runs_dir": "runs"}
+    folder = Request([subject], options, {}).folder
+    assert shlex.quote(folder.name.replace("ö", "o")) == folder.name.replace("ö", "o")

@@ -19,10 +19,10 @@ QUICK = [
 ]
 
 
-def fails(capsys, *words):
-    code = main(list(words))
+def fails(capsys, *words, code=2):
+    ended = main(list(words))
     captured = capsys.readouterr()
-    assert code == 2, captured
+    assert ended == code, captured
     assert "Traceback" not in captured.err
     return captured.err
 
@@ -31,6 +31,11 @@ def fails(capsys, *words):
     ("word", "says"),
     [
         ("optimizer.lrr=0.1", "did you mean 'optimizer.lr'"),
+        ("optimizer.learning_rate=0.1", "did you mean 'optimizer.lr'"),
+        ("optimizer.wd=0.1", "did you mean 'optimizer.weight_decay'"),
+        ("optimizer.lr=interval(1e-4,1e-1)", "an interval is for a search; add -m hydra/sweeper=optuna"),
+        ("optimizer.lr=range(1,3)", "several values make a sweep: add -m"),
+        ("data.root=a,b", "A value with a comma in it has quotes of its own: \"data.root='a,b'\""),
         ("fit.max_stps=9", "Known: fit.accumulate, fit.checkpoint_every_s"),  # the section's keys alone
         ("hardware.devices=999", "this machine has"),
         ("data=image_folder data.root=/no/such", "tutelage: there is no file or folder /no/such"),
@@ -264,11 +269,12 @@ def test_a_loss_that_is_not_finite_names_step_and_term_and_keeps_the_checkpoint(
         "fit.max_steps=40",
         "fit.checkpoint_every_s=0",
     ]
-    error = fails(capsys, "train", *words)
+    error = fails(capsys, "train", *words, code=1)  # the command is not wrong: its run failed
     assert "not finite at step" in error
     assert "task" in error
     (run,) = (path.parent for path in tmp_path.glob("adhoc/*/config.yaml"))
     assert (run / "failed.json").exists()
+    assert "not finite" in fails(capsys, "train", "-m", *words, "seed=0", code=1)
     assert not (run / "result.json").exists()
 
 

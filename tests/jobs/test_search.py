@@ -113,7 +113,7 @@ def test_a_hopeless_run_is_stopped_is_no_failure_and_can_be_finished(tmp_path, c
         4,
         [[4, 2.0]],
     )
-    assert main(["train", *words, "fit.stop_below=[[4,2.0]]"]) == 2
+    assert main(["train", *words, "fit.stop_below=[[4,2.0]]"]) == 1
     assert "stopped at step" in capsys.readouterr().err
     assert main(["train", *words, "seed=0"]) == 0
     assert run.state is State.COMPLETE

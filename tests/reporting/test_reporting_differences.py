@@ -96,8 +96,7 @@ def test_a_table_says_what_its_grid_does_not_sweep(make, store: Store, tmp_path)
     path = tmp_path / "table.yaml"
     path.write_text(
         "title: T\nmetric: accuracy\nseeds: 3\ngrid: {optimizer.lr: [0.1, 0.01]}\n"
-        "arms:\n  - {label: base, command: [experiment=base]}\n  - {label: guided, command: [experiment=guided]}\n"
-        "  - {label: elsewhere, command: [experiment=elsewhere]}\n"
+        "arms:\n  base: [experiment=base]\n  guided: [experiment=guided]\n  elsewhere: [experiment=elsewhere]\n"
         "compare: [[guided, base], [elsewhere, base]]\n"
     )
     runs = {}

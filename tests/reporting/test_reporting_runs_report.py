@@ -233,3 +233,10 @@ def test_html_page_is_whole_and_leads_to_the_runs(demo, make):
     assert "data:image/png;base64," in page and "http" not in page
     write_report(demo, "demo", html=True)
     assert (folder / "report.html").read_text() == page
+
+
+def test_the_cost_counts_the_runs_that_others_need(demo):
+    assert any(
+        "13 runs (of these 1 that others need), 6.5 minutes of training, on:" in note
+        for note in free_report(demo, "demo").notes
+    )

@@ -306,3 +306,20 @@ def test_a_choice_that_is_a_word_has_no_edge(path, find, cells):
     for rate, values in (("null", [0.6] * 3), (0.001, [0.4] * 3), (0.1, [0.5] * 3)):
         cells("base", rate, values)
     assert choose(table, table.arms[0], find).sentence == "lr=null (of 3 points, 3 seeds)"
+
+
+def test_the_cost_of_a_table_counts_the_runs_that_only_choose(path, find, cells, make, store):
+    guide = make("t/guide", 0, 0.9)
+    needs = {"guide": {"command": ["x"], "run": guide.key}}
+    cells("base", 0.01, [0.50, 0.52, 0.51])
+    cells("base", 0.001, [0.49, 0.50, 0.50])
+    cells("guided", 0.01, [0.60, 0.62, 0.61])
+    cells("guided", 0.001, [0.59, 0.60, None])
+    cells("fixed", None, [0.4, 0.4, 0.4])
+    cost = build(load(path()), find).notes[-1]
+    assert cost.startswith("14 runs (of these 5 that only choose), 7.0 minutes of training, on: A processor")
+    cells("fixed", None, [0.4, 0.4, 0.4], needs=needs)
+    assert (
+        "7.0 minutes of training, without that of the runs they need, on:"
+        in build(load(path()), find).notes[-1]
+    )

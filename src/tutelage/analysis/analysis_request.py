@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,9 @@ class Request:
             self.options[k] for k in ("split", "samples", "layers", "measure")
         ]
         digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:6]
-        return (
-            Path(self.options["runs_dir"])
-            / "analysis"
-            / f"{self.subjects[0].arm.replace('/', '-').replace(' ', '-')}-{digest}"
-        )
+        # what a shell takes as it is: an arm's label may hold brackets and signs
+        name = re.sub(r"[^\w.+=-]+", "-", self.subjects[0].arm).strip("-")
+        return Path(self.options["runs_dir"]) / "analysis" / f"{name}-{digest}"
 
 
 def read(names: Sequence[str], options: dict[str, str], settings: Sequence[str]) -> Request:

@@ -13,7 +13,7 @@ from typing import Any
 from tutelage.cli.commands import COMMANDS, RENAMED
 from tutelage.cli.reader import help_of, overview, read, wants_help
 from tutelage.engine.cpu import set_openmp_wait
-from tutelage.errors import UserError, choices, out_of_memory, refused, visible
+from tutelage.errors import UserError, choices, exit_code, out_of_memory, refused, visible
 from tutelage.jobs.plain_log import speak_plainly
 
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(arguments)
     except UserError as error:
         print(f"tutelage: {visible(str(error))}", file=sys.stderr)
-        return 2 if getattr(error, "mistake", True) else 1
+        return exit_code(error)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             return 0

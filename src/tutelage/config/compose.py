@@ -45,6 +45,10 @@ HYDRAS = {"hydra/launcher": ("basic", "local", "slurm"), "hydra/sweeper": ("basi
 """What the groups of Hydra's own offer that a command may choose from."""
 AIDS = ("chain",)
 """Groups whose values others are composed of, and which are no part of a resolved configuration."""
+_SPECIAL = set(",[]{}()'\"\\$")
+"""Characters that mean something in the value of a word."""
+_UNUSUAL = re.compile(r"[^\w./:+\-@%*?| ]", re.ASCII)
+"""Characters that Hydra takes within quotes only, and those that mean something."""
 _QUOTED = str.maketrans({"'": r"\'"})
 
 
@@ -103,18 +107,29 @@ def hydra_ready() -> Iterator[None]:
 
 def readable(overrides: Sequence[str]) -> list[str]:
     """Return the words as Hydra takes them: with quotes around values that its grammar does not take bare, such as a folder named after
-    Jürgen, and with a plus before settings that every network has and few files name, such as `model.head`.
+    Jürgen, ~/data, or a file that is there and has a comma in its name; and with a plus before settings that every network has and few
+    files name, such as `model.head`.
 
-    A value with a comma (a sweep), a bracket or quotes of its own is left as it is.
+    Of what is no existing path, a value with a comma (a sweep), a bracket or quotes of its own is left as it is.
     """
     overrides = [f"++{word.lstrip('+')}" if _OF_EVERY_NETWORK.match(word) else word for word in overrides]
-    return [
-        f'{key}{equals}"{value}"'
-        if equals and not value.isascii() and not set(value) & set(",[]{}()'\"\\$")
-        else word
-        for word in without_lists(overrides)
-        for key, equals, value in [word.partition("=")]
-    ]
+    return [_readable(word) for word in without_lists(overrides)]
+
+
+def _readable(word: str) -> str:
+    key, equals, value = word.partition("=")
+    odd = set(value) & _SPECIAL
+    if not equals or value == "~" or not (odd or _UNUSUAL.search(value)) or (odd and not _is_path(value)):
+        return word
+    escaped = value.replace('"', r"\"")
+    return f'{key}{equals}"{escaped}"'
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long for a name, no such user
+        return False
 
 
 def as_given(words: Sequence[str]) -> list[str]:
@@ -273,7 +288,7 @@ def setting_value(word: str) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     try:
-        return OverridesParser.create().parse_overrides([word])[0].value()
+        return OverridesParser.create().parse_overrides(readable([word]))[0].value()
     except HydraException as error:
         raise explain(error, [word]) from error
 
@@ -322,7 +337,15 @@ def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) 
             f"{' '.join(emptied) or 'a group'}: this group needs a choice; {choices('', groups())}"
         )
     if "Ambiguous value for argument" in text:
-        return UserError(f"{text.splitlines()[0]}\nSeveral values make a sweep: add -m")
+        return UserError(
+            f"{text.splitlines()[0]}\nSeveral values make a sweep: add -m. A value with a comma in it has quotes of its own: "
+            "\"data.root='a,b'\""
+        )
+    if "requires --multirun" in text:
+        swept = next((word for word in overrides if re.search(r"\b(interval|range|choice|glob)\(", word)), "")
+        if "interval(" in swept:
+            return UserError(f"{swept}: an interval is for a search; add -m hydra/sweeper=optuna")
+        return UserError(f"{swept or text.splitlines()[0]}: several values make a sweep: add -m")
     if "Missing mandatory value" in text:
         key = getattr(error, "full_key", None) or text.rpartition(" ")[2]
         if key.startswith(("needs.", "chain.")):  # the words of a needed run point at this command's settings

@@ -18,7 +18,7 @@ from typing import Any
 
 from tutelage.engine import trust
 from tutelage.engine.rank_environment import global_rank, in_ranks
-from tutelage.errors import UserError, out_of_memory, refused
+from tutelage.errors import UserError, exit_code, out_of_memory, refused
 from tutelage.jobs.longer import begin_from_shorter
 from tutelage.jobs.mended import carry_absent, take_over
 from tutelage.jobs.ranks import check_ranks, ranks_of, start_ranks
@@ -190,6 +190,7 @@ def attempt(config: dict[str, Any], run: Run) -> None:
         error = _in_words(raised)
         facts = {
             "mistake": is_mistake(error),
+            "exit_code": exit_code(error),
             "traceback": "" if isinstance(error, UserError) else traceback.format_exc(),
             "cause": "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else "",
             **getattr(error, "facts", {}),

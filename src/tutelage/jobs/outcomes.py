@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import StoppedBelow, UserError
+from tutelage.errors import StoppedBelow, UserError, exit_code
 from tutelage.runs.folders import make_folder
 from tutelage.runs.needs import Plan
 from tutelage.runs.records import read_json, write_json
@@ -45,7 +45,7 @@ class Outcome(StrEnum):
 class Note:
     """The outcome of a job.
 
-    key: the run, or the job's words where there is no run. mistake: whether the user can mend it. log: the file that says more.
+    key: the run, or the job's words where there is no run. mistake: whether the command is at fault. log: the file that says more.
     words: the overrides of the job's command. processes: how many jobs its launcher runs at a time. seconds: how long it took.
     """
 
@@ -86,7 +86,7 @@ class Jobs:
 
         wait: whether to wait for another process that works on the same run; otherwise the job is noted as busy.
         """
-        from tutelage.jobs.launch import first_line, is_mistake, run_plan
+        from tutelage.jobs.launch import first_line, run_plan
 
         began = time.monotonic()
 
@@ -110,7 +110,7 @@ class Jobs:
             note(key, Outcome.STOPPED_BELOW, str(error))
         except Exception as error:
             log.error("%s failed: %s", key, error)
-            note(key, Outcome.FAILED, first_line(error), is_mistake(error), _log_of(plan))
+            note(key, Outcome.FAILED, first_line(error), exit_code(error) == 2, _log_of(plan))
             if plan is not None and plan.config["on_failure"] == "stop":
                 self.stop()
         else:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tutelage.engine.rank_environment import in_ranks, join_environment
-from tutelage.errors import StoppedBelow, UserError
+from tutelage.errors import RunFailed, StoppedBelow, UserError
 from tutelage.jobs import slurm_queue
 from tutelage.runs.needs import Plan
 from tutelage.runs.run import Run
@@ -220,6 +220,8 @@ def _why(run: Run, error: Exception | None) -> UserError:
         return RanksFailed(
             f"{failure['error']}: {failure['message']}; its traceback is in {run.path / 'failed.json'}"
         )
+    if failure.get("exit_code") == 1:
+        return RunFailed(str(failure["message"]))
     return RanksFailed(str(failure["message"]), mistake=True)
 
 

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from tutelage.errors import UserError, choices
+from tutelage.errors import RunFailed, UserError, choices
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.outputs import Call
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MASK64 = 2**64 - 1
 
 
-class NonFiniteLoss(UserError):
+class NonFiniteLoss(RunFailed):
     """A loss term became NaN or infinite: the run stops, its last good checkpoint stays."""
 
 

@@ -36,13 +36,14 @@ def free_report(store: Store, under: str = "") -> Report:
     shown = {row.key for arm in arms for row in arm.rows}
     seeds = sorted({row.seed for arm in arms for row in arm.rows})
     lines = tuple(_line(arm, seeds, _usual_monitor(arms)) for arm in arms)
+    others = tuple(row for row in rows if row.key in needed and row.key not in shown)
     unreadable = [f"{row.key}: {row.reason}" for row in rows if not row.inputs]
     return Report(
         title=under.strip("/") or "all runs",
         lines=lines,
         comparisons=tuple(_against_baseline(lines)),
-        notes=(*notes_on(lines), *unreadable),
-        needed=tuple(row for row in rows if row.key in needed and row.key not in shown),
+        notes=(*notes_on(lines, beside={"that others need": others}), *unreadable),
+        needed=others,
     )
 
 
@@ -101,8 +102,13 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
         raise UserError(f"cannot write the report into {folder}: {error.strerror}") from error
 
 
-def notes_on(lines: Sequence[Line], swept: Collection[str] = ()) -> list[str]:
-    """Say what a reader must know: gaps, values that are not finite, differences beside `swept`, mixed code, cost and machine."""
+def notes_on(
+    lines: Sequence[Line], swept: Collection[str] = (), beside: Mapping[str, Sequence[Row]] | None = None
+) -> list[str]:
+    """Say what a reader must know: gaps, values that are not finite, differences, mixed code, cost and machine.
+
+    swept: keys that are known to differ. beside: runs that the lines do not show and that cost, by what they were made for.
+    """
     notes = []
     for line in lines:
         by_reason: dict[str, list[str]] = {}
@@ -114,7 +120,11 @@ def notes_on(lines: Sequence[Line], swept: Collection[str] = ()) -> list[str]:
             notes.append(f"{line.label}: not a finite number at seed {', '.join(odd)}, hence no mean")
     done = {row.key: (line.label, row) for line in lines for row in line.rows if row.state is State.COMPLETE}
     notes += notes_on_differences(lines, swept)
-    return [*notes, *_mixed_code(list(done.values())), *_cost([row for _, row in done.values()])]
+    return [
+        *notes,
+        *_mixed_code(list(done.values())),
+        *_cost([row for _, row in done.values()], beside or {}),
+    ]
 
 
 def _mixed_code(cells: list[tuple[str, Row]]) -> list[str]:
@@ -131,16 +141,25 @@ def _mixed_code(cells: list[tuple[str, Row]]) -> list[str]:
     return [f"The runs come from different code: {'; '.join(said)}"]
 
 
-def _cost(rows: list[Row]) -> list[str]:
-    total_s = sum(row.train_s or 0.0 for row in rows)
-    machines = sorted({row.machine for row in rows if row.machine})
+def _cost(shown: list[Row], beside: Mapping[str, Sequence[Row]]) -> list[str]:
+    counted = {row.key: row for row in shown}
+    made_for = []
+    for purpose, rows in beside.items():
+        more = {row.key: row for row in rows if row.state is State.COMPLETE and row.key not in counted}
+        counted |= more
+        made_for += [f"{len(more)} {purpose}"] if more else []
+    total_s = sum(row.train_s or 0.0 for row in counted.values())
+    machines = sorted({row.machine for row in counted.values() if row.machine})
     if not total_s or not machines:
         return []
-    days = sorted({row.finished[:10] for row in rows if row.finished})
+    days = sorted({row.finished[:10] for row in counted.values() if row.finished})
     when = " to ".join(dict.fromkeys((*days[:1], *days[-1:])))
-    runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
+    runs = "1 run" if len(counted) == 1 else f"{len(counted)} runs"
+    runs += f" (of these {' and '.join(made_for)})" if made_for else ""
+    known = {need for row in counted.values() for need in row.needs} <= counted.keys()
     spent = f"{total_s / 60:.1f} minutes" if total_s >= 60 else f"{total_s:.0f} seconds"
-    return [f"{runs}, {spent} of training on: {'; '.join(machines)}{f'; {when} (UTC)' if when else ''}"]
+    spent += " of training" + ("" if known else ", without that of the runs they need")
+    return [f"{runs}, {spent}, on: {'; '.join(machines)}{f'; {when} (UTC)' if when else ''}"]
 
 
 def _usual_monitor(arms: Sequence[Group]) -> str:

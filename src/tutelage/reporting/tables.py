@@ -208,12 +208,17 @@ def build(table: Table, find: Find, words: Sequence[str] = ()) -> Report:
         )
         for pair in ((by_label[a], by_label[b]) for a, b in table.compare)
     ]
+    tuning = [find(cell) for cell in table.tuning_cells()]
     grid = {word.partition("=")[0] for arm in table.arms for point in arm.points for word in point}
     return Report(
         title=table.title,
         lines=tuple(lines),
         comparisons=tuple(correct(pairs)),
-        notes=(*([table.notes] if table.notes else []), *notes, *notes_on(lines, grid)),
+        notes=(
+            *([table.notes] if table.notes else []),
+            *notes,
+            *notes_on(lines, grid, {"that only choose": tuning}),
+        ),
         unit="%" if table.percent else "",
         scale=scale,
     )

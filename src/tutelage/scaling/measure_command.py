@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError, choices, exit_code
 from tutelage.scaling.scale_request import PRIMARY, Request, case_names
 
 log = logging.getLogger("tutelage")
@@ -201,7 +201,7 @@ def sweep(request: Request) -> int:
 def _job(jobs: Any, node: Any, swept: Any) -> float:
     """Do the points of one job of a sweep and note what became of each; return their mean alignment."""
     from tutelage.config.compose import resolve
-    from tutelage.jobs.launch import first_line, is_mistake
+    from tutelage.jobs.launch import first_line
     from tutelage.jobs.outcomes import Outcome
     from tutelage.scaling.stored import run_of
 
@@ -214,7 +214,7 @@ def _job(jobs: Any, node: Any, swept: Any) -> float:
             jobs.note(key, Outcome.DONE, words=words)
     except Exception as error:
         log.error("%s failed: %s", key, error)
-        jobs.note(key, Outcome.FAILED, first_line(error), is_mistake(error), log_file, words=words)
+        jobs.note(key, Outcome.FAILED, first_line(error), exit_code(error) == 2, log_file, words=words)
     return sum(found) / len(found) if found else float("nan")
 
 

@@ -1,0 +1,64 @@
+"""Words as a shell hands them over: values that Hydra's grammar does not take bare, and files with odd names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tutelage.config.compose import compose, readable, setting_value
+from tutelage.config.sweeps import expand
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "~/data",
+        "/mnt/~old/x",
+        "/x/a&b",
+        "it;s",
+        "/x/a=b",
+        "a#1",
+        "Jürgen/Köln",
+        "!",
+        "a^b",
+        "100%",
+        "a b",
+        "a@b",
+    ],
+)
+def test_a_value_is_what_was_written(value: str) -> None:
+    assert compose(["data=image_folder", f"data.root={value}", "data.fingerprint=x"])["data"]["root"] == value
+    assert setting_value(f"data.root={value}") == value
+
+
+@pytest.mark.parametrize("name", ["a,b.csv", "data (1)", "x[1]", "it's", "{y}", "a,b (c).csv"])
+def test_a_file_that_is_there_needs_no_quotes_in_single_runs_and_sweeps(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    for value in (name, f"{tmp_path}/{name}"):
+        assert setting_value(f"data.root={value}") == value
+        (command,) = expand(readable([f"data.root={value}"]))
+        assert setting_value(command.words[0]) == value
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "seed=0,1",
+        "a=[1,2]",
+        "a={b: 1}",
+        "a='x,y'",
+        'a="x y"',
+        "a=range(1,3)",
+        "~a",
+        "a=~",
+        "a=${b}",
+        "a=null",
+        "+a=1",
+    ],
+)
+def test_what_means_something_is_left_as_it_is(word: str) -> None:
+    assert readable([word]) == [word]

@@ -36,6 +36,10 @@ class Fixed(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 7))
 
+class Lazy(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.LazyLinear(16), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(10))
+
 class HeadOf(Mine):
     def __init__(self, head, num_classes):
         super().__init__(num_classes)
@@ -221,3 +225,15 @@ def test_weights_of_images_of_another_size_say_so(do, tmp_path):
 
 def test_a_class_s_own_argument_of_a_reserved_name_is_its_own(do):
     do("model=own", "model._target_=nets.HeadOf", "model.head=linear")
+
+
+def test_lazy_layers_take_their_widths_from_the_data(do):
+    do("model=own", "model._target_=nets.Lazy", "name=it", "seed=3")
+    do("model=own", "model._target_=nets.Lazy", "model.weights=it", "model.new_head=true")
+    setup = json.loads((run_of("it").path / "setup.json").read_text())
+    assert setup["heads"] == {"model": "4"}
+
+
+def test_a_rule_has_no_size_of_its_own(do):
+    words = [*SMALL, "method=guidance", "model@guide=rule/oriented_gradients", "guide.input_size=16"]
+    assert "guide.input_size: " in do(*words, code=2)

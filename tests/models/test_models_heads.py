@@ -181,8 +181,10 @@ def test_looking_leaves_no_trace():
     ).train()
     network[2].eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    state = torch.get_rng_state()
-    find_head(network, IMAGES)
+    state, images = torch.get_rng_state(), IMAGES.clone()
+    find_head(network, images)
+    assert find_head(nn.Sequential(nn.ReLU(inplace=True), network), images).layers == ("1.4",)
+    assert torch.equal(images, IMAGES)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert network.training and not network[2].training and network[3].training

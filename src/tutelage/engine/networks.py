@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import UninitializedParameter
 
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.data.base import DataModule, SplitBatches
@@ -17,6 +18,7 @@ from tutelage.errors import UserError
 from tutelage.methods.base import step_seed
 from tutelage.models.frozen import FrozenNetwork, image_size
 from tutelage.models.heads import Head, declare, head_of, named_head
+from tutelage.models.outputs import Call
 from tutelage.models.weights import WeightsMismatch, load_weights, not_finite
 from tutelage.runs.weights import EXPECTED, RESERVED, YIELDING, Weights, node_of
 from tutelage.tasks import Batch
@@ -83,6 +85,7 @@ def build_network(where: str, config: Mapping[str, Any], sizes: Mapping[str, Any
         raise UserError(
             f"{where}: {type(network).__name__} is a rule, no network: it can only guide (model@guide=...)"
         )
+    _fill_in(where, network, sizes)
     if weights.head is not None and "head" in taken:
         try:
             declare(network, named_head(network, weights.head))
@@ -165,8 +168,30 @@ def _resolution(where: str, config: Mapping[str, Any], sizes: Mapping[str, Any])
 
 def _final_layer(network: nn.Module, sizes: Mapping[str, Any]) -> Head:
     """Return the final layer that the configuration names, else the one that is found on inputs of the data's shape."""
+    return head_of(network, _blank(sizes))
+
+
+def _blank(sizes: Mapping[str, Any]) -> Tensor:
+    """Two samples of the data's shape, all zeros."""
+    if "input_shape" not in sizes:  # a generator that brings its own
+        raise UserError("no data tell the shape of the inputs")
     kind = torch.float32 if sizes.get("vocab_size") is None else torch.long
-    return head_of(network, torch.zeros(2, *sizes["input_shape"], dtype=kind))
+    return torch.zeros(2, *sizes["input_shape"], dtype=kind)
+
+
+@torch.no_grad()
+def _fill_in(where: str, network: nn.Module, sizes: Mapping[str, Any]) -> None:
+    """Have lazy layers take their widths and draw their weights, from one forward."""
+    if not any(isinstance(parameter, UninitializedParameter) for parameter in network.parameters()):
+        return
+    try:
+        Call.of(network).raw(network.eval(), _blank(sizes))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{where}: the lazy layers of {type(network).__name__} take their widths from inputs of shape "
+            f"{tuple(sizes['input_shape'])}, on which it cannot run: {error}"
+        ) from error
+    network.train()
 
 
 def build_frozen(where: str, config: Mapping[str, Any], data: DataModule, *, norm_mode: str) -> FrozenNetwork:
@@ -184,6 +209,10 @@ def build_frozen(where: str, config: Mapping[str, Any], data: DataModule, *, nor
             )
         sizes["input_shape"] = (data.input_shape[0], *size)
     network = build_network(where, config, sizes)
+    if size is not None and isinstance(network, FeatureGuide):
+        raise UserError(
+            f"{where}.input_size: {type(network).__name__} is a rule, which looks at the data as they are"
+        )
     expects = expected_normalization(Weights.of(config, where), network, given=data.normalization)
     return FrozenNetwork(
         network, norm_mode=norm_mode, expects=expects, given=data.normalization, input_size=size

@@ -60,7 +60,10 @@ def find_head(
     Modes, buffers and the random state stay as they are. Cost: one forward of two samples.
     Raises UserError where the network does not run on the example, or no parameter leads to its outputs.
     """
-    inputs, mask = inputs[:2], None if mask is None else mask[:2]
+    inputs, mask = (
+        inputs[:2].clone(),
+        None if mask is None else mask[:2],
+    )  # a forward may write into its inputs
     call = Call.of(network)
     trace = _Trace(network, [inputs] if mask is None else [inputs, mask])
     try:

@@ -206,8 +206,9 @@ def test_a_sweep_that_is_stopped_two_at_once_a_requeue_a_cancelled_job_and_a_pre
     assert runs[0].result["metrics"] == plain.result["metrics"]
 
 
-def test_a_job_of_two_nodes_that_is_queued_again_and_then_cancelled():
-    sweep = begin(*LONG, "fit.max_steps=9000", *TWO_NODES, "seed=0")
+@pytest.mark.parametrize("ranks", [TWO_NODES, ["hardware=ddp_cpu"]], ids=["on two nodes", "on one"])
+def test_a_job_of_two_ranks_that_is_queued_again_and_then_cancelled(ranks):
+    sweep = begin(*LONG, "fit.max_steps=9000", *ranks, "seed=0")
     saved(0)
     (job,) = numbers()
     said("scontrol", "requeue", job)

@@ -201,6 +201,9 @@ class _Queue:
             )
 
     def _submit(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            for path in (Jobs(self.jobs.folder).note_path(key) for key in job.keys):
+                path.unlink(missing_ok=True)  # of an earlier try within this command
         for request in dict.fromkeys(job.request for job in jobs):
             group = [job for job in jobs if job.request == request]
             try:

@@ -13,7 +13,7 @@ from tutelage.runs.needs import Plan
 CLUSTERS = ("slurm", "local", "debug")
 WHOLE = ("timeout_min", "nodes", "gpus_per_node", "cpus_per_task", "array_parallelism")
 TIMEOUTS = 1000
-"""How often a job whose time is over is queued again. One that saves nothing in all its time is not: see `cluster.Task`."""
+"""How often a job whose time is over is queued again. One that saves nothing in it is not: see `cluster_task.Task`."""
 
 
 @dataclass(frozen=True)

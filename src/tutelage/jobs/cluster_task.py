@@ -21,16 +21,22 @@ log = logging.getLogger("tutelage")
 KILLED_WITHIN_S = 900.0
 """How long a job that is told to end waits for the cluster to say that it has ended it."""
 
+FRUITLESS = 3
+"""How often in a row a job may use up its time for nothing."""
+
 
 class Task:
     """One job. Its words say everything, so nothing that needs the submitting process is pickled.
 
-    folder: of the notes. timeout_min: the time that the cluster gives it.
+    folder: of the notes. timeout_min: the time that the cluster gives it. fruitless: how many times in a row that was over before anything
+    was saved.
     """
 
-    def __init__(self, folder: str, words: Sequence[str], timeout_min: float) -> None:
-        self.folder, self.words, self.timeout_min = folder, list(words), timeout_min
+    def __init__(self, folder: str, words: Sequence[str], timeout_min: float, fruitless: int = 0) -> None:
+        self.folder, self.words = folder, list(words)
+        self.timeout_min, self.fruitless = timeout_min, fruitless
         self.began: float | None = None
+        self.plan: Plan | None = None
 
     def __call__(self) -> float:
         """Do the job; its outcome is in the notes."""
@@ -40,10 +46,15 @@ class Task:
         self.began = time.time()
         speak_plainly()
         jobs = Jobs(Path(self.folder))
+
+        def planned() -> Plan:
+            self.plan = plan_of(self.words)  # remembered: a signal's handler had better compose nothing
+            return self.plan
+
         try:
             with _ended_by_sigterm():
-                return jobs.do(lambda: plan_of(self.words), words=self.words)
-        except Cancelled:
+                return jobs.do(planned, words=self.words)
+        except KeyboardInterrupt:  # SIGTERM, here or in the group of ranks that this process starts
             log.warning("the cluster ends this job (SIGTERM)")
             _outlast()
             raise SystemExit(128 + signal.SIGTERM) from None
@@ -51,25 +62,26 @@ class Task:
     def checkpoint(self) -> Any:
         """Queue the job again: submitit asks for this when the cluster preempts it or its time is over. Its run resumes.
 
-        Raises UserError where the job has saved nothing in its time: it would do the same for ever.
+        Raises UserError where the job has saved nothing, several times in a row: it would do the same for ever.
         """
         import submitit
 
         ran_min = (time.time() - self.began) / 60 if self.began else 0.0
-        if ran_min > self.timeout_min / 2 and not self._saved():
+        used_up = ran_min > self.timeout_min / 10  # one that is preempted soon has done nothing wrong
+        fruitless = 0 if self._saved() else self.fruitless + used_up
+        if fruitless >= FRUITLESS:
             raise UserError(
-                f"no checkpoint was written in the {ran_min:.0f} minutes that the cluster gave this job, so that it would begin anew each "
-                "time: give it more (hydra.launcher.timeout_min), or save more often (fit.validate_every_steps, fit.checkpoint_every_s)"
+                f"{fruitless} times in a row the time on the cluster was over before a checkpoint was written (now {ran_min:.1f} minutes): "
+                "give it more (hydra.launcher.timeout_min), or save more often (fit.validate_every_steps, fit.checkpoint_every_s)"
             )
-        return submitit.helpers.DelayedSubmission(Task(self.folder, self.words, self.timeout_min))
+        return submitit.helpers.DelayedSubmission(Task(self.folder, self.words, self.timeout_min, fruitless))
 
     def _saved(self) -> bool:
         """Whether this job, or a run that it needs first, has got further since it began."""
-        from tutelage.config.compose import plan_of
-
-        plan = plan_of(self.words)
-        store = Store(plan.config["runs_dir"])
-        return any(_saved_since(store, one, self.began or 0.0) for one in (plan, *plan.prerequisites()))
+        if self.plan is None or self.began is None:
+            return False
+        store = Store(self.plan.config["runs_dir"])
+        return any(_saved_since(store, one, self.began) for one in (self.plan, *self.plan.prerequisites()))
 
 
 def _saved_since(store: Store, plan: Plan, moment: float) -> bool:

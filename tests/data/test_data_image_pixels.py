@@ -176,6 +176,22 @@ def test_a_tiff_of_sixteen_bits_is_read_alike(compression: str | None) -> None:
     np.testing.assert_allclose(got[0], values / 65535, atol=1e-6)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_deep_images_are_set_upright(orientation: int) -> None:
+    upright = np.random.default_rng(0).integers(0, 65536, (6, 9)).astype(np.uint16)
+    planes = [Image.fromarray(part.astype(np.uint8)) for part in (upright >> 8, upright & 255)]
+    if orientation in STORED:
+        planes = [plane.transpose(STORED[orientation]) for plane in planes]
+    stored = np.asarray(planes[0]).astype(np.uint16) << 8 | np.asarray(planes[1])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    note = chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    for data in (png16(stored[..., None], note), encoded(Image.fromarray(stored), "TIFF", exif=exif)):
+        got, seen = decoded(data, deep=True, channels=1)
+        np.testing.assert_allclose(got[0], upright / 65535, atol=1e-6)
+        assert (Fact.TURNED in seen.facts) == (orientation > 1)
+
+
 def tiff(values: np.ndarray, *, bits: int, signed: bool = False) -> bytes:
     """An uncompressed little-endian TIFF of whole numbers: (H, W, 1 or 3), 16 bits, or 12 that are packed."""
     height, width, bands = values.shape

@@ -24,10 +24,17 @@ CPU = torch.device("cpu")
 
 @dataclasses.dataclass(frozen=True)
 class FileStore:
-    """Image files with labels (N,). Workers decode, and cut out where there is a `crop`; the device augments
+    """Image files with labels. Workers decode, and cut out where there is a `crop`; the device augments
     and normalises.
 
+    files: N images.
+    labels: (N,) int64.
+    scale: (1, C, 1, 1), see `ImageStore`.
+    shift: (1, C, 1, 1).
+    crop: cut from the original image, in place of the centre.
+    augment: None shows all images as they are.
     num_workers: processes per stream; 0 decodes in the training process.
+    device: where the batches go.
     """
 
     files: Files

@@ -102,9 +102,11 @@ SETS = {
 class FineGrained(ImageFolder):
     """A fine-grained set with its published splits.
 
-    dataset: dtd, aircraft, flowers102, pets or cub200. root: torchvision's folder, by default `downloads` in the cache folder; cub200 has
-    to be unpacked there as CUB_200_2011. published_validation: keep the published validation part; else it joins the training
-    images and `validation` is held out of both. Other arguments: see `ImageFolder`.
+    dataset: dtd, aircraft, flowers102, pets or cub200.
+    root: torchvision's folder, by default `downloads` in the cache folder; cub200 has to be unpacked there as CUB_200_2011.
+    published_validation: keep the published validation part; else it joins the training images and `validation` is held out of both.
+    download: fetch what is missing.
+    Other arguments: see `ImageFolder`.
     """
 
     def __init__(

@@ -20,8 +20,9 @@ import numpy as np
 import PIL
 
 from tutelage.data import cache
+from tutelage.data.image_depth import FULL
 from tutelage.data.image_files import Files, UnreadableImages
-from tutelage.data.image_pixels import FULL, Fact
+from tutelage.data.image_pixels import Fact
 from tutelage.data.walk import printable
 from tutelage.errors import UserError
 

@@ -24,7 +24,8 @@ from tutelage.data.image_check import Found
 from tutelage.data.image_files import Files, UnreadableImages
 from tutelage.data.image_layout import Layout, read_layout
 from tutelage.data.image_pixels import MODES, Fact, Form
-from tutelage.data.image_set import ImageData, ImageSource
+from tutelage.data.image_set import ImageData
+from tutelage.data.image_store import ImageSource
 from tutelage.data.streams import Store
 from tutelage.data.walk import printable
 from tutelage.errors import UserError, choices

@@ -7,15 +7,14 @@ cannot be heeded is noted in `Seen` and counted aloud, or refused.
 from __future__ import annotations
 
 import enum
-import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from tutelage.data.image_depth import deep, is_deep
 from tutelage.data.image_kinds import formats
 
 MODES = {1: "L", 3: "RGB"}
@@ -30,11 +29,9 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What sets an image upright, by its EXIF orientation (1 is upright; other numbers mean nothing)."""
-FULL = 65535
 LUMINANCE = np.array([299, 587, 114], dtype=np.float32) / 1000
 """ITU-R 601, as Pillow turns colours into grey."""
 _NOTED_IN = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
-_SIXTEEN = re.compile(r"(RGB|RGBA|RGBX);16([BLN])")
 
 Box = Callable[[int, int], tuple[float, ...]]
 """From the height and width of an upright image to the part (top, left, height, width) that is wanted."""
@@ -91,7 +88,7 @@ def read(file: BinaryIO, form: Form, box: Box | None = None) -> tuple[np.ndarray
     seen = Seen()
     with Image.open(file, formats=formats()) as image:
         _look(image, seen)
-        if image.format == "JPEG" or not _is_deep(image):
+        if image.format == "JPEG" or not is_deep(image):
             return _eight_bits(image, form, box, seen), seen
         values = _deep_values(image, file, form, seen)
         if values is not None:
@@ -140,7 +137,7 @@ def _resized(image: Image.Image, form: Form, box: Box | None, seen: Seen) -> Ima
     mode = MODES[form.channels]
     jpeg = image.format in ("JPEG", "MPO")
     if not jpeg:
-        turned_by_pillow = getattr(image, "tag_v2", {}).get(ORIENTATION, 1) in TURNS  # a TIFF, in loading it
+        turned_by_pillow = _turned_tiff(image)
         image.load()
         if turned_by_pillow:
             seen.facts |= Fact.TURNED
@@ -182,117 +179,28 @@ def _opaque(image: Image.Image, form: Form, seen: Seen) -> Image.Image:
     return ground.convert("RGB")
 
 
-def _is_deep(image: Image.Image) -> bool:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return True
-    if image.format == "TIFF":
-        return max(getattr(image, "tag_v2", {}).get(258, (8,))) > 8
-    tiles = _tiles(image)
-    if image.format == "PPM":  # (raw mode, value of white)
-        return any(isinstance(args, tuple) and args[-1] in range(256, FULL + 1) for args in tiles)
-    return any(";16" in _rawmode(args) for args in tiles)
-
-
-def _tiles(image: Image.Image) -> list[Any]:
-    """Return what Pillow's decoder is told of each part of a file: a raw mode, or a tuple that begins with one."""
-    return [tile.args for tile in getattr(image, "tile", [])]
-
-
-def _rawmode(args: Any) -> str:
-    return args if isinstance(args, str) else str((args or ("",))[0])
-
-
 def _deep_values(image: Image.Image, file: BinaryIO, form: Form, seen: Seen) -> np.ndarray | None:
-    """Return the values of an image of more than 8 bits, upright and opaque: (H, W, 1 or 3) float32 in [0, 1]; None where Pillow gives
-    8 bits of them only.
-    """
-    white: float | None = FULL
-    alpha = None
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        bits = getattr(image, "tag_v2", {}).get(258, (16,))[0]
-        if image.mode in ("I", "F"):
-            white = FULL if image.format == "PPM" and image.mode == "I" else None  # a PGM says its own white
-        elif bits < 16:
-            white = (1 << bits) - 1
-        transparent = image.info.get("transparency")
-        image.load()
-        raw = np.asarray(image)
-        if isinstance(transparent, int):
-            alpha = (raw != transparent).astype(np.float32)
-        values = raw[..., None].astype(np.float64 if image.mode == "I" else np.float32)
-    else:
-        colours = _sixteen(image, file)
-        if colours is None:
-            return None
-        transparent = image.info.get("transparency")
-        values = colours[..., :3] if colours.shape[2] >= 3 else colours[..., :1]
-        if isinstance(transparent, tuple):
-            alpha = (values != np.asarray(transparent)).any(2).astype(np.float32)
-        elif colours.shape[2] in (2, 4):
-            alpha = colours[..., -1].astype(np.float32) / FULL
-    values = _scaled(values, form.white or white, seen)
+    """Return the values of a deep image upright and opaque, (H, W, 1 or 3) float32 in [0, 1]; None where Pillow gives 8 bits only."""
+    turned_by_pillow = _turned_tiff(image)
+    found = deep(image, file, form.white)
+    if found is None:
+        return None
+    seen.facts |= Fact.DEEP
+    values, alpha, seen.largest = found
     if alpha is not None and alpha.min() < 1:
         seen.facts |= Fact.TRANSPARENT
         ground = np.asarray(form.background, dtype=np.float32) / 255
         values = values * alpha[..., None] + ground * (1 - alpha[..., None])
     turn = _orientation(image)
-    if turn != 1:
+    if turn != 1 or turned_by_pillow:
         seen.facts |= Fact.TURNED
-        planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(values, 2, 0)]
-        values = np.stack([np.asarray(_upright(plane, turn)) for plane in planes], axis=2)
-    return values
+    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(values, 2, 0)]
+    return np.stack([np.asarray(_upright(plane, turn)) for plane in planes], axis=2)
 
 
-def _scaled(values: np.ndarray, white: float | None, seen: Seen) -> np.ndarray:
-    low, high = float(values.min()), float(values.max())
-    if np.isnan(low + high):
-        raise ValueError("it holds values that are no numbers (NaN)")
-    if white is None:
-        likely = 1 if high <= 1 else 2 ** int(np.ceil(np.log2(high + 1))) - 1 if np.isfinite(high) else 65535
-        raise ValueError(
-            f"it holds numbers of 32 bits from {low:g} to {high:g}, without a known range: set `white` to what means white in all images "
-            f"({likely}, say), or save it with 8 or 16 bits"
-        )
-    if not (low >= 0 and high <= white):
-        raise ValueError(
-            f"its values lie between {low:g} and {high:g}, white is {white:g}: set `white` to the largest of the set"
-        )
-    seen.facts |= Fact.DEEP
-    seen.largest = high / white
-    return (values / white).astype(np.float32)
-
-
-def _sixteen(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
-    """Return the 16 bits of a colour image (H, W, bands), of which Pillow gives the upper 8; None where it does not give the lower ones.
-
-    A second reading takes the bytes of each pair in the other order.
-    """
-    names = set(map(_rawmode, _tiles(image)))
-    name = names.pop() if len(names) == 1 else ""
-    match = _SIXTEEN.fullmatch(name)
-    if name == "LA;16B":  # as four bands of 8 bits: both bytes of grey, both of alpha
-        parts = _read_as(file, "RGBA").astype(np.uint16)
-        return parts[..., 0::2] << 8 | parts[..., 1::2]
-    if match is None:
-        return None
-    bands, ends = match.groups()
-    other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[ends]
-    image.load()
-    upper = np.asarray(image).astype(np.uint16)
-    lower = _read_as(file, f"{bands};16{other}").astype(np.uint16)
-    return (upper << 8 | lower)[..., :3] if bands == "RGBX" else upper << 8 | lower
-
-
-def _read_as(file: BinaryIO, rawmode: str) -> np.ndarray:
-    file.seek(0)
-    with Image.open(file, formats=formats()) as image:
-
-        def renamed(args: Any) -> Any:
-            return rawmode if isinstance(args, str) else (rawmode, *args[1:])
-
-        tiles = [tile._replace(args=renamed(tile.args)) for tile in getattr(image, "tile", [])]
-        image.tile = tiles
-        return np.asarray(image)
+def _turned_tiff(image: Image.Image) -> bool:
+    """Say whether an image is one that Pillow itself sets upright in loading it."""
+    return getattr(image, "tag_v2", {}).get(ORIENTATION, 1) in TURNS
 
 
 def _resized_values(values: np.ndarray, form: Form, box: Box | None) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,73 +17,27 @@ from tutelage.data.augment import build
 from tutelage.data.augment_basic import Augmentation
 from tutelage.data.base import DataModule
 from tutelage.data.image_files import Files
-from tutelage.data.streams import Resident, Store
+from tutelage.data.image_store import ImageSource, ImageStore, moments
+from tutelage.data.streams import Store
 from tutelage.errors import UserError, choices
-from tutelage.tasks import Batch, Classification
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageStore(Resident):
-    """Images (N, C, H, W), uint8 or float, with labels (N,).
-
-    A batch is augmented, then multiplied by `scale` and shifted by `shift`, both (1, C, 1, 1).
-    """
-
-    images: Tensor
-    labels: Tensor
-    scale: Tensor
-    shift: Tensor
-    augment: Augmentation | None = None
-
-    @property
-    def draws(self) -> int:
-        """See `Store`."""
-        return 0 if self.augment is None else self.augment.draws
-
-    def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
-        """See `Resident`."""
-        images = self.images.index_select(0, index)
-        if self.augment is not None and noise is not None:
-            images = self.augment(images, noise)
-        return Batch(
-            images.float().mul_(self.scale).add_(self.shift), self.labels.index_select(0, index), index
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageSource:
-    """What an image set holds before splitting.
-
-    images: (N, C, H, W), uint8 or float, of values 0 ... peak; or files to be streamed.
-    labels: (N,) int64.
-    class_names: the classes, in the order of their numbers.
-    official: the splits the set comes with.
-    peak: the value that becomes 1 before normalisation.
-    key: names the content, for the caches.
-    contents: of files to be streamed, a number for each (N,), equal for equal files; None where they were not compared.
-    absent: indices of samples that are gone, and in no split.
-    """
-
-    images: Tensor | Files
-    labels: np.ndarray
-    class_names: Sequence[str]
-    official: Mapping[str, np.ndarray]
-    peak: float
-    key: tuple[Any, ...]
-    contents: np.ndarray | None = None
-    absent: np.ndarray | None = None
+from tutelage.tasks import Classification
 
 
 class ImageData(DataModule):
     """Image classification: splits, subsets, hard data, normalisation and augmentation of any image source.
 
+    batch_size, eval_batch_size, split_seed, fingerprint: see `DataModule`.
     test: fraction of all images, or their number, held out (stratified) where the set has no test part.
     validation: the same of the training images, where the set has no validation part.
     classes: names or numbers of the classes to keep, re-numbered in this order.
-    train_size: training images to keep, stratified; per_class: training images to keep of each class. Both after validation was
-    taken, which keeps its size: for an honest few-label setting, give `validation` as a small number too.
-    label_noise: share of wrong training labels; label_noise_kind and label_noise_map as in `corruption.flip_labels`.
-    missing: share of pixels set to 0 before normalisation, all channels of a pixel together; missing_in: "train" or "all" images.
+    train_size: training images to keep, stratified, after validation was taken, which keeps its size: for an honest few-label setting,
+    give `validation` as a small number too.
+    per_class: training images to keep of each class, likewise.
+    label_noise: share of wrong training labels.
+    label_noise_kind: as in `corruption.flip_labels`.
+    label_noise_map: as in `corruption.flip_labels`.
+    missing: share of pixels set to 0 before normalisation, all channels of a pixel together.
+    missing_in: "train" or "all" images.
     normalization: "train" (mean and standard deviation of the training images; of 10,000 of them in memory, of 1,000 from
     files), None, or [means, deviations] per channel, of images scaled to [0, 1].
     augment: augmentations in order, each a name of `augment.AUGMENTATIONS` with its arguments, or any name with an object.
@@ -266,7 +219,7 @@ class ImageData(DataModule):
                 self.split_seed,
                 splitting.digest(train),
             )
-            return cache.remember(key, lambda: _moments(images, train, source.peak))
+            return cache.remember(key, lambda: moments(images, train, source.peak))
         if isinstance(wanted, str) or len(wanted) != 2 or any(len(part) != channels for part in wanted):
             raise UserError(
                 f"normalization must be 'train', null or two lists of {channels} numbers "
@@ -289,31 +242,3 @@ class ImageData(DataModule):
         if not isinstance(images, Tensor):
             raise TypeError(f"{type(self).__name__} cannot stream files")
         return ImageStore(images, labels, *self._affine(peak), self.augment)
-
-
-MOMENT_IMAGES = {Tensor: 10_000, Files: 1_000}
-"""Training images, evenly spaced, that the mean and deviation are taken from: in memory, and from files."""
-
-
-def _moments(
-    images: Tensor | Files, train: np.ndarray, peak: float
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of the training images scaled to [0, 1]; a constant channel
-    has deviation 1.
-    """
-    chosen = train[:: -(-len(train) // MOMENT_IMAGES[type(images)])]
-    totals, count = [], 0
-    for start in range(0, len(chosen), 500):
-        part = chosen[start : start + 500]
-        block = (
-            images[torch.from_numpy(part)]
-            if isinstance(images, Tensor)
-            else torch.from_numpy(images.decode_many(part.tolist()))
-        )
-        values = block.transpose(0, 1).flatten(1).double() / peak
-        totals.append(torch.stack([values.sum(1), values.square().sum(1)]))
-        count += values.shape[1]
-    mean, square = torch.stack(totals).sum(0) / count
-    deviation = (square - mean.square()).clamp(min=0).sqrt()
-    deviation = torch.where(deviation < 1e-6, torch.ones_like(deviation), deviation)
-    return tuple(mean.tolist()), tuple(deviation.tolist())

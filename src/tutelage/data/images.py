@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from tutelage.data import cache
-from tutelage.data.image_set import ImageData, ImageSource
+from tutelage.data.image_set import ImageData
+from tutelage.data.image_store import ImageSource
 from tutelage.errors import UserError, choices
 
 
@@ -45,8 +46,10 @@ TORCHVISION_SETS = {
 class TorchvisionImages(ImageData):
     """MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100 as torchvision reads them, with their official test sets.
 
-    dataset: mnist, fashion_mnist, cifar10 or cifar100. root: the folder that holds, or will hold,
-    torchvision's files; by default `downloads` in the cache folder. download: fetch what is missing.
+    dataset: mnist, fashion_mnist, cifar10 or cifar100.
+    root: the folder that holds, or will hold, torchvision's files; by default `downloads` in the cache folder.
+    download: fetch what is missing.
+    Other arguments: see `ImageData`.
     """
 
     def __init__(

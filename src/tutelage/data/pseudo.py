@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tutelage.data import cache
 from tutelage.data.fingerprint import pseudo_manifest
-from tutelage.data.image_set import ImageData, ImageSource
+from tutelage.data.image_set import ImageData
+from tutelage.data.image_store import ImageSource
 from tutelage.errors import UserError
 from tutelage.runs.bounded import load_json
 
@@ -23,8 +24,11 @@ from tutelage.runs.bounded import load_json
 class PseudoSet:
     """A complete pseudo data set.
 
-    images: (N, C, H, W) uint8. labels: (N,) int64, of a soft label its most probable class. soft_labels: (N, classes) float32, or None.
-    seeds: (N,) int64. manifest: the recipe, and the hashes of what was read.
+    images: (N, C, H, W) uint8.
+    labels: (N,) int64, of a soft label its most probable class.
+    soft_labels: (N, classes) float32, or None.
+    seeds: (N,) int64.
+    manifest: the recipe, and the hashes of what was read.
     """
 
     images: Tensor
@@ -134,7 +138,7 @@ class PseudoImages(ImageData):
     """Labelled pseudo images, for pseudo pre-training and for distillation on generated samples.
 
     root: the folder of the set, or of the run that made it. All labels are those the generator was given; validation and test are parts
-    of the set itself.
+    of the set itself. Other arguments: see `ImageData`.
     """
 
     declares: ClassVar[Mapping[str, str]] = {"_reads_": "pseudo"}

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from tutelage.data import cache
-from tutelage.data.image_set import ImageData, ImageSource
+from tutelage.data.image_set import ImageData
+from tutelage.data.image_store import ImageSource
 from tutelage.data.splits import derive_seed
 from tutelage.errors import UserError
 
@@ -20,7 +21,10 @@ class Synthetic(ImageData):
     """Normal inputs of any shape (C, H, W), each of the class whose random direction it points to most:
     linearly separable.
 
-    samples: in all, before splitting. shape: channels, height, width. num_classes: at least 2.
+    samples: in all, before splitting.
+    shape: channels, height, width.
+    num_classes: at least 2.
+    Other arguments: see `ImageData`.
     """
 
     def __init__(

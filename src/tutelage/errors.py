@@ -84,8 +84,10 @@ def out_of_memory(error: BaseException) -> UserError | None:
     )
     if not told or isinstance(error, UserError):
         return None
+    limit = _memory_limit()
     return UserError(
-        f"there is not enough memory{_memory_limit()}: {text.splitlines()[0] if text else 'none is left'}. Lower data.batch_size "
+        f"there is not enough memory{limit}: {text.splitlines()[0] if text else 'none is left'}. "
+        f"{'Raise that limit, lower' if limit else 'Lower'} data.batch_size "
         "(fit.accumulate makes up for it in the update) or the model's size, or use hardware.precision=bf16-mixed"
     )
 

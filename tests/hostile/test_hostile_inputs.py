@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile_inputs import EVALUATE, INPUTS, LIST, READERS, REPORT, TABLE, Hostile
+from hostile_inputs import EVALUATE, INPUTS, LIST, READERS, REPORT, TABLE, Hostile, edit
 
 import tutelage
 from tutelage.cli.main import main
@@ -171,6 +171,10 @@ def test_a_named_module_is_imported_and_a_users_own_need_not_be_named(run, monke
     words = [word for word in QUICK if not word.startswith("model.")]
     assert main(["train", *words, "name=mine", "model=own", "model._target_=network_that_travels.Mine"]) == 0
     assert main(["evaluate", "mine"]) == 0
+    # What else lies in that module was never named: a stranger's run cannot call it.
+    edit(model={"_target_": "network_that_travels.remove_everything"})(run)
+    assert main(["evaluate", "plain"]) == 2
+    assert "named it from there before" in capfd.readouterr().err
     elsewhere = run.parents[3] / "elsewhere"  # another machine, as far as anybody knows
     shutil.copytree("runs/mine", elsewhere / "runs/mine")
     shutil.copy("network_that_travels.py", elsewhere)

@@ -5,8 +5,8 @@ run's folder is a file from anywhere, and may name
 
 1. what Tutelage ships (`models`, `data`, `methods`, ...);
 2. classes of the libraries of networks: torch.nn, torchvision, timm, transformers, diffusers;
-3. a module, the user's own or an installed one, that a command of this user has named before from the very same place; each command
-   that trains notes them in `named_modules.txt`, in the user's state folder;
+3. a class or function, the user's own or an installed one, that a command of this user has named before and whose module lies in the
+   very same place; each command that trains notes them in `named.txt`, in the user's state folder;
 4. a module that this command names: `code=my_networks`, or `load_run(..., code=["my_networks"])`.
 
 So a module inside a run's folder, beside it, in the current folder or in a namespace package is refused unless its user has had it run.
@@ -92,7 +92,7 @@ def check_stored(config: Mapping[str, Any], run: Path, *, code: Collection[str] 
         if top == "tutelage" or top in code or _of_library(module):
             continue
         place = place_of(top)
-        if place is None or (top, place) not in vouched:
+        if place is None or (target, place) not in vouched:
             lies = f"which would be imported from {place}" if place else "which is not found here"
             raise UserError(
                 f"the configuration in {run} names {where}={target}, {lies}. Importing it executes it, and no command of yours has named "
@@ -106,11 +106,10 @@ def modules(text: str) -> list[str]:
 
 
 def note(config: Mapping[str, Any]) -> None:
-    """Note the modules beyond ours and the libraries that a user's command names, with the places they come from."""
-    named = {target.partition(".")[0] for _, target in targets(config) if isinstance(target, str)} - {
-        "tutelage"
-    }
-    found = {(top, place) for top in named if (place := place_of(top))} - _noted()
+    """Note the classes and functions beyond ours that a user's command names, with the places of their modules."""
+    named = {target for _, target in targets(config) if isinstance(target, str)}
+    theirs = {target for target in named if not target.startswith("tutelage.")}
+    found = {(one, place) for one in theirs if (place := place_of(one.partition(".")[0]))} - _noted()
     if not found:
         return
     # Where it cannot be kept, `code=` has to be said again.
@@ -118,7 +117,7 @@ def note(config: Mapping[str, Any]) -> None:
         _notes().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(_notes(), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "a", encoding="utf-8", errors="surrogateescape") as file:
-            file.write("".join(f"{top}\t{place}\n" for top, place in sorted(found) if "\n" not in place))
+            file.write("".join(f"{one}\t{place}\n" for one, place in sorted(found) if "\n" not in place))
 
 
 def place_of(top: str) -> str | None:
@@ -174,7 +173,7 @@ def _installed() -> frozenset[Path]:
 
 def _notes() -> Path:
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "tutelage" / "named_modules.txt"
+    return Path(base).expanduser() / "tutelage" / "named.txt"
 
 
 def _noted() -> set[tuple[str, str]]:
@@ -182,4 +181,4 @@ def _noted() -> set[tuple[str, str]]:
         text = _notes().read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return set()
-    return {(top, place) for top, _, place in (line.partition("\t") for line in text.splitlines()) if place}
+    return {(one, place) for one, _, place in (line.partition("\t") for line in text.splitlines()) if place}

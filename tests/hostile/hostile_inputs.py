@@ -30,6 +30,9 @@ REPORT = ("report", "plain", "--html")
 REMOVE = ("remove", "plain", "--dry")
 TRAIN_FROM = ("train", "model.weights={weights}", "model.depth=2", "model.width=16", "logger=none", "name=mine", "fit.max_steps=1",
               "fit.validate_every_steps=1", "data=digits", "hardware.threads=1")  # fmt: skip
+QUICK = ("logger=none", "hardware.threads=1", "model.depth=2", "model.width=16", "fit.max_steps=2", "fit.validate_every_steps=2",
+         "name=plain", "data=digits")  # fmt: skip
+TRAIN_AGAIN = ("train", *QUICK)
 TABLE = ("report", "table.yaml")
 READERS = (LIST, REPORT, EVALUATE, GAP)
 PAYLOAD = "from pathlib import Path\nPath(__file__).with_name('executed').touch()\nfrom torch import nn\nclass Net(nn.Linear): pass\n"
@@ -268,6 +271,10 @@ def pseudo(shards: list[dict[str, Any]], count: int = 4, size: int = 2) -> Calla
     return make
 
 
+def unfinished(run: Path) -> None:
+    (run / "result.json").unlink()
+
+
 def linked_lock(run: Path) -> None:
     (run / "result.json").unlink()
     lock = run.parent / ".locks" / f"{run.name}.lock"
@@ -426,6 +433,12 @@ INPUTS: dict[str, Hostile] = {
     "a runs folder elsewhere": Hostile(edit(runs_dir="elsewhere/runs"), "", (EVALUATE, GAP, LIST, REPORT), 0),
     "evaluations that are a link": Hostile(link("evaluations.jsonl", "{here}/precious.txt"), "found a link"),
     "a lock that is a link": Hostile(linked_lock, "", (LIST, REPORT)),
+    "a log that is a link": Hostile(
+        both(unfinished, link("log.txt", "{here}/precious.txt")), "not through a link", (TRAIN_AGAIN,)
+    ),
+    "checkpoints that are a link": Hostile(
+        both(unfinished, link("checkpoints", "{here}")), "not through a link", (TRAIN_AGAIN,)
+    ),
     "a page that is a link": Hostile(linked_pages, "", (REPORT,), 0),
     "a device for data": Hostile(edit(data={"root": "/dev/zero"}), "is a pipe, socket or device"),
     "a download into a folder of yours": Hostile(

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile_inputs import EVALUATE, INPUTS, LIST, READERS, REPORT, TABLE, Hostile, edit
+from hostile_inputs import EVALUATE, INPUTS, LIST, QUICK, READERS, REPORT, TABLE, Hostile, edit
 
 import tutelage
 from tutelage.cli.main import main
@@ -16,8 +16,6 @@ from tutelage.errors import UserError
 from tutelage.runs.store import Store
 
 SECONDS = 20
-QUICK = ["logger=none", "hardware.threads=1", "model.depth=2", "model.width=16", "fit.max_steps=2", "fit.validate_every_steps=2",
-         "name=plain", "data=digits"]  # fmt: skip
 GOES_WELL = ("list", "report", "remove")
 
 

@@ -190,6 +190,10 @@ class Run:
             raise ValueError(
                 f"this configuration has the identity {identify(config)}, not that of {self.path}"
             )
+        if links := [path for path in (self.path, *self.path.glob("*")) if path.is_symlink()]:
+            raise UserError(
+                f"{links[0]} is refused: a run is written into its own folder, not through a link to {links[0].readlink()}"
+            )
         make_folder(self.path / "checkpoints")
         for folder in (self.path, self.path / "checkpoints"):
             remove_temporaries(folder)

@@ -181,7 +181,7 @@ def test_a_network_that_returns_two_tensors_is_told_so(capsys, tmp_path, monkeyp
     ]
     said = fails(capsys, *words, "model._target_=pairs.Pair")
     assert "pairs.Pair must return one tensor" in said
-    assert "got tuple with [0] (128, 10), [1] (128, 1, 8, 8)" in said
+    assert "got tuple with [0] (2, 10), [1] (2, 1, 8, 8)" in said
 
 
 def test_cka_of_two_samples_guides_nothing_and_is_refused(capsys, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from tutelage.generators.protocol import Generator
 from tutelage.methods.base import Method, step_seed
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.heads import head_of
+from tutelage.models.outputs import UnknownCall
 from tutelage.runs.folders import lock_at, make_folder
 from tutelage.runs.identity import is_need
 from tutelage.runs.weights import needed_folder
@@ -158,7 +158,11 @@ def _heads(method: Method, example: Batch) -> dict[str, str]:
         inner = network.network if isinstance(network, FrozenNetwork) else network
         if isinstance(inner, FeatureGuide | Generator):
             continue
-        with contextlib.suppress(UserError):  # what cannot be run is refused by its method
+        try:
             run = network if inner is not network else None
             found[where] = str(head_of(inner, example.inputs, example.mask, run=run))
+        except UnknownCall:
+            raise
+        except UserError:
+            continue  # data that are not for it: its method says so
     return found

@@ -17,13 +17,17 @@ _MASKS = ("mask", "attention_mask")
 HALF = (torch.float16, torch.bfloat16)
 
 
+class UnknownCall(UserError):
+    """A network that cannot be run on any data: nobody gives all its arguments, or its output is no one tensor."""
+
+
 def as_tensor(output: Any, network: nn.Module) -> Tensor:
     """Return the one tensor that a network's output stands for.
 
     output: a tensor; or a dictionary, tuple, list or an object with fields, as Hugging Face's: then what is called `logits`, else the only
     tensor in it.
     network: for the message.
-    Raises UserError where nothing or more than one thing could be meant.
+    Raises UnknownCall where nothing or more than one thing could be meant.
     """
     if isinstance(output, Tensor):
         return output
@@ -40,7 +44,7 @@ def as_tensor(output: Any, network: nn.Module) -> Tensor:
     if len(tensors) == 1:
         return next(iter(tensors.values()))
     found = ", ".join(f"{key} {tuple(value.shape)}" for key, value in tensors.items())
-    raise UserError(
+    raise UnknownCall(
         f"{_name(network)} must return one tensor, the task's outputs, or a dictionary, tuple or object that holds one, or one called "
         f"'logits'; got {type(output).__name__} with {found or 'no tensor'}"
     )
@@ -89,9 +93,9 @@ class Call:
         return self.mask is not None
 
     def raw(self, network: nn.Module, inputs: Tensor, mask: Tensor | None = None) -> Any:
-        """Run the network and return what it returns. Raises UserError where its forward needs further arguments."""
+        """Run the network and return what it returns. Raises UnknownCall where its forward needs further arguments."""
         if self.missing:
-            raise UserError(
+            raise UnknownCall(
                 f"the forward of {_name(network)} needs {', '.join(self.missing)} beside the inputs: give them defaults, or wrap it in a "
                 "class of yours whose forward takes the inputs, and a `mask` where it heeds one"
             )

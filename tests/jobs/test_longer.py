@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from small_runs import GUIDE, SMALL, TEACHER
 from tutelage.cli.main import main
+from tutelage.jobs.longer import _why_not
 from tutelage.runs.records import read_json
 from tutelage.runs.store import Store
 
@@ -87,3 +90,9 @@ def test_commands_take_the_names_that_list_runs_prints(tmp_path, capsys, monkeyp
         assert main(["analyse", "gap", name, f"runs_dir={tmp_path}"]) == 0
     assert main(["remove", keys[0], "--yes", f"runs_dir={tmp_path}"]) == 0
     assert [run.key for run in Store(tmp_path).runs()] == keys[1:]
+
+
+def test_a_run_whose_images_went_missing_is_not_continued() -> None:
+    config = {"method": {}, "fit": {}, "data": {}}
+    other = SimpleNamespace(config=config | {"data": {"absent": ["a/1.png"]}})
+    assert "images of its set went missing" in _why_not(config, 4, other)

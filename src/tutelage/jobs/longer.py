@@ -69,6 +69,8 @@ def _but_for_the_length(config: Mapping[str, Any]) -> str:
 def _why_not(config: Mapping[str, Any], begun: int, other: Run) -> str:
     """Return why a run cannot be continued with exactly the numbers of a longer one; empty where it can."""
     method, fit = config["method"], config["fit"]
+    if other.config["data"].get("absent") != config["data"].get("absent"):
+        return "images of its set went missing while it stood still, so its splits are its own"
     if not str(method.get("_target_")).startswith("tutelage."):
         return "whether the steps of a method of your own depend on how many there will be is not known"
     for section in ("optimizer", "method"):

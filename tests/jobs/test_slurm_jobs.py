@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -322,7 +323,7 @@ def test_a_job_of_this_machine_is_ended_with_its_command(tmp_path, monkeypatch):
 
 def test_a_job_that_saves_nothing_in_its_time_is_not_queued_for_ever(tmp_path):
     pytest.importorskip("submitit")
-    task = cluster_task.Task(str(tmp_path), ["seed=0"], 1)
+    task = cluster_task.Task(str(tmp_path), ["seed=0"], 1, 0.0)
 
     def again(began):
         task.began, task.plan = began, plan(tmp_path)
@@ -335,3 +336,21 @@ def test_a_job_that_saves_nothing_in_its_time_is_not_queued_for_ever(tmp_path):
         again(1.0)
     stored(tmp_path / plan().key)
     assert again(1.0).fruitless == 0
+
+
+def test_a_job_that_begins_a_run_anew_does_so_once_however_often_it_is_queued_again(tmp_path, monkeypatch):
+    asked = []
+
+    def plan_of(words):
+        asked.append(words)
+        return plan(tmp_path, rerun="rerun=false" not in words)
+
+    monkeypatch.setattr("tutelage.config.compose.plan_of", plan_of)
+    config = tmp_path / plan().key / "config.yaml"
+    config.parent.mkdir(parents=True)
+    config.touch()  # of the run that is to be made anew
+    os.utime(config, (1.0, 1.0))
+    task = cluster_task.Task(str(tmp_path), ["rerun=true"], 1, time.time() - 1)
+    assert task._planned().config["rerun"]
+    config.touch()  # of what the first try began
+    assert not task._planned().config["rerun"]

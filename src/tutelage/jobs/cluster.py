@@ -144,7 +144,7 @@ class _Queue:
 
     def __init__(self, jobs: Jobs, waiting: dict[str, _Job], options: Mapping[str, Any]) -> None:
         self.jobs, self.left, self.options = jobs, waiting, options
-        self.total = len(waiting)
+        self.total, self.began = len(waiting), time.time()
         self.values: dict[str, float] = {}
         self.on_slurm = options["cluster"] == "slurm"
         requests = dict.fromkeys(job.request for job in waiting.values())
@@ -204,15 +204,14 @@ class _Queue:
         for job in jobs:
             for path in (Jobs(self.jobs.folder).note_path(key) for key in job.keys):
                 path.unlink(missing_ok=True)  # of an earlier try within this command
+        folder = str(self.jobs.folder.resolve())
         for request in dict.fromkeys(job.request for job in jobs):
             group = [job for job in jobs if job.request == request]
             try:
                 # what sbatch says is said once, in the message
                 with contextlib.redirect_stderr(io.StringIO()), self.executors[request].batch():
                     for job in group:
-                        task = Task(
-                            str(self.jobs.folder.resolve()), job.words, float(self.options["timeout_min"])
-                        )
+                        task = Task(folder, job.words, float(self.options["timeout_min"]), self.began)
                         job.job = self.executors[request].submit(task)
             except RuntimeError as error:
                 raise _refusal(error, self.options) from error

@@ -28,32 +28,28 @@ FRUITLESS = 3
 class Task:
     """One job. Its words say everything, so nothing that needs the submitting process is pickled.
 
-    folder: of the notes. timeout_min: the time that the cluster gives it. fruitless: how many times in a row that was over before anything
-    was saved.
+    folder: of the notes. timeout_min: the time that the cluster gives it. submitted: when it was asked for, first. fruitless: how many
+    times in a row its time was over before anything was saved.
     """
 
-    def __init__(self, folder: str, words: Sequence[str], timeout_min: float, fruitless: int = 0) -> None:
+    def __init__(
+        self, folder: str, words: Sequence[str], timeout_min: float, submitted: float, fruitless: int = 0
+    ) -> None:
         self.folder, self.words = folder, list(words)
-        self.timeout_min, self.fruitless = timeout_min, fruitless
+        self.timeout_min, self.submitted, self.fruitless = timeout_min, submitted, fruitless
         self.began: float | None = None
         self.plan: Plan | None = None
 
     def __call__(self) -> float:
         """Do the job; its outcome is in the notes."""
-        from tutelage.config.compose import plan_of
         from tutelage.jobs.plain_log import speak_plainly
 
         self.began = time.time()
         speak_plainly()
         jobs = Jobs(Path(self.folder))
-
-        def planned() -> Plan:
-            self.plan = plan_of(self.words)  # remembered: a signal's handler had better compose nothing
-            return self.plan
-
         try:
             with _ended_by_sigterm():
-                return jobs.do(planned, words=self.words)
+                return jobs.do(self._planned, words=self.words)
         except KeyboardInterrupt:  # SIGTERM, here or in the group of ranks that this process starts
             log.warning("the cluster ends this job (SIGTERM)")
             _outlast()
@@ -74,7 +70,24 @@ class Task:
                 f"{fruitless} times in a row the time on the cluster was over before a checkpoint was written (now {ran_min:.1f} minutes): "
                 "give it more (hydra.launcher.timeout_min), or save more often (fit.validate_every_steps, fit.checkpoint_every_s)"
             )
-        return submitit.helpers.DelayedSubmission(Task(self.folder, self.words, self.timeout_min, fruitless))
+        return submitit.helpers.DelayedSubmission(
+            Task(self.folder, self.words, self.timeout_min, self.submitted, fruitless)
+        )
+
+    def _planned(self) -> Plan:
+        """Plan the job, and remember the plan: a signal's handler had better compose nothing."""
+        from tutelage.config.compose import plan_of
+
+        self.plan = plan_of(self.words)
+        if self.plan.config["rerun"]:
+            config = (
+                Store(self.plan.config["runs_dir"]).run(self.plan.name, self.plan.identity).path
+                / "config.yaml"
+            )
+            if config.is_file() and config.stat().st_mtime >= self.submitted:
+                # an earlier try of this job has begun it anew: to do so again would lose what that has done
+                self.plan = plan_of([*self.words, "rerun=false"])
+        return self.plan
 
     def _saved(self) -> bool:
         """Whether this job, or a run that it needs first, has got further since it began."""

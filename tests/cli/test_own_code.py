@@ -84,6 +84,12 @@ def test_samples_that_the_network_was_trained_on_are_counted_when_it_is_judged_o
     assert "was trained on" not in caplog.text
     assert main(["evaluate", "own", "data=digits", "data.split_seed=3"]) == 0
     assert "of the 359 samples judged here: this is no test of it" in caplog.text
+    caplog.clear()
+    assert main(["evaluate", "own", "split=train"]) == 0
+    assert "was trained on 1222 of the 1222 samples judged here" in caplog.text
+    caplog.clear()
+    assert main(["evaluate", "own", "split=validation"]) == 0
+    assert "was selected on this split" in caplog.text and "was trained on" not in caplog.text
 
 
 def test_a_package_is_all_of_its_files(tmp_path, monkeypatch):

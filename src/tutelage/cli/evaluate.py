@@ -54,11 +54,12 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
                 f"{run.key} was trained with another vocabulary than that of these data: each token would mean another word to it"
             )
         _check_classes(run.key, loaded.data.summary(), data.summary())
-        _check_seen(run.key, loaded.data, data, split)
     # Inputs come normalised as their own training split says; the network expects what it was trained with.
     expects = recorded(loaded.data.normalization, like=data.normalization)
     network = FrozenNetwork(loaded.network, expects=expects, given=data.normalization)
     data.open_test()
+    if split in data.splits:
+        _check_seen(run.key, loaded.data, data, split)
     try:
         target = torch.device(DEVICES[device])
         metrics = evaluate_network(network.to(target), data.task, data.batches(split, device=target), target)
@@ -73,21 +74,18 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
 
 
 def _check_seen(key: str, its: Any, given: Any, split: str) -> None:
-    """Warn of samples that the network was trained on, where both are splits of one set, known by their places in it."""
-    import numpy as np
+    """Warn of samples that the network was trained on, or selected on."""
+    from tutelage.engine.seen import seen_in_training
 
-    from tutelage.engine.classes import same_set
-
-    ours, theirs = its.summary(), given.summary()
-    same = same_set(ours, theirs)
-    seen = np.isin(given.splits[split], its.splits["train"]).sum() if same and split != "train" else 0
-    if seen:
+    if seen := seen_in_training(its, given, split):
         log.warning(
             "%s was trained on %d of the %d samples judged here: this is no test of it",
             key,
             seen,
             len(given.splits[split]),
         )
+    elif its is given and split == "validation":
+        log.warning("%s was selected on this split: this is no test of it", key)
 
 
 def _check_classes(key: str, its: dict[str, Any], given: dict[str, Any]) -> None:

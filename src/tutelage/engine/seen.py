@@ -1,0 +1,42 @@
+"""How many of the samples that a network is judged on it was trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tutelage.data.base import DataModule
+from tutelage.data.splits import content_numbers
+from tutelage.engine.classes import same_set
+
+LARGEST_BYTES = 4 * 2**30
+"""Images of more bytes are not compared."""
+
+
+def seen_in_training(its: DataModule, given: DataModule, split: str) -> int:
+    """Return how many samples of a split of `given` the network saw that was trained on `its`.
+
+    Samples of one set are known by their places in it; images of two sets by their bytes, where both lie in memory. Of streamed images
+    and other data of two sets nothing is known: 0.
+    """
+    ours, theirs = its.summary(), given.summary()
+    same_files = ours["fingerprint"] is not None and _kind(ours) == _kind(theirs)
+    if its is given or same_set(ours, theirs) or (same_files and not ours.get("classes")):
+        return int(np.isin(given.splits[split], its.splits["train"]).sum())
+    first, second = _images(its, "train"), _images(given, split)
+    if first is None or second is None or first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
+        return 0
+    numbers = content_numbers(np.concatenate([first, second]))
+    return int(np.isin(numbers[len(first) :], numbers[: len(first)]).sum())
+
+
+def _kind(summary: dict[str, Any]) -> tuple[Any, ...]:
+    return summary["name"], summary["fingerprint"]
+
+
+def _images(data: DataModule, split: str) -> np.ndarray | None:
+    images = getattr(data.store, "images", None)
+    if images is None or images.numel() * images.element_size() > LARGEST_BYTES:
+        return None
+    return np.ascontiguousarray(images[data.splits[split]].cpu().numpy())

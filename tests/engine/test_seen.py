@@ -1,0 +1,55 @@
+"""Samples that a network was trained on are found again, by their place in a set or by their bytes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tutelage.data.images import Digits
+from tutelage.data.series import Series
+from tutelage.engine.seen import seen_in_training
+
+
+@pytest.fixture
+def series(tmp_path):
+    rows = np.random.default_rng(0).normal(size=200).cumsum()
+    frame = pd.DataFrame({"date": pd.date_range("2020-01-01", periods=200, freq="h"), "a": rows})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+
+    def made(split):
+        module = Series(root=tmp_path / "t.csv", batch_size=8, length=6, horizon=4, split=split)
+        module.prepare()
+        module.setup()
+        return module
+
+    return made
+
+
+def digits(seed=0):
+    module = Digits(batch_size=32, validation=0.15, test=0.2, split_seed=seed)
+    module.prepare()
+    module.setup()
+    return module
+
+
+def test_places_in_one_set(series):
+    one, other = digits(0), digits(1)
+    common = len(set(one.splits["train"].tolist()) & set(other.splits["test"].tolist()))
+    assert common > 0 and seen_in_training(one, other, "test") == common
+    assert seen_in_training(one, one, "test") == 0
+    assert seen_in_training(one, one, "train") == len(one.splits["train"])
+    assert seen_in_training(series([120, 40, 40]), series([120, 40, 40]), "test") == 0
+    assert seen_in_training(series([120, 40, 40]), series([60, 20, 40]), "test") == 37  # of rows 74 to 110
+
+
+def test_images_of_another_set_are_known_by_their_bytes():
+    """The same images in another order, under another name: nothing but the pixels tells."""
+    its, given = digits(), digits()
+    order = torch.randperm(len(its.store.images), generator=torch.Generator().manual_seed(0))
+    given.store = type(given.store)(
+        its.store.images[order], its.store.labels[order], its.store.scale, its.store.shift, its.store.augment
+    )
+    given.fingerprint = "another"
+    trained = {its.store.images[i].numpy().tobytes() for i in its.splits["train"]}
+    expected = sum(given.store.images[i].numpy().tobytes() in trained for i in given.splits["test"])
+    assert expected > 100 and seen_in_training(its, given, "test") == expected

@@ -36,8 +36,8 @@ def test_every_case_predicts_and_makes_points_with_names_of_their_own(case):
     layers, arguments = built(config["predict"])
     assert float(predict(layers, **arguments).exponent) == EXPECTED.get(case, 1)
     points = points_of(config)
-    assert {point.experiment for point, _, _ in points} == {case}
-    assert len({point.name for point, _, _ in points}) == len(points)
+    assert {point.experiment for point, _ in points} == {case}
+    assert len({point.name for point, _ in points}) == len(points)
 
 
 def test_predict_writes_winner_exponents_crossovers_and_a_figure(folder, capsys):
@@ -100,7 +100,7 @@ def test_measure_runs_points_once_and_reports_them(folder, capsys):
     assert len(results) == 3
     before = {path: path.stat().st_mtime_ns for path in results}
     assert main(words) == 0
-    assert capsys.readouterr().err.count(": stored.") == 3
+    assert capsys.readouterr().err.count("its stored result is used") == 3
     assert before == {path: path.stat().st_mtime_ns for path in results}
     made = folder / "runs" / "scale" / "two_layer"
     assert {
@@ -151,7 +151,7 @@ def test_a_sweep_over_sizes_seeds_and_cases_reuses_what_single_commands_made(fol
     ]
     assert main(words) == 0
     said = capsys.readouterr()
-    assert said.err.count(": stored.") == 1
+    assert said.err.count("its stored result is used") == 1
     assert len(list((folder / "runs" / "scale").glob("*/*/result.json"))) == 8
     written = rows(folder / "runs" / "scale" / "critical_samples.csv")
     assert [(row["experiment"], row["sizes"], row["networks"]) for row in written] == [

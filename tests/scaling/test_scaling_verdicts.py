@@ -1,6 +1,8 @@
 """Verdicts on synthetic results whose exponents, collapse and counts are known; seeds put together; tables and figures."""
 
+import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,3 +145,60 @@ def test_grids_that_do_not_overlap_leave_one_row_undecided_and_the_others_as_the
     assert found["collapse against P / d^1"].verdict == "undecided"
     assert "do not overlap" in found["collapse against P / d^1"].note
     assert found["exponent of P* in d"].verdict == "disagrees"
+
+
+def test_the_committed_verdicts_follow_from_the_committed_results_and_the_cases():
+    folder = Path(__file__).parents[2] / "experiments" / "scaling"
+    rows = [row.row() for row in summary.verdicts(json.loads((folder / "results.json").read_text()))]
+    with (folder / "verdicts.csv").open(newline="", encoding="utf-8") as file:
+        committed = list(csv.DictReader(file))
+    assert sorted(map(str, rows)) == sorted(map(str, committed))
+
+
+def test_a_case_of_ones_own_has_claims_of_its_own(tmp_path, monkeypatch):
+    """Predictions by the rules, a number, and a pattern; another arm of the same case, and another experiment."""
+    (tmp_path / "conf" / "scale").mkdir(parents=True)
+    shipped = Path(__file__).parents[2] / "conf" / "scale" / "two_layer.yaml"
+    text = (
+        shipped.read_text().partition("\nverdicts:")[0].replace("experiment: two_layer", "experiment: mine")
+    )
+    claims = """
+verdicts:
+  - {kind: exponent, size: d, predicted: 3/2}
+  - {kind: exponent, size: N, each: d, predicted: {patterns: [Sp], scales: {N: 1.5}}}
+  - {kind: collapse, label: P / d}
+  - {kind: ratio, to: two_layer, quantity: over two_layer, predicted: 2}
+"""
+    (tmp_path / "conf" / "scale" / "mine.yaml").write_text(text + claims)
+    monkeypatch.chdir(tmp_path)
+    results = [synthetic("mine", {"d": d, "N": d}, 16 * d, seed=d) for d in (8, 16, 32)]
+    results += [synthetic("two_layer", {"d": d, "N": d}, 8 * d, seed=d + 1) for d in (8, 16, 32)]
+    rows = [row for row in summary.verdicts(results) if row.experiment == "mine"]
+    found = {row.quantity: row for row in rows}
+    assert (found["exponent of P* in d"].predicted, found["exponent of P* in d"].verdict) == (
+        1.5,
+        "disagrees",
+    )
+    assert found["exponent of P* in N at d = 8"].predicted == 0.5
+    assert found["collapse against P / d^1"].verdict == "agrees"
+    assert found["over two_layer"].measured.value == pytest.approx(2, rel=0.05)
+    for wrong, says in (
+        ("{kind: exponnt}", "there is no kind of claim 'exponnt'; did you mean 'exponent'"),
+        ("{kind: exponent, siz: d}", "exponent takes no 'siz'; did you mean 'size'"),
+        ("{kind: arms, size: d}", "arms needs base, quantity, predicted"),
+        ("{kind: exponent, size: 3}", r"verdicts\[0\].size must be text, got 3"),
+        ("exponent", "there is no kind of claim 'exponent'"),
+    ):
+        (tmp_path / "conf" / "scale" / "mine.yaml").write_text(f"{text}\nverdicts:\n  - {wrong}\n")
+        with pytest.raises(UserError, match=says):
+            summary.verdicts(results)
+
+
+def test_without_sympy_the_extra_is_named(monkeypatch):
+    import importlib
+
+    import tutelage.scaling as package
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'tutelage\[scale\]'"):
+        importlib.reload(package)

@@ -29,16 +29,38 @@ from tutelage.runs.setting import is_synthesis
 from tutelage.runs.store import Store
 
 log = logging.getLogger("tutelage")
+Make = Callable[[dict[str, Any], Run], Any]
+"""Makes the run of a configuration complete, or raises."""
+
+
+def fit_or_synthesize(config: dict[str, Any], run: Run) -> None:
+    """Train, or make a pseudo data set, as the configuration says."""
+    if is_synthesis(config):
+        from tutelage.engine.pseudo_data import make
+
+        make(config, run)
+    else:
+        from tutelage.engine.fit import fit
+
+        fit(config, run)
 
 
 def run_plan(
-    plan: Plan, *, rerun: bool = False, wait: bool = True, say: Callable[[str], None] = log.info
+    plan: Plan,
+    *,
+    rerun: bool = False,
+    wait: bool = True,
+    say: Callable[[str], None] = log.info,
+    make: Make = fit_or_synthesize,
 ) -> dict[str, Any]:
     """Return the result of a planned run: stored, if it is complete; otherwise after running what is missing of it.
 
-    A failure that is no mistake of the user is tried again `retry` times, each time from the last checkpoint. rerun: archive the
-    earlier attempt first (of this run, not of its needs). wait: whether to wait for a process that works on this run; otherwise
-    RunBusy is raised. say: told in words what is reused or waited for.
+    A failure that is no mistake of the user is tried again `retry` times, each time from the last checkpoint.
+
+    rerun: archive the earlier attempt first (of this run, not of its needs).
+    wait: whether to wait for a process that works on this run; otherwise RunBusy is raised.
+    say: takes a line on what is reused or waited for.
+    make: what makes the run itself.
     """
     store = Store(plan.config["runs_dir"])
     run = store.run(plan.name, plan.identity)
@@ -59,7 +81,7 @@ def run_plan(
     check_ranks(plan.config)
     for left in reversed(range(plan.config["retry"] + 1)):
         try:
-            _run_missing(plan, store, run, rerun=rerun, wait=wait, say=say)
+            _run_missing(plan, store, run, rerun=rerun, wait=wait, say=say, make=make)
             break
         except Exception as error:
             if message := refused(error):
@@ -72,7 +94,14 @@ def run_plan(
 
 
 def _run_missing(
-    plan: Plan, store: Store, run: Run, *, rerun: bool, wait: bool, say: Callable[[str], None]
+    plan: Plan,
+    store: Store,
+    run: Run,
+    *,
+    rerun: bool,
+    wait: bool,
+    say: Callable[[str], None],
+    make: Make,
 ) -> None:
     if in_ranks() and (missing := [n for n in plan.prerequisites() if not store.at(n.key).is_complete]):
         commands = "\n".join(f"  tutelage train {' '.join(_command_of(plan, need))}" for need in missing)
@@ -82,14 +111,14 @@ def _run_missing(
     needs.ensure(plan, store, execute, say=say)
     if in_ranks():  # the ranks are one run: its first rank alone takes the lock
         with run.lock(say=say) if global_rank() == 0 else contextlib.nullcontext():
-            execute(plan, run)
+            execute(plan, run, make)
         return
     with run.lock(wait=wait, say=say):
         if run.is_complete and not rerun:
             return
         if rerun:
             run.archive()
-        execute(plan, run)
+        execute(plan, run, make)
 
 
 def _command_of(plan: Plan, wanted: Plan) -> list[str]:
@@ -131,7 +160,7 @@ def mend(plan: Plan, *, say: Callable[[str], None] = log.info) -> dict[str, Any]
     return run.result
 
 
-def execute(plan: Plan, run: Run) -> None:
+def execute(plan: Plan, run: Run, make: Make = fit_or_synthesize) -> None:
     """Do one run under its lock, and record its failure if it fails."""
     if run.is_complete:
         return
@@ -154,7 +183,7 @@ def execute(plan: Plan, run: Run) -> None:
             if ranks_of(plan.config) > 1 and not in_ranks():
                 start_ranks(plan, run)
             else:
-                attempt(plan.config, run)
+                attempt(plan.config, run, make)
     except UserError as error:
         # A mistake that was seen before the first step: its message says all, and the mended command is another run.
         if is_mistake(error) and not in_ranks() and _never_began(run):
@@ -164,24 +193,19 @@ def execute(plan: Plan, run: Run) -> None:
 
 
 def _never_began(run: Run) -> bool:
-    """Whether a run has nothing of its own yet: one attempt, no row of metrics, no state, and no images that it names as unreadable."""
+    """Whether a run has nothing of its own: no row of metrics, no state, no failure that says that it had begun, and one attempt."""
     recorded = (run.path / "metrics.jsonl").exists() and (run.path / "metrics.jsonl").stat().st_size > 0
     states = list((run.path / "checkpoints").glob("*")) + list((run.path / "shards").glob("*"))
-    damaged = (run.failure or {}).get("damaged")
-    return not (recorded or states or damaged) and len(run.attempts) <= 1
+    failure = run.failure or {}
+    return (
+        not (recorded or states or failure.get("damaged") or failure.get("began")) and len(run.attempts) <= 1
+    )
 
 
-def attempt(config: dict[str, Any], run: Run) -> None:
-    """Fit, or synthesize, in this process; whatever it raises is recorded with the run and passed on."""
+def attempt(config: dict[str, Any], run: Run, make: Make = fit_or_synthesize) -> None:
+    """Make a run in this process; whatever that raises is recorded with the run and passed on."""
     try:
-        if is_synthesis(config):
-            from tutelage.engine.pseudo_data import make
-
-            make(config, run)
-        else:
-            from tutelage.engine.fit import fit
-
-            fit(config, run)
+        make(config, run)
     except (KeyboardInterrupt, SystemExit):
         log.warning("%s was interrupted: the same command resumes it", run.key)
         raise

@@ -29,7 +29,7 @@ def carry_absent(plan: Plan, run: Run, store: Store) -> None:
 
     plan: changed in place.
     """
-    mark = plan.config["data"].get("fingerprint")
+    mark = (plan.config.get("data") or {}).get("fingerprint")
     needed = [
         store.at(need.key) for need in plan.prerequisites() if need.config["data"].get("fingerprint") == mark
     ]
@@ -49,7 +49,8 @@ def take_over(plan: Plan, run: Run, store: Store) -> dict[str, Any]:
     run: the plan's run; where it exists, nothing is moved.
     store: where the plan's runs are.
     """
-    mark, root = plan.config["data"].get("fingerprint"), plan.config["data"].get("root")
+    data = plan.config.get("data") or {}
+    mark, root = data.get("fingerprint"), data.get("root")
     if mark is None or root is None or run.path.exists():
         return {}
     for other in store.runs(plan.name):

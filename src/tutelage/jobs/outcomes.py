@@ -21,7 +21,7 @@ from tutelage.errors import StoppedBelow, UserError, exit_code
 from tutelage.runs.folders import make_folder
 from tutelage.runs.needs import Plan
 from tutelage.runs.records import read_json, write_json
-from tutelage.runs.run import RunBusy
+from tutelage.runs.run import Run, RunBusy
 from tutelage.runs.store import Store
 from tutelage.runs.words import distinguishing
 
@@ -59,6 +59,20 @@ class Note:
     seconds: float | None = None
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run.
+
+    make: makes a run complete; see `launch.Make`.
+    headline: of a result, in a line.
+    value: of a result, what a search would look at.
+    """
+
+    make: Callable[[dict[str, Any], Run], Any]
+    headline: Callable[[dict[str, Any]], str]
+    value: Callable[[dict[str, Any]], float]
+
+
 class Jobs:
     """The jobs of one command, known by a folder of notes."""
 
@@ -81,12 +95,14 @@ class Jobs:
         words: Sequence[str],
         processes: int | None = 1,
         wait: bool = True,
+        kind: Kind | None = None,
     ) -> float:
-        """Do one job and note its outcome; an error ends in the notes, not here. Return the monitored validation metric, or NaN.
+        """Do one job and note its outcome; an error ends in the notes, not here. Return the value of its result, or NaN.
 
         wait: whether to wait for another process that works on the same run; otherwise the job is noted as busy.
+        kind: of run; None: one that trains.
         """
-        from tutelage.jobs.launch import first_line, run_plan
+        from tutelage.jobs.launch import first_line, fit_or_synthesize, run_plan
 
         began = time.monotonic()
 
@@ -102,7 +118,8 @@ class Jobs:
             if self.stopped:
                 note(key, Outcome.LEFT)
                 return float("nan")
-            result = run_plan(plan, rerun=plan.config["rerun"], wait=wait)
+            kind = kind or Kind(fit_or_synthesize, headline, monitored)
+            result = run_plan(plan, rerun=plan.config["rerun"], wait=wait, make=kind.make)
         except RunBusy:
             note(key, Outcome.BUSY)
         except StoppedBelow as error:
@@ -115,8 +132,8 @@ class Jobs:
                 self.stop()
         else:
             note(key, Outcome.DONE)
-            log.info("%s seed %s: %s", key, plan.config["seed"], headline(result))
-            return monitored(result)
+            log.info("%s seed %s: %s", key, plan.config["seed"], kind.headline(result))
+            return kind.value(result)
         return float("nan")
 
     def run_all(

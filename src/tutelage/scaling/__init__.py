@@ -1,5 +1,11 @@
 """Scale analysis of feature learning: energies of patterns (predict), batched Langevin runs (measure).
 
-May import nothing of the package but `errors` and `runs`. Prediction needs no torch, measurement no sympy (but where a grid of P
-is planned from a prediction); both are loaded only where used.
+Prediction needs no torch; points are runs like any other, by way of `jobs`.
 """
+
+from importlib.util import find_spec
+
+from tutelage.errors import UserError
+
+if find_spec("sympy") is None:
+    raise UserError("scale analysis needs the package sympy: pip install 'tutelage[scale]'")

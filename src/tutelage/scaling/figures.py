@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tutelage.scaling.claims import Case, cases_of, unit_of
 from tutelage.scaling.verdicts import Result, critical, of, specialised
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Scale = Callable[[Mapping[str, float]], float]
-COLLAPSES: dict[str, tuple[str, Scale]] = {
-    "two_layer": ("P / d", lambda s: s["d"]),
-    "three_layer": ("P / d", lambda s: s["d"]),
-    "convolution": ("P / d^(3/4)", lambda s: s["d"] ** 0.75),
-    "attention": ("P / sqrt(L d^3)", lambda s: (s["L"] * s["d"] ** 3) ** 0.5),
-}
 
 
 def _label(result: Result, names: Sequence[str]) -> str:
@@ -49,7 +44,7 @@ def draw_curves(axes: Axes, results: Sequence[Result], *, unit: Scale, names: Se
 
 
 def draw_critical(
-    axes: Axes, results: Sequence[Result], *, size: str, predicted: float, label: str = ""
+    axes: Axes, results: Sequence[Result], *, size: str, predicted: float | None, label: str = ""
 ) -> None:
     """P* against a size in log-log, with intervals, and the predicted slope through the middle."""
     found = critical(results)
@@ -59,9 +54,10 @@ def draw_critical(
     values = np.array([e.value for _, e in found])
     spread = np.abs(np.array([[e.value - e.low, e.high - e.value] for _, e in found]).T)
     dots = axes.errorbar(sizes, values, spread, marker="o", ms=4, ls="", label=label)
-    middle = np.exp(np.log(values).mean() - predicted * np.log(sizes).mean())
-    colour = dots.lines[0].get_color()
-    axes.plot(sizes, middle * sizes**predicted, lw=0.8, color=colour, label=f"slope {predicted:g}")
+    if predicted is not None:
+        middle = np.exp(np.log(values).mean() - predicted * np.log(sizes).mean())
+        colour = dots.lines[0].get_color()
+        axes.plot(sizes, middle * sizes**predicted, lw=0.8, color=colour, label=f"slope {predicted:g}")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel(size)
@@ -69,19 +65,26 @@ def draw_critical(
     axes.legend(fontsize=7)
 
 
-def draw_collapse_figure(results: Sequence[Result], experiment: str, path: Path) -> None:
-    """Curves against P, and against P over the predicted scale."""
+def draw_collapse_figure(
+    results: Sequence[Result],
+    case: Case,
+    path: Path,
+    *,
+    sizes: Sequence[str] | None = None,
+    label: str | None = None,
+) -> None:
+    """Curves against P, and against P over the predicted scale. sizes, label: see `claims.collapse`."""
     import matplotlib.pyplot as plt
 
-    own = of(results, experiment)
-    title, scale = COLLAPSES[experiment]
-    names = ("d", "L") if experiment == "attention" else ("d",)
+    own, unit, names = of(results, case.experiment), unit_of(case, sizes), sizes or ("d",)
+    if unit is None:
+        return
     figure, both = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     draw_curves(both[0], own, unit=lambda _: 1.0, names=names)
-    draw_curves(both[1], own, unit=scale, names=names)
+    draw_curves(both[1], own, unit=unit, names=names)
     both[0].set_xlabel("P")
-    both[1].set_xlabel(title)
-    figure.suptitle(experiment.replace("_", " "))
+    both[1].set_xlabel(label or f"P / d^{case.along_d():g}")
+    figure.suptitle(case.experiment.replace("_", " "))
     _save(figure, path)
 
 
@@ -135,35 +138,47 @@ def draw_all(results: Sequence[Result], folder: Path) -> list[Path]:
         written.append(folder / f"{name}.svg")
         return written[-1]
 
-    for experiment in COLLAPSES:
-        if of(results, experiment):
-            draw_collapse_figure(results, experiment, path(f"collapse_{experiment}"))
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
-    for name, label in (("two_layer", "Langevin"), ("two_layer_adam", "Adam"), ("two_layer_sgd", "SGD")):
-        draw_critical(axes[0], of(results, name), size="d", predicted=1.0, label=label)
-    draw_critical(axes[1], of(results, "three_layer"), size="d", predicted=1.0, label="three layers")
-    draw_critical(axes[2], of(results, "convolution"), size="d", predicted=0.75, label="patch CNN")
-    _save(figure, path("critical_samples"))
-    for experiment, width in (("two_layer_width", "N"), ("three_layer_width", "N1")):
-        if any("overlaps" in r for r in of(results, experiment)):
-            draw_histograms(results, experiment, width, path(f"overlaps_{experiment}"))
-    spectra = [r for r in of(results, "two_layer_width") if "spectrum" in r]
+    cases = cases_of(results)
+    for case in cases:
+        for claim in case.claimed("collapse") if case.layers else ():
+            draw_collapse_figure(results, case, path(f"collapse_{case.experiment}"), **claim)
+    panels: dict[str, list[tuple[Case, dict[str, Any]]]] = {}
+    for case in cases:
+        for claim in case.claimed("exponent"):
+            if claim.get("panel"):
+                panels.setdefault(claim["panel"], []).append((case, claim))
+    if panels:
+        figure, grid = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.6), squeeze=False)
+        for axes, shown in zip(grid[0], panels.values(), strict=True):
+            for case, claim in shown:
+                draw_critical(
+                    axes,
+                    of(results, case.experiment),
+                    size=claim["size"],
+                    predicted=case.predicted(claim["size"], claim.get("predicted")),
+                    label=claim.get("label", claim["panel"]),
+                )
+        _save(figure, path("critical_samples"))
+    for case in cases:
+        own = of(results, case.experiment)
+        for claim in case.claimed("specialised_neurons"):
+            if any("overlaps" in result for result in own):
+                draw_histograms(results, case.experiment, claim["width"], path(f"overlaps_{case.experiment}"))
+        for claim in case.claimed("arms"):
+            _draw_arms(own, claim["size"], path(case.experiment))
+    spectra = [result for result in results if "spectrum" in result]
     if spectra:
         draw_spectrum(spectra[len(spectra) // 2], path("spectrum"))
-    if of(results, "guided"):
-        _draw_guided(of(results, "guided"), path("guided"))
     return written
 
 
-def _draw_guided(results: Sequence[Result], path: Path) -> None:
+def _draw_arms(results: Sequence[Result], size: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     sizes = sorted({r["sizes"]["d"] for r in results})
     figure, grid = plt.subplots(1, len(sizes), figsize=(3.6 * len(sizes), 3.2), squeeze=False, sharey=True)
     for axes, d in zip(grid[0], sizes, strict=True):
-        draw_curves(
-            axes, [r for r in results if r["sizes"]["d"] == d], unit=lambda _: 1.0, names=("strength",)
-        )
+        draw_curves(axes, [r for r in results if r["sizes"]["d"] == d], unit=lambda _: 1.0, names=(size,))
         axes.set_xlabel("P")
         axes.set_title(f"d = {d:g}", fontsize=8)
     _save(figure, path)

@@ -8,10 +8,14 @@ import os
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import UserError, choices, exit_code
 from tutelage.scaling.scale_request import PRIMARY, Request, case_names
+
+if TYPE_CHECKING:
+    from tutelage.config.compose import SweepJob
+    from tutelage.jobs.outcomes import Jobs
 
 log = logging.getLogger("tutelage")
 HARDWARE = ("accelerator", "matmul_precision", "threads")
@@ -25,24 +29,46 @@ def run(request: Request) -> int:
         return report(request)
     if "-m" in request.flags:
         return sweep(request)
-    points, failed, results = planned(request), [], []
+    points = planned(request)
     if "--dry" in request.flags:
         return show_points(points)
-    for point, config, rerun in points:
-        try:
-            results.append(run_point(point, config, rerun))
-        except UserError as error:  # the other points go on
-            failed.append(f"scale/{point.experiment} {point.name}: {error}")
-            log.error("%s", failed[-1])
-    return finish(request, results, failed, points[0][1]["runs_dir"])
+    from tutelage.jobs.outcomes import Jobs
+
+    jobs = Jobs.new(points[0][1]["runs_dir"])
+    words = [*(request.layers or request.cases), *request.overrides]
+    do_points(jobs, points, words)
+    return finish_jobs(request, jobs, points[0][1]["runs_dir"])
 
 
-def planned(request: Request) -> list[tuple[Any, dict[str, Any], bool]]:
-    """Return (point, configuration of its run, whether to run it again) for every point of the cases."""
+def do_points(jobs: Jobs, points: Sequence[tuple[Any, dict[str, Any]]], words: Sequence[str]) -> list[float]:
+    """Do points as jobs of a command, one after the other; return the mean alignment of each, NaN where it failed."""
+    from tutelage.scaling.stored import kind_of, plan_of
+
+    return [
+        jobs.do(functools.partial(plan_of, config), words=words, kind=kind_of(point))
+        for point, config in points
+    ]
+
+
+def finish_jobs(request: Request, jobs: Jobs, root: str) -> int:
+    """Report on the points that are done, and list those that failed; return the exit code."""
+    from tutelage.jobs.outcomes import Outcome
+    from tutelage.runs.store import Store
+    from tutelage.scaling.stored import measured
+
+    done = [note.key for note in jobs.notes() if note.outcome is Outcome.DONE]
+    results = [found for key in done if (found := measured(Store(root).at(key))) is not None]
+    results.sort(key=lambda r: (r["experiment"], list(r["sizes"].values()), r["settings"]["seed"]))
+    finish(request, results, root)
+    return jobs.close()
+
+
+def planned(request: Request) -> list[tuple[Any, dict[str, Any]]]:
+    """Return (point, configuration of its run) for every point of the cases."""
     return [part for case in request.cases for part in points_of(request.config(case))]
 
 
-def points_of(config: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any], bool]]:
+def points_of(config: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
     """Return the points of one resolved configuration, each with the configuration of its run."""
     hardware = hardware_of(config["hardware"])
     from tutelage.engine.instantiate import construct
@@ -67,10 +93,7 @@ def points_of(config: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any], bool
                 f"measure.factors leave P = {point.samples[0]} alone at {point.name}, and no crossing lies at one P: give more, "
                 "or larger, factors"
             )
-    return [
-        (point, config_of(point, runs_dir=config["runs_dir"], hardware=hardware), bool(config["rerun"]))
-        for point in points
-    ]
+    return [(point, config_of(point, config, hardware)) for point in points]
 
 
 def _check(node: Mapping[str, Any]) -> None:
@@ -96,7 +119,7 @@ def hardware_of(given: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(
                 f"scale measure runs in one process in single precision: hardware.{key} must be {value}, got {given[key]}"
             )
-    kept = {key: given[key] for key in HARDWARE}
+    kept = {key: given[key] for key in (*HARDWARE, *PLAIN)}
     import torch
 
     from tutelage.engine.cpu import prepare_cpu
@@ -114,48 +137,7 @@ def hardware_of(given: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def run_point(point: Any, config: dict[str, Any], rerun: bool) -> dict[str, Any]:
-    """Run a point, or take its stored result, and say in a line what came out."""
-    from tutelage.jobs.launch import logging_to
-    from tutelage.runs.folders import make_folder
-    from tutelage.scaling.stored import measured, run_of, run_stored
-
-    run = run_of(config)
-    if not rerun and (found := measured(run)) is not None:
-        log.info("%s %s: stored. %s", run.key, point.name, line(found))
-        return found
-    log.info(
-        "%s %s: %d networks, P %d to %d",
-        run.key,
-        point.name,
-        point.members,
-        point.samples[0],
-        point.samples[-1],
-    )
-    make_folder(run.path.parent)
-    with logging_to(run.log):
-        found = run_stored(point, config, rerun=rerun)
-    log.info("%s %s: %s", run.key, point.name, line(found))
-    return found
-
-
-def line(result: Mapping[str, Any]) -> str:
-    """Return a result in a line: P* with its interval, or why there is none."""
-    from tutelage.scaling.critical_samples import critical_samples
-
-    try:
-        critical = critical_samples(result["samples"], result["alignment"])
-    except UserError as error:
-        return str(error)
-    interval = (
-        f"{critical.low:.0f} to {critical.high:.0f}"
-        if critical.low == critical.low
-        else "one draw, no interval"
-    )
-    return f"P* = {critical.value:.0f} ({interval}), {result['seconds']:.0f} s"
-
-
-def show_points(points: Sequence[tuple[Any, dict[str, Any], bool]]) -> int:
+def show_points(points: Sequence[tuple[Any, dict[str, Any]]]) -> int:
     """Print what a command would run, and what of it is stored."""
     from rich.table import Table
 
@@ -165,7 +147,7 @@ def show_points(points: Sequence[tuple[Any, dict[str, Any], bool]]) -> int:
     table = Table(box=None, pad_edge=False)
     for name in ("run", "sizes", "P", "networks", "parameters", "steps", "state"):
         table.add_column(name, overflow="fold")
-    for point, config, _ in points:
+    for point, config in points:
         run = run_of(config)
         sizes = ", ".join(f"{name} = {value:g}" for name, value in point.sizes.items())
         grid = " ".join(map(str, point.samples))
@@ -185,37 +167,30 @@ def show_points(points: Sequence[tuple[Any, dict[str, Any], bool]]) -> int:
 def sweep(request: Request) -> int:
     """Run a sweep through Hydra's sweeper and launcher, then report on all of its points."""
     from tutelage.config import compose
-    from tutelage.jobs.outcomes import Jobs, Outcome
-    from tutelage.runs.store import Store
-    from tutelage.scaling.stored import measured
+    from tutelage.jobs.outcomes import Jobs
 
     words = compose.readable([f"scale={','.join(request.cases)}", *request.overrides])
     root = compose.compose([word for word in words if word.startswith("runs_dir=")], PRIMARY)["runs_dir"]
     jobs = Jobs.new(root)
     compose.multirun(words, functools.partial(_job, jobs), folder=jobs.folder, primary=PRIMARY)
-    found = [measured(Store(root).at(note.key)) for note in jobs.notes() if note.outcome is Outcome.DONE]
-    finish(request, [result for result in found if result is not None], [], root)
-    return jobs.close()
+    return finish_jobs(request, jobs, root)
 
 
-def _job(jobs: Any, node: Any, swept: Any) -> float:
-    """Do the points of one job of a sweep and note what became of each; return their mean alignment."""
+def _job(jobs: Jobs, node: Any, swept: SweepJob) -> float:
+    """Do the points of one job of a sweep; return their mean alignment."""
     from tutelage.config.compose import resolve
     from tutelage.jobs.launch import first_line
     from tutelage.jobs.outcomes import Outcome
-    from tutelage.scaling.stored import run_of
 
-    words, found = swept.words, []
-    key, log_file = " ".join(words), None
     try:
-        for point, config, rerun in points_of(resolve(node, words, PRIMARY)):
-            key, log_file = run_of(config).key, str(run_of(config).log)
-            found += [value for row in run_point(point, config, rerun)["alignment"] for value in row]
-            jobs.note(key, Outcome.DONE, words=words)
-    except Exception as error:
+        points = points_of(resolve(node, swept.words, PRIMARY))
+    except Exception as error:  # of the words, not of a point
+        key = " ".join(swept.words)
         log.error("%s failed: %s", key, error)
-        jobs.note(key, Outcome.FAILED, first_line(error), exit_code(error) == 2, log_file, words=words)
-    return sum(found) / len(found) if found else float("nan")
+        jobs.note(key, Outcome.FAILED, first_line(error), exit_code(error) == 2, words=swept.words)
+        return float("nan")
+    found = do_points(jobs, points, swept.words)
+    return sum(found) / len(found)
 
 
 def report(request: Request) -> int:
@@ -225,7 +200,7 @@ def report(request: Request) -> int:
     results, configs, root = [], [], "runs"
     for what in request.cases:
         if what in case_names() or request.layers:
-            configs += [config for _, config, _ in points_of(request.config(what))]
+            configs += [config for _, config in points_of(request.config(what))]
         elif os.sep in what or Path(what).exists():
             if request.overrides:
                 raise UserError(
@@ -245,29 +220,26 @@ def report(request: Request) -> int:
             raise UserError(
                 f"nothing of {words} is stored in {root}: run `tutelage scale measure {words}` first"
             )
-    return finish(request, results, [], root)
+    return finish(request, results, root)
 
 
-def finish(request: Request, results: list[dict[str, Any]], failed: Sequence[str], root: str) -> int:
-    """Write and print tables and figures of the results, list the failures, and return the exit code."""
-    if results:
-        from tutelage.reporting.console import console
-        from tutelage.runs.records import write_text
-        from tutelage.scaling.summary import analyse
+def finish(request: Request, results: list[dict[str, Any]], root: str) -> int:
+    """Write and print tables and figures of the results; return the exit code."""
+    if not results:
+        return 0
+    from tutelage.reporting.console import console
+    from tutelage.runs.records import write_text
+    from tutelage.scaling.summary import analyse
 
-        folder = _folder(request, results, root)
-        folder.mkdir(parents=True, exist_ok=True)
-        tables = analyse(results, folder)
-        if Path(request.cases[0]) != folder:
-            write_text(folder / "results.json", results_text(results))
-        for name, rows in tables.items():
-            console().print(_table(name.replace("_", " "), rows))
-        print(f"written: {folder}: results.json, verdicts.md, verdicts.csv, critical_samples.csv and figures")
-    for failure in failed:
-        log.error("failed: %s", failure)
-    if failed:
-        log.error("%d failed; the same command tries them again", len(failed))
-    return 2 if failed else 0
+    folder = _folder(request, results, root)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = analyse(results, folder)
+    if Path(request.cases[0]) != folder:
+        write_text(folder / "results.json", results_text(results))
+    for name, rows in tables.items():
+        console().print(_table(name.replace("_", " "), rows))
+    print(f"written: {folder}: results.json, verdicts.md, verdicts.csv, critical_samples.csv and figures")
+    return 0
 
 
 def results_text(results: Sequence[Mapping[str, Any]]) -> str:

@@ -17,7 +17,18 @@ LAYERS = {
     "attention": ("Attention", ("context", "heads"), 1),
 }
 """word: (class of `tutelage.scaling.layers`, its arguments, how many of them are needed)"""
-ROOTS = ("measure", "predict", "scale", "hardware", "hydra", "seed", "runs_dir", "rerun")
+ROOTS = (
+    "measure",
+    "predict",
+    "scale",
+    "hardware",
+    "hydra",
+    "seed",
+    "runs_dir",
+    "rerun",
+    "retry",
+    "on_failure",
+)
 
 
 @dataclass

@@ -1,16 +1,21 @@
-"""Points as runs of the store: each is identified, locked, recorded and continued like any other run."""
+"""Points as runs of the store: planned, locked, recorded, tried again and continued like any other run."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
 
 from tutelage.errors import UserError
-from tutelage.runs import provenance
+from tutelage.jobs.launch import run_plan
+from tutelage.jobs.outcomes import Kind
+from tutelage.runs.identity import identify
+from tutelage.runs.needs import Plan
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
 from tutelage.scaling.critical_samples import critical_samples
@@ -20,12 +25,22 @@ log = logging.getLogger("tutelage")
 HALVINGS = 2
 
 
-def config_of(point: Point, *, runs_dir: str, hardware: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved configuration of a point's run; the run's name is `scale/<experiment>`."""
+class Diverged(UserError):
+    """A point diverged at every step size that was tried: found by sampling, so that its run stays on record."""
+
+    facts: ClassVar[dict[str, bool]] = {"began": True}
+
+
+def config_of(point: Point, given: Mapping[str, Any], hardware: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the resolved configuration of a point's run, whose name is `scale/<experiment>`.
+
+    given: the command's own settings: `runs_dir`, `rerun`, `retry`, `on_failure`.
+    hardware: of the machine, resolved.
+    """
     return {
         "name": f"scale/{point.experiment}",
         "seed": point.seed,
-        "runs_dir": runs_dir,
+        **{key: given[key] for key in ("runs_dir", "rerun", "retry", "on_failure")},
         "hardware": dict(hardware),
         "point": {
             "name": point.name,
@@ -34,6 +49,11 @@ def config_of(point: Point, *, runs_dir: str, hardware: Mapping[str, Any]) -> di
             **settings(point),
         },
     }
+
+
+def plan_of(config: dict[str, Any]) -> Plan:
+    """Return the plan of a point's configuration: it needs no other run."""
+    return Plan(config=config, name=str(config["name"]), identity=identify(config))
 
 
 def run_of(config: Mapping[str, Any]) -> Run:
@@ -46,39 +66,51 @@ def measured(run: Run) -> dict[str, Any] | None:
     return (run.result or {}).get("point") if run.is_complete else None
 
 
-def run_stored(
-    point: Point, config: Mapping[str, Any], *, rerun: bool = False, say: Callable[[str], None] = log.info
-) -> dict[str, Any]:
-    """Return a point's result: stored, if its run is complete; otherwise after running what is missing of it.
+def kind_of(point: Point) -> Kind:
+    """Return how a point's run is made and its result read."""
 
-    rerun: archive the earlier attempt first. A failure is recorded with the run and passed on.
-    """
-    run = run_of(config)
-    if not rerun and (found := measured(run)) is not None:
-        return found
-    with run.lock(say=say):
-        if (
-            not rerun and (found := measured(run)) is not None
-        ):  # made by another process while this one waited
-            return found
-        if rerun:
-            run.archive()
-        device = "cuda" if config["hardware"]["accelerator"] == "gpu" else "cpu"
-        run.begin(config, provenance.collect())
-        try:
-            result = _attempt(point, run, device, say)
-        except (KeyboardInterrupt, SystemExit):
-            say(f"{run.key} was interrupted: the same command continues it")
-            raise
-        except BaseException as error:
-            trace = "" if isinstance(error, UserError) else traceback.format_exc()
-            run.fail(type(error).__name__, str(error), traceback=trace)
-            raise
-        run.complete({**_headline(point, result), "point": result})
-    return result
+    def value(result: dict[str, Any]) -> float:
+        return float(np.mean(result["point"]["alignment"]))
+
+    return Kind(
+        functools.partial(sample, point), lambda result: f"{point.name}: {line(result['point'])}", value
+    )
 
 
-def _attempt(point: Point, run: Run, device: str, say: Callable[[str], None]) -> dict[str, Any]:
+def run_stored(point: Point, config: dict[str, Any], *, rerun: bool = False) -> dict[str, Any]:
+    """Return a point's result: stored, if its run is complete; otherwise after running what is missing of it, as `launch.run_plan` does."""
+    return dict(run_plan(plan_of(config), rerun=rerun, make=functools.partial(sample, point))["point"])
+
+
+def sample(point: Point, config: dict[str, Any], run: Run) -> None:
+    """Make a point's run complete."""
+    log.info(
+        "%s %s: %d networks, P %d to %d",
+        run.key,
+        point.name,
+        point.members,
+        point.samples[0],
+        point.samples[-1],
+    )
+    result = _attempt(point, run, "cuda" if config["hardware"]["accelerator"] == "gpu" else "cpu")
+    run.complete({**_headline(point, result), "point": result})
+
+
+def line(result: Mapping[str, Any]) -> str:
+    """Return a result in a line: P* with its interval, or why there is none."""
+    try:
+        critical = critical_samples(result["samples"], result["alignment"])
+    except UserError as error:
+        return str(error)
+    interval = (
+        f"{critical.low:.0f} to {critical.high:.0f}"
+        if critical.low == critical.low
+        else "one draw, no interval"
+    )
+    return f"P* = {critical.value:.0f} ({interval}), {result['seconds']:.0f} s"
+
+
+def _attempt(point: Point, run: Run, device: str) -> dict[str, Any]:
     # A step size that diverges is halved, at twice the steps: the same time in the units of the dynamics. The state's file
     # names the attempt it belongs to.
     files = [run.path / "checkpoints" / f"halved-{halved}.safetensors" for halved in range(HALVINGS + 1)]
@@ -93,9 +125,11 @@ def _attempt(point: Point, run: Run, device: str, say: Callable[[str], None]) ->
                 )
             except UserError as error:
                 files[halved].unlink(missing_ok=True)
-                if halved == HALVINGS or "diverged" not in str(error):
+                if "diverged" not in str(error):
                     raise
-                say(f"{run.key}: step size {tried.step_size:g} diverged, halving it")
+                if halved == HALVINGS:
+                    raise Diverged(str(error)) from error
+                log.info("%s: step size %g diverged, halving it", run.key, tried.step_size)
     raise AssertionError("unreachable")
 
 

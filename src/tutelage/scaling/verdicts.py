@@ -3,7 +3,7 @@
 A verdict compares an interval (95%, bootstrap over data draws) with the prediction: *agrees* when the
 prediction lies within the interval widened by `TOLERANCE` (finite sizes bend exponents, which no bootstrap
 sees), *disagrees* when it lies outside, and *undecided* when the interval is wider than `WIDEST` or too few
-sizes crossed A_f = 0.5. The predictions come from `summary`, which computes them by the rules.
+sizes crossed A_f = 0.5. The predictions come from `claims`, which computes them by the rules.
 """
 
 from __future__ import annotations

@@ -288,3 +288,13 @@ def test_values_that_are_no_numbers_are_found():
     assert not_finite(network.state_dict()) == []
     network.head.bias.data[0] = float("inf")
     assert not_finite(network.state_dict()) == ["head.bias"]
+
+
+def test_what_hides_in_values_that_are_plain_is_refused_too(tmp_path):
+    target = tmp_path / "executed"
+    arguments = argparse.Namespace(lr=0.1, callback=Hostile(target))
+    for beside in (arguments, {"a": [Hostile(target)]}, np.array([Hostile(target)], dtype=object)):
+        torch.save({"model": fcn().state_dict(), "args": beside}, tmp_path / "w.pth.tar")
+        with pytest.raises(UserError, match="it is refused"):
+            read_states(tmp_path / "w.pth.tar")
+    assert not target.exists()

@@ -127,7 +127,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _eight_bits(image: Image.Image, form: Form, box: Box | None, seen: Seen) -> np.ndarray:
-    array = np.asarray(_resized(image, form, box, seen).convert(MODES[form.channels]))
+    array = np.asarray(_in_mode(_resized(image, form, box, seen), MODES[form.channels]))
     array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     return array.astype(np.float32) / 255 if form.deep else array
 
@@ -158,9 +158,13 @@ def _resized(image: Image.Image, form: Form, box: Box | None, seen: Seen) -> Ima
     by = upright.width / width, upright.height / height
     right = min((left + part_width) * by[0], upright.width)
     bottom = min((top + part_height) * by[1], upright.height)
-    return upright.convert(mode).resize(
+    return _in_mode(upright, mode).resize(
         goal, Image.Resampling.BILINEAR, box=(left * by[0], top * by[1], right, bottom)
     )
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)  # Pillow would copy it
 
 
 def _upright(image: Image.Image, turn: int) -> Image.Image:

@@ -26,6 +26,7 @@ from tutelage.data.image_layout import Layout, read_layout
 from tutelage.data.image_pixels import MODES, Fact, Form
 from tutelage.data.image_set import ImageData
 from tutelage.data.image_store import ImageSource
+from tutelage.data.memory import check_fits
 from tutelage.data.streams import Store
 from tutelage.data.walk import printable
 from tutelage.errors import UserError, choices
@@ -136,6 +137,11 @@ class ImageFolder(ImageData):
                 files = _deep(files)
             images = files
         else:
+            check_fits(
+                len(files) * bytes_each,
+                f"the {len(files):,} images of {printable(self.root)}, decoded,",
+                "`storage`=stream reads them batch by batch",
+            )
             name = hashlib.sha256(repr((*content, len(files), DECODING)).encode()).hexdigest()[:24]
             arrays, facts = cache.stored(name, lambda folder: _decode_all(files, folder))
             images, found = torch.from_numpy(arrays["images"]), Found(**facts["found"])

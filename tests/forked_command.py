@@ -29,7 +29,7 @@ class Forked:
                 os.dup2(target, 2)
                 # Python's own streams are pytest's here; each line is written at once, for `os._exit` flushes nothing.
                 sys.stdout = sys.stderr = open(target, "w", buffering=1)  # noqa: SIM115, PTH123
-                # A shell's background jobs are deaf to it, and so would be what they start.
+                # A shell's background jobs ignore it, and so would what they start.
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 prepare()
                 code = main(words)

@@ -65,24 +65,24 @@ def test_missing_rate() -> None:
 
 @pytest.mark.parametrize("where", ["train", "all"])
 def test_missing_pixels_touch_what_they_should(where: str) -> None:
-    clean, spoilt = (
+    clean, corrupted = (
         Synthetic(shape=(3, 8, 8), batch_size=8, missing=rate, missing_in=where, normalization=None)
         for rate in (0.0, 0.4)
     )
-    for module in (clean, spoilt):
+    for module in (clean, corrupted):
         module.setup()
     for split in ("train", "validation"):
-        before, after = (next(iter(m.batches(split, device="cpu"))).inputs for m in (clean, spoilt))
+        before, after = (next(iter(m.batches(split, device="cpu"))).inputs for m in (clean, corrupted))
         gone = after != before
         if split == "validation" and where == "train":
             assert not gone.any()
         else:
             assert 0.3 < gone.float().mean() < 0.5 and (after[gone] == 0).all()
             assert (gone.all(1) == gone.any(1)).all()  # a pixel goes with all its channels
-    assert abs(spoilt.summary()["missing_values"] - 0.4) < 0.02
+    assert abs(corrupted.summary()["missing_values"] - 0.4) < 0.02
     again = Synthetic(shape=(3, 8, 8), batch_size=8, missing=0.4, missing_in=where, normalization=None)
     again.setup()
-    assert again.summary() == spoilt.summary()
+    assert again.summary() == corrupted.summary()
 
 
 def test_label_noise_stays_in_the_training_split() -> None:

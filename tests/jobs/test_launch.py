@@ -148,8 +148,8 @@ def test_parallel_jobs_get_gpus_that_this_process_was_given(monkeypatch, given, 
     assert parallel.run_forked([visible, visible], processes=2) == expected
 
 
-@pytest.mark.parametrize("deaf", [False, True])
-def test_a_signal_ends_parallel_jobs_also_where_a_shell_made_them_deaf_to_interrupts(deaf):
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_signal_ends_parallel_jobs_also_where_a_shell_had_them_ignore_interrupts(ignored):
     """`command &` in a script starts with SIGINT ignored, and its children with it."""
 
     def leave(*_):
@@ -162,7 +162,7 @@ def test_a_signal_ends_parallel_jobs_also_where_a_shell_made_them_deaf_to_interr
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         signal.signal(signal.SIGTERM, leave)
-        if deaf:
+        if ignored:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
         started = time.monotonic()

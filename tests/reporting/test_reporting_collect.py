@@ -56,9 +56,9 @@ def test_a_digest_is_named_last_and_in_short(store, make):
 
 
 def test_of_many_settings_the_fewest_that_tell_apart_are_named(store, make):
-    rooms = ("model", "data", "method", "optimizer", "fit", "guide")
+    sections = ("model", "data", "method", "optimizer", "fit", "guide")
     for value in (1, 2):
-        make("demo/plain", 0, 0.1, **{f"{room}__value": value for room in rooms})
+        make("demo/plain", 0, 0.1, **{f"{section}__value": value for section in sections})
     assert all(label.count("=") == 1 for label in groups_of(store)) and len(groups_of(store)) == 2
 
 

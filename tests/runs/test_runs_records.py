@@ -1,4 +1,4 @@
-"""Records: whole or old, never half; strict JSON; a metrics file that a kill cannot spoil."""
+"""Records: whole or old, never half; strict JSON; a metrics file that a kill cannot damage."""
 
 import errno
 import json

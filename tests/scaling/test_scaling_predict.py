@@ -1,4 +1,4 @@
-"""The energies and exponents of the knowledge the room rests on (arXiv 2512.04165), out of the rules."""
+"""The energies and exponents of the knowledge that scale analysis rests on (arXiv 2512.04165), out of the rules."""
 
 from fractions import Fraction
 

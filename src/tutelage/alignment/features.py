@@ -46,7 +46,7 @@ def wide(features: Tensor) -> torch.dtype:
     return torch.float32 if features.device.type == "mps" else torch.float64
 
 
-def tamed(features: Tensor) -> tuple[Tensor, Tensor]:
+def rescaled(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return each matrix (..., n, d) times the power of two, (..., 1, 1), that brings its largest value near 1, and that power.
 
     Squares and sums then stay inside the floating range; a power of two rounds nothing, so that a spread far below the mean survives.

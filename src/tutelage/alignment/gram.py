@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tutelage.alignment.features import bounded, on_cpu, tamed, to_single, wide
+from tutelage.alignment.features import bounded, on_cpu, rescaled, to_single, wide
 
 _BANDS = 4  # of rows: a band meets itself and those above, 10 of the 16 blocks
 Kind = Literal["cka", "unbiased_cka", "rsa"]
@@ -123,7 +123,7 @@ def embed(features: Tensor, kind: Kind) -> Embedding:
 
 def _embed_cosines(features: Tensor) -> Embedding:
     n, eps = features.shape[-2], torch.finfo(features.dtype).eps
-    features, scale = tamed(features)
+    features, scale = rescaled(features)
     lengths = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
     inverse_lengths = torch.where(lengths > eps, 1 / lengths, 0)
     # Cosines near 1 differ by little: that difference is taken between centred unit rows, where it is not rounded away.

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from tutelage.alignment.features import tamed, to_single
+from tutelage.alignment.features import rescaled, to_single
 
 _PROJECTIONS: dict[tuple[int, int, int, torch.device], tuple[Tensor, Tensor]] = {}
 
@@ -58,7 +58,7 @@ def prepare(features: Tensor, *, size: int, seed: int) -> Tensor:
 
     Centre and scale are those of the rows that the regression is fitted on, the first half. Differentiable; finite throughout.
     """
-    features = tamed(to_single(features))[0]
+    features = rescaled(to_single(features))[0]
     if features.shape[1] > size:
         matrix, back = projection(features.shape[1], size, seed=seed, device=features.device)
         features = _Project.apply(features, matrix.to(features.dtype), back.to(features.dtype))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.alignment.features import bounded, on_cpu, tamed, to_single
+from tutelage.alignment.features import bounded, on_cpu, rescaled, to_single
 from tutelage.alignment.gram import gram
 
 
@@ -48,7 +48,7 @@ def encode(features: Tensor, mask: Tensor | None, *, unbiased: bool) -> tuple[Ro
     spread = float(lengths.sum()) / max(1, int(count)) if on_cpu(features) else 0.0
     if not (1e-12 < spread < 1e12 and float(mean @ mean) < 1e4 * spread):
         eps = torch.finfo(features.dtype).eps
-        features, unit = tamed(features)
+        features, unit = rescaled(features)
         total = features.square().sum()
         for _ in range(2):  # the second time for what rounding left of a mean far above the spread
             features, _ = _centre(features, mask, count)

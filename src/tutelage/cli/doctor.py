@@ -106,9 +106,9 @@ def _build(plan: Plan, console: Any) -> list[str]:
 
 def _facts(facts: dict[str, Any], console: Any) -> None:
     """Print what is there to say, a line each."""
-    told = {key: _plain(value) for key, value in facts.items()}
-    width = max((len(key) for key, value in told.items() if value), default=0)
-    for key, value in told.items():
+    shown = {key: _plain(value) for key, value in facts.items()}
+    width = max((len(key) for key, value in shown.items() if value), default=0)
+    for key, value in shown.items():
         if value:
             console.print(f"  {key:<{width}}  {value}", markup=False)
 

@@ -31,8 +31,8 @@ def run(given: Given) -> int:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
-    for name, told in _tables() if what == "tables" else _options(what):
-        table.add_row(name, told)
+    for name, described in _tables() if what == "tables" else _options(what):
+        table.add_row(name, described)
     console().print(table)
     return 0
 

@@ -103,7 +103,7 @@ class ImageData(DataModule):
             if isinstance(pixels, Tensor)
             else source.contents
         )
-        images = self._spoil(source)
+        images = self._corrupt(source)
         labels, realised = corruption.flip_labels(
             labels,
             self.splits["train"],
@@ -177,19 +177,19 @@ class ImageData(DataModule):
             train = splitting.take_per_class(train, labels, self.per_class, seed=self.split_seed)
         return {"train": train, "validation": parts["validation"], "test": parts["test"]}
 
-    def _spoil(self, source: ImageSource) -> Tensor | Files:
+    def _corrupt(self, source: ImageSource) -> Tensor | Files:
         clean = source.images
         if not self.missing:
             return clean
         if not isinstance(clean, Tensor):
             raise UserError("`missing` needs images in memory: set `storage`=resident")
-        spoilt = np.sort(self.splits["train"]) if self.missing_in == "train" else np.arange(len(clean))
-        key = ("missing", *source.key, self.missing, self.split_seed, splitting.digest(spoilt))
+        corrupted = np.sort(self.splits["train"]) if self.missing_in == "train" else np.arange(len(clean))
+        key = ("missing", *source.key, self.missing, self.split_seed, splitting.digest(corrupted))
 
         def make() -> tuple[Tensor, float]:
             images, gone, pixels = clean.clone(), 0, clean[0, 0].numel()
             chosen = np.zeros(len(images), dtype=bool)
-            chosen[spoilt] = True
+            chosen[corrupted] = True
             for start in range(0, len(images), 4096):
                 block = images[start : start + 4096].flatten(2)
                 mask = corruption.missing_values(
@@ -198,7 +198,7 @@ class ImageData(DataModule):
                 mask &= chosen[start : start + 4096, None]
                 block.masked_fill_(torch.from_numpy(mask)[:, None], 0)
                 gone += int(mask.sum())
-            return images, gone / (len(spoilt) * pixels)
+            return images, gone / (len(corrupted) * pixels)
 
         images, self.facts["missing_values"] = cache.remember(key, make)
         return images

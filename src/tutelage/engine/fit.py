@@ -246,12 +246,12 @@ def train(
         if "not used in producing the loss" not in str(error):
             raise
         raise UserError(
-            f"at step {method.step} some trained parameters had no gradient, which DDP is not told to expect: where it is the network that "
-            "leaves them out, set hardware.strategy=ddp_find_unused_parameters_true; a method of yours says "
+            f"at step {method.step} some trained parameters had no gradient, which DDP does not expect as it is configured: where it is "
+            "the network that leaves them out, set hardware.strategy=ddp_find_unused_parameters_true; a method of yours says "
             "`all_parameters_get_gradients = False`"
         ) from error
     except SystemExit as leaving:
-        # Lightning makes an interrupt an exit, and the process deaf to further ones.
+        # Lightning makes an interrupt an exit, and has the process ignore further ones.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, interrupt)
         if isinstance(leaving.__context__, KeyboardInterrupt):

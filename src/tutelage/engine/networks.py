@@ -41,7 +41,7 @@ def example_of(data: DataModule, size: int = 4) -> Batch:
 
 
 def sizes_of(data: DataModule) -> dict[str, Any]:
-    """Return what a network is told of its data."""
+    """Return what a network's constructor may ask of its data."""
     return {
         "input_shape": data.input_shape,
         **dict.fromkeys(_OF_CLASSES, data.task.output_size),

@@ -63,7 +63,7 @@ def run_forked(
 
     processes: jobs at a time; None: the number of GPUs, or of cores where there are none. Each of `processes` slots has its own GPU
     (CUDA_VISIBLE_DEVICES) or share of the cores. retries: how often each job is started again whose process dies (for what it
-    raises, the job itself is responsible); died: told the job's number and how, when no try is left.
+    raises, the job itself is responsible); died: called with the job's number and how, when no try is left.
     outputs: a folder for what jobs print, `<number>.txt`; none: it goes nowhere, since a run has its log.
     An interrupt reaches the jobs too, and is raised here when they have ended; they do not outlive this process.
     Raises UserError on a system that cannot fork, or for another number of processes.
@@ -119,7 +119,7 @@ def run_forked(
 
 def _end_all(pids: Sequence[int]) -> None:
     """Interrupt processes and wait for them; who has not ended after `GRACE_S` is killed, which a run survives."""
-    # A shell starts what it puts into the background deaf to SIGINT, and so are its children.
+    # A shell starts what it puts into the background with SIGINT ignored, and its children inherit that.
     how = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
     left, deadline = set(pids), time.monotonic() + GRACE_S
     for pid in left:

@@ -235,7 +235,7 @@ def _label(groups: list[Group]) -> list[Group]:
 
 
 def _telling_keys(inputs: list[Mapping[str, str]]) -> list[str]:
-    # A few settings that differ are all named, lest one be taken for the cause of what two did; what goes hand in hand within a room (a
+    # A few settings that differ are all named, lest one be taken for the cause of what two did; what goes hand in hand within a section (a
     # change of data set alters ten keys) is named by one. Of many, the fewest that tell all groups apart, found greedily.
     differing = sorted({k for one in inputs for k in one if len({other.get(k) for other in inputs}) > 1})
     kinds_of = {k: _kinds([one.get(k) for one in inputs]) for k in differing}

@@ -20,10 +20,10 @@ SUBJECTS = (
     "setting",
     "name",
 )
-"""Rooms of a configuration that arms are there to differ in."""
+"""Sections of a configuration that arms are there to differ in."""
 WORDED = {"fit": "training budget (fit)"}
 FEW = 4
-"""Settings of a room, and arms of a value, that are named; of more, the number."""
+"""Settings of a section, and arms of a value, that are named; of more, the number."""
 
 
 def same_test_data(first: Line, second: Line) -> bool:
@@ -35,7 +35,7 @@ def same_test_data(first: Line, second: Line) -> bool:
 
 
 def notes_on_differences(lines: Sequence[Line], swept: Collection[str] = ()) -> list[str]:
-    """Return a sentence on test data that differ, and one for each room of the configuration in which arms differ.
+    """Return a sentence on test data that differ, and one for each section of the configuration in which arms differ.
 
     swept: keys (with what lies below them) that are known to differ, such as those of a grid.
     """
@@ -66,14 +66,16 @@ def _on_settings(lines: Sequence[Line], swept: Collection[str]) -> list[str]:
     inputs = _inputs(lines)
     if len(inputs) < 2:
         return []
-    rooms: dict[str, dict[tuple[int, ...], list[str]]] = {}
+    sections: dict[str, dict[tuple[int, ...], list[str]]] = {}
     for key in sorted({key for one in inputs.values() for key in one}):
         values = [one.get(key) for one in inputs.values()]
-        room = key.partition(".")[0]
-        if len(set(values)) > 1 and room not in SUBJECTS and not _is_known(key, swept, inputs):
+        section = key.partition(".")[0]
+        if len(set(values)) > 1 and section not in SUBJECTS and not _is_known(key, swept, inputs):
             alike = tuple(map(values.index, values))
-            rooms.setdefault(room, {}).setdefault(alike, []).append(key)
-    return [_on_room(room, list(groups.values()), inputs) for room, groups in sorted(rooms.items())]
+            sections.setdefault(section, {}).setdefault(alike, []).append(key)
+    return [
+        _on_section(section, list(groups.values()), inputs) for section, groups in sorted(sections.items())
+    ]
 
 
 def _inputs(lines: Sequence[Line]) -> dict[str, Mapping[str, str]]:
@@ -95,7 +97,7 @@ def _is_known(key: str, swept: Collection[str], inputs: Mapping[str, Mapping[str
     )
 
 
-def _on_room(room: str, groups: list[list[str]], inputs: Mapping[str, Mapping[str, str]]) -> str:
+def _on_section(section: str, groups: list[list[str]], inputs: Mapping[str, Mapping[str, str]]) -> str:
     said = []
     # What goes hand in hand (a change of data set alters ten keys) is named by one.
     for keys in sorted(groups, key=lambda keys: min(map(_rank, keys)))[:FEW]:
@@ -107,7 +109,7 @@ def _on_room(room: str, groups: list[list[str]], inputs: Mapping[str, Mapping[st
         others = f" and {len(keys) - 1} more settings with it" if len(keys) > 1 else ""
         said.append(f"{key.partition('.')[2] or key}{others}: {values}")
     more = f"; and {len(groups) - FEW} more" if len(groups) > FEW else ""
-    return f"The arms differ in {WORDED.get(room, room)}: {'; '.join(said)}{more}"
+    return f"The arms differ in {WORDED.get(section, section)}: {'; '.join(said)}{more}"
 
 
 def _rank(key: str) -> tuple[bool, int, int, str]:

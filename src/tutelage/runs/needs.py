@@ -100,7 +100,7 @@ def ensure(
 
 def _plan(config: dict[str, Any], compose: Compose, above: tuple[tuple[str, str], ...]) -> Plan:
     name = name_of(config)
-    # Before its needs are known a configuration is told apart by their commands; that is enough to see a
+    # Before its needs are known a configuration is distinguished by their commands; that is enough to see a
     # circle.
     mark = (name, identify(config))
     pixel_scale.check(config)

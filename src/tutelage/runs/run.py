@@ -162,7 +162,7 @@ class Run:
         """Hold the run: one process at a time writes it. Holding it again from the same object is allowed.
 
         The lock lies beside the folder, so it stays valid while an attempt is archived, and the system frees
-        it when its process dies. `say` is told once, in words, whom a waiting process waits for.
+        it when its process dies. `say` is called once, with whom a waiting process waits for.
 
         Raises:
             RunBusy: another process holds it and `wait` is false.

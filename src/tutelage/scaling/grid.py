@@ -183,7 +183,7 @@ def run_point(
     """Run one point and return its result: sizes, settings, alignments (P, draws) and what was recorded.
 
     With a `checkpoint` file an interrupted point continues, with the numbers of an undisturbed one. `progress` is
-    told the step and the mean alignment at each P after every measurement.
+    called with the step and the mean alignment at each P after every measurement.
 
     Raises:
         UserError: when the dynamics diverges.

@@ -50,9 +50,8 @@ class Seen:
         """Whether the job has been queued again since: it waits after it ran, or has run for less than before."""
         if before.state not in ("RUNNING", "COMPLETING"):
             return False
-        return self.state == "PENDING" or (
-            self.state == "RUNNING" and (self.seconds or 0.0) < (before.seconds or 0.0)
-        )
+        ran, runs = before.seconds, self.seconds
+        return self.state == "PENDING" or (ran is not None and runs is not None and runs < ran)
 
     @property
     def ending(self) -> str:

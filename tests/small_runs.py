@@ -28,8 +28,9 @@ def _pseudo_data() -> str:
     return _folder.name
 
 
-P_SSL = [f"method.pseudo={_pseudo_data()}", "data.normalization=[[0.5],[0.5]]", "method.ratio=0.5", "method.ema_decay=0.9",
-         "method.weak.random_crop.padding=1", "method.strong.random_crop.padding=1", "model.dropout=0.2"]  # fmt: skip
+C = "method.objectives.consistency"
+P_SSL = [f"{C}.pseudo={_pseudo_data()}", "data.normalization=[[0.5],[0.5]]", f"{C}.ratio=0.5", "method.ema_decay=0.9",
+         f"{C}.weak.random_crop.padding=1", f"{C}.strong.random_crop.padding=1", "model.dropout=0.2"]  # fmt: skip
 
 METHODS: dict[str, list[str]] = {
     "supervised": ["model.dropout=0.2"],
@@ -39,8 +40,9 @@ METHODS: dict[str, list[str]] = {
     "gan": [*GENERATE, "model=generator/gan", "method.critic_width=8"],
     "diffusion": [*GENERATE, "model=generator/diffusion", "model.sampling_steps=2"],
     **{f"pseudo_ssl/{name}": P_SSL for name in ("uda", "fixmatch", "pseudo_label")},
-    "pseudo_ssl/mean_teacher": [*P_SSL, "method.ramp_steps=6"],
+    "pseudo_ssl/mean_teacher": [*P_SSL, f"{C}.schedule.steps=6"],
     "guidance": [*GUIDE, "model.dropout=0.2"],
-    "intrinsic_dimension": ["method.neighbours=5", "model.dropout=0.2"],
+    "guidance_released": [*GUIDE, "model.dropout=0.2"],
+    "intrinsic_dimension": ["method.objectives.dimension.neighbours=5", "model.dropout=0.2"],
 }
 """Every method with the least words that make it run; `test_contracts` fails for a method that is not here."""

@@ -42,8 +42,9 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for path, text in {
-        "my_methods.py": block("# my_methods.py"),
-        "conf/method/norm_penalty.yaml": block("# conf/method/norm_penalty.yaml"),
+        "my_objectives.py": block("# my_objectives.py"),
+        "conf/objective/norm_penalty.yaml": block("# conf/objective/norm_penalty.yaml"),
+        "conf/method/restrained.yaml": block("# conf/method/restrained.yaml"),
         "my_guides.py": block("# my_guides.py"),
         "conf/experiment/mine/guided.yaml": block("# @package _global_"),
         "my_networks.py": NETWORK,
@@ -52,12 +53,13 @@ def own_folder(tmp_path, monkeypatch):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
     yield tmp_path
-    for name in ("my_methods", "my_networks", "my_guides"):
+    for name in ("my_objectives", "my_networks", "my_guides"):
         sys.modules.pop(name, None)
 
 
-def test_own_method_and_own_network_train_and_load_back(own_folder):
-    assert main(["train", "method=norm_penalty", "model=mine", *QUICK]) == 0
+@pytest.mark.parametrize("words", [["+objective@method.objectives.norm=norm_penalty"], ["method=restrained"]])
+def test_own_objective_and_own_network_train_and_load_back(own_folder, words):
+    assert main(["train", *words, "model=mine", *QUICK]) == 0
     (folder,) = (own_folder / "runs" / "adhoc").glob("[0-9a-f]*")
     run = tutelage.load_run(folder)
     assert type(run.network).__name__ == "Mine"

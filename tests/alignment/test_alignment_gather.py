@@ -12,11 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from named_similarities import SIMILARITIES
+from tutelage.alignment.alignment import Alignment
 from tutelage.alignment.gather import gather
-from tutelage.alignment.objective import Alignment
 from tutelage.alignment.pairing import Pairing
-from tutelage.alignment.schedule import Schedule
-from tutelage.alignment.similarity import similarity
+from tutelage.objectives.balance import balance_named
 
 CASES = [("cka", False), ("unbiased_cka", True), ("rsa", False), ("ridge", False)]
 
@@ -50,19 +50,17 @@ def losses(rank: int, world: int, *, ddp: bool = False) -> list[tuple[Tensor, Te
         share = slice(rank * 8 // world, (rank + 1) * 8 // world)
         data = Batch(x[share], torch.zeros(8 // world), None if mask is None else mask[share])
         alignment = Alignment(
-            network, (data.inputs,), guide, data, pairing=Pairing(), similarity=similarity(name, per_token=per_token), per_token=per_token
+            network, guide, data, pairing=Pairing(), similarity=SIMILARITIES[name](), per_token=per_token
         )  # fmt: skip
         wrapped = DistributedDataParallel(network) if ddp else network
-        alignment.guide(lambda inputs, mask, guide=guide: guide(inputs), data)
+        alignment.guide(data)
         with alignment.recording():
             output = wrapped(data.inputs)
-        aligned, task = alignment.loss()[0], output.square().mean()
-        schedule = Schedule("gradient_norm")
-        schedule.balance(torch.stack([task, aligned]), network.first.weight)
-        schedule.balance(
-            torch.stack([task, aligned]) / 2, network.first.weight
-        )  # the first look sets the scale
-        balance = torch.stack([torch.as_tensor(weight) for weight in schedule.weights(0, 1)]).detach()
+        aligned, task = alignment.loss(), output.square().mean()
+        learned = balance_named("gradient_norm", 2)
+        learned.see(torch.stack([task, aligned]), network.first.weight)
+        learned.see(torch.stack([task, aligned]) / 2, network.first.weight)  # the first look sets the scale
+        balance = learned.weights().clone()
         loss = aligned + task
         loss.backward()
         gradient = network.first.weight.grad

@@ -88,8 +88,8 @@ def test_non_linearities_and_untappable_layers_do_not_count() -> None:
     [
         ({"strategy": "evn"}, "did you mean 'even'"),
         ({"strategy": "first"}, "needs `k`"),
-        ({"k": 2}, "`k` belongs to pairing=first|last"),
-        ({"strategy": "first", "k": 4}, "k from 1 to 3, the guide's layers; got 4"),
+        ({"k": 2}, "`k` belongs to `strategy`=first|last"),
+        ({"strategy": "first", "k": 4}, "`pairing.k` must be from 1 to 3, the guide's layers, got 4"),
         ({"strategy": "last", "k": 0}, "got 0"),
         ({"strategy": "type", "layer_type": "attention"}, "no layer of type 'attention'; Known: conv"),
         ({"strategy": "explicit"}, "needs `pairs`"),

@@ -115,12 +115,18 @@ def test_alignment_curves_are_mean_similarities_and_those_of_pairs(tmp_path):
         {"step": 20, "train/alignment": 0.5, "train/similarity/01": float("nan"), "train/similarity/02": 0.5},
     ]
     pairs = [{"guide": "a", "network": "x"}, {"guide": "b", "network": "y"}]
-    found = alignment_curves.curves_of("run", rows, pairs)
+    found = alignment_curves.curves_of("run", rows, {"objectives": {"alignment": {"pairs": pairs}}})
+    assert found == alignment_curves.curves_of("run", rows, {"pairs": pairs})  # a record of an earlier time
     assert found == {
         "mean over pairs": ([10, 20], [0.25, 0.75]),
         "1 a > x": ([10], [0.2]),
         "2 b > y": ([10, 20], [0.3, 0.5]),
     }
+    rows[2] |= {"train/second": 0.25, "train/similarity/second/01": 0.75}
+    both = {"alignment": {"pairs": pairs}, "second": {"pairs": pairs[:1]}, "hint": {"pairs": [["a", "x"]]}}
+    found = alignment_curves.curves_of("run", rows, {"objectives": both})
+    assert found["second: mean over pairs"] == ([20], [0.75]) == found["second: 1 a > x"]
+    assert found["alignment: 2 b > y"] == ([10, 20], [0.3, 0.5])
     alignment_curves.draw(found, tmp_path / "alignment.png", title="run")
     assert (tmp_path / "alignment.png").stat().st_size > 1000
 

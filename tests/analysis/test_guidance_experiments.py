@@ -118,7 +118,7 @@ def take_a_step(
         words = [*words_for(words, roots), *on_cpu, "data.batch_size=8", f"runs_dir={tmp_path}", *more]
         words += ["data.validation=8"] if "cifar10" in experiment or "imagenet" in experiment else []
         words += ["data.train_size=null"] if experiment.startswith("guidance/cifar10") else []
-        words += ["method.neighbours=4"] if "method=intrinsic_dimension" in words else []
+        words += ["method.objectives.dimension.neighbours=4"] if "method=intrinsic_dimension" in words else []
         plan = plan_of(words)
     for need in plan.needs.values():
         assert need.name.startswith(("guidance/", "demo"))
@@ -235,13 +235,15 @@ def test_arms_differ_from_their_base_in_what_they_are_named_for(roots):
         whole = plan_of(words_for(ARMS["paper/cifar10_layers: all"], roots)).config
     assert {key for key in base if base[key] != arm[key]} - {"name"} == {"method"}
     changed = {key for key in base["method"] if base["method"][key] != arm["method"][key]}
-    assert changed == {"schedule", "schedule_steps"}
+    assert changed == {"objectives"}
+    ours, theirs = (config["method"]["objectives"] for config in (base, arm))
+    assert ours["task"] == theirs["task"]
+    assert {key for key in ours["alignment"] if ours["alignment"][key] != theirs["alignment"][key]} == {
+        "schedule"
+    }
     assert {key for key in whole if whole[key] != first[key]} - {"name"} == {"method"}
-    assert (first["method"]["pairing"], first["method"]["k"], first["method"]["positions"]) == (
-        "first",
-        5,
-        "keep",
-    )
+    pairing = first["method"]["objectives"]["alignment"]["pairing"]
+    assert (pairing["strategy"], pairing["k"], pairing["positions"]) == ("first", 5, "keep")
     assert (
         first["model"]["depth"] == 50 and first["model"]["width"] == 2048 and first["guide"]["small_images"]
     )

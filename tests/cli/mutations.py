@@ -29,12 +29,12 @@ VALID: dict[str, list[str]] = {
 FREE = {
     "logger.project", "runs_dir", "name", "data.download", "data.root", "data.cache_dir", "model.name", "data.fingerprint",
 }  # fmt: skip
-NEGATIVE_IS_FINE = ("method.weights.", "hardware.devices")
+NEGATIVE_IS_FINE = ("method.objectives.dimension.weight", "hardware.devices")
 NULL_IS_FINE = (
     "fit.validate_every_steps",
     "hardware.threads",
     "optimizer.fused",
-    "method.tokens_per_step",
+    "method.objectives.alignment.tokens_per_step",
     "model.per_position",
 )
 

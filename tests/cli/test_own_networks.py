@@ -110,7 +110,7 @@ def test_a_teacher_of_other_classes_is_met_at_what_the_final_layer_is_given(do):
     do(
         *OWN,
         "method=distillation",
-        "method.label_space=other",
+        "method.objectives.soft.label_space=other",
         "model@teacher=own",
         "teacher._target_=nets.Fixed",
     )
@@ -124,7 +124,7 @@ def test_weights_of_other_classes_are_refused_with_what_to_write(do):
     said = do(*teacher("Mine", "teacher.weights=seven.pth.tar"), code=2)
     assert "teacher: the weights of seven.pth.tar are not of this Mine" in said
     assert said.endswith("a frozen network keeps the classes that it knows: teacher.num_classes=7")
-    do(*teacher("Mine", "teacher.weights=seven.pth.tar", said.split()[-1], "method.label_space=other"))
+    do(*teacher("Mine", "teacher.weights=seven.pth.tar", said.split()[-1], "method.objectives.soft.label_space=other"))
     said = do(*OWN, "model.weights=seven.pth.tar", "model.head=body.1", code=2)
     assert "Only the layer 'fc' differs; the final layer is 'body.1'" in said
     assert "model.head=fc model.new_head=true starts it afresh" in said
@@ -177,7 +177,9 @@ def test_two_states_in_one_file_are_told_apart_and_one_can_be_chosen(do):
 def test_a_frozen_network_sees_images_at_its_own_size(do):
     big = ["data.augment=null", *SMALL, "method=guidance", "model@guide=residual_convnet", "guide.width=4"]
     do(*big, "name=own", "guide.input_size=16")
-    pairs = json.loads((run_of("own").path / "setup.json").read_text())["method"]["pairs"]
+    pairs = json.loads((run_of("own").path / "setup.json").read_text())["method"]["objectives"]["alignment"][
+        "pairs"
+    ]
     assert pairs[0]["guide_shape"] == [4, 16, 16]
     assert run_of("own").config["guide"]["input_size"] == 16
     assert run_of("own").identity != _identity_without_size(do, big)

@@ -131,8 +131,8 @@ def test_classes_in_another_order_are_refused_and_other_classes_are_said(trained
     ("words", "code", "says"),
     [
         (["data.classes=[dog,cat]"], 2, "give data.classes=[cat,dog]"),
-        (["data.root={root}/others"], 2, "set method.label_space=other"),
-        (["data.root={root}/others", "method.label_space=other", "method.loss=soft"], 0, ""),
+        (["data.root={root}/others"], 2, "set label_space=other"),
+        (["data.root={root}/others", "method.objectives.soft.label_space=other"], 0, ""),
         (["teacher.weights=scratch"], 0, "the teacher is at its random initialisation"),
         ([], 0, ""),
     ],

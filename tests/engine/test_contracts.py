@@ -11,7 +11,6 @@ from small_runs import METHODS, SMALL
 from tutelage.config.compose import compose
 from tutelage.config.groups import group_options
 from tutelage.engine.build import build
-from tutelage.errors import UserError
 from tutelage.models.weights import digest
 
 
@@ -36,13 +35,13 @@ def test_losses_are_the_declared_terms_and_one_forward(tmp_path, method):
     stream.seek(0, 1)
     (batch,) = stream
     terms = module.losses(batch)
-    assert tuple(terms) == module.terms
+    assert set(terms) <= set(module.objectives.names)
     assert len(calls) == 1
     assert all(value.ndim == 0 and value.isfinite() for value in terms.values())
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_trainable_parameter_is_optimised_once_and_moves(tmp_path, method):
+def test_every_trainable_parameter_is_optimised_once_and_moves(tmp_path, method, monkeypatch):
     _, made = built(tmp_path, method)
     module = made.method
     module.max_steps = 10
@@ -58,9 +57,13 @@ def test_every_trainable_parameter_is_optimised_once_and_moves(tmp_path, method)
     stream = made.data.train_stream(seed=0, device="cpu")
     stream.seek(0, 1)
     (batch,) = stream
-    sum(module.losses(batch).values()).backward()
-    for optimizer in optimizers:
-        optimizer.step()
+    for step in (0, 10_000):  # stages
+        monkeypatch.setattr(type(module), "step", step)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        sum(module.losses(batch).values()).backward()
+        for optimizer in optimizers:
+            optimizer.step()
     assert all(not torch.equal(a, b) for a, b in zip(before, trainable, strict=True))
 
 
@@ -85,32 +88,9 @@ def test_frozen_networks_are_outside_the_module_and_bit_identical_after_a_run(tm
         assert module.describe()[f"{role}_digest"] == digest(frozen.network)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    ("words", "culprit"), [("method.weights={}", "task"), ("+method.weights.extra=1", "extra")]
-)
-def test_a_missing_or_extra_weight_is_an_error_at_construction(tmp_path, method, words, culprit):
-    if words.endswith("{}"):
-        words = "~method.weights.task"
-    with pytest.raises(UserError, match=culprit):
-        built(tmp_path, method, words)
-
-
 def test_all_arms_of_a_seed_start_from_the_same_network(tmp_path):
     classifying = [
         m for m, words in METHODS.items() if not any(w.startswith("model=generator/") for w in words)
     ]
     states = [digest(built(tmp_path, method, "model.dropout=0")[1].method.network) for method in classifying]
     assert len(set(states)) == 1
-
-
-def test_losses_that_are_no_dictionary_and_a_term_without_a_weight_are_named(command, monkeypatch):
-    from tutelage.methods.supervised import Supervised
-
-    monkeypatch.setattr(Supervised, "losses", lambda self, batch: self.predict(batch).square().mean())
-    with pytest.raises(
-        UserError, match=r"Supervised\.losses must return a dictionary of its terms task, got Tensor"
-    ):
-        command("fit.max_steps=1")
-    with pytest.raises(UserError, match=r"no weight is given for its term 'task': set method\.weights\.task"):
-        command("~method.weights.task", "fit.max_steps=1")

@@ -103,7 +103,11 @@ def test_a_run_states_its_cost_and_no_energy_that_it_did_not_measure(command):
 def test_frozen_networks_follow_the_trained_one_into_its_precision(
     command, method, frozen, remember, precision
 ):
-    words = "data.augment=null", f"method.cache_{frozen}={remember}", "fit.max_steps=2"
+    words = (
+        "data.augment=null",
+        f"method.cache={[frozen] if remember else []}".replace("'", ""),
+        "fit.max_steps=2",
+    )
     run = command(f"method={method}", *METHODS[method], f"hardware.precision={precision}", *words)
     assert run.is_complete
 

@@ -22,6 +22,7 @@ from tutelage.generators import shards
 from tutelage.jobs.launch import run_plan
 from tutelage.runs.store import Store
 
+C = "method.objectives.consistency"
 COMMON = ["logger=none", "hardware.threads=1"]
 FIT = ["fit.max_steps=4", "fit.validate_every_steps=2"]
 CLASSES = "data.classes=[5,6,7,8,9]"
@@ -185,20 +186,21 @@ def test_the_chain_composes_pp_then_p_ssl(do, tmp_path):
         *COMMON,
         need("u", *uniform),
     ]
-    p_ssl = ["name=p-ssl", "method=pseudo_ssl/uda", "method.pseudo=need:u", "method.weak.random_crop.padding=1",
-             "method.strong.random_crop.padding=1", CLASSES, HALF, "data.batch_size=16", *small, need("u", *uniform)]  # fmt: skip
+    p_ssl = ["name=p-ssl", "method=pseudo_ssl/uda", f"{C}.pseudo=need:u", f"{C}.weak.random_crop.padding=1",
+             f"{C}.strong.random_crop.padding=1", CLASSES, HALF, "data.batch_size=16", *small, need("u", *uniform)]  # fmt: skip
     first = do(*pp)
     assert first.result["reads"]["runs"] == [next(Store(tmp_path / "runs").runs("uniform")).key]
     run = do(*p_ssl, f"model.weights={first.path}", "+model.new_head=true")
     assert run.result["reads"]["data"]["classes"] == [5, 6, 7, 8, 9]
     setup = json.loads((run.path / "setup.json").read_text())
-    assert setup["method"]["pseudo"]["content_sha256"] == content(
+    assert setup["method"]["objectives"]["consistency"]["pseudo"]["content_sha256"] == content(
         next(Store(tmp_path / "runs").runs("uniform"))
     )
-    assert yaml.safe_load((run.path / "config.yaml").read_text())["method"]["pseudo"] == "need:u"
+    method = yaml.safe_load((run.path / "config.yaml").read_text())["method"]
+    assert method["objectives"]["consistency"]["pseudo"] == "need:u"
     by_folder = [w for w in p_ssl if "pseudo=" not in w and "needs." not in w]
     folder = next(Store(tmp_path / "runs").runs("uniform")).path
-    assert do(*by_folder, f"method.pseudo={folder}").is_complete
+    assert do(*by_folder, f"{C}.pseudo={folder}").is_complete
 
 
 @pytest.mark.parametrize(

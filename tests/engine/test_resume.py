@@ -12,7 +12,7 @@ from small_runs import METHODS
 from tutelage.engine.callbacks import Recording
 from tutelage.engine.checkpoints import Checkpoints
 from tutelage.errors import UserError
-from tutelage.methods.memory import Memory
+from tutelage.objectives.memory import Memory
 from tutelage.reporting.collect import collect
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
@@ -34,7 +34,7 @@ def timeless(rows):
     return [{k: v for k, v in row.items() if k != "train_s"} for row in rows]
 
 
-REMEMBERED = [("guidance", "method.cache_guide=true"), ("distillation", "method.cache_teacher=true")]
+REMEMBERED = [("guidance", "method.cache=[guide]"), ("distillation", "method.cache=[teacher]")]
 
 
 SCHEDULED = ["optimizer.schedule=cosine", "optimizer.warmup_steps=3"]

@@ -150,7 +150,7 @@ def numbers(run: Run) -> dict[str, Any]:
 
 def terms_of(method: dict[str, Any]) -> list[str]:
     """Return the names of a configured method's loss terms."""
-    return list(method["weights"])
+    return list(method["objectives"])
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+TASK = "method.objectives.task"
+A = "method.objectives.alignment"
+S = "method.objectives.soft"
+F = "method.objectives.feature"
+C = "method.objectives.consistency"
+D = "method.objectives.dimension"
 COMMON = [
     "logger=none", "hardware.threads=1", "fit.max_steps=200", "fit.validate_every_steps=50", "fit.log_every_steps=50",
     "fit.checkpoint_every_s=1e9", "fit.keep_checkpoints=true", "optimizer.lr=2e-3", "model.width=16", "data.batch_size=32",
@@ -32,7 +38,7 @@ TOKEN_GUIDE = [
     "model@guide=copy_paste_transformer",
     "guide.width=12",
     "guide.depth=2",
-    "method.compare=tokens",
+    f"{A}.compare=tokens",
 ]
 CONVNET = ["model@teacher=residual_convnet", "teacher.width=4"]
 TEACHER = ["model.dropout=0.1", *CONVNET]
@@ -42,8 +48,8 @@ SERIES = ["data=series", "data.length=12", "data.horizon=4", "data.root={series}
 CENTRED = "data.normalization=[[0.5],[0.5]]"
 GENERATE = ["model@source=residual_convnet", "source.width=4", CENTRED, "model.width=8", "model.depth=1", "method.quality_samples=16",
             "fit.max_steps=20", "fit.validate_every_steps=20", "fit.log_every_steps=10"]  # fmt: skip
-PSEUDO = ["method.pseudo={pseudo}", CENTRED, "method.ratio=0.5", "method.weak.random_crop.padding=1",
-          "method.strong.random_crop.padding=1", "model.dropout=0.1", "optimizer.lr=5e-3"]  # fmt: skip
+PSEUDO = [f"{C}.pseudo={{pseudo}}", CENTRED, f"{C}.ratio=0.5", f"{C}.weak.random_crop.padding=1",
+          f"{C}.strong.random_crop.padding=1", "model.dropout=0.1", "optimizer.lr=5e-3"]  # fmt: skip
 
 WORDS: dict[str, list[str]] = {
     "supervised": ["model.dropout=0.1"],
@@ -54,71 +60,71 @@ WORDS: dict[str, list[str]] = {
     "supervised: copy-paste": [*COPY, *SHORT],
     "supervised: a series": [*SERIES, *SHORT],
     "guidance": GUIDE,
-    "guidance: unbiased_cka": [*GUIDE, "method.similarity=unbiased_cka"],
-    "guidance: rsa": [*GUIDE, "method.similarity=rsa", "method.weights.alignment=0.5"],
-    "guidance: ridge": [*GUIDE, "method.similarity=ridge", "method.ridge_penalty=100", "method.projection_size=64"],
-    "guidance: tokens": [*TOKEN_GUIDE, "method.tokens_per_step=100"],
-    "guidance: all tokens, unbiased_cka": [*TOKEN_GUIDE, "method.tokens_per_step=null", "method.similarity=unbiased_cka", *SHORT],
+    "guidance: unbiased_cka": [*GUIDE, f"similarity@{A}.similarity=unbiased_cka"],
+    "guidance: rsa": [*GUIDE, f"similarity@{A}.similarity=rsa", f"{A}.weight=0.5"],
+    "guidance: ridge": [*GUIDE, f"similarity@{A}.similarity=ridge", f"{A}.similarity.penalty=100", f"{A}.similarity.projection_size=64"],
+    "guidance: tokens": [*TOKEN_GUIDE, f"{A}.tokens_per_step=100"],
+    "guidance: all tokens, unbiased_cka": [*TOKEN_GUIDE, f"{A}.tokens_per_step=null", f"similarity@{A}.similarity=unbiased_cka", *SHORT],
     "guidance: sequences as samples": [*PARITY, "method=guidance", "model@guide=parity_rnn", "guide.width=8", *SHORT],
-    "guidance: until": [*GUIDE, "method.schedule=until", "method.schedule_steps=101"],
-    "guidance: alignment_first": [*GUIDE, "method.schedule=alignment_first", "method.schedule_steps=75"],
-    "guidance: linear": [*GUIDE, "method.schedule=linear", *SHORT],
-    "guidance: cosine": [*GUIDE, "method.schedule=cosine", "method.schedule_steps=40", *SHORT],
-    "guidance: uncertainty": [*GUIDE, "method.schedule=uncertainty"],
-    "guidance: gradient_norm": [*GUIDE, "method.schedule=gradient_norm"],
-    "guidance: gaussian": [*GUIDE, "method.guide_input=gaussian", *SHORT],
-    "guidance: released_noise": [*GUIDE, "method.guide_input=released_noise", *SHORT],
+    "guidance: until": [*GUIDE, f"{A}.schedule.name=until", f"{A}.schedule.steps=101"],
+    "guidance: alignment_first": [*GUIDE, f"{A}.schedule.name=alone_first", f"{A}.schedule.steps=75"],
+    "guidance: linear": [*GUIDE, f"{A}.schedule.name=linear", *SHORT],
+    "guidance: cosine": [*GUIDE, f"{A}.schedule.name=cosine", f"{A}.schedule.steps=40", *SHORT],
+    "guidance: uncertainty": [*GUIDE, "method.balance=uncertainty"],
+    "guidance: gradient_norm": [*GUIDE, "method.balance=gradient_norm"],
+    "guidance: gaussian": [*GUIDE, f"{A}.input=gaussian", *SHORT],
+    "guidance: released_noise": [*GUIDE, f"{A}.input=released_noise", *SHORT],
     "guidance: noise to both":
-        [*GUIDE, "method.guide_input=gaussian", "method.noise_to=both", "method.schedule=alignment_first",
-         "method.schedule_steps=75"],
-    "guidance: remembered": [*GUIDE, "method.cache_guide=true"],
-    "guidance: first 3": [*GUIDE, "method.pairing=first", "method.k=3", *SHORT],
-    "guidance: last 3, spread": [*GUIDE, "method.pairing=last", "method.k=3", "method.positions=spread", *SHORT],
-    "guidance: convolutions": [*GUIDE, "method.pairing=type", "method.layer_type=conv", *SHORT],
-    "guidance: one_to_many": [*GUIDE, "method.pairing=one_to_many", *SHORT],
+        [*GUIDE, f"{A}.input=gaussian", f"{A}.noise_to=both", f"{A}.schedule.name=alone_first",
+         f"{A}.schedule.steps=75"],
+    "guidance: remembered": [*GUIDE, "method.cache=[guide]"],
+    "guidance: first 3": [*GUIDE, f"{A}.pairing.strategy=first", f"{A}.pairing.k=3", *SHORT],
+    "guidance: last 3, spread": [*GUIDE, f"{A}.pairing.strategy=last", f"{A}.pairing.k=3", f"{A}.pairing.positions=spread", *SHORT],
+    "guidance: convolutions": [*GUIDE, f"{A}.pairing.strategy=type", f"{A}.pairing.layer_type=conv", *SHORT],
+    "guidance: one_to_many": [*GUIDE, f"{A}.pairing.strategy=one_to_many", *SHORT],
     "guidance: explicit":
-        [*GUIDE, "method.pairing=explicit", "method.pairs=[[blocks.0.conv1,layers.0.linear],[head,head]]", *SHORT],
+        [*GUIDE, f"{A}.pairing.strategy=explicit", f"{A}.pairing.pairs=[[blocks.0.conv1,layers.0.linear],[head,head]]", *SHORT],
     "guidance: the last of several, without outputs":
-        [*GUIDE, "method.many_to_one=last", "method.exclude_output=true", *SHORT],
-    "guidance: batch statistics": [*GUIDE, "method.norm_mode=batch", *SHORT],
+        [*GUIDE, f"{A}.pairing.many_to_one=last", f"{A}.pairing.exclude_output=true", *SHORT],
+    "guidance: batch statistics": [*GUIDE, "+guide.norm_mode=batch", *SHORT],
     "guidance: a rule": ["method=guidance", "model@guide=rule/oriented_gradients", "guide.cell=2", *SHORT],
     "guidance: a rule of targets": ["method=guidance", "model@guide=rule/digits_topology", *SHORT],
     "distillation: soft": SOFT,
-    "distillation: logits": [*SOFT, "method.loss=logits", "method.weights={task: 0.7, soft: 0.02}"],
-    "distillation: decoupled": [*SOFT, "method.loss=decoupled", "method.temperature=4"],
+    "distillation: logits": [*SOFT, f"objective@{S}=logits", f"{TASK}.weight=0.7", f"{S}.weight=0.02"],
+    "distillation: decoupled": [*SOFT, f"objective@{S}=decoupled", f"{S}.temperature=4"],
     "distillation: another label space":
-        [*SOFT, "method.label_space=other", "teacher.weights={teacher}", "teacher.depth=2", "model@teacher=fcn", "teacher.width=16",
+        [*SOFT, f"{S}.label_space=other", "teacher.weights={teacher}", "teacher.depth=2", "model@teacher=fcn", "teacher.width=16",
          "data.classes=[0,1,2]"],
     "distillation: logits of another label space":
-        [*SOFT, "method.label_space=other", "teacher.weights={teacher}", "teacher.depth=2", "model@teacher=fcn", "teacher.width=16",
-         "data.classes=[0,1,2]", "method.loss=logits", *SHORT],
-    "distillation: remembered": [*SOFT, "method.cache_teacher=true"],
-    "distillation: batch statistics": [*SOFT, "method.norm_mode=batch", *SHORT],
+        [*SOFT, f"{S}.label_space=other", "teacher.weights={teacher}", "teacher.depth=2", "model@teacher=fcn", "teacher.width=16",
+         "data.classes=[0,1,2]", f"objective@{S}=logits", *SHORT],
+    "distillation: remembered": [*SOFT, "method.cache=[teacher]"],
+    "distillation: batch statistics": [*SOFT, "+teacher.norm_mode=batch", *SHORT],
     "distillation: copy-paste":
         [*COPY, "method=distillation", "model@teacher=copy_paste_transformer", "teacher.width=12", "teacher.depth=1", *SHORT],
     "distillation: a series": [*SERIES, "method=distillation", "model@teacher=fcn", "teacher.depth=1", "teacher.width=8", *SHORT],
     "features: hint": FEATURES,
     "features: attention":
-        ["method=feature_distillation", *CONVNET, "method.loss=attention", "model=convnet", "model.blocks=1", "model.width=4",
-         "method.weights.feature=10",
-         "+method.loss_options.power=3", *SHORT],
-    "features: relational": [*FEATURES, "method.loss=relational", "method.weights.feature=25", *SHORT],
-    "features: similarity": [*FEATURES, "method.loss=similarity", "method.weights.feature=3000", *SHORT],
-    "features: pkt": [*FEATURES, "method.loss=pkt", "method.weights.feature=900", "method.k=3", *SHORT],
+        ["method=feature_distillation", *CONVNET, f"objective@{F}=attention", "model=convnet", "model.blocks=1", "model.width=4",
+         f"{F}.weight=10",
+         f"{F}.power=3", *SHORT],
+    "features: relational": [*FEATURES, f"objective@{F}=relational", f"{F}.weight=25", *SHORT],
+    "features: similarity": [*FEATURES, f"objective@{F}=similarity_preserving", f"{F}.weight=3000", *SHORT],
+    "features: pkt": [*FEATURES, f"objective@{F}=pkt", f"{F}.weight=900", f"{F}.pairing.k=3", *SHORT],
     "features: cross_correlation":
-        [*FEATURES, "method.loss=cross_correlation", "method.weights.feature=1", "method.pairing=even", "method.k=null", *SHORT],
+        [*FEATURES, f"objective@{F}=cross_correlation", f"{F}.weight=1", f"{F}.pairing.strategy=even", f"{F}.pairing.k=null", *SHORT],
     "features: hints of positions":
         [*COPY, "method=feature_distillation", "model@teacher=copy_paste_transformer", "teacher.width=12", "teacher.depth=1",
-         "method.weights.feature=1", *SHORT],
+         f"{F}.weight=1", *SHORT],
     "fitnets": ["method=fitnets", *TEACHER, "method.hint_steps=100"],
-    "p-ssl: uda": ["method=pseudo_ssl/uda", *PSEUDO, "method.threshold=0.2"],
+    "p-ssl: uda": ["method=pseudo_ssl/uda", *PSEUDO, f"{C}.threshold=0.2"],
     "p-ssl: fixmatch":
-        ["method=pseudo_ssl/fixmatch", *PSEUDO, "method.threshold=0.2", "method.ema_decay=0.9", "method.batch_norm=labelled", *SHORT],
-    "p-ssl: pseudo_label": ["method=pseudo_ssl/pseudo_label", *PSEUDO, "method.threshold=0.2", "method.ramp_steps=100"],
-    "p-ssl: mean_teacher": ["method=pseudo_ssl/mean_teacher", *PSEUDO, "method.ema_decay=0.9", "method.ramp_steps=100"],
+        ["method=pseudo_ssl/fixmatch", *PSEUDO, f"{C}.threshold=0.2", "method.ema_decay=0.9", f"{C}.batch_norm=labelled", *SHORT],
+    "p-ssl: pseudo_label": ["method=pseudo_ssl/pseudo_label", *PSEUDO, f"{C}.threshold=0.2", f"{C}.schedule.steps=100"],
+    "p-ssl: mean_teacher": ["method=pseudo_ssl/mean_teacher", *PSEUDO, "method.ema_decay=0.9", f"{C}.schedule.steps=100"],
     "p-ssl: without weight":
-        ["method=pseudo_ssl/uda", *PSEUDO, "method.weights.consistency=0", *SHORT],
-    "intrinsic dimension": ["method=intrinsic_dimension", "method.neighbours=5", "model.dropout=0.1"],
+        ["method=pseudo_ssl/uda", *PSEUDO, f"{C}.weight=0", *SHORT],
+    "intrinsic dimension": ["method=intrinsic_dimension", f"{D}.neighbours=5", "model.dropout=0.1"],
     "gan": [*GENERATE, "method=gan", "model=generator/gan", "method.critic_width=8"],
     "diffusion": [*GENERATE, "method=diffusion", "model=generator/diffusion", "model.sampling_steps=2"],
 }  # fmt: skip
@@ -131,8 +137,8 @@ TWO_RANKS: dict[str, list[str]] = {
     "guidance on two ranks": [*GUIDE, "hardware=ddp_cpu", *SHORT],
     "features on two ranks": [
         *FEATURES,
-        "method.loss=pkt",
-        "method.weights.feature=900",
+        f"objective@{F}=pkt",
+        f"{F}.weight=900",
         "hardware=ddp_cpu",
         *SHORT,
     ],

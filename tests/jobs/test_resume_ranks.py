@@ -85,10 +85,10 @@ def words_of(method):
     """The words of a method; batch norm is on, whose running statistics are what ranks do not share."""
     if method == HEADLESS:  # for six steps nothing reaches the last layers
         more = [
-            "method.schedule=alignment_first",
-            "method.schedule_steps=6",
-            "method.pairing=first",
-            "method.k=1",
+            "method.objectives.alignment.schedule.name=alone_first",
+            "method.objectives.alignment.schedule.steps=6",
+            "method.objectives.alignment.pairing.strategy=first",
+            "method.objectives.alignment.pairing.k=1",
         ]
         return ["method=guidance", *METHODS["guidance"], *more]
     return [f"method={method}", *METHODS[method]]

@@ -3,13 +3,17 @@
 import pytest
 import torch
 
+from made_methods import made
 from tutelage.errors import UserError
 from tutelage.losses import distillation as losses
 from tutelage.methods.distillation import Distillation
-from tutelage.methods.optim import OptimizerSpec
 from tutelage.models.convnet import ConvNet
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.recurrent import Recurrent
+from tutelage.objectives.decoupled import Decoupled
+from tutelage.objectives.logits import Logits
+from tutelage.objectives.soft_targets import SoftTargets
+from tutelage.objectives.task import Task
 from tutelage.tasks import Batch, Classification, Forecasting, Tokens
 
 CLASSES = 3
@@ -30,23 +34,32 @@ def images(n=6):
     return Batch(inputs, torch.randint(CLASSES, (n,), generator=generator), torch.arange(n))
 
 
-def distillation(network=None, teacher_classes=CLASSES, task=None, teacher=None, example=None, **options):
+LOSSES = {"soft": SoftTargets, "logits": Logits, "decoupled": Decoupled}
+
+
+def distillation(
+    network=None, teacher_classes=CLASSES, task=None, teacher=None, example=None, loss="soft", **options
+):
     torch.manual_seed(1)
-    return Distillation(
-        network=network or ConvNet((1, 8, 8), CLASSES, width=4, stages=2),
-        teacher=FrozenNetwork(teacher or ConvNet((1, 8, 8), teacher_classes, width=6, stages=2)),
+    return made(
+        Distillation,
+        network or ConvNet((1, 8, 8), CLASSES, width=4, stages=2),
+        {"task": Task(), "soft": LOSSES[loss](network="teacher", **options)},
+        frozen={"teacher": FrozenNetwork(teacher or ConvNet((1, 8, 8), teacher_classes, width=6, stages=2))},
         task=task or Classification(CLASSES),
         example=example or images(4),
-        optimizer=OptimizerSpec(name="sgd", lr=0.1),
-        weights={"task": 1.0, "soft": 1.0},
-        **options,
     )
 
 
 def test_each_loss_is_the_pure_function_on_both_outputs():
     batch = images()
-    for loss in ("soft", "logits", "decoupled"):
-        method = distillation(loss=loss, temperature=3.0, target_weight=0.5, other_weight=2.0).eval()
+    options = {
+        "soft": {"temperature": 3.0},
+        "logits": {},
+        "decoupled": {"temperature": 3.0, "target_weight": 0.5, "other_weight": 2.0},
+    }
+    for loss in LOSSES:
+        method = distillation(loss=loss, **options[loss]).eval()
         mine, theirs = method(batch.inputs), method.frozen["teacher"](batch.inputs)
         expected = {
             "soft": soft_target(mine, theirs, temperature=3.0),
@@ -82,7 +95,7 @@ def test_tokens_are_matched_at_the_counted_positions_alone():
         by_hand = {
             "logits": logit_matching(mine, theirs),
             "decoupled": decoupled(
-                mine, theirs, tokens[counted], temperature=2.0, target_weight=1.0, other_weight=8.0
+                mine, theirs, tokens[counted], temperature=4.0, target_weight=1.0, other_weight=8.0
             ),
         }
         torch.testing.assert_close(method.losses(batch)["soft"], by_hand[loss])
@@ -102,11 +115,12 @@ def test_across_label_spaces_an_extra_head_on_the_same_forward_meets_the_teacher
     )
     assert gradient == (None,)  # the teacher's other classes never reach the network's own head
     sum(terms.values()).backward()
-    assert method.extra_head.linear.weight.shape == (teacher_classes, method.network.head.in_features)
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.extra_head.parameters())
+    extra_head = method.objectives["soft"].extra_head
+    assert extra_head.linear.weight.shape == (teacher_classes, method.network.head.in_features)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in extra_head.parameters())
     assert method.network.stem.conv.weight.grad.abs().sum() > 0
     method.eval()
-    mine = method.extra_head.linear(method.network.blocks(method.network.stem(batch.inputs)).mean(dim=(2, 3)))
+    mine = extra_head.linear(method.network.blocks(method.network.stem(batch.inputs)).mean(dim=(2, 3)))
     theirs = method.frozen["teacher"](batch.inputs)
     expected = soft_target(mine, theirs, temperature=2.0) if loss == "soft" else logit_matching(mine, theirs)
     torch.testing.assert_close(method.losses(batch)["soft"], expected)
@@ -123,28 +137,19 @@ def test_the_teacher_learns_nothing():
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="same classes"):
         distillation(teacher_classes=7).losses(images())
-    with pytest.raises(UserError, match="did you mean 'logits'"):
-        distillation(loss="logit")
     with pytest.raises(UserError, match="label_space"):
         distillation(label_space="else")
     with pytest.raises(UserError, match="temperature"):
         distillation(temperature=0.0)
-    with pytest.raises(UserError, match="decoupled"):
+    with pytest.raises(UserError, match="singles out the true class"):
         distillation(loss="decoupled", label_space="other")
     for options in ({"loss": "decoupled"}, {"loss": "logits"}, {"label_space": "other"}):
-        with pytest.raises(UserError, match="which a forecast has not: choose loss=soft"):
+        with pytest.raises(UserError, match="which a forecast has not: choose soft_targets"):
             distillation(task=Forecasting(3, 1), **options)
-
-
-def test_a_misspelt_term_is_told(monkeypatch):
-    method = distillation()
-    monkeypatch.setattr(method, "losses", lambda batch: {"task": torch.ones(()), "sotf": torch.ones(())})
-    with pytest.raises(UserError, match="undeclared term 'sotf'; did you mean 'soft'"):
-        method.training_step(images(), 0)
 
 
 def test_a_term_that_is_no_single_number_is_told(monkeypatch):
     method = distillation()
     monkeypatch.setattr(method, "losses", lambda batch: {"task": torch.ones(()), "soft": torch.ones(6)})
-    with pytest.raises(UserError, match=r"one number for each term, got soft \(6,\)"):
+    with pytest.raises(UserError, match=r"must be one number, got soft \(6,\)"):
         method.training_step(images(), 0)

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from made_methods import made
+from tutelage.alignment.pairing import Pairing
 from tutelage.alignment.taps import activations
 from tutelage.errors import UserError
-from tutelage.losses.feature import FEATURE_LOSSES, hint
+from tutelage.losses.feature import hint
 from tutelage.methods.feature_distillation import FeatureDistillation
-from tutelage.methods.features import Projector
 from tutelage.methods.fitnets import FitNets
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.models.convnet import ConvNet
@@ -15,9 +16,27 @@ from tutelage.models.fcn import FCN
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.recurrent import Recurrent
 from tutelage.models.transformer import Transformer
+from tutelage.objectives.attention import Attention
+from tutelage.objectives.base import Step
+from tutelage.objectives.cross_correlation import CrossCorrelation
+from tutelage.objectives.hint import Hint
+from tutelage.objectives.probabilistic_transfer import ProbabilisticTransfer
+from tutelage.objectives.projector import Projector
+from tutelage.objectives.relational import Relational
+from tutelage.objectives.similarity_preserving import SimilarityPreserving
+from tutelage.objectives.soft_targets import SoftTargets
+from tutelage.objectives.task import Task
 from tutelage.tasks import Batch, Classification
 
 CLASSES = 3
+FEATURE_LOSSES = {
+    "hint": Hint,
+    "attention": Attention,
+    "relational": Relational,
+    "similarity": SimilarityPreserving,
+    "pkt": ProbabilisticTransfer,
+    "cross_correlation": CrossCorrelation,
+}
 
 
 def images(n=6):
@@ -37,17 +56,37 @@ def conv(width, stages=2):
     return ConvNet((1, 8, 8), CLASSES, width=width, stages=stages)
 
 
-def build(kind=FeatureDistillation, network=None, teacher=None, example=None, optimizer=None, **options):
+def build(
+    kind=FeatureDistillation,
+    network=None,
+    teacher=None,
+    example=None,
+    optimizer=None,
+    loss="hint",
+    loss_options=None,
+    pairing="last",
+    k=1,
+    pairs=None,
+    **options,
+):
     torch.manual_seed(1)
-    return kind(
-        network=network or conv(4),
-        teacher=FrozenNetwork(teacher or conv(6)),
+    pairing = Pairing(strategy=pairing, k=k, pairs=pairs)
+    feature = FEATURE_LOSSES[loss](network="teacher", pairing=pairing, **(loss_options or {}))
+    soft = {"soft": SoftTargets(network="teacher", temperature=3.0)} if kind is FitNets else {}
+    return made(
+        kind,
+        network or conv(4),
+        {"task": Task(), **soft, "feature": feature},
+        frozen={"teacher": FrozenNetwork(teacher or conv(6))},
         task=Classification(CLASSES),
         example=example or images(4),
-        optimizer=optimizer or OptimizerSpec(name="sgd", lr=0.1),
-        weights=dict.fromkeys(kind.terms, 1.0),
-        **options,
+        optimizer=optimizer,
+        options=options,
     )
+
+
+def projectors(method):
+    return method.objectives["feature"].projectors
 
 
 PAIRS = {
@@ -80,20 +119,20 @@ def test_every_loss_meets_every_pair_of_architectures(case, loss):
     assert term.ndim == 0 and term.isfinite()
     term.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in method.network.parameters())
-    assert all(p.grad is not None for p in method.match.projectors.parameters())
+    assert all(p.grad is not None for p in projectors(method).parameters())
     assert all(p.grad is None for p in method.frozen["teacher"].network.parameters())
 
 
 def test_the_feature_term_is_the_loss_on_the_projected_activations_summed_over_pairs():
     pairs = [["blocks.0", "stem"], ["blocks.1.conv2", "blocks.1"]]
     method = build(network=conv(4), teacher=conv(6), pairing="explicit", k=None, pairs=pairs).eval()
-    assert method.describe()["pairs"] == pairs
+    assert method.describe()["objectives"]["feature"]["pairs"] == pairs
     batch = images()
     mine = activations(method.network, [p[1] for p in pairs], batch.inputs)
     theirs = activations(method.frozen["teacher"].network, [p[0] for p in pairs], batch.inputs)
     expected = sum(
         hint(projector.map(mine[b]), theirs[a])
-        for (a, b), projector in zip(pairs, method.match.projectors, strict=True)
+        for (a, b), projector in zip(pairs, projectors(method), strict=True)
     )
     torch.testing.assert_close(method.losses(batch)["feature"], expected)
 
@@ -122,9 +161,13 @@ def test_more_padding_changes_no_feature_loss(loss):
         options = {"pairing": "explicit", "k": None, "pairs": [["layers.0", "layers.0"]], "loss": loss}
         torch.manual_seed(1)
         method = build(network=network, teacher=teacher, example=batch, **options).eval()
-        with method.match.recording():
+        with method.objectives._taps.recording():
             method.network(batch.inputs, batch.mask)
-        found.append(method.match(batch)[0])
+        mine = method.objectives._taps.collect()
+        _, theirs = method.objectives._readers[0](batch, list(method.objectives)[1:])
+        found.append(
+            method.objectives["feature"].loss(Step(batch, mine["layers.0"], mine, {"teacher": theirs}))
+        )
     torch.testing.assert_close(found[1:], [found[0], found[0]])
 
 
@@ -147,7 +190,6 @@ def moved(method, steps):
     for _ in range(steps):
         optimizer.zero_grad()
         method.training_step(images(), 0).backward()
-        method.on_before_optimizer_step(optimizer)
         optimizer.step()
     return {name for name, p in method.named_parameters() if not torch.equal(p, before[name])}
 
@@ -166,7 +208,7 @@ def test_fitnets_first_stage_moves_what_lies_below_the_hint_and_the_second_all_b
     below = {
         n
         for n in names
-        if n.startswith(("network.stem", "network.blocks.0.conv", "network.blocks.0.norm1", "match"))
+        if n.startswith(("network.stem", "network.blocks.0.conv", "network.blocks.0.norm1", "objectives."))
     }
     assert moved(method, 3) == below
     assert method.term_weights() == {"task": 0.0, "soft": 0.0, "feature": 1.0}
@@ -176,10 +218,6 @@ def test_fitnets_first_stage_moves_what_lies_below_the_hint_and_the_second_all_b
 
 
 def test_mistakes_are_named():
-    with pytest.raises(UserError, match="did you mean 'hint'"):
-        build(loss="hints")
-    with pytest.raises(UserError, match="loss_options"):
-        build(loss_options={"power": 3.0})
     with pytest.raises(UserError, match=r"no layer 'blocks.9'.*blocks.1"):
         build(pairing="explicit", k=None, pairs=[["blocks.9", "stem"]])
     with pytest.raises(UserError, match="hint_steps"):

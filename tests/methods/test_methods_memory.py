@@ -9,22 +9,35 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from made_methods import made
+from tutelage.alignment.pairing import Pairing
 from tutelage.alignment.rules import OrientedGradients
+from tutelage.alignment.similarity import Ridge
 from tutelage.errors import UserError
-from tutelage.methods import memory
 from tutelage.methods.distillation import Distillation
 from tutelage.methods.guidance import Guidance
-from tutelage.methods.optim import OptimizerSpec
 from tutelage.models.convnet import ConvNet
 from tutelage.models.fcn import FCN
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.recurrent import Recurrent
 from tutelage.models.transformer import Transformer
+from tutelage.objectives import memory
+from tutelage.objectives.alignment import Alignment
+from tutelage.objectives.soft_targets import SoftTargets
+from tutelage.objectives.task import Task as TaskLoss
 from tutelage.tasks import Batch, Classification, Task, Tokens
 
 
 class AtStart(Guidance):
     """Guidance outside of a trainer, which would count the steps."""
+
+    @property
+    def step(self) -> int:
+        return 0
+
+
+class AtStartDistilled(Distillation):
+    """As `AtStart`."""
 
     @property
     def step(self) -> int:
@@ -63,12 +76,12 @@ def sequences() -> Samples:
 
 
 def guided(
-    samples: Samples, *, norm_mode: str = "eval", guide: nn.Module | None = None, **settings: Any
+    whole: Samples, *, norm_mode: str = "eval", guide: nn.Module | None = None, **settings: Any
 ) -> AtStart:
     torch.manual_seed(0)
     task: Task
     network: nn.Module
-    if samples.whole.inputs.is_floating_point():
+    if whole.whole.inputs.is_floating_point():
         network, task = FCN((1, 8, 8), 4, depth=3, width=16), Classification(4)
         guide = guide or ConvNet((1, 8, 8), 4, width=4, stages=2)
     else:
@@ -76,21 +89,22 @@ def guided(
         network, task = Recurrent((7,), 5, cell="rnn", width=8, **shape), Tokens(5)
         guide = guide or Transformer((7,), 5, width=8, heads=2, dropout=0.0, **shape)
     frozen = FrozenNetwork(guide, norm_mode=norm_mode)
-    example = samples.batch(torch.arange(4))
-    if samples.whole.inputs.ndim == 4:
+    example = whole.batch(torch.arange(4))
+    if whole.whole.inputs.ndim == 4:
         frozen.prefer_channels_last(example.inputs)
-    return AtStart(
-        guide=frozen, example=example, network=network, task=task, optimizer=OptimizerSpec(name="adam", lr=1e-3),
-        weights={"task": 1.0, "alignment": 1.0}, **{"training_samples": samples, **settings},
+    context = {key: settings.pop(key) for key in ("cache", "samples") if key in settings}
+    return made(
+        AtStart, network, {"task": TaskLoss(), "alignment": Alignment(network="guide", **settings)}, frozen={"guide": frozen},
+        example=example, task=task, **{"samples": whole, **context},
     )  # fmt: skip
 
 
-def distilled(samples: Samples, **settings: Any) -> Distillation:
+def distilled(whole: Samples, **settings: Any) -> Distillation:
     torch.manual_seed(0)
-    return Distillation(
-        network=FCN((1, 8, 8), 4, depth=2, width=8), teacher=FrozenNetwork(ConvNet((1, 8, 8), 4, width=4, stages=2)),
-        task=Classification(4), example=samples.batch(torch.arange(4)), optimizer=OptimizerSpec(name="sgd", lr=0.1),
-        weights={"task": 1.0, "soft": 1.0}, **{"training_samples": samples, **settings},
+    return made(
+        AtStartDistilled, FCN((1, 8, 8), 4, depth=2, width=8), {"task": TaskLoss(), "soft": SoftTargets(network="teacher")},
+        frozen={"teacher": FrozenNetwork(ConvNet((1, 8, 8), 4, width=4, stages=2))}, task=Classification(4),
+        example=whole.batch(torch.arange(4)), **{"samples": whole, **settings},
     )  # fmt: skip
 
 
@@ -107,8 +121,8 @@ ROWS = [torch.tensor([22, 3, 3, 17, 0, 9]), torch.arange(8), torch.tensor([5, 4,
     ("samples", "settings"),
     [
         (images(), {}),
-        (images(), {"pairing": "first", "k": 1}),
-        (images(), {"similarity": "ridge", "projection_size": 8}),
+        (images(), {"pairing": Pairing(strategy="first", k=1)}),
+        (images(), {"similarity": Ridge(projection_size=8)}),
         (sequences(), {}),
         (sequences(), {"compare": "tokens", "tokens_per_step": 16}),
     ],
@@ -117,7 +131,7 @@ ROWS = [torch.tensor([22, 3, 3, 17, 0, 9]), torch.arange(8), torch.tensor([5, 4,
 def test_guidance_by_memory_is_guidance_and_the_guide_looks_once(
     samples: Samples, settings: dict[str, Any]
 ) -> None:
-    live, remembering = guided(samples, **settings), guided(samples, cache_guide=True, **settings)
+    live, remembering = guided(samples, **settings), guided(samples, cache=["guide"], **settings)
     seen = looks(remembering.frozen["guide"])
     for rows in [r for r in ROWS if len(r) >= 6] if "similarity" in settings else ROWS:
         batch = samples.batch(rows)
@@ -131,7 +145,7 @@ def test_guidance_by_memory_is_guidance_and_the_guide_looks_once(
 
 def test_distillation_by_memory_is_distillation_and_the_teacher_looks_once() -> None:
     samples = images()
-    live, remembering = distilled(samples), distilled(samples, cache_teacher=True)
+    live, remembering = distilled(samples), distilled(samples, cache=["teacher"])
     seen = looks(remembering.frozen["teacher"])
     for rows in ROWS:
         batch = samples.batch(rows)
@@ -141,12 +155,12 @@ def test_distillation_by_memory_is_distillation_and_the_teacher_looks_once() -> 
 
 def test_a_guide_that_ends_early_is_remembered_without_running_the_rest() -> None:
     samples = images()
-    made = guided(samples, cache_guide=True, pairing="first", k=1)
+    method = guided(samples, cache=["guide"], pairing=Pairing(strategy="first", k=1))
     ran: list[str] = []
-    for name, module in made.frozen["guide"].network.named_modules():
+    for name, module in method.frozen["guide"].network.named_modules():
         if isinstance(module, nn.Linear):
             module.register_forward_hook(lambda *_, name=name: ran.append(name))
-    made.losses(samples.batch(ROWS[1]))
+    method.losses(samples.batch(ROWS[1]))
     assert not ran
 
 
@@ -154,25 +168,25 @@ def test_what_changes_from_step_to_step_is_not_remembered() -> None:
     samples = images()
     for settings, part in (
         ({"norm_mode": "batch"}, "norm_mode=eval"),
-        ({"guide_input": "gaussian"}, "guide_input=batch"),
-        ({"guide": OrientedGradients(cell=4)}, "guide network"),
+        ({"input": "gaussian"}, "input=batch"),
+        ({"guide": OrientedGradients(cell=4)}, "must be a network"),
     ):
         with pytest.raises(UserError, match=part):
-            guided(samples, cache_guide=True, **settings)
-    with pytest.raises(UserError, match=r"method\.cache_guide=true .* data\.augment=null"):
-        guided(samples, cache_guide=True, training_samples=None)
-    with pytest.raises(UserError, match=r"method\.cache_teacher=true .* data\.augment=null"):
-        distilled(samples, cache_teacher=True, training_samples=None)
+            guided(samples, cache=["guide"], **settings)
+    with pytest.raises(UserError, match=r"method\.cache=\[guide\] .* data\.augment=null"):
+        guided(samples, cache=["guide"], samples=None)
+    with pytest.raises(UserError, match=r"method\.cache=\[teacher\] .* data\.augment=null"):
+        distilled(samples, cache=["teacher"], samples=None)
 
 
 def test_what_does_not_fit_is_refused_before_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = images()
-    made = guided(samples, cache_guide=True)
+    method = guided(samples, cache=["guide"])
     monkeypatch.setattr(memory, "_free_bytes", lambda device: 1000)
     with pytest.raises(
-        UserError, match=r"GiB are free on cpu: compare fewer layers, or set method\.cache_guide=false"
+        UserError, match=r"GiB are free on cpu: compare fewer layers, or set method\.cache=\[\]"
     ):
-        made.losses(samples.batch(ROWS[1]))
+        method.losses(samples.batch(ROWS[1]))
 
 
 def test_this_machine_says_what_is_free() -> None:

@@ -14,12 +14,13 @@ from tutelage.generators import shards
 from tutelage.generators.conditioning import Conditioning
 from tutelage.generators.noise import NoiseDomain
 from tutelage.losses.consistency import fixmatch, mean_teacher, pseudo_label, uda
-from tutelage.methods.unlabelled import PseudoStream, batch_norm_apart
 from tutelage.models.convnet import ConvNet
+from tutelage.objectives.unlabelled import PseudoStream, batch_norm_apart
 
 WORDS = ["logger=none", "hardware.threads=1", "fit.max_steps=6", "data.batch_size=16", "data.normalization=[[0.5],[0.5]]",
          "model=residual_convnet", "model.width=4"]  # fmt: skip
-P_SSL = ["method.weak={horizontal_flip: {}}", "method.strong={rand_augment: {}}"]
+C = "method.objectives.consistency"
+P_SSL = [f"{C}.weak={{horizontal_flip: {{}}}}", f"{C}.strong={{rand_augment: {{}}}}"]
 EASY = {
     "uda": {"temperature": 0.4, "threshold": 0.0},
     "fixmatch": {"threshold": 0.0},
@@ -41,9 +42,9 @@ def write(path, shape=(1, 8, 8), count=48):
 
 
 def made(tmp_path, folder, algorithm="uda", *words):
-    options = [f"method.{name}={value}" for name, value in EASY[algorithm].items()]
+    options = [f"{C}.{name}={value}" for name, value in EASY[algorithm].items()]
     return build(
-        compose([*WORDS, f"method=pseudo_ssl/{algorithm}", *P_SSL, "method.ratio=1.5", *options, f"method.pseudo={folder}",
+        compose([*WORDS, f"method=pseudo_ssl/{algorithm}", *P_SSL, f"{C}.ratio=1.5", *options, f"{C}.pseudo={folder}",
                  f"runs_dir={tmp_path}", *words])
     )  # fmt: skip
 
@@ -58,7 +59,7 @@ def views(tmp_path, folder, algorithm="uda"):
     """The views that step 0 draws, from an object of its own."""
     method = made(tmp_path, folder, algorithm).method
     method.on_fit_start()
-    return method.pseudo.views(0)
+    return method.objectives["consistency"].stream.views(0)
 
 
 @pytest.mark.parametrize("algorithm", EASY)
@@ -111,10 +112,18 @@ def trained(tmp_path, *words, steps=5):
 def test_weight_zero_is_the_supervised_run_bit_by_bit(tmp_path, folder):
     supervised = trained(tmp_path, "method=supervised")
     zero = trained(
-        tmp_path, "method=pseudo_ssl/uda", *P_SSL, f"method.pseudo={folder}", "method.weights.consistency=0.0"
+        tmp_path,
+        "method=pseudo_ssl/uda",
+        *P_SSL,
+        f"method.objectives.consistency.pseudo={folder}",
+        "method.objectives.consistency.weight=0.0",
     )
     one = trained(
-        tmp_path, "method=pseudo_ssl/uda", *P_SSL, f"method.pseudo={folder}", "method.threshold=0.0"
+        tmp_path,
+        "method=pseudo_ssl/uda",
+        *P_SSL,
+        f"method.objectives.consistency.pseudo={folder}",
+        "method.objectives.consistency.threshold=0.0",
     )
     state = supervised.network.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in zero.network.state_dict().items())
@@ -174,7 +183,7 @@ def test_batch_norms_apart_treat_the_first_part_as_if_alone():
 
 @pytest.mark.parametrize("policy", ["joint", "labelled"])
 def test_the_policy_says_which_images_move_the_running_statistics(tmp_path, folder, policy):
-    built = made(tmp_path, folder, "uda", f"method.batch_norm={policy}")
+    built = made(tmp_path, folder, "uda", f"method.objectives.consistency.batch_norm={policy}")
     method, batch = built.method, first_batch(built)
     method.on_fit_start()
     method.train()
@@ -189,11 +198,21 @@ def test_the_policy_says_which_images_move_the_running_statistics(tmp_path, fold
 
 
 def test_the_weight_rises_and_the_record_names_what_was_read(tmp_path, folder, monkeypatch):
-    method = made(tmp_path, folder, "uda", "method.ramp_steps=10", "method.weights.consistency=2.0").method
+    method = made(
+        tmp_path,
+        folder,
+        "uda",
+        "method.objectives.consistency.schedule.name=ramp_up",
+        "method.objectives.consistency.schedule.steps=10",
+        "method.objectives.consistency.weight=2.0",
+    ).method
     assert method.term_weights()["consistency"] == pytest.approx(2 * 2.718281828**-5)
     monkeypatch.setattr(type(method), "step", 10)
     assert method.term_weights() == {"task": 1.0, "consistency": 2.0}
-    assert method.describe()["pseudo"]["content_sha256"] == read(folder).manifest["content_sha256"]
+    assert (
+        method.describe()["objectives"]["consistency"]["pseudo"]["content_sha256"]
+        == read(folder).manifest["content_sha256"]
+    )
     assert not method.frozen  # neither the source's data nor its networks take part
 
 
@@ -202,12 +221,12 @@ def test_wrong_input_is_named(tmp_path, folder):
         made(tmp_path, tmp_path / "none")
     with pytest.raises(UserError, match="numbers"):
         made(tmp_path, folder, "uda", "data.normalization=train")
-    with pytest.raises(UserError, match=r"lower method\.ratio"):
-        made(tmp_path, folder, "uda", "method.ratio=4.0")
+    with pytest.raises(UserError, match=r"lower method\.objectives\.consistency\.ratio"):
+        made(tmp_path, folder, "uda", "method.objectives.consistency.ratio=4.0")
     with pytest.raises(UserError, match="ema_decay"):
         made(tmp_path, folder, "mean_teacher", "method.ema_decay=0.0")
     with pytest.raises(UserError, match="did you mean 'fixmatch'"):
-        made(tmp_path, folder, "uda", "method.algorithm=fixmach")
+        made(tmp_path, folder, "uda", "objective@method.objectives.consistency=fixmach")
     write(tmp_path / "colour", (3, 8, 8))
     with pytest.raises(UserError, match="3 channels, the target data 1"):
         made(tmp_path, tmp_path / "colour")

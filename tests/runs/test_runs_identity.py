@@ -93,7 +93,7 @@ def test_every_exclusion_is_outside(pattern):
     config: dict = {
         "name": "demo/plain",
         "data": {"batch_size": 8, "_reads_": "published"},
-        "method": {"weights": {"task": 1}},
+        "method": {"objectives": {"_anything": {"weight": 1}}},
         "hardware": {"devices": 1},
         "fit": {"max_steps": 3},
         "needs": {"teacher": {"run": "a"}},
@@ -195,7 +195,8 @@ def test_the_content_of_a_weights_file_counts_in_place_of_its_path():
 
 def test_settings_that_came_later_leave_earlier_runs_their_identity():
     plain = {"name": "n", "method": {"loss": "soft"}}
-    for key in ("cache_guide", "cache_teacher"):
-        later = {"name": "n", "method": {"loss": "soft", key: False}}
+    for key, absent, present in (("cache", [], ["guide"]), ("balance", None, "uncertainty")):
+        later = {"name": "n", "method": {"loss": "soft", key: absent}}
         assert identify(later) == identify(plain)
-        assert identify({"name": "n", "method": {"loss": "soft", key: True}}) != identify(plain)
+        assert identify({"name": "n", "method": {"loss": "soft", key: present}}) != identify(plain)
+    assert identify(plain | {"frozen": {}}) == identify(plain) != identify(plain | {"frozen": {"a": {}}})

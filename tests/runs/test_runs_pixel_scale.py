@@ -7,7 +7,12 @@ import pytest
 from tutelage.errors import UserError
 from tutelage.runs.pixel_scale import check
 
-PSEUDO = {"pseudo": "need:shards"}
+
+def p_ssl(normalization):
+    node = {"pseudo": "need:shards", "normalization": normalization}
+    return {"objectives": {"task": {}, "consistency": node}}
+
+
 GENERATOR = {"_makes_": "generator"}
 
 
@@ -20,14 +25,14 @@ def test_a_generator_needs_numbers(given) -> None:
 def test_pseudo_images_need_numbers() -> None:
     data = {"normalization": "train", "channels": 1}
     with pytest.raises(UserError, match=r"give numbers, data\.normalization=\[\[0\.5\],\[0\.5\]\]"):
-        check({"data": data, "method": PSEUDO | {"normalization": "train"}})
+        check({"data": data, "method": p_ssl("train")})
 
 
 @pytest.mark.parametrize(
     "config",
     [
         {"data": {"normalization": [[0.5], [0.5]]}, "method": GENERATOR},
-        {"data": {"normalization": None}, "method": PSEUDO | {"normalization": None}},
+        {"data": {"normalization": None}, "method": p_ssl(None)},
         {"data": {"normalization": "train"}, "method": {}},
         {
             "data": {"root": "mine"},

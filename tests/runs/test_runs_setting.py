@@ -13,7 +13,16 @@ from tutelage.runs.store import Store
 DIGITS = "tutelage.data.images.Digits"
 PSEUDO = "tutelage.data.pseudo.PseudoImages"
 SUPERVISED = {"_target_": "tutelage.methods.supervised.Supervised"}
-P_SSL = {"_target_": "tutelage.methods.pseudo_ssl.PseudoSemiSupervised", "pseudo": "need:shards"}
+
+
+def p_ssl(pseudo):
+    return {
+        "_target_": "tutelage.methods.pseudo_ssl.PseudoSemiSupervised",
+        "objectives": {"consistency": {"pseudo": pseudo}},
+    }
+
+
+P_SSL = p_ssl("need:shards")
 SOURCE, TARGET = {"_target_": DIGITS, "classes": [0, 1, 2]}, {"_target_": DIGITS, "classes": [3, 4]}
 STAGES = {
     "classifier": {"data": SOURCE, "method": SUPERVISED},
@@ -148,7 +157,7 @@ def stored(tmp_path, name, **changes):
 def test_what_is_named_by_its_folder_is_held_to_the_rule_too(tmp_path):
     shards, pp = stored(tmp_path, "shards"), stored(tmp_path, "pp")
     free = {
-        "method": P_SSL | {"pseudo": str(shards)},
+        "method": p_ssl(str(shards)),
         "model": {"weights": str(pp / "network.safetensors")},
         "needs": {},
     }

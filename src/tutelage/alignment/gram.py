@@ -1,7 +1,8 @@
 """Similarities that are a cosine between two symmetric n x n matrices: CKA, biased and unbiased, and RSA.
 
 Each maps the Gram matrix K = X X^T of the features X (n, d) linearly (for RSA, after scaling rows to unit length) onto a subspace:
-double centring (biased CKA), U-centring (unbiased CKA), removal of the diagonal and of the mean off it (RSA). The similarity is
+double centring (biased CKA), U-centring (unbiased CKA), removal of the diagonal and of the mean off it (RSA), or of the mean of all
+values (RSA over the whole matrix, as the code released with arXiv 2410.20035 takes it). The similarity is
 the inner product of both sides' images, each of unit norm. So a guide's features are encoded once, as one n x n matrix, and the
 gradient of the network's features is 2 dK X: one product forward, one backward.
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 from tutelage.alignment.features import bounded, on_cpu, rescaled, to_single, wide
 
 _BANDS = 4  # of rows: a band meets itself and those above, 10 of the 16 blocks
-Kind = Literal["cka", "unbiased_cka", "rsa"]
+Kind = Literal["cka", "unbiased_cka", "rsa", "rsa_whole"]
 
 
 @dataclass
@@ -91,8 +92,8 @@ def embed(features: Tensor, kind: Kind) -> Embedding:
     the spread, or a magnitude near the ends of the floating range. Elsewhere, where looking at values would wait for the device, the
     features are centred first.
     """
-    if kind == "rsa":
-        return _embed_cosines(features)
+    if kind in ("rsa", "rsa_whole"):
+        return _embed_cosines(features, whole=kind == "rsa_whole")
     n = features.shape[-2]
     product = rows = None
     scale: Tensor | float = 1.0
@@ -121,7 +122,7 @@ def embed(features: Tensor, kind: Kind) -> Embedding:
     return Embedding(unit, inverse, features, scale)
 
 
-def _embed_cosines(features: Tensor) -> Embedding:
+def _embed_cosines(features: Tensor, *, whole: bool) -> Embedding:
     n, eps = features.shape[-2], torch.finfo(features.dtype).eps
     features, scale = rescaled(features)
     lengths = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
@@ -133,10 +134,13 @@ def _embed_cosines(features: Tensor) -> Embedding:
     offsets = centred @ mean.mT
     cosines = gram(centred) + (offsets + offsets.mT)
     image = cosines.clone()
-    diagonal = image.diagonal(dim1=-2, dim2=-1)
-    diagonal.zero_()
-    image -= image.sum((-2, -1), keepdim=True) / (n * (n - 1))
-    diagonal.zero_()
+    if whole:
+        image -= image.sum((-2, -1), keepdim=True) / n**2
+    else:
+        diagonal = image.diagonal(dim1=-2, dim2=-1)
+        diagonal.zero_()
+        image -= image.sum((-2, -1), keepdim=True) / (n * (n - 1))
+        diagonal.zero_()
     unit, inverse = _normalise(image, floor=eps * n)
     return Embedding(unit, inverse, features, bounded(scale), cosines + mean @ mean.mT, inverse_lengths)
 
@@ -157,6 +161,7 @@ def _to_gram(direction: Tensor, embedding: Embedding) -> Tensor:
         return direction
     lengths = embedding.inverse_lengths
     assert lengths is not None
+    direction.diagonal(dim1=-2, dim2=-1).zero_()  # the cosine of a sample with itself is 1, whatever it is
     back = -(direction * embedding.cosines).sum(-1, keepdim=True) * lengths.square()
     direction = direction * lengths * lengths.mT
     direction.diagonal(dim1=-2, dim2=-1).copy_(back.squeeze(-1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-from tutelage.alignment.taps import KINDS, Layer, weight_layers
+from tutelage.alignment.taps import KINDS, POOLING, Layer, weight_layers
 from tutelage.errors import UserError, choices
 
 STRATEGIES = ("even", "first", "last", "type", "one_to_many", "explicit")
@@ -43,7 +43,10 @@ class Pairing:
     not say which; "keep" is the default as the only one under which first k and last k are parts of "all".
     many_to_one: "sum": guide layers that meet on one network layer are a term each (paper); "last": only the last of them counts
     (released code).
-    exclude_output: leave out the last weight layer of both networks, the logits, as the released code does.
+    exclude_output: leave out the last weight layer of both networks, the logits, as the released code does; None: as the objective does
+    by default, which for alignment is no.
+    kinds: which kinds of layers count, for the guide and the network: None for the paper's, `taps.KINDS`; names of those, of
+    `taps.POOLING` or of classes such as "MaxPool2d" otherwise.
     Raises UserError for arguments that do not fit each other.
     """
 
@@ -53,23 +56,24 @@ class Pairing:
     pairs: Sequence[Sequence[str]] | None = None
     positions: str = "keep"
     many_to_one: str = "sum"
-    exclude_output: bool = False
+    exclude_output: bool | None = None
+    kinds: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (
-            ("pairing", self.strategy, STRATEGIES),
+            ("strategy", self.strategy, STRATEGIES),
             ("positions", self.positions, ("keep", "spread")),
             ("many_to_one", self.many_to_one, ("sum", "last")),
         ):
             if value not in known:
-                raise UserError(f"{name}={value!r} is not known; {choices(str(value), known)}")
+                raise UserError(f"`{name}`={value!r} is not known; {choices(str(value), known)}")
         if self.strategy == "explicit" and self.exclude_output:
             raise UserError(
-                "exclude_output does not go with pairing=explicit, whose pairs say all: leave the output out of them"
+                "`exclude_output` does not go with `strategy`=explicit, whose pairs say all: leave the output out of them"
             )
         if self.strategy in ("explicit", "one_to_many") and self.positions != "keep":
             raise UserError(
-                f"positions={self.positions} does not go with pairing={self.strategy}, which gives the guide's layers their places itself"
+                f"`positions`={self.positions} does not go with `strategy`={self.strategy}, which places the guide's layers itself"
             )
         for name, given, strategies in (
             ("k", self.k, ("first", "last")),
@@ -77,11 +81,9 @@ class Pairing:
             ("pairs", self.pairs, ("explicit",)),
         ):
             if self.strategy in strategies and given is None:
-                raise UserError(f"pairing={self.strategy} needs `{name}`")
+                raise UserError(f"`strategy`={self.strategy} needs `{name}`")
             if self.strategy not in strategies and given is not None:
-                raise UserError(
-                    f"`{name}` belongs to pairing={'|'.join(strategies)}, the pairing is {self.strategy}"
-                )
+                raise UserError(f"`{name}` belongs to `strategy`={'|'.join(strategies)}, got {self.strategy}")
 
     def __call__(self, guide: Sequence[Layer], network: Sequence[Layer]) -> list[Pair]:
         """Return the pairs, in the order of the guide's layers (for one_to_many, of the network's).
@@ -90,14 +92,15 @@ class Pairing:
         """
         if self.strategy == "explicit":
             return self._thin([_explicit(entry, guide, network) for entry in self._listed()])
-        guides, networks = weight_layers(guide), weight_layers(network)
+        self._check_kinds([*guide, *network])
+        guides, networks = weight_layers(guide, self.kinds), weight_layers(network, self.kinds)
         if self.exclude_output:
             guides, networks = guides[:-1], networks[:-1]
         for role, found, layers in (("guide", guides, guide), ("network", networks, network)):
             if not found:
                 raise UserError(
                     f"the {role} has no layer to pair{' beside its output' if self.exclude_output else ''}: "
-                    f"expected one of {', '.join(KINDS)}, found {_kinds(layers)}"
+                    f"expected one of {', '.join(self.kinds or KINDS)}, found {_kinds(layers)}"
                 )
         if self.strategy == "one_to_many":
             return [
@@ -111,11 +114,19 @@ class Pairing:
             places = {i: even_index(i, len(guides), len(networks)) for i in chosen}
         return self._thin([Pair(guides[i], networks[place]) for i, place in places.items()])
 
+    def _check_kinds(self, layers: Sequence[Layer]) -> None:
+        known = {*KINDS, POOLING, *(layer.kind for layer in layers)}
+        for kind in self.kinds or ():
+            if kind not in known:
+                raise UserError(
+                    f"`pairing.kinds`: no layer is of the kind '{kind}'; {choices(str(kind), known)}"
+                )
+
     def _chosen(self, guides: Sequence[Layer]) -> list[int]:
         if self.strategy in ("first", "last"):
             if self.k is None or not 1 <= self.k <= len(guides):
                 raise UserError(
-                    f"pairing={self.strategy} needs k from 1 to {len(guides)}, the guide's layers; got {self.k}"
+                    f"`pairing.k` must be from 1 to {len(guides)}, the guide's layers, got {self.k}"
                 )
             return list(
                 range(self.k) if self.strategy == "first" else range(len(guides) - self.k, len(guides))
@@ -133,7 +144,7 @@ class Pairing:
     def _listed(self) -> Sequence[Sequence[str]]:
         if not self.pairs:
             raise UserError(
-                "pairing=explicit needs at least one pair [guide layer, network layer], got an empty list"
+                "`pairing.strategy`=explicit needs at least one pair [guide layer, network layer], got an empty list"
             )
         for entry in self.pairs:
             if isinstance(entry, str) or len(entry) != 2:

@@ -13,19 +13,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage.alignment import ridge as ridge_regression
 from tutelage.alignment import tokens
 from tutelage.alignment.features import to_single
 from tutelage.alignment.gram import GramScores, Kind, embed
-from tutelage.errors import UserError, choices
-
-SIMILARITIES = ("cka", "unbiased_cka", "rsa", "ridge")
+from tutelage.errors import UserError
 
 
-class Similarity(ABC):
-    """Encodes each guide layer once, then scores network layers against it."""
+class Similarity(nn.Module, ABC):
+    """Encodes each guide layer once, then scores network layers against it. A module, so that one may have parameters, trained along."""
 
     name: str
     minimum_rows: int
@@ -40,6 +38,10 @@ class Similarity(ABC):
     ) -> Tensor:
         """Return one score per pair, (pairs,), differentiable: features of each network layer against each of its references."""
 
+    def for_tokens(self) -> Similarity:
+        """Return the same measure in the form that suits rows which outnumber features, as tokens do."""
+        return self
+
     def check_rows(self, rows: int) -> None:
         """Raise UserError when the similarity is not defined for so few rows."""
         if rows < self.minimum_rows:
@@ -48,7 +50,7 @@ class Similarity(ABC):
                 f"samples (rows that are not padding), got {rows}"
             )
 
-    def __call__(self, network: Tensor, guide: Tensor) -> Tensor:
+    def forward(self, network: Tensor, guide: Tensor) -> Tensor:
         """Return the similarity of features (n, d) and (n, e), a scalar, differentiable in the first."""
         if network.ndim != 2 or guide.ndim != 2 or len(network) != len(guide):
             raise UserError(
@@ -59,11 +61,12 @@ class Similarity(ABC):
 
 
 class GramSimilarity(Similarity):
-    """CKA (biased or unbiased) or RSA from n x n matrices: right where features outnumber samples. See `gram`."""
+    """A cosine between two n x n matrices: right where features outnumber samples. See `gram`."""
 
     def __init__(self, kind: Kind) -> None:
+        super().__init__()
         self.name, self.kind = kind, kind
-        self.minimum_rows = {"cka": 3, "unbiased_cka": 4, "rsa": 3}[kind]
+        self.minimum_rows = {"unbiased_cka": 4}.get(kind, 3)
 
     def encode(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """See `Similarity.encode`: a unit matrix (n, n)."""
@@ -77,10 +80,34 @@ class GramSimilarity(Similarity):
         return GramScores.apply(self.kind, references, *(_kept(x, mask) for x in features))
 
 
+class CKA(GramSimilarity):
+    """Linear CKA (Kornblith et al. 2019, arXiv 1905.00414), see `cka`. unbiased: with the estimator HSIC_1 of Song et al. 2012."""
+
+    def __init__(self, *, unbiased: bool = False) -> None:
+        super().__init__("unbiased_cka" if unbiased else "cka")
+        self.unbiased = unbiased
+
+    def for_tokens(self) -> Similarity:
+        """See `Similarity.for_tokens`: from d x d products."""
+        return TokenCKA(unbiased=self.unbiased)
+
+
+class RSA(GramSimilarity):
+    """Pearson correlation of both sides' cosine dissimilarities between samples, see `rsa`.
+
+    whole: over the whole n x n matrix, its diagonal of ones included, as the code released with arXiv 2410.20035 takes it: near 0.9 for
+    independent features. Without, over the n (n - 1) / 2 pairs of distinct samples.
+    """
+
+    def __init__(self, *, whole: bool = False) -> None:
+        super().__init__("rsa_whole" if whole else "rsa")
+
+
 class TokenCKA(Similarity):
     """CKA (biased or unbiased) from d x d products: the same values, right where rows outnumber features. See `tokens`."""
 
     def __init__(self, *, unbiased: bool = False) -> None:
+        super().__init__()
         self.name, self.unbiased = "unbiased_cka" if unbiased else "cka", unbiased
         self.minimum_rows = 4 if unbiased else 2
 
@@ -104,6 +131,7 @@ class Ridge(Similarity):
     """
 
     def __init__(self, *, penalty: float = 10.0, projection_size: int = 1024, seed: int = 0) -> None:
+        super().__init__()
         if not penalty > 0:
             raise UserError(f"the ridge penalty must be above 0, got {penalty}")
         if projection_size < 1:
@@ -138,20 +166,6 @@ def _kept(features: Tensor, mask: Tensor | None) -> Tensor:
     return features if mask is None else features[mask]
 
 
-def similarity(name: str, *, per_token: bool = False, **options: Any) -> Similarity:
-    """Return a similarity by name: cka, unbiased_cka, rsa or ridge (options: penalty, projection_size, seed).
-
-    per_token: rows are tokens, so that they outnumber features. Raises UserError for an unknown name.
-    """
-    if name not in SIMILARITIES:
-        raise UserError(f"no similarity is named {name!r}; {choices(name, SIMILARITIES)}")
-    if name == "ridge":
-        return Ridge(**options)
-    if per_token and name != "rsa":
-        return TokenCKA(unbiased=name == "unbiased_cka")
-    return GramSimilarity(name)  # type: ignore[arg-type]
-
-
 def cka(network: Tensor, guide: Tensor, *, unbiased: bool = False) -> Tensor:
     """Return linear CKA of features (n, d) and (n, e) (Kornblith et al. 2019, arXiv 1905.00414), a scalar.
 
@@ -160,12 +174,13 @@ def cka(network: Tensor, guide: Tensor, *, unbiased: bool = False) -> Tensor:
     Costs n^2 (d + e), or n d e where samples outnumber both widths.
     """
     wide = max(network.shape[-1], guide.shape[-1]) >= len(network)
-    return similarity("unbiased_cka" if unbiased else "cka", per_token=not wide)(network, guide)
+    measure = CKA(unbiased=unbiased)
+    return (measure if wide else measure.for_tokens())(network, guide)
 
 
-def rsa(network: Tensor, guide: Tensor) -> Tensor:
-    """Return the Pearson correlation of both sides' cosine dissimilarities between samples, n (n - 1) / 2 of them, a scalar."""
-    return GramSimilarity("rsa")(network, guide)
+def rsa(network: Tensor, guide: Tensor, *, whole: bool = False) -> Tensor:
+    """Return the Pearson correlation of both sides' cosine dissimilarities between samples, a scalar; whole: see `RSA`."""
+    return RSA(whole=whole)(network, guide)
 
 
 def ridge(

@@ -24,12 +24,16 @@ KINDS: dict[str, tuple[type[nn.Module], ...]] = {
 }
 """The weight layers of arXiv 2410.20035: these count in a pairing; non-linearities and batch norms do not."""
 
+POOLING = "adaptive_average_pooling"
+_OTHER_KINDS = {POOLING: (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)}
+"""Kinds with a name that count only where a pairing says so: the paper's released code counts this one."""
+
 
 @dataclass(frozen=True)
 class Layer:
     """One module's place in a forward pass.
 
-    name: its path in the module. kind: a key of `KINDS`, else its class's name. shape: of its output, without the batch axis.
+    name: its path in the module. kind: a key of `KINDS`, `POOLING`, else its class's name. shape: of its output, without the batch axis.
     obstacle: why its activation cannot be tapped; empty if it can.
     """
 
@@ -90,9 +94,13 @@ def probe(module: nn.Module, *inputs: Any, run: Callable[..., Any] | None = None
     return list(seen.values())
 
 
-def weight_layers(layers: Sequence[Layer]) -> list[Layer]:
-    """Return the layers that a pairing counts: convolution, linear, recurrent, attention and layer norm, where they can be tapped."""
-    return [layer for layer in layers if layer.kind in KINDS and not layer.obstacle]
+def weight_layers(layers: Sequence[Layer], kinds: Iterable[str] | None = None) -> list[Layer]:
+    """Return the layers that a pairing counts, where they can be tapped.
+
+    kinds: those that count; None: `KINDS`, convolution, linear, recurrent, attention and layer norm.
+    """
+    counted = set(KINDS if kinds is None else kinds)
+    return [layer for layer in layers if layer.kind in counted and not layer.obstacle]
 
 
 class _AllRan(BaseException):
@@ -103,8 +111,9 @@ class Taps:
     """Hooks that hold the named activations of a forward, or hand each to `consume` the moment it exists.
 
     module, names: paths as `probe` gives them. consume: called as consume(name, activation) inside the forward; the activation is
-    then not held, so that its memory goes back as early as without a tap. stop: end the forward once every tapped layer has run, for
-    modules of which nothing else is wanted; the first layers of a frozen guide cost no more than themselves.
+    then not held, so that its memory goes back as early as without a tap, except for the names in `hold`.
+    stop: end the forward once every tapped layer has run, for modules of which nothing else is wanted; the first layers of a
+    frozen guide cost no more than themselves.
 
     Only forwards inside `recording()` are seen: validation passes through untouched. A held activation keeps its place in the
     autograd graph. Holding switches the `inplace` flags of the module's activations off (until `remove`), or a ReLU would overwrite
@@ -119,6 +128,7 @@ class Taps:
         names: Iterable[str],
         *,
         consume: Callable[[str, Tensor], None] | None = None,
+        hold: Iterable[str] = (),
         stop: bool = False,
     ) -> None:
         modules = dict(module.named_modules())
@@ -129,6 +139,7 @@ class Taps:
                     f"{type(module).__name__} has no layer '{name}'; {choices(name, filter(None, modules))}"
                 )
         self._consume, self._stop = consume, stop
+        self._to_hold = self.names if consume is None else tuple(hold)
         self._recording = False
         self._held: dict[str, tuple[Tensor, int | None]] = {}
         self._filled: set[str] = set()
@@ -136,7 +147,7 @@ class Taps:
             modules[name].register_forward_hook(partial(self._fill, name)) for name in self.names
         ]
         self._made_safe: list[nn.Module] = []
-        if consume is None:
+        if self._to_hold:
             self._made_safe = [m for m in modules.values() if getattr(m, "inplace", None) is True]
             _set_inplace(self._made_safe, False)
 
@@ -151,7 +162,7 @@ class Taps:
             raise UserError(f"the layer '{name}' returned {type(tensor).__name__}, expected a tensor")
         if self._consume is not None:
             self._consume(name, tensor)
-        else:
+        if name in self._to_hold:
             self._held[name] = (tensor, _version(tensor))
         if self._stop and len(self._filled) == len(self.names):
             raise _AllRan
@@ -177,24 +188,24 @@ class Taps:
             raise UserError(f"these tapped layers did not run in the forward: {', '.join(missing)}")
 
     def collect(self) -> dict[str, Tensor]:
-        """Return the held activations in the order of `names`, each exactly once, and let go of them.
+        """Return the held activations in the order of their names, each exactly once, and let go of them.
 
         Raises UserError when one is missing or was overwritten after its layer had run.
         """
         held, self._held = self._held, {}
-        missing = [name for name in self.names if name not in held]
+        missing = [name for name in self._to_hold if name not in held]
         if missing:
             raise UserError(
                 f"no activation is recorded for: {', '.join(missing)}; run one forward inside `recording()`"
             )
-        for name in self.names:
+        for name in self._to_hold:
             tensor, version = held[name]
             if version is not None and _version(tensor) != version:
                 raise UserError(
                     f"the output of the layer '{name}' was overwritten in place after the layer had run (an operation such as "
                     "F.relu(x, inplace=True) or x += y): use the out-of-place form in the network, or tap another layer"
                 )
-        return {name: held[name][0] for name in self.names}
+        return {name: held[name][0] for name in self._to_hold}
 
     def remove(self) -> None:
         """Remove the hooks and give the module its `inplace` flags back."""
@@ -230,7 +241,8 @@ def _first(output: Any) -> Any:
 
 
 def _kind(module: nn.Module) -> str:
-    return next((kind for kind, types in KINDS.items() if isinstance(module, types)), type(module).__name__)
+    known = KINDS | _OTHER_KINDS
+    return next((kind for kind, types in known.items() if isinstance(module, types)), type(module).__name__)
 
 
 def _inside_attention(module: nn.Module, name: str) -> bool:

@@ -153,9 +153,8 @@ def alignment(request: Request) -> Outcome:
                 f"{subject.run.key} has no {path.name}: its pairs are not known; its command with rerun=true makes it anew"
             )
         setup = read_json(path)
-        pairs = setup["method"].get("pairs", ())
-        found = analysis.curves_of(subject.run.key, subject.run.metrics.rows, pairs)
-        curves |= {subject.label: found[analysis.MEAN]} if several else found
+        found = analysis.curves_of(subject.run.key, subject.run.metrics.rows, setup["method"])
+        curves |= {subject.label: next(iter(found.values()))} if several else found
     rows = [
         {"curve": name, "step": step, "similarity": value}
         for name, (steps, values) in curves.items()
@@ -178,7 +177,7 @@ def quality(request: Request) -> Outcome:
     from tutelage.data import pseudo
     from tutelage.data.base import SplitBatches
     from tutelage.engine.pseudo_data import FOLDER
-    from tutelage.methods.unlabelled import byte_affine
+    from tutelage.objectives.unlabelled import byte_affine
 
     judges = [s for s in request.subjects if "pseudo" not in (s.run.result or {})]
     made = [s for s in request.subjects if s not in judges]
@@ -307,8 +306,7 @@ def opened(
     loaded = load_run(subject.run.path, **options, **request.data)  # type: ignore[arg-type]
     loaded.data.open_test()
     if subject.role:
-        norm_mode = loaded.config["method"].get("norm_mode", "eval")
-        network: Any = build_frozen(subject.role, loaded.config, loaded.data, norm_mode=norm_mode)
+        network: Any = build_frozen(subject.role, loaded.config, loaded.data)
     else:
         network = FrozenNetwork(loaded.network)
     batches: Any = loaded.data.batches(split, device=device)

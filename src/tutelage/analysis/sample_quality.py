@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tutelage.errors import UserError
 from tutelage.generators.quality import frechet_distance, precision_recall
-from tutelage.methods.features import HeadInput
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.heads import HeadInput
 
 AT_ONCE = 64
 SHOWN = 32  # images of each set in the figure

@@ -136,9 +136,10 @@ def _steps(
     import torch
     from torch.nn.functional import cross_entropy
 
-    from tutelage.alignment.objective import Alignment
-    from tutelage.alignment.similarity import similarity
     from tutelage.models.frozen import FrozenNetwork
+    from tutelage.objectives.alignment import Alignment
+    from tutelage.objectives.task import Task
+    from tutelage.objectives.total import Objectives
     from tutelage.tasks import Batch
 
     torch.manual_seed(1)
@@ -150,13 +151,18 @@ def _steps(
     frozen = FrozenNetwork(copy.deepcopy(guide))
     if device == "cpu":
         frozen.prefer_channels_last(example.inputs)
-    alignment = Alignment(
-        networks[1], (example.inputs,), frozen.network, example, pairing=pairing, similarity=similarity("cka", per_token=per_token),
-        per_token=per_token, tokens_per_step=1024 if per_token else None,
-    )  # fmt: skip
 
-    def task_loss(output: Any) -> Any:
-        return cross_entropy(output.flatten(0, -2), data.targets.flatten())
+    def task_loss(output: Any, wanted: Any) -> Any:
+        return cross_entropy(output.flatten(0, -2), wanted.flatten())
+
+    alignment = Alignment(network="guide", pairing=pairing, compare="tokens" if per_token else "samples")
+    total = Objectives(
+        networks[1],
+        {"task": Task(), "alignment": alignment},
+        frozen={"guide": frozen},
+        task=task_loss,
+        example=example,
+    )
 
     def finish(loss: Any, optimizer: Any) -> None:
         optimizer.zero_grad()
@@ -168,15 +174,12 @@ def _steps(
     def floor() -> None:
         with torch.no_grad():
             guide(data.inputs)
-        finish(task_loss(networks[0](data.inputs)), optimizers[0])
+        finish(task_loss(networks[0](data.inputs), data.targets), optimizers[0])
 
     def guided() -> None:
-        alignment.guide(lambda seen, mask: frozen(seen), data)
-        with alignment.recording():
-            output = networks[1](data.inputs)
-        finish(task_loss(output) + alignment.loss()[0], optimizers[1])
+        finish(total(data), optimizers[1])
 
-    return Steps(floor, guided, len(alignment.pairs))
+    return Steps(floor, guided, len(alignment.comparison.pairs))
 
 
 def peak_mib(step: Callable[[], None]) -> float | None:

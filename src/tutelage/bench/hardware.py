@@ -26,7 +26,7 @@ METHODS = {
     "feature_distillation": ["model=resnet18", "model@teacher=resnet18"],
     "fitnets": ["model=resnet18", "model@teacher=resnet18", "method.hint_steps=2"],
     "intrinsic_dimension": ["model=fcn", "model.depth=48", "model.width=512"],
-    "pseudo_ssl/uda": [IN_RANGE, "model=resnet18", "method.pseudo={pseudo}"],
+    "pseudo_ssl/uda": [IN_RANGE, "model=resnet18", "method.objectives.consistency.pseudo={pseudo}"],
     "gan": ["model=generator/gan", *GENERATE],
     "diffusion": ["model=generator/diffusion", *GENERATE],
 }

@@ -69,7 +69,9 @@ def p_ssl(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return our step, drawing and augmenting pseudo images included, and its floor: forward and backward of as many images."""
     import torch
 
-    method, batch = _built(folder, ["method=pseudo_ssl/uda", f"method.pseudo={folder}/pseudo"])
+    method, batch = _built(
+        folder, ["method=pseudo_ssl/uda", f"method.objectives.consistency.pseudo={folder}/pseudo"]
+    )
     network, optimizer = method.network, _optimizer(method)
     images = torch.cat([batch.inputs, torch.randn(2 * BATCH, 3, PIXELS, PIXELS)])
 

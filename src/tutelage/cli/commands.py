@@ -86,8 +86,8 @@ COMMANDS: dict[str, Command] = {
             "Images of a frozen generator as shards in runs/<name>/<identity>/shards, with a manifest of "
             "hashes. The same command gives the same folder: killed, it goes on; complete, every shard is "
             "checked, and what is missing or damaged is made again with the same bytes.",
-            "Its readers: `data=pseudo data.root=<folder>` (PP) and `method=pseudo_ssl/uda "
-            "method.pseudo=<folder>` (P-SSL), or need:<name>.",
+            "Its readers: `data=pseudo data.root=<folder>` (PP), and `method=pseudo_ssl/uda "
+            "method.objectives.consistency.pseudo=<folder>` (P-SSL), or need:<name>.",
         ),
         (
             Example(

@@ -96,11 +96,20 @@ def _build(plan: Plan, console: Any) -> list[str]:
             markup=False,
         )
     described = method.describe()
-    pairs = described.pop("pairs", None)
+    objectives = described.pop("objectives", {})
     _facts(described, console)
-    if pairs:
-        console.print(f"\n[bold]Layer pairs[/bold] ({len(pairs)})")
-        console.print(_pair_table(pairs))
+    for name in method.objectives.names:
+        facts = dict(objectives.get(name, {}))
+        objective = method.objectives[name]
+        schedule = "" if objective.schedule.name == "always" else f", {objective.schedule.name}"
+        console.print(f"\n[bold]Objective {name}[/bold] (weight {objective.weight:g}{schedule})")
+        pairs = facts.pop("pairs", None)
+        _facts(facts, console)
+        if pairs and isinstance(pairs[0], dict):
+            console.print(f"Layer pairs ({len(pairs)})")
+            console.print(_pair_table(pairs))
+        elif pairs:
+            _facts({"pairs": pairs}, console)
     return []
 
 

@@ -90,6 +90,7 @@ class Configuration:
     guide: dict[str, Any] | None
     teacher: dict[str, Any] | None
     source: dict[str, Any] | None
+    frozen: dict[str, Any]
     method: dict[str, Any]
     setting: Literal["source", "source_free", "oracle"] | None
     needs: dict[str, Any]

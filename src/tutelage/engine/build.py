@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tutelage.alignment.guides import FeatureGuide
+from tutelage.config.values import in_keys
 from tutelage.data.base import DataModule
 from tutelage.data.cache import cache_folder
 from tutelage.engine.causality import check_causal
@@ -23,14 +25,16 @@ from tutelage.methods.base import Method, step_seed
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.heads import head_of
 from tutelage.models.outputs import UnknownCall
+from tutelage.objectives.base import NotPrepared, Objective, missing
+from tutelage.objectives.total import Objectives
 from tutelage.runs.folders import lock_at, make_folder
+from tutelage.runs.frozen_networks import ROLES, frozen_named, frozen_read, objectives_of, where_of
 from tutelage.runs.identity import is_need
-from tutelage.runs.weights import needed_folder
+from tutelage.runs.weights import needed_folder, node_of
 from tutelage.tasks import Batch, Tokens
 
 log = logging.getLogger("tutelage")
 OPTIMIZER = "tutelage.methods.optim.OptimizerSpec"
-ROLES = ("guide", "teacher", "source")
 
 
 @dataclass(frozen=True)
@@ -68,27 +72,62 @@ def build_data(config: dict[str, Any]) -> DataModule:
 
 
 def place(where: str, config: dict[str, Any]) -> str:
-    """Return the folder that a setting such as `data.root` or `method.pseudo` names: as given, or of the run behind `need:<name>`."""
-    section, _, key = where.partition(".")
-    value = str(config[section][key])
+    """Return the folder that a setting such as `data.root` names: as given, or of the run behind `need:<name>`."""
+    section, _, key = where.rpartition(".")
+    value = str(node_of(config, section)[key])
     return str(needed_folder(config, where, value)) if is_need(value) else value
 
 
-def check_roles(config: dict[str, Any], parameters: Mapping[str, Any]) -> None:
-    """Raise UserError for a frozen network that the method needs and the command lacks, or the reverse; before anything is loaded."""
-    name = config["method"]["_target_"].rpartition(".")[2]
-    for role in ROLES:
-        if config.get(role) and role not in parameters:
-            uses = [r for r in ROLES if r in parameters]
+def check_frozen(config: dict[str, Any], own: Collection[str]) -> list[str]:
+    """Return the names of the frozen networks that the objectives, or the method itself (own), read.
+
+    Raises UserError for one that the command lacks, or that nothing reads; before anything is loaded.
+    """
+    method = config["method"]["_target_"].rpartition(".")[2]
+    given = frozen_named(config)
+    if clash := [name for name in config.get("frozen") or {} if name in ROLES]:
+        raise UserError(f"frozen.{clash[0]}: this name is taken by model@{clash[0]}; choose another")
+    for name, node in objectives_of(config):
+        if node.get("network") and node["network"] not in given:
+            raise UserError(missing(name, node["network"], given))
+    for name in own:
+        if name not in given:
             raise UserError(
-                f"method {name} uses no {role} (it uses {', '.join(uses) or 'none'}): "
-                f"drop model@{role}, or choose a method that does"
-            )
-        if role in parameters and not config.get(role):
-            raise UserError(
-                f"method {name} needs a {role}: add model@{role}=<model>, for instance model@{role}=resnet18 "
+                f"method {method} needs a {name}: add model@{name}=<model>, for instance model@{name}=resnet18 "
                 "(`tutelage list models` shows all)"
             )
+    read = list(dict.fromkeys([*frozen_read(config), *own]))
+    for name in given:
+        if name not in read:
+            raise UserError(
+                f"nothing in method {method} reads the frozen network '{name}' (read: {', '.join(read) or 'none'}): drop "
+                f"model@{where_of(name)}, choose a method that does, or add an objective with network={name}"
+            )
+    return read
+
+
+def build_objectives(config: dict[str, Any]) -> dict[str, Objective]:
+    """Build the objectives of a method, not yet prepared on any network."""
+    nodes = dict(objectives_of(config))
+    if not nodes:
+        raise UserError(
+            "method.objectives is empty: a method is a sum of at least one objective; add "
+            "+objective@method.objectives.task=task, or choose a method"
+        )
+    for name, node in nodes.items():
+        if is_need(node.get("pseudo")):
+            node["pseudo"] = place(f"method.objectives.{name}.pseudo", config)
+    return {name: construct(f"method.objectives.{name}", node) for name, node in nodes.items()}
+
+
+def _prepared(network: nn.Module, objectives: dict[str, Objective], **context: Any) -> Objectives:
+    """Prepare objectives on a network; what one says of its arguments is worded as keys of the configuration."""
+    try:
+        return Objectives(network, objectives, **context)
+    except NotPrepared as error:
+        arguments, _, _ = parameters_of(type(objectives[error.objective]))
+        said = in_keys(str(error), f"method.objectives.{error.objective}", arguments)
+        raise UserError(said) from error
 
 
 def _on_accelerator(name: str) -> bool:
@@ -97,31 +136,27 @@ def _on_accelerator(name: str) -> bool:
 
 def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     """Build everything that one run needs. data: reuse a data module that is already set up."""
-    method_node = dict(config["method"])
-    if is_need(method_node.get("pseudo")):
-        method_node["pseudo"] = place("method.pseudo", config)
-    parameters, _, _ = parameters_of(resolve(method_node.get("_target_", ""), "method"))
-    check_roles(config, parameters)
+    own, _, _ = parameters_of(resolve(config["method"].get("_target_", ""), "method"))
+    read = check_frozen(config, [role for role in ROLES if role in own])
+    objectives = build_objectives(config)
     data = data or build_data(config)
     network = build_network("model", config, sizes_of(data))
-    norm_mode = method_node.get("norm_mode", "eval")
-    frozen = {r: build_frozen(r, config, data, norm_mode=norm_mode) for r in ROLES if r in parameters}
-    for where in ("model", *frozen):
+    frozen = {name: build_frozen(where_of(name), config, data) for name in read}
+    for where in ("model", *map(where_of, frozen)):
         check_code(where, config)
         check_vocabulary(where, config, data)
         check_unseen(where, config, data)
-    if "teacher" in frozen:
-        compares = getattr(resolve(method_node["_target_"], "method"), "compares_outputs", False)
-        same = compares and method_node.get("label_space", "same") == "same"
-        check_teacher(config, data, same_classes=same)
+    for name in frozen:
+        readers = [o for o in objectives.values() if o.network == name]
+        if any(o.expects_trained for o in readers):
+            same = any(o.compares_classes for o in readers)
+            check_teacher(where_of(name), config, data, same_classes=same)
     if isinstance(data.task, Tokens) and data.task.next_token:
         check_causal(network, example_of(data), vocabulary=data.task.output_size)
-    example = example_of(data) if frozen or "example" in parameters else None
-    if example is not None and not _on_accelerator(config["hardware"]["accelerator"]):
+    example = example_of(data)
+    if not _on_accelerator(config["hardware"]["accelerator"]):
         for network_at_rest in frozen.values():
             network_at_rest.prefer_channels_last(example.inputs)
-    if "norm_mode" not in parameters:
-        method_node.pop("norm_mode", None)
     optimizer = {"_target_": OPTIMIZER, **config["optimizer"]}
     if (
         optimizer.get("fused")
@@ -132,18 +167,31 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
             False  # the same update in more kernels: Lightning refuses to clip for a fused one in mixed precision
         )
     torch.manual_seed(step_seed(config["seed"], 0, 1))
+    total = _prepared(
+        network,
+        objectives,
+        frozen=frozen,
+        task=data.task,
+        example=example,
+        batch_size=data.batch_size,
+        samples=data.fixed_samples if config["method"].get("cache") else None,
+        **{key: config["method"][key] for key in ("balance", "cache") if config["method"].get(key)},
+    )
     method = construct(
         "method",
-        method_node,
+        {
+            key: value
+            for key, value in config["method"].items()
+            if key not in ("objectives", "balance", "cache")
+        },
         network=network,
         task=data.task,
         optimizer=construct("optimizer", optimizer),
+        objectives=total,
         seed=config["seed"],
-        batch_size=data.batch_size,
-        **({"example": example} if "example" in parameters else {}),
-        **({"normalization": data.normalization} if "normalization" not in method_node else {}),
-        **({"training_samples": data.fixed_samples} if "training_samples" in parameters else {}),
-        **frozen,
+        **({"example": example} if "example" in own else {}),
+        **({"normalization": data.normalization} if "normalization" in own else {}),
+        **{role: frozen[role] for role in ROLES if role in own},
     )
     if not isinstance(method, Method):
         raise UserError(f"method._target_ must be a tutelage Method, got {type(method).__name__}")

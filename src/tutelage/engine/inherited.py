@@ -138,20 +138,22 @@ def check_unseen(where: str, config: Mapping[str, Any], data: DataModule) -> Non
         )
 
 
-def check_teacher(config: Mapping[str, Any], data: DataModule, *, same_classes: bool) -> None:
-    """Raise UserError for a teacher whose classes have other numbers (same_classes: that matters); warn of one that knows nothing."""
-    if Weights.of(config, "teacher").kind == "scratch":
+def check_teacher(where: str, config: Mapping[str, Any], data: DataModule, *, same_classes: bool) -> None:
+    """Raise UserError for a frozen network with other numbers of classes (same_classes: that matters); warn of one that knows nothing."""
+    if Weights.of(config, where).kind == "scratch":
         log.warning(
-            "the teacher is at its random initialisation: teacher.weights=scratch. It has nothing to teach but noise"
+            "the %s is at its random initialisation: %s.weights=scratch. It has nothing to teach but noise",
+            where,
+            where,
         )
-    theirs, ours = names_in(recorded_data("teacher", config)), names_in(data.summary())
+    theirs, ours = names_in(recorded_data(where, config)), names_in(data.summary())
     apart = classes_apart(theirs, ours) if same_classes else None
     if theirs and ours and apart:
         advice = (
             f"give data.classes=[{','.join(theirs)}]"
             if apart == "order"
-            else "set method.label_space=other, or choose data or a teacher with the same classes"
+            else "set label_space=other in the objective that compares outputs, or choose data or a teacher with the same classes"
         )
         raise UserError(
-            f"the teacher's classes are {listed(theirs)}, those of these data {listed(ours)}, number by number: {advice}"
+            f"the classes of the {where} are {listed(theirs)}, those of these data {listed(ours)}, number by number: {advice}"
         )

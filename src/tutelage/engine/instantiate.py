@@ -9,6 +9,7 @@ name `os.system`, and must not reach it. What a stored run may name is decided b
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import inspect
 import sys
@@ -156,16 +157,40 @@ def construct(where: str, config: Mapping[str, Any], **context: Any) -> Any:
     function = resolve(target, where)
     _check_declarations(where, function, config)
     given = {key: value for key, value in config.items() if key != "_target_" and key not in DECLARATIONS}
+    return _build(where, function, target, given, context)
+
+
+def _nested(where: str, value: Any, hint: Any) -> Any:
+    """Return what a nested node describes: an object of its `_target_`, or the settings that a dataclass of the annotation holds."""
+    if not isinstance(value, Mapping):
+        return value
+    if "_target_" in value:
+        return construct(where, value)
+    kinds = (hint, *typing.get_args(hint))
+    settings = [kind for kind in kinds if inspect.isclass(kind) and dataclasses.is_dataclass(kind)]
+    return _build(where, settings[0], settings[0].__name__, value, {}) if settings else value
+
+
+def _build(
+    where: str,
+    function: Callable[..., Any],
+    target: str,
+    given: Mapping[str, Any],
+    context: Mapping[str, Any],
+) -> Any:
+    given = dict(given)
     parameters, hints, open_ended = parameters_of(function)
     for key in given:
         if key not in parameters and not open_ended:
             raise UserError(
                 f"{where}: {target} takes no '{key}'; {choices(key, set(parameters) - set(context))}"
             )
+        given[key] = _nested(f"{where}.{key}", given[key], hints.get(key))
         if key not in hints:
             continue
         value = given[key] = checked(f"{where}.{key}", given[key], hints[key])
-        if target.startswith("tutelage.") and isinstance(value, int) and value < 0:
+        ours = target.startswith("tutelage.") or dataclasses.is_dataclass(function)
+        if ours and isinstance(value, int) and value < 0 and key != "weight":
             raise UserError(
                 f"{where}.{key} must not be negative, got {value}"
             )  # of ours, nothing counts backwards

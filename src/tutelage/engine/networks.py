@@ -81,7 +81,7 @@ def build_network(where: str, config: Mapping[str, Any], sizes: Mapping[str, Any
     )
     if not isinstance(network, nn.Module):
         raise UserError(f"{where}._target_ must build a torch.nn.Module, got {type(network).__name__}")
-    if isinstance(network, FeatureGuide) and where != "guide":
+    if isinstance(network, FeatureGuide) and where in ("model", "teacher", "source"):
         raise UserError(
             f"{where}: {type(network).__name__} is a rule, no network: it can only guide (model@guide=...)"
         )
@@ -194,7 +194,7 @@ def _fill_in(where: str, network: nn.Module, sizes: Mapping[str, Any]) -> None:
     network.train()
 
 
-def build_frozen(where: str, config: Mapping[str, Any], data: DataModule, *, norm_mode: str) -> FrozenNetwork:
+def build_frozen(where: str, config: Mapping[str, Any], data: DataModule) -> FrozenNetwork:
     """Build one frozen network (a guide, a teacher, a source, `frozen.<name>`), with the input normalisation that its weights expect, and
     at the resolution that its `input_size` names.
     """
@@ -214,6 +214,7 @@ def build_frozen(where: str, config: Mapping[str, Any], data: DataModule, *, nor
             f"{where}.input_size: {type(network).__name__} is a rule, which looks at the data as they are"
         )
     expects = expected_normalization(Weights.of(config, where), network, given=data.normalization)
+    norm_mode = node_of(config, where).get("norm_mode") or "eval"
     return FrozenNetwork(
         network, norm_mode=norm_mode, expects=expects, given=data.normalization, input_size=size
     )

@@ -15,7 +15,7 @@ from tutelage.data import pseudo
 from tutelage.data.base import DataModule
 from tutelage.engine.build import (
     build_data,
-    check_roles,
+    check_frozen,
 )
 from tutelage.engine.cpu import prepared_cpu
 from tutelage.engine.inherited import recorded_sizes
@@ -26,8 +26,8 @@ from tutelage.errors import UserError
 from tutelage.generators import shards
 from tutelage.generators.conditioning import check_labelling
 from tutelage.generators.protocol import Generator
-from tutelage.methods.unlabelled import byte_affine
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.objectives.unlabelled import byte_affine
 from tutelage.runs.records import write_json
 from tutelage.runs.run import Run
 from tutelage.runs.setting import reads_of
@@ -53,12 +53,12 @@ def _make(config: dict[str, Any], run: Run) -> dict[str, Any]:
     rank, ranks = join_environment()
     device = _device(config["hardware"]["accelerator"])
     conditions = check_labelling(config["method"]["labelling"]) != "uniform"
-    check_roles(config, {"source": None} if conditions else {})
+    check_frozen(config, ["source"] if conditions else [])
     sizes = recorded_sizes("model", config)
     opens = conditions or not (sizes or brings_sizes(config["model"]))
     data = build_data(config) if opens else None
     generator = build_generator(config, sizes or (sizes_of(data) if data else {})).to(device)
-    source = build_frozen("source", config, _given(data), norm_mode="eval").to(device) if conditions else None
+    source = build_frozen("source", config, _given(data)).to(device) if conditions else None
     made = construct(
         "method",
         config["method"],

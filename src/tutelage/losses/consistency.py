@@ -6,10 +6,6 @@ threshold cost nothing but are counted in the mean: all divide by the whole unla
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Literal, NamedTuple
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -72,28 +68,3 @@ def _checked(target: Tensor, output: Tensor) -> Tensor:
 
 def _confident(target: Tensor, threshold: float) -> Tensor:
     return (target.softmax(dim=1).amax(dim=1) >= threshold).to(target.dtype)
-
-
-class Consistency(NamedTuple):
-    """A consistency loss and where its target comes from.
-
-    "weak": the network's output on the weak view, the other being strong. "self": the output on the one, weak view.
-    "average": the averaged network's output on a weak view, the network seeing another.
-    """
-
-    function: Callable[..., Tensor]
-    target: Literal["weak", "self", "average"]
-
-
-CONSISTENCY = {
-    "uda": Consistency(uda, "weak"),
-    "fixmatch": Consistency(fixmatch, "weak"),
-    "pseudo_label": Consistency(pseudo_label, "self"),
-    "mean_teacher": Consistency(mean_teacher, "average"),
-}
-"""The consistency losses by the names that a configuration uses."""
-
-
-def ramp_up(step: int, ramp_steps: int) -> float:
-    """Return exp(-5 (1 - t)^2) with t = step / ramp_steps, 1 from `ramp_steps` on (Laine and Aila 2016, arXiv 1610.02242)."""
-    return 1.0 if step >= ramp_steps else math.exp(-5.0 * (1 - step / ramp_steps) ** 2)

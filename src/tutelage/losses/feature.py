@@ -6,9 +6,6 @@ samples of a batch, so they take features of any two shapes; `hint` and `cross_c
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -196,25 +193,3 @@ def _same_shape(student: Tensor, teacher: Tensor, name: str) -> None:
             f"{name} needs features of one shape, got {tuple(student.shape)} and {tuple(teacher.shape)}: "
             "use a projector, or a loss on relations (relational, similarity, pkt)"
         )
-
-
-class FeatureLoss(NamedTuple):
-    """A feature loss and what it asks of two features: equal "shape", equal "width", or nothing but the same "samples".
-
-    over_batch: whether it relates the samples of a batch to each other, so that ranks must bring theirs together.
-    """
-
-    function: Callable[..., Tensor]
-    needs: Literal["shape", "width", "samples"]
-    over_batch: bool
-
-
-FEATURE_LOSSES = {
-    "hint": FeatureLoss(hint, "shape", False),
-    "attention": FeatureLoss(attention_transfer, "samples", False),
-    "relational": FeatureLoss(relational, "samples", True),
-    "similarity": FeatureLoss(similarity_preserving, "samples", True),
-    "pkt": FeatureLoss(probabilistic_transfer, "samples", True),
-    "cross_correlation": FeatureLoss(cross_correlation, "width", True),
-}
-"""The feature losses by the names that a configuration uses."""

@@ -1,5 +1,4 @@
-"""Methods: one LightningModule a file, each naming its loss terms; summing, logging and optimising live in `base`.
+"""Methods: one LightningModule a file, each a sum of objectives and what it does beyond adding them; all that is shared lives in `base`.
 
-May import alignment, losses, models and tasks, and for pseudo images generators and their shards in data; methods do not import
-each other.
+May import objectives, alignment, losses, models and tasks, and generators; methods do not import each other.
 """

@@ -50,11 +50,14 @@ class AveragedMethod(Method):
     the number of steps, so that a resumed run continues both exactly.
     """
 
+    keeps_average = True
+
     def __init__(self, *, ema_decay: float = 0.0, **common: Any) -> None:
         if not 0 <= ema_decay < 1:
             raise UserError(f"method.ema_decay must be at least 0 (no average) and below 1, got {ema_decay}")
         super().__init__(**common)
         self.average = Average(self.network, ema_decay) if ema_decay else None
+        self.objectives.use_average(self.average.network if self.average else None)
         self._averaged_step = 0
         # Lightning warns of modules in eval mode, which the average is on purpose.
         warnings.filterwarnings("ignore", r".*module\(s\) in eval mode at the start of training.*")

@@ -1,23 +1,23 @@
-"""What every method shares: weighting and summing named terms, recording them, metrics, optimisers, and the step's seed."""
+"""What every method shares: a network trained on a sum of objectives, their record, metrics, optimisers, and the step's seed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from tutelage.errors import RunFailed, UserError, choices
+from tutelage.alignment.gather import world_size
+from tutelage.errors import RunFailed, UserError
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.outputs import Call
+from tutelage.objectives.base import Start, Step
+from tutelage.objectives.total import Objectives
 from tutelage.tasks import Batch, Task
-
-if TYPE_CHECKING:
-    from tutelage.methods.memory import Memory
 
 _MASK64 = 2**64 - 1
 
@@ -35,22 +35,17 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 
 class Method(pl.LightningModule):
-    """Base of all methods: a subclass names its `terms` and returns them, unweighted, from `losses`.
+    """Base of all methods: a network trained on the sum of named objectives; a subclass is what a method does beyond adding them.
 
     network: the one being trained. task: loss and metrics. optimizer: what to build for every trainable parameter.
-    weights: one number per term. frozen: guides, teachers and sources by role; they are no part of the module's parameters or
-    state, so they stay outside DDP, optimisers and checkpoints.
+    objectives: the terms, prepared on the same network; their frozen networks are no part of the module's parameters or state, so they
+    stay outside DDP, optimisers and checkpoints.
+    frozen: networks that the method itself reads, by name.
     seed: every training step draws (dropout and the like) from torch's generators seeded by (seed, step, rank), so that a
     resumed run continues exactly without any stored generator state.
-    Raises UserError when the weights' names are not exactly the terms.
     """
 
-    terms: ClassVar[tuple[str, ...]] = ("task",)
-    compares_outputs: ClassVar[bool] = (
-        False  # with a teacher's, class by class: the two must number the same classes
-    )
-    all_parameters_get_gradients = True
-    """Whether every step gives every trained parameter a gradient, if only of zeros; if not, DDP has to look which it does."""
+    keeps_average: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -58,24 +53,22 @@ class Method(pl.LightningModule):
         network: nn.Module,
         task: Task,
         optimizer: OptimizerSpec,
-        weights: Mapping[str, float],
+        objectives: Objectives,
         frozen: Mapping[str, FrozenNetwork] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name in set(weights) ^ set(self.terms):
-            if name in self.terms:
-                raise UserError(
-                    f"{type(self).__name__}: no weight is given for its term '{name}': set method.weights.{name}"
-                )
-            raise UserError(f"{type(self).__name__}: there is no term '{name}'; {choices(name, self.terms)}")
         self.network = network
         self.task = task
         self.optimizer_spec = optimizer
-        self.weights = {name: float(weights[name]) for name in self.terms}
-        self.frozen = dict(frozen or {})  # a plain dict on purpose: nn.Module must not register these
+        self.objectives = objectives
+        if not self.keeps_average:
+            objectives.use_average(None)
+        # A plain dict on purpose: nn.Module must not register these.
+        self.frozen = {**objectives.frozen, **(frozen or {})}
         self.seed = seed
-        self.memory: Memory | None = None  # of a frozen network, where a subclass remembers one
+        self.all_parameters_get_gradients = objectives.reaches_all
+        """Whether every step gives every trained parameter a gradient, if only of zeros; if not, DDP has to look which it does."""
         self.max_steps = 0  # set by the engine before fit: schedules end there
         self.accumulate = 1  # likewise: batches per update
         self.gradient_clip: float | None = (
@@ -86,25 +79,27 @@ class Method(pl.LightningModule):
         self._history: list[tuple[int, tuple[str, ...], Tensor]] = []
         self._call = Call.of(network)
         self._last_output: Tensor | None = None
+        self._place = 0  # of the batch within its update
 
-    # --- what a subclass writes
+    # --- what a subclass may write
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the named, unweighted loss terms of one batch; call `self.predict(batch)` exactly once."""
-        return {"task": self.task.loss(self.predict(batch), batch)}
-
-    def term_weights(self) -> Mapping[str, float | Tensor]:
-        """Return the weight of each term at this step; a term whose weight is 0 may be left out of `losses`."""
-        return self.weights
+    def take(self, batch: Batch) -> Step:
+        """Run every network that this step needs, once, and return what the objectives read."""
+        at = {
+            "step": self.step,
+            "max_steps": self.max_steps,
+            "draw": self.step * self.accumulate + self._place,
+        }
+        return self.objectives.take(batch, self.predict, **at)
 
     def describe(self) -> dict[str, Any]:
-        """Return what the record should say of this method beyond its configuration (layer pairs, digests)."""
-        return {f"{role}_digest": network.digest() for role, network in self.frozen.items()}
+        """Return what the record should say of this method beyond its configuration: digests, layer pairs."""
+        digests = {f"{name}_digest": network.digest() for name, network in self.frozen.items()}
+        return digests | {"objectives": self.objectives.describe()}
 
     def release(self) -> None:
         """Give back what only training needs; called when fit ends, however it ends. (The module itself lives until Python collects it.)"""
-        if self.memory is not None:
-            self.memory.forget()
+        self.objectives.release()
 
     @property
     def step(self) -> int:
@@ -112,6 +107,18 @@ class Method(pl.LightningModule):
         return self.global_step
 
     # --- shared by all
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the unweighted terms of a batch by name."""
+        step = self.take(batch)
+        # What the network says of noise in place of the inputs is no answer to the batch's targets.
+        on_batch = step.batch.inputs is batch.inputs and isinstance(step.output, Tensor)
+        self._last_output = step.output.detach() if on_batch else None
+        return self.objectives.losses(step, step=self.step, max_steps=self.max_steps)
+
+    def term_weights(self) -> Mapping[str, float | Tensor]:
+        """Return what multiplies each term at this step."""
+        return self.objectives.weights(self.step, self.max_steps)
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Run the trained network, see `run`."""
@@ -133,57 +140,44 @@ class Method(pl.LightningModule):
                 f"and {str(inputs.dtype).removeprefix('torch.')}: {error}"
             ) from error
 
-    def predict(self, batch: Batch) -> Tensor:
+    def predict(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Run the trained network on a training batch: the one forward of the step."""
-        output = self(batch.inputs, batch.mask)
-        self._last_output = output.detach()
-        return output
+        return self(inputs, mask)
 
     def on_fit_start(self) -> None:
         """Bring the frozen networks to the device of the trained one, and to its type where all of it is in half or double precision."""
         dtype = self.dtype if isinstance(self.dtype, torch.dtype) else None
         for frozen in self.frozen.values():
             frozen.to(device=self.device, dtype=dtype)
+        self.objectives.start(
+            Start(
+                max_steps=self.max_steps,
+                accumulate=self.accumulate,
+                rank=self.global_rank,
+                world_size=world_size(),
+                device=self.device,
+                seed=step_seed(self.seed, 0, 2),
+            )
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Seed the step, weight and sum the terms, and remember them for the next record without waiting for the device."""
-        seed = step_seed(
-            self.seed, self.step * self.accumulate + batch_idx % self.accumulate, self.global_rank
-        )
+        self._place = batch_idx % self.accumulate
+        seed = step_seed(self.seed, self.step * self.accumulate + self._place, self.global_rank)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         elif self.device.type == "mps":
             torch.mps.manual_seed(seed)
         terms = self.losses(batch)
-        if not isinstance(terms, Mapping):
-            raise UserError(
-                f"{type(self).__name__}.losses must return a dictionary of its terms {', '.join(self.terms)}, got {type(terms).__name__}"
-            )
         weights = self.term_weights()
-        if terms.keys() != set(self.terms):
-            self._check_terms(terms, weights)
         values = list(terms.values())
         if any(value.ndim for value in values):
             shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in terms.items() if value.ndim)
-            raise UserError(
-                f"{type(self).__name__}.losses must return one number for each term, got {shapes}"
-            )
+            raise UserError(f"an objective's loss must be one number, got {shapes}")
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         self._history.append((self.step, tuple(terms), torch.stack([total, *values]).detach()))
         return total
-
-    def _check_terms(self, terms: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> None:
-        for name in terms:
-            if name not in self.terms:
-                raise UserError(
-                    f"{type(self).__name__}.losses returned an undeclared term '{name}'; {choices(name, self.terms)}"
-                )
-        for name in self.terms:
-            if name not in terms and not (isinstance(weights[name], float | int) and weights[name] == 0):
-                raise UserError(
-                    f"{type(self).__name__}.losses left out the term '{name}', whose weight is {weights[name]}"
-                )
 
     @property
     def pending(self) -> int:
@@ -223,10 +217,10 @@ class Method(pl.LightningModule):
             metrics = self.metrics_of["train"]
             metrics.update(self._last_output, batch)
             row |= {f"train/{k}": v for k, v in metrics.compute().items() if k != "loss"}
-        return row
+        return row | {f"train/{k}": v for k, v in self.objectives.record().items()}
 
     def _stack_history(self) -> np.ndarray:
-        width = 1 + len(self.terms)
+        width = 1 + len(self.objectives.names)
         rows = [nn.functional.pad(values.float(), (0, width - len(values))) for _, _, values in self._history]
         stacked = torch.stack(rows)
         if self._distributed():

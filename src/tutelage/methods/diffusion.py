@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from tutelage.generators.diffusion_unet import TRAIN_STEPS, noise_levels
 from tutelage.methods.generation import Generation
+from tutelage.objectives.base import Step
 from tutelage.tasks import Batch
 
 
@@ -19,15 +19,14 @@ class Diffusion(Generation):
     ema_decay: of the network that samples and is kept.
     """
 
-    terms = ("denoising",)
-
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         self._levels = noise_levels()
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """See `Method.losses`."""
+    def take(self, batch: Batch) -> Step:
+        """See `Method.take`: the network runs on noised images, and makes the term `denoising`."""
         time = torch.randint(TRAIN_STEPS, (len(batch.inputs),), device=batch.inputs.device)
         noise = torch.randn_like(batch.inputs)
         noisy = self._levels.add_noise(batch.inputs, noise, time)
-        return {"denoising": F.mse_loss(self.network(noisy, time, self.label_weights(batch)), noise)}
+        denoising = F.mse_loss(self.network(noisy, time, self.label_weights(batch)), noise)
+        return Step(batch, made={"denoising": denoising})

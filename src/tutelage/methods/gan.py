@@ -13,6 +13,7 @@ from tutelage.errors import UserError
 from tutelage.generators.gan_networks import Critic
 from tutelage.methods.generation import Generation
 from tutelage.methods.optim import OptimizerSpec
+from tutelage.objectives.base import Step
 from tutelage.tasks import Batch
 
 
@@ -26,8 +27,6 @@ class Gan(Generation):
     critic_lr_factor: the critic's rate over the generator's (two time scales: Heusel et al. 2017, arXiv 1706.08500).
     conditioning, critic_width, critic_depth: of the critic, see `generators.gan.Critic`.
     """
-
-    terms = ("generator", "critic")
 
     def __init__(
         self,
@@ -48,10 +47,9 @@ class Gan(Generation):
         shape, classes = self.network.image_shape, self.network.classes
         self.critic = Critic(shape, classes, critic_width, critic_depth, conditioning)
         self._updates_critic = False
-        self._place = 0  # of the batch within its step
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """See `Method.losses`; within a training step the critic is updated between the two."""
+    def take(self, batch: Batch) -> Step:
+        """See `Method.take`: makes the terms `generator` and `critic`; within a training step the critic is updated between the two."""
         labels = self.label_weights(batch)
         noise = torch.randn(len(labels), *self.network.noise_shape, device=labels.device, dtype=labels.dtype)
         fake = self.network(noise, labels)
@@ -59,11 +57,11 @@ class Gan(Generation):
         real_score, fake_score = scores.chunk(2)
         critic = F.relu(1 - real_score).mean() + F.relu(1 + fake_score).mean()
         if self._updates_critic:
-            self._update(1, self.weights["critic"] * critic)
+            self._update(1, self.term_weights()["critic"] * critic)
             critic = critic.detach()
         fixed = {name: p.detach() for name, p in self.critic.named_parameters()}
         verdict = torch.func.functional_call(self.critic, fixed, (fake, labels))
-        return {"generator": -verdict.mean(), "critic": critic}
+        return Step(batch, made={"generator": -verdict.mean(), "critic": critic})
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """See `Method.training_step`; both networks are updated here."""

@@ -15,8 +15,9 @@ from tutelage.errors import UserError
 from tutelage.generators.protocol import Generator, image_seeds
 from tutelage.generators.quality import frechet_distance, precision_recall
 from tutelage.methods.average import AveragedMethod
-from tutelage.methods.features import HeadInput
 from tutelage.models.frozen import FrozenNetwork, Normalization
+from tutelage.models.heads import HeadInput
+from tutelage.objectives.made import Made
 from tutelage.tasks import Batch, Classification
 
 GRID_IMAGES = 64
@@ -63,6 +64,12 @@ class Generation(AveragedMethod):
                 f"{type(self).__name__} trains a generator, got model {type(self.network).__name__}; "
                 "choose one of model=generator/..."
             )
+        for objective in self.objectives:
+            if not isinstance(objective, Made):
+                raise UserError(
+                    f"{type(self).__name__} runs its network on noise and labels, so that it takes no objective but the terms it makes: "
+                    f"drop '{objective.name}'"
+                )
         if not isinstance(self.task, Classification):
             raise UserError(
                 f"{type(self).__name__} needs images with classes, got a task of {self.task.name}"

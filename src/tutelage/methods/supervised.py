@@ -6,6 +6,4 @@ from tutelage.methods.base import Method
 
 
 class Supervised(Method):
-    """The task loss alone. Where the data are pseudo samples this is pseudo pre-training; from given weights, fine-tuning."""
-
-    terms = ("task",)
+    """The task's objective alone. Where the data are pseudo samples this is pseudo pre-training; from given weights, fine-tuning."""

@@ -123,6 +123,27 @@ def head_of(
     return known or find_head(network, inputs, mask, run=run)
 
 
+class HeadInput:
+    """What a network's final layer was given in its latest forward: the features a classifier decides on.
+
+    head: that layer. name: its path; empty where the network does not end in one layer.
+    """
+
+    def __init__(self, network: nn.Module, head: Head) -> None:
+        self.name = head.reads[0] if len(head.reads) == 1 else ""
+        self._seen: Tensor | None = None
+        if self.name:
+            network.get_submodule(self.name).register_forward_pre_hook(self._keep, with_kwargs=True)
+
+    def _keep(self, _module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self._seen = next(iter((*inputs, *named.values())))
+
+    def take(self) -> Tensor | None:
+        """Return the features once and let go of them; None if no forward has left any."""
+        seen, self._seen = self._seen, None
+        return seen
+
+
 @dataclass(frozen=True)
 class _Step:
     """An operation on data: what it read and wrote (storages), and the parameters it took."""

@@ -30,7 +30,7 @@ EXCLUDED: dict[str, str] = {
     "hardware.threads": "a matter of speed",
     "hardware.num_workers": "batches are a function of the seed and the step, whoever loads them",
     "data.root": "content counts, not its place; folders of a user carry `data.fingerprint`",
-    "method.pseudo": "content counts, not its place; `method.fingerprint` carries it",
+    "method.objectives.*.pseudo": "content counts, not its place; `fingerprint` beside it carries it",
     "data.absent": "images that went missing while a run stood still; its provenance says so",
     "data.cache*": "a matter of speed",
     "data.check_files": "when a damaged file is found",
@@ -50,8 +50,9 @@ ABSENT_WHEN: dict[str, Any] = {
     "data.date_format": None,
     "data.step": None,
     "data.decimal": None,
-    "method.cache_guide": False,
-    "method.cache_teacher": False,
+    "frozen": {},
+    "method.cache": [],
+    "method.balance": None,
 }
 """Keys that came later, with the value that says nothing: runs made before keep their identity."""
 
@@ -86,7 +87,7 @@ def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
         dotted = f"{prefix}{key}"
         if is_excluded(dotted) and not is_need(value) and not (dotted == "data.root" and _unknown(config)):
             continue  # which need it is does count
-        if dotted in ABSENT_WHEN and value is ABSENT_WHEN[dotted]:
+        if dotted in ABSENT_WHEN and value == ABSENT_WHEN[dotted]:
             continue
         if key == "weights" and config.get(WEIGHTS_DIGEST):
             continue

@@ -7,6 +7,7 @@ from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.runs.declared import makes
+from tutelage.runs.frozen_networks import objectives_of
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -18,12 +19,17 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: numbers are needed, and `data.normalization` gives none.
     """
-    data, method = config.get("data") or {}, config.get("method") or {}
+    data = config.get("data") or {}
     given = data.get("normalization", 0)
-    if method.get("pseudo") and isinstance(method.get("normalization"), str):
+    reading = [
+        name
+        for name, node in objectives_of(config)
+        if node.get("pseudo") and isinstance(node.get("normalization"), str)
+    ]
+    if reading:
         raise UserError(
-            f"the images of method.pseudo must be scaled as those of data, which data.normalization={given} says in words that mean "
-            f"nothing for generated images: give numbers, {_advice(data)}, and the same where its weights come from"
+            f"the images of method.objectives.{reading[0]}.pseudo must be scaled as those of data, which data.normalization={given} says "
+            f"in words that mean nothing for generated images: give numbers, {_advice(data)}, and the same where its weights come from"
         )
     if makes(config) == "generator" and (given is None or isinstance(given, str)):
         raise UserError(

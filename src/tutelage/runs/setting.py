@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from tutelage.errors import UserError
 from tutelage.runs.declared import makes, reads
+from tutelage.runs.frozen_networks import objectives_of
 from tutelage.runs.identity import identify, is_need
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
@@ -64,7 +65,7 @@ def is_synthesis(config: Mapping[str, Any]) -> bool:
 
 def reads_pseudo(config: Mapping[str, Any]) -> bool:
     """Say whether the run reads a pseudo data set: PP, distillation on pseudo samples, or P-SSL."""
-    return reads(config) == "pseudo" or bool((config.get("method") or {}).get("pseudo"))
+    return reads(config) == "pseudo" or any(node.get("pseudo") for _, node in objectives_of(config))
 
 
 def is_closed(config: Mapping[str, Any]) -> bool:
@@ -157,13 +158,14 @@ def _below(stage: Stage) -> dict[str, Stage]:
         weights = Weights.of(stage.config, where)
         if weights.kind != "need" and (run := weights.run()) is not None:
             found[f"{where}.weights"] = _stage_of(run)
-    for section, key in (("method", "pseudo"), ("data", "root")):
-        if key == "root" and reads(stage.config) != "pseudo":
-            continue
-        node = stage.config.get(section)
-        value = node.get(key) if isinstance(node, Mapping) else None
+    places = {
+        f"method.objectives.{name}.pseudo": node.get("pseudo") for name, node in objectives_of(stage.config)
+    }
+    if reads(stage.config) == "pseudo":
+        places["data.root"] = (stage.config.get("data") or {}).get("root")
+    for key, value in places.items():
         if isinstance(value, str) and not is_need(value) and (run := run_around(Path(value).expanduser())):
-            found[f"{section}.{key}"] = _stage_of(run)
+            found[key] = _stage_of(run)
     return found
 
 

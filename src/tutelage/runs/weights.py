@@ -27,6 +27,7 @@ RESERVED: dict[str, str] = {
     "new_head": "true: the final layer starts afresh, for other classes",
     "head": "the final layer, where it is not the one that gives the outputs",
     "entry": "which of several networks in a file of weights is meant",
+    "norm_mode": "of a frozen network: eval (batch norms use running statistics) | batch (those of the batch)",
     "input_size": "of a frozen network: the size of the images that it sees",
 }
 """The settings of a network that are no arguments of its class, and what they say."""

@@ -54,7 +54,7 @@ class PseudoStream:
         if count > len(found.images):
             raise UserError(
                 f"a step takes {count} pseudo images, the set in {root} has {len(found.images)}: "
-                "lower method.ratio or data.batch_size, or make more (method.count of its command)"
+                "lower `ratio` or the batch size, or make more (method.count of its command)"
             )
         scale, shift = byte_affine(normalization, channels)
         augments: tuple[Augmentation, ...] = tuple(build(view) or Unchanged() for view in views)
@@ -128,7 +128,7 @@ def byte_affine(normalization: Normalization, channels: int) -> tuple[Tensor, Te
         or any(len(p) != channels for p in normalization)
     ):
         raise UserError(
-            f"method.normalization must be the data's own as numbers, two lists of {channels} (means, deviations), or null; got "
+            f"`normalization` must be the data's own as numbers, two lists of {channels} (means, deviations), or null; got "
             f"{normalization!r}. Set data.normalization to numbers, such as mean and deviation 0.5: pseudo images have no training set "
             "to take them from"
         )

@@ -8,24 +8,30 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.alignment.schedule import GradientBalance, Schedule, UncertaintyWeights, factors
 from tutelage.errors import UserError
+from tutelage.objectives.balance import GradientBalance, UncertaintyWeights, balance_named
+from tutelage.objectives.schedule import Schedule
 
 
 @pytest.mark.parametrize(
     ("name", "steps", "expected"),
     [
-        ("always", None, [(1, 1)] * 5),
-        ("until", 2, [(1, 1), (1, 1), (1, 0), (1, 0), (1, 0)]),
-        ("alignment_first", 2, [(0, 1), (0, 1), (1, 0), (1, 0), (1, 0)]),
-        ("linear", 2, [(1, 1), (1, 0.5), (1, 0), (1, 0), (1, 0)]),
-        ("linear", None, [(1, 1), (1, 0.75), (1, 0.5), (1, 0.25), (1, 0)]),
-        ("cosine", None, [(1, 0.5 * (1 + math.cos(math.pi * i / 4))) for i in range(5)]),
+        ("always", None, [1, 1, 1, 1, 1]),
+        ("until", 2, [1, 1, 0, 0, 0]),
+        ("from", 2, [0, 0, 1, 1, 1]),
+        ("alone_first", 2, [1, 1, 0, 0, 0]),
+        ("warm_up", 4, [0.25, 0.5, 0.75, 1, 1]),
+        ("ramp_up", 4, [*(math.exp(-5 * (1 - i / 4) ** 2) for i in range(4)), 1]),
+        ("linear", 2, [1, 0.5, 0, 0, 0]),
+        ("linear", None, [1, 0.75, 0.5, 0.25, 0]),
+        ("cosine", None, [0.5 * (1 + math.cos(math.pi * i / 4)) for i in range(5)]),
     ],
 )
-def test_fixed_courses(name: str, steps: int | None, expected: list[tuple[float, float]]) -> None:
-    got = [factors(name, step, steps=steps, max_steps=4) for step in range(5)]
-    assert got == [pytest.approx(pair) for pair in expected]
+def test_fixed_courses(name: str, steps: int | None, expected: list[float]) -> None:
+    schedule = Schedule(name=name, steps=steps)
+    assert [schedule.factor(step, 4) for step in range(5)] == pytest.approx(expected)
+    assert schedule.never_off == (0 not in expected)
+    assert [schedule.keeps_others_off(step) for step in range(3)] == [name == "alone_first"] * 2 + [False]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +45,7 @@ def test_fixed_courses(name: str, steps: int | None, expected: list[tuple[float,
 )
 def test_wrong_schedules_are_told(name: str, steps: int | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Schedule(name, steps)
+        Schedule(name=name, steps=steps)
 
 
 def test_uncertainty_weights_reach_the_minimum_of_the_papers_objective() -> None:
@@ -48,7 +54,7 @@ def test_uncertainty_weights_reach_the_minimum_of_the_papers_objective() -> None
     optimizer = torch.optim.SGD(learned.parameters(), lr=0.1)
     for _ in range(600):
         optimizer.zero_grad()
-        reported = learned.regularised(losses)
+        reported = learned.see(losses, None)
         torch.testing.assert_close(reported.detach(), losses)
         (learned.weights() * reported).sum().backward()
         optimizer.step()
@@ -74,15 +80,15 @@ def test_gradient_balance_favours_the_loss_that_falls_slowly() -> None:
     assert balance.weights()[0] > balance.weights()[1]
 
 
-def test_a_schedule_measures_gradients_on_the_shared_parameter_and_checkpoints_its_state() -> None:
+def test_a_balance_measures_gradients_on_the_shared_parameter_and_checkpoints_its_state() -> None:
     shared = nn.Parameter(torch.tensor([3.0, 4.0]))
-    schedule = Schedule("gradient_norm")
+    balance = balance_named("gradient_norm", 2)
     losses = torch.stack([shared.sum(), 100 * shared.square().sum()])
-    torch.testing.assert_close(schedule.balance(losses, shared), losses)
-    weights = schedule.weights(0, 10)
+    torch.testing.assert_close(balance.see(losses, shared), losses)
+    weights = balance.weights()
     assert float(weights[0]) > 1 > float(weights[1])
-    restored = Schedule("gradient_norm")
-    restored.load_state_dict(schedule.state_dict())
-    assert torch.equal(torch.stack(list(restored.weights(0, 10))), torch.stack(list(weights)))
+    restored = balance_named("gradient_norm", 2)
+    restored.load_state_dict(balance.state_dict())
+    assert torch.equal(restored.weights(), weights)
     losses.sum().backward()  # the graph is still there for training
     assert shared.grad is not None

@@ -1,4 +1,4 @@
-"""What a frozen network gives for each training sample, computed once where that is right. Shared by methods; no method itself."""
+"""What a frozen network gives for each training sample, computed once where that is right."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tutelage.alignment.guides import FeatureGuide
-from tutelage.alignment.objective import Alignment
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.tasks import Batch
@@ -36,7 +34,7 @@ class Memory:
     That is what the network would give in the step as long as it sees each sample alone and unchanged: without augmentation, and with
     batch norms that use running statistics. Values may differ in the last bits, where a kernel rounds by its place in the batch.
     look: runs the network on a batch and hands each tensor to `keep(name, tensor)`.
-    setting: its name in the configuration, for messages. Raises UserError where remembering would change what is computed.
+    name: the network's, for messages. Raises UserError where it would change what is computed.
     """
 
     def __init__(
@@ -45,18 +43,18 @@ class Memory:
         samples: TrainingSamples | None,
         network: FrozenNetwork,
         *,
-        setting: str,
+        name: str,
     ) -> None:
         if samples is None:
             raise UserError(
-                f"{setting}=true needs data that look the same in each epoch; these are augmented: set data.augment=null, or "
-                f"{setting}=false"
+                f"method.cache=[{name}] needs data that look the same in each epoch; these are augmented: set data.augment=null, or "
+                "method.cache=[]"
             )
         if network.norm_mode != "eval":
             raise UserError(
-                f"{setting}=true needs method.norm_mode=eval, got {network.norm_mode}: batch statistics depend on the batch"
+                f"method.cache=[{name}] needs norm_mode=eval, got {network.norm_mode}: batch statistics depend on the batch"
             )
-        self._look, self._samples, self._setting = look, samples, setting
+        self._look, self._samples, self._name = look, samples, name
         self._stored: dict[str, Tensor] = {}
         self._row_of = torch.empty(0, dtype=torch.long)
 
@@ -102,40 +100,15 @@ class Memory:
         self._row_of[index] = torch.arange(count, device=device)
         self._stored = stored
         size = sum(part.nbytes for part in stored.values()) / 2**20
-        log.debug("%s: %.0f MiB remembered of %d samples", self._setting, size, count)
+        log.debug("cache of %s: %.0f MiB of %d samples", self._name, size, count)
 
     def _check_room(self, needed: int, device: torch.device) -> None:
         free = _free_bytes(device)
         if free is not None and needed > free:
             raise UserError(
-                f"{self._setting}=true would take {needed / 2**30:.3g} GiB and more for {len(self._samples)} samples, "
-                f"{free / 2**30:.3g} GiB are free on {device}: compare fewer layers, or set {self._setting}=false"
+                f"method.cache=[{self._name}] would take {needed / 2**30:.3g} GiB and more for {len(self._samples)} samples, "
+                f"{free / 2**30:.3g} GiB are free on {device}: compare fewer layers, or set method.cache=[]"
             )
-
-
-def of_guide(
-    alignment: Alignment, guide: FrozenNetwork, samples: TrainingSamples | None, guide_input: str
-) -> Memory:
-    """Return a memory of a guide's paired activations. Raises UserError for a guide that gives others in each step."""
-    if guide_input != "batch" or isinstance(guide.network, FeatureGuide):
-        raise UserError(
-            "method.cache_guide=true needs a guide network that sees the batch (guide_input=batch): noise is drawn anew each step, "
-            "and a rule is computed as fast as it is looked up"
-        )
-
-    def look(batch: Batch, keep: Keep) -> None:
-        alignment.show(guide, batch, keep)
-
-    return Memory(look, samples, guide, setting="method.cache_guide")
-
-
-def of_teacher(teacher: FrozenNetwork, samples: TrainingSamples | None) -> Memory:
-    """Return a memory of a teacher's outputs, under the name `output`."""
-
-    def look(batch: Batch, keep: Keep) -> None:
-        keep("output", teacher(batch.inputs, batch.mask))
-
-    return Memory(look, samples, teacher, setting="method.cache_teacher")
 
 
 def _free_bytes(device: torch.device) -> int | None:

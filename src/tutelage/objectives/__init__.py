@@ -1,0 +1,41 @@
+"""Objectives: one named term of a loss a file, unweighted; weighing, scheduling and summing them live once, in `total`.
+
+May import alignment, losses, models and tasks, and for pseudo images their readers in data; objectives do not import each other.
+Each class is here by its name, imported when it is asked for: `from tutelage.objectives import Hint, Objectives`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Alignment": "alignment",
+    "Attention": "attention",
+    "CrossCorrelation": "cross_correlation",
+    "Decoupled": "decoupled",
+    "Dimension": "dimension",
+    "FixMatch": "fixmatch",
+    "Hint": "hint",
+    "Logits": "logits",
+    "Made": "made",
+    "MeanTeacher": "mean_teacher",
+    "Objective": "base",
+    "Objectives": "total",
+    "ProbabilisticTransfer": "probabilistic_transfer",
+    "PseudoLabel": "pseudo_label",
+    "Relational": "relational",
+    "Schedule": "schedule",
+    "SimilarityPreserving": "similarity_preserving",
+    "SoftTargets": "soft_targets",
+    "Step": "base",
+    "Task": "task",
+    "UDA": "uda",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tutelage.objectives' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tutelage.objectives.{_HOMES[name]}"), name)

@@ -1,0 +1,18 @@
+"""Mean Teacher on pseudo images."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tutelage.losses.consistency import mean_teacher
+from tutelage.objectives.consistency import Consistency
+
+
+class MeanTeacher(Consistency):
+    """Squared difference from the averaged network's probabilities, each on a weak view (Tarvainen and Valpola 2017, arXiv 1703.01780)."""
+
+    needs_average = True
+
+    def compare(self, target: Tensor, output: Tensor) -> Tensor:
+        """See `Consistency.compare`."""
+        return mean_teacher(target, output)

@@ -1,0 +1,116 @@
+"""What objectives on a frozen network's outputs share: shapes, label spaces, an extra head. No objective itself."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import UserError, choices
+from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.heads import HeadInput, head_of
+from tutelage.objectives.base import Objective, Setup, Step
+from tutelage.tasks import Forecasting, mean_of_counted
+
+
+class OutputObjective(Objective):
+    """A loss of the network's output against a frozen network's on the same batch.
+
+    label_space: "same": the outputs meet class by class. "other": the frozen network knows other classes, so an extra linear head on the
+    input of the network's final layer meets it; the head is trained along and left out of the network that is kept.
+    """
+
+    reads_frozen = True
+    expects_trained = True
+    spaces: tuple[str, ...] = ("same", "other")
+
+    def __init__(self, *, label_space: Literal["same", "other"] = "same", **common: Any) -> None:
+        super().__init__(**common)
+        if label_space not in ("same", "other"):
+            raise UserError(
+                f"`label_space`={label_space!r} is not known; {choices(label_space, ('same', 'other'))}"
+            )
+        if label_space not in self.spaces:
+            raise UserError(
+                f"{type(self).__name__} singles out the true class among the teacher's, which label_space=other has not: choose "
+                "soft_targets or logits"
+            )
+        self.label_space, self.wants_output = label_space, True
+        self.compares_classes = label_space == "same"
+
+    def prepare(self, setup: Setup) -> None:
+        """See `Objective.prepare`."""
+        frozen = self.frozen_in(setup)
+        self.task = setup.task
+        if isinstance(self.task, Forecasting) and not self.fits_forecasts:
+            raise UserError(
+                f"{type(self).__name__} with label_space={self.label_space} compares classes, which a forecast has not: choose "
+                "soft_targets, the mean squared distance of the two forecasts, with label_space=same"
+            )
+        self.extra_head: ExtraHead | None = None
+        if self.label_space == "same":
+            check_outputs(setup, frozen)
+        else:
+            self.extra_head = ExtraHead(setup, frozen)
+
+    @property
+    def fits_forecasts(self) -> bool:
+        """Whether it means something for numbers that are no classes."""
+        return False
+
+    @abstractmethod
+    def rows(self, mine: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each row of logits (n, classes), (n,)."""
+
+    def loss(self, step: Step) -> Tensor:
+        """See `Objective.loss`: the mean over what counts."""
+        theirs = step.frozen[str(self.network)].output
+        assert theirs is not None
+        if self.extra_head is not None:
+            mine = self.extra_head()[: len(step.batch.inputs)]  # an objective may have added inputs
+            rows = self.rows(mine, theirs, step.batch.targets)
+        elif self.task is None:
+            rows = self.rows(step.output, theirs, step.batch.targets)
+        else:
+            mine, targets = self.task.select(step.output, step.batch)
+            theirs, _ = self.task.select(theirs, step.batch)
+            rows = self.rows(mine, theirs, targets)
+        return mean_of_counted(rows, step.batch)
+
+
+class ExtraHead(nn.Module):
+    """A linear layer of the frozen network's classes, on what the network's final layer was given in its latest forward."""
+
+    def __init__(self, setup: Setup, frozen: FrozenNetwork) -> None:
+        super().__init__()
+        example = setup.example
+        head = head_of(setup.network, example.inputs, example.mask)
+        self.features = HeadInput(setup.network, head)
+        setup.output()
+        with torch.no_grad():
+            classes = frozen(example.inputs, example.mask).shape[1:]
+        seen = self.features.take()
+        width = () if seen is None else tuple(seen.shape[1:])
+        if len(width) != 1 or len(classes) != 1:
+            raise UserError(
+                "label_space=other needs networks that end in one linear layer and give (n, classes): the final layer "
+                f"'{head}' of {type(setup.network).__name__} takes {width} per sample, the teacher gives {tuple(classes)}. Another layer "
+                "can be named: model.head=<layer>"
+            )
+        self.linear = nn.Linear(width[0], classes[0])
+
+    def forward(self) -> Tensor:
+        """Return logits (n, the frozen network's classes) of the network's latest forward."""
+        return self.linear(self.features.take())
+
+
+def check_outputs(setup: Setup, frozen: FrozenNetwork) -> None:
+    """Raise UserError where network and frozen network give outputs of different shapes: they know different classes."""
+    mine, theirs = setup.output(), frozen(setup.example.inputs, setup.example.mask)
+    if mine.shape != theirs.shape:
+        raise UserError(
+            f"the teacher gives {tuple(theirs.shape[1:])} per sample, {type(setup.network).__name__} {tuple(mine.shape[1:])}: "
+            "they know different classes. Choose data or a teacher with the same classes, or label_space=other"
+        )

@@ -1,0 +1,66 @@
+"""When an objective counts, and how much: the factor on its weight over training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tutelage.errors import UserError, choices
+
+NAMES = ("always", "until", "from", "warm_up", "ramp_up", "linear", "cosine", "alone_first")
+_NEED_STEPS = ("until", "from", "warm_up", "ramp_up", "alone_first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The factor on an objective's weight at each update, counted from 0. Where it is 0, the objective is not computed.
+
+    name: "always": 1. "until": 1 before `steps`, then 0 (the early stop of the code of arXiv 2410.20035). "from": 0 before `steps`, then
+    1. "warm_up": a linear rise from 1 / steps to 1. "ramp_up": exp(-5 (1 - t)^2) with t = step / steps, then 1 (Laine and Aila 2016, arXiv
+    1610.02242). "linear", "cosine": a fall from 1 to 0 over `steps`, staying there. "alone_first": this objective and no other before
+    `steps`, then all others and not this one (guidance as initialisation, arXiv 2410.20035).
+    steps: updates; None, for linear and cosine, the whole training.
+    watched: while it is off, the objective is still computed and recorded, without a gradient.
+    Raises UserError for an unknown name, or for steps that are missing, meaningless or not positive.
+    """
+
+    name: str = "always"
+    steps: int | None = None
+    watched: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise UserError(f"`name`={self.name!r} is no schedule; {choices(self.name, NAMES)}")
+        if self.steps is None and self.name in _NEED_STEPS:
+            raise UserError(f"`name`={self.name} needs `steps`, the number of steps it lasts")
+        if self.steps is not None and self.name == "always":
+            raise UserError(
+                f"`steps`={self.steps} means nothing to `name`=always: drop it, or choose another schedule"
+            )
+        if self.steps is not None and self.steps < (1 if self.name != "from" else 0):
+            raise UserError(f"`steps` must be at least 1, got {self.steps}")
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """Return what multiplies the weight at the update numbered `step`, from 0, of `max_steps`."""
+        steps = self.steps or 0
+        if self.name in ("until", "alone_first"):
+            return float(step < steps)
+        if self.name == "from":
+            return float(step >= steps)
+        if self.name == "warm_up":
+            return min(1.0, (step + 1) / steps)
+        if self.name == "ramp_up":
+            return 1.0 if step >= steps else math.exp(-5.0 * (1 - step / steps) ** 2)
+        if self.name in ("linear", "cosine"):
+            progress = min(1.0, step / max(1, self.steps or max_steps))
+            return 1.0 - progress if self.name == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+        return 1.0
+
+    def keeps_others_off(self, step: int) -> bool:
+        """Say whether no other objective counts at this update."""
+        return self.name == "alone_first" and step < (self.steps or 0)
+
+    @property
+    def never_off(self) -> bool:
+        """Whether the objective gives a gradient at every update."""
+        return self.name in ("always", "warm_up", "ramp_up")

@@ -1,0 +1,32 @@
+"""The frozen networks of a configuration: guide, teacher, source, and any number more by name (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+ROLES = ("guide", "teacher", "source")
+
+
+def where_of(name: str) -> str:
+    """Return the place of a frozen network in a configuration: `guide`, or `frozen.second`."""
+    return name if name in ROLES else f"frozen.{name}"
+
+
+def frozen_named(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the frozen networks that a configuration has, by the names under which objectives read them."""
+    roles = {role: config[role] for role in ROLES if config.get(role)}
+    return roles | {name: node for name, node in (config.get("frozen") or {}).items() if node}
+
+
+def frozen_read(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the frozen networks that the objectives of a configuration read."""
+    return list(dict.fromkeys(node["network"] for _, node in objectives_of(config) if node.get("network")))
+
+
+def objectives_of(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (name, node) of the objectives of a configuration's method."""
+    objectives = (config.get("method") or {}).get("objectives") or {}
+    for name, node in objectives.items():
+        if isinstance(node, Mapping):
+            yield name, dict(node)

@@ -201,7 +201,8 @@ def test_a_failing_point_leaves_the_others(folder, capsys):
         (["measure", "two_layer", "factors=2"], "measure.factors must be a list"),
         (["measure", "two_layer", "factors=[0.1,0.2]"], "measure.factors leave P = 2 alone at d"),
         (["measure", "two_layer", "degree=-1"], "must not be negative"),
-        (["measure", "two_layer", "hardware.accelerator=tpu"], "cpu, gpu or auto"),
+        (["measure", "two_layer", "hardware.accelerator=mps"], "cpu, gpu or auto"),
+        (["measure", "two_layer", "hardware.accelerator=tpu"], "one of cpu, gpu, mps, auto"),
         (["measure", "two_layer", "hardware.devices=2"], "hardware.devices must be 1"),
         (["measure", "two_layer", "measure._target_=os.system"], "refused"),
         (
@@ -210,6 +211,13 @@ def test_a_failing_point_leaves_the_others(folder, capsys):
         ),
         (["measure", "two_layer", "runs_dir=/proc/nowhere"], "runs_dir="),
         (["measure", "two_layer", "seed=0,1"], "add -m"),
+        (["measure", "two_layer", "retry=often"], "retry must be a whole number of at least 0, got 'often'"),
+        (["measure", "two_layer", "on_failure=stopp"], "did you mean 'stop'?"),
+        (
+            ["measure", "two_layer", "hardware.threads=0"],
+            "hardware.threads must be a whole number of at least 1",
+        ),
+        (["measure", "two_layer", "runs_dir="], "runs_dir must name a folder"),
         (
             ["measure", "dense:N1", "dense:N2", "dense:N3", "N1=1", "N2=1", "N3=1"],
             "can be predicted but not sampled",

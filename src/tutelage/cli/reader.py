@@ -174,9 +174,9 @@ def _set(given: Given, option: Option, value: str) -> None:
 
 
 def _no_option(name: str, command: Command, verb: str, word: str) -> str:
-    known = [e.name for e in command.entries if isinstance(e, Flag) and (not e.verbs or verb in e.verbs)]
-    known += [f"{entry.name}=" for entry in command.entries if isinstance(entry, Option)]
-    near = nearest(word, known)
+    flags = [e for e in command.entries if isinstance(e, Flag) and (not e.verbs or verb in e.verbs)]
+    known = [*(e.name for e in flags), *(f"{e.name}=" for e in command.entries if isinstance(e, Option))]
+    near = nearest(word, [*known, *(spelling for e in flags for spelling in e.also)])
     hint = f"; did you mean '{near}'?" if near else ""
     also = "; settings are given as key=value" if command.settings else ""
     return f"{name} has no option '{word}'{hint} Known: {', '.join(known) or 'none'}{also}".replace(

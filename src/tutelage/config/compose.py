@@ -30,7 +30,7 @@ from tutelage.config.groups import (
     summary,
     user_folder,
 )
-from tutelage.config.settings import check
+from tutelage.config.settings import check, check_command
 from tutelage.config.values import in_keys
 from tutelage.errors import UserError, choices
 from tutelage.runs import needs
@@ -171,6 +171,8 @@ def resolve(node: DictConfig, overrides: Sequence[str] = (), primary: str = PRIM
     if primary == PRIMARY:
         check(config)
         stamp(config)
+    else:
+        check_command(config)
     return dict(config)
 
 

@@ -5,6 +5,7 @@ No torch here: a mistake in a command is found before anything heavy is imported
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import typing
 from collections.abc import Mapping
@@ -72,15 +73,25 @@ class Logger:
 
 
 @dataclass(frozen=True)
-class Configuration:
-    """The whole: one section per group of `conf/`, and the run's own keys."""
+class Command:
+    """What every command that makes runs is given, of whatever kind they are."""
 
-    name: str
     seed: Annotated[int, Range(0, 2**32 - 1)]
     runs_dir: str
     rerun: bool
     retry: Annotated[int, Range(0)]
     on_failure: Literal["continue", "stop"]
+
+    def __post_init__(self) -> None:
+        if not self.runs_dir.strip():
+            raise UserError("`runs_dir` must name a folder, such as runs_dir=runs; got an empty text")
+
+
+@dataclass(frozen=True)
+class Configuration(Command):
+    """The whole of a run that trains: one section per group of `conf/`, and the run's own keys."""
+
+    name: str
     fit: dict[str, Any]
     hardware: dict[str, Any]
     logger: dict[str, Any]
@@ -95,13 +106,9 @@ class Configuration:
     setting: Literal["source", "source_free", "oracle"] | None
     needs: dict[str, Any]
 
-    def __post_init__(self) -> None:
-        if not self.runs_dir.strip():
-            raise UserError("`runs_dir` must name a folder, such as runs_dir=runs; got an empty text")
-
 
 SECTIONS: dict[str, type] = {"fit": Fit, "hardware": Hardware, "logger": Logger}
-Settings = typing.TypeVar("Settings", Fit, Hardware, Logger, Configuration)
+Settings = typing.TypeVar("Settings", Fit, Hardware, Logger, Command, Configuration)
 
 
 def read(kind: type[Settings], section: Mapping[str, Any], where: str = "") -> Settings:
@@ -135,6 +142,14 @@ def check(config: dict[str, Any]) -> None:
     _check_numbers("", config)
     for name, kind in SECTIONS.items():
         _update(config[name], read(kind, config[name], name))
+
+
+def check_command(config: dict[str, Any]) -> None:
+    """As `check`, of a configuration that has other sections than a run that trains: its command's own keys, and the hardware."""
+    own = {key: config[key] for key in typing.get_type_hints(Command) if key in config}
+    config |= dataclasses.asdict(read(Command, own))
+    _check_numbers("", config)
+    _update(config["hardware"], read(Hardware, config["hardware"], "hardware"))
 
 
 def _update(section: dict[str, Any], settings: Any) -> None:

@@ -277,7 +277,7 @@ def unfinished(run: Path) -> None:
 
 def linked_lock(run: Path) -> None:
     (run / "result.json").unlink()
-    lock = run.parent / ".locks" / f"{run.name}.lock"
+    lock = run.parent.parent / ".locks" / f"{run.name}.lock"
     lock.unlink(missing_ok=True)
     lock.symlink_to(Path.cwd() / "precious.txt")
 

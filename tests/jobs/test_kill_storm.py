@@ -107,7 +107,7 @@ def test_a_stale_lock_file_of_a_dead_machine_is_no_lock(tmp_path):
     finish(*words)
     (run,) = Store(tmp_path).runs()
     (run.path / "result.json").unlink()
-    lock = run.path.parent / ".locks" / f"{run.identity}.json"
+    lock = run._lock_path.with_suffix(".json")
     lock.write_text('{"pid": 1, "host": "elsewhere", "since": "2020-01-01 00:00:00"}')
     os.utime(lock, (0, 0))
     finish(*words)

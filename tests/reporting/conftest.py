@@ -37,7 +37,7 @@ def make(store):
             "name": name,
             "seed": seed,
             "runs_dir": str(store.root),
-            "method": {"_target_": "tutelage.methods.supervised.Supervised"},
+            "method": {"_target_": "tutelage.methods.supervised.Supervised", "arm": name},
             "data": {"_target_": "tutelage.data.digits.Digits", "_reads_": "published", "split_seed": 0},
             "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3},
             "needs": {},

@@ -101,7 +101,7 @@ def test_needs_that_follow_the_seed(store, make):
     fixed = {label: seeds for label, seeds in found.items() if label.startswith("fixed")}
     assert len(fixed) == 2 and all(seeds == [0, 1] for seeds in fixed.values())
     assert all("depth=" in label for label in fixed)
-    assert prerequisites(collect(store)) == {teachers[0].key, teachers[1].key, deeper.key}
+    assert prerequisites(collect(store)) == {run.identity for run in (*teachers.values(), deeper)}
 
 
 def test_needs_that_are_gone_still_tell_apart(store, make):

@@ -96,8 +96,8 @@ def test_a_table_says_what_its_grid_does_not_sweep(make, store: Store, tmp_path)
     path = tmp_path / "table.yaml"
     path.write_text(
         "title: T\nmetric: accuracy\nseeds: 3\ngrid: {optimizer.lr: [0.1, 0.01]}\n"
-        "arms:\n  base: [experiment=base]\n  guided: [experiment=guided]\n  elsewhere: [experiment=elsewhere]\n"
-        "compare: [[guided, base], [elsewhere, base]]\n"
+        "arms: {base: [experiment=base], guided: [experiment=guided], elsewhere: [experiment=elsewhere]}\n"
+        "compare: base\n"
     )
     runs = {}
     for arm, steps, best, tested in (
@@ -109,7 +109,7 @@ def test_a_table_says_what_its_grid_does_not_sweep(make, store: Store, tmp_path)
             for seed in range(3):
                 value = 0.5 + (lr == best) * 0.1 + 0.01 * seed
                 run = make(f"t/{arm}", seed, value, optimizer__lr=lr, fit__max_steps=steps, tested_on=tested)
-                runs[f"experiment={arm}", f"optimizer.lr={lr}", f"seed={seed}"] = run
+                runs[f"experiment={arm}", f"name=table/{arm}", f"optimizer.lr={lr}", f"seed={seed}"] = run
     report = build(load(path), lambda cell: row_of(runs[tuple(cell.overrides)], store))
     assert differences(report) == [
         "The arms are tested on different data, so that their values have no common verdict: base, guided; elsewhere",

@@ -47,7 +47,7 @@ def find(store):
         by_words[(f"experiment={arm}", *([f"optimizer.lr={lr}"] if lr else []), f"seed={seed}")] = run
 
     def find(cell):
-        words = tuple(cell.overrides)
+        words = tuple(word for word in cell.overrides if not word.startswith("name="))
         run = by_words.get(words)
         return row_of(run or store.run("never/made", "0" * 12), store)
 
@@ -110,10 +110,10 @@ def test_what_is_left_to_run(path, find, cells):
     table = load(path(FILE.replace("seeds: 3", "seeds: 3\ntuning_seeds: [0]")))
     first = unfinished(table, find)
     assert [cell.overrides for cell in first] == [
-        ["experiment=base", "optimizer.lr=0.01", "seed=0"],
-        ["experiment=base", "optimizer.lr=0.001", "seed=0"],
-        ["experiment=guided", "optimizer.lr=0.01", "seed=0"],
-        ["experiment=guided", "optimizer.lr=0.001", "seed=0"],
+        ["experiment=base", "name=table/base", "optimizer.lr=0.01", "seed=0"],
+        ["experiment=base", "name=table/base", "optimizer.lr=0.001", "seed=0"],
+        ["experiment=guided", "name=table/guided", "optimizer.lr=0.01", "seed=0"],
+        ["experiment=guided", "name=table/guided", "optimizer.lr=0.001", "seed=0"],
     ]
     cells("base", 0.01, [0.2])
     cells("base", 0.001, [0.3])
@@ -121,9 +121,9 @@ def test_what_is_left_to_run(path, find, cells):
     cells("guided", 0.001, [0.3])
     then = [" ".join(cell.overrides) for cell in unfinished(table, find)]
     assert then == [
-        *(f"experiment=base optimizer.lr=0.001 seed={seed}" for seed in (1, 2)),
-        *(f"experiment=guided optimizer.lr=0.01 seed={seed}" for seed in (1, 2)),
-        *(f"experiment=fixed seed={seed}" for seed in (0, 1, 2)),
+        *(f"experiment=base name=table/base optimizer.lr=0.001 seed={seed}" for seed in (1, 2)),
+        *(f"experiment=guided name=table/guided optimizer.lr=0.01 seed={seed}" for seed in (1, 2)),
+        *(f"experiment=fixed name=table/fixed seed={seed}" for seed in (0, 1, 2)),
     ]
 
 
@@ -139,7 +139,9 @@ def full(path, find, cells):
 
 def test_report_beside_the_published_numbers(full):
     table, find = full
-    assert [cell.overrides for cell in unfinished(table, find)] == [["experiment=fixed", "seed=2"]]
+    assert [cell.overrides for cell in unfinished(table, find)] == [
+        ["experiment=fixed", "name=table/fixed", "seed=2"]
+    ]
     report = build(table, find)
     page = render.markdown(report)
     assert (
@@ -156,7 +158,10 @@ def test_report_beside_the_published_numbers(full):
 
 def test_words_added_to_every_command_stand_in_those_of_the_page(full):
     page = render.markdown(build(*full, ["fit.max_steps=10"]))
-    assert "tutelage train -m experiment=base optimizer.lr=0.01 fit.max_steps=10 seed=0,1,2" in page
+    assert (
+        "tutelage train -m experiment=base name=table/base optimizer.lr=0.01 fit.max_steps=10 seed=0,1,2"
+        in page
+    )
 
 
 def test_size_needs_the_papers_setting(full, path):
@@ -235,9 +240,32 @@ def test_arms_are_base_words_and_their_own(path):
         "[experiment=guided]", "[a=2, experiment=guided, b=3]"
     )
     base, guided, fixed = load(path(text)).arms
-    assert base.command == ("experiment=base", "model=fcn", "a=1")
-    assert guided.command == ("experiment=guided", "model=fcn", "a=2", "b=3")
-    assert fixed.command == ("experiment=fixed", "model=fcn", "a=1")
+    assert base.command == ("experiment=base", "model=fcn", "a=1", "name=table/base")
+    assert guided.command == ("experiment=guided", "model=fcn", "a=2", "b=3", "name=table/guided")
+    assert fixed.command == ("experiment=fixed", "model=fcn", "a=1", "name=table/fixed")
+
+
+def test_runs_are_called_after_the_table_and_the_label(tmp_path):
+    text = (
+        FILE.replace("  guided:", "  Guided (untrained), 5 %:")
+        .replace("  base: []", "  base: [name=mine]")
+        .replace("guided: 70.15", "base: 1")
+    )
+    for place, name in (
+        ("experiments/paper/one.yaml", "paper/one"),
+        ("experiments/one/one.yaml", "one"),
+        ("two.yaml", "two"),
+    ):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.replace("{base: 60.58, base: 1}", "{}"))
+        table = load(path)
+        assert table.name == name
+        assert [arm.command[-1] for arm in table.arms] == [
+            "name=mine",
+            f"name={name}/guided-untrained-5",
+            f"name={name}/fixed",
+        ]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +302,7 @@ def test_files_of_a_table(full, store, tmp_path):
     names = sorted(p.name for p in (tmp_path / "results").iterdir())
     assert names == ["layers-cells.csv", "layers.csv", "layers.md", "layers.png"]
     page = (tmp_path / "results" / "layers.md").read_text()
-    assert "tutelage train -m experiment=base optimizer.lr=0.01 seed=0,1,2" in page
+    assert "tutelage train -m experiment=base name=table/base optimizer.lr=0.01 seed=0,1,2" in page
     assert "![layers](layers.png)" in page and str(tmp_path) not in page
 
 

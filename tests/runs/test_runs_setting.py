@@ -48,7 +48,7 @@ STAGES = {
         "model": {"weights": "need:pp"},
         "needs": {"shards": ["shards"], "pp": ["pp"]},
     },
-    "real": {"data": SOURCE, "method": SUPERVISED},
+    "real": {"data": SOURCE, "method": SUPERVISED, "seed": 1},
     "oracle-half": {"data": SOURCE, "method": SUPERVISED, "setting": "oracle"},
 }
 

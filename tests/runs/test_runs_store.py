@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ with run.lock():
 
 
 def config(name="demo/plain", **more):
-    return {"name": name, "seed": 0, **more}
+    return {"name": name, "seed": 0, "arm": name, **more}
 
 
 def start(store, cfg):
@@ -367,3 +368,86 @@ def test_a_folder_means_its_runs_as_a_shell_completes_it(store, tmp_path, monkey
         assert [run.name for run in relative.runs(name)] == ["demo/plain"], name
     for everything in ("", ".", str(relative.root), str(store.root)):
         assert [run.key for run in relative.runs(everything)] == [run.key for run in store.runs()]
+
+
+def test_one_configuration_under_two_names_is_one_run_and_found_from_both(tmp_path):
+    store = Store(tmp_path)
+    first, second = {"name": "a/one", "x": 1}, {"name": "b/two", "x": 1}
+    assert identify(first) == identify(second) != identify({"name": "a/one", "x": 2})
+    made = store.for_config(first)
+    with made.lock():
+        made.begin(first, {})
+        made.complete({"best": 1})
+    found = store.for_config(second)
+    assert found.is_complete and found.key == made.key and found.path == made.path
+    assert [run.key for run in store.runs("b")] == []
+    store.also_called("b/two", found)
+    store.also_called("b/two", found)
+    (again,) = store.runs("b")
+    assert again.name == "b/two" and again.is_complete and again.path.resolve() == made.path
+    assert [run.key for run in store.runs()] == [made.key]  # once, where both are listed
+    assert store.names() == ["a/one", "b/two"]
+    assert store.find("b/two").identity == store.find("a/one").identity
+    assert store.at(f"b/two/{made.identity}").result == made.result
+
+
+def test_a_run_begun_under_one_name_goes_on_under_another(tmp_path):
+    store = Store(tmp_path)
+    first, second = {"name": "a/one", "x": 1}, {"name": "two", "x": 1}
+    late = store.for_config(second)  # looked up before the other is there
+    early = store.for_config(first)
+    with early.lock():
+        early.begin(first, {})
+        with pytest.raises(RunBusy), late.lock(wait=False):
+            pass
+        assert store.for_config(second).state is State.RUNNING
+    with late.lock():
+        assert late.key == early.key
+        late.begin(second, {})
+        assert late.config["name"] == "a/one" and len(late.attempts) == 2
+    assert [run.key for run in store.runs()] == [early.key]
+
+
+def test_ten_processes_with_ten_names_make_one_run(tmp_path):
+    def make(number):
+        store, config = Store(tmp_path), {"name": f"name/{number}", "x": 1}
+        run = store.for_config(config)
+        with run.lock():
+            if not run.is_complete:
+                run.begin(config, {})
+                time.sleep(0.05)
+                run.complete({"made_by": number})
+                made.append(number)
+        store.also_called(config["name"], run)
+
+    made: list[int] = []
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(make, range(10)))
+    assert len(made) == 1 and len(list(Store(tmp_path).runs())) == 1
+    assert len(Store(tmp_path).names()) == 10
+
+
+def test_a_link_whose_run_is_gone_is_no_run(tmp_path):
+    store, config = Store(tmp_path), {"name": "a", "x": 1}
+    run = store.for_config(config)
+    with run.lock():
+        run.begin(config, {})
+    store.also_called("b", run)
+    (link,) = store.runs("b")
+    with link.lock():
+        link.remove()
+    assert run.path.is_dir() and store.names() == ["a"]
+    store.also_called("b", run)
+    with run.lock():
+        run.remove()
+        assert store.names() == []
+        store.forget_links(run.identity)
+    assert not list((tmp_path / "b").iterdir())
+
+
+def test_which_run_is_needed_counts_and_not_its_name():
+    def with_need(run):
+        return {"name": "x", "needs": {"guide": {"command": ["a"], "run": run}}}
+
+    one = identify(with_need("a/000000000000"))
+    assert one == identify(with_need("b/c/000000000000")) != identify(with_need("a/000000000001"))

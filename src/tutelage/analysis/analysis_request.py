@@ -92,9 +92,7 @@ def subjects(word: str, runs_dir: str, data: dict[str, Any]) -> Iterator[Subject
         )
         return
     store = Store(runs_dir)
-    of_name = (
-        [] if Path(name, "config.yaml").is_file() else [r for r in store.runs() if r.name == name.strip("/")]
-    )
+    of_name = [] if Path(name, "config.yaml").is_file() else store.named(name)
     done = [run for run in of_name if run.is_complete] or [store.find(name)]
     for run in done:
         if not run.is_complete:

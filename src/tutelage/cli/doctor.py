@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tutelage.cli.reader import Given
@@ -67,9 +66,7 @@ def _build(plan: Plan, console: Any) -> list[str]:
     console.print("\n[bold]Data[/bold]")
     _facts(data.summary(), console)
     missing = [
-        p.key
-        for p in plan.prerequisites()
-        if not (Path(plan.config["runs_dir"]) / p.key / "result.json").exists()
+        p.key for p in plan.prerequisites() if not Store(plan.config["runs_dir"]).at(p.key).is_complete
     ]
     if missing:
         console.print(

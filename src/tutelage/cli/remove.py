@@ -13,6 +13,7 @@ from tutelage.cli.reader import Given
 from tutelage.errors import UserError
 from tutelage.reporting.collect import Row
 from tutelage.reporting.table_paths import TABLES
+from tutelage.runs.identity import identity_of
 from tutelage.runs.run import Run, RunBusy, State
 from tutelage.runs.store import Store
 
@@ -36,7 +37,7 @@ def run(given: Given) -> int:
     elif checkpoints:
         folders = [store.at(row.key).path / "checkpoints" for row in rows if row.state is State.COMPLETE]
     else:
-        folders = [store.at(row.key).path for row in removable(store, rows)]
+        folders = [store.root / row.key for row in removable(store, rows, name)]
     folders = [folder for folder in folders if folder.is_dir()]
     sizes = {folder: size_of(folder) for folder in folders}
     for folder, size in sizes.items():
@@ -51,27 +52,45 @@ def run(given: Given) -> int:
     return remove(store, folders, runs=not (archive or checkpoints))
 
 
-def removable(store: Store, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that neither a table nor a remaining run needs and that nobody works on; say what is kept and why."""
+def removable(store: Store, rows: Sequence[Row], under: str = "") -> list[Row]:
+    """Return the rows that neither a table nor a remaining run needs and that nobody works on; say what is kept and why.
+
+    A run that has a name beside the one that is removed stays; of such a run's links, which are rows of their own, the name goes.
+    """
     from tutelage.reporting.collect import collect
 
     candidates = [row for row in rows if row.state is not State.RUNNING]
     owners = owners_of(TABLES) if candidates else {}
-    kept = {row.key: owners[row.name] for row in candidates if row.name in owners}
-    gone = {row.key for row in candidates} - set(kept)
+    others, inside = store.other_names(), store.name_in(under)
+    kept: dict[str, str] = {}
+    links = {row.key for row in candidates if (store.root / row.key).is_symlink()}
+    for row in candidates:
+        names = [row.name, *([] if row.key in links else others.get(identity_of(row.key), []))]
+        outside = [name for name in names if not f"{name}/".startswith(f"{inside}/" if inside else "")]
+        if owned := [owners[name] for name in names if name in owners]:
+            kept[row.key] = owned[0]
+        elif outside:
+            kept[row.key] = f"also called {outside[0]}"
+    gone = {identity_of(row.key): row.key for row in candidates if row.key not in (*kept, *links)}
     # What a remaining run needs remains, and what that needs, until nothing changes.
     everything = collect(store)
     while found := {
-        key: row.key for row in everything if row.key not in gone for key in row.needs if key in gone
+        identity_of(key): row.key
+        for row in everything
+        if identity_of(row.key) not in gone
+        for key in row.needs
+        if identity_of(key) in gone
     }:
-        kept |= {key: f"needed by {by}" for key, by in found.items()}
-        gone -= set(found)
+        for identity, by in found.items():
+            kept[gone.pop(identity)] = f"needed by {by}"
     for key, why in sorted(kept.items()):
         log.info("kept: %s (%s)", key, why)
     for row in rows:
         if row.state is State.RUNNING:
             log.info("kept: %s (running)", row.key)
-    return [row for row in candidates if row.key in gone]
+    return [
+        row for row in candidates if row.key in gone.values() or (row.key in links and row.key not in kept)
+    ]
 
 
 def owners_of(tables: Path) -> dict[str, str]:
@@ -134,7 +153,7 @@ def remove(store: Store, folders: Sequence[Path], *, runs: bool) -> int:
     """Remove the folders, each run's under its lock; return the exit code."""
     busy = 0
     for folder in folders:
-        run = Run(folder if runs else folder.parent)
+        run = Run(folder if runs else folder.parent, root=store.root)
         if not runs and folder.name != "checkpoints":  # an archived attempt: nobody works on it
             shutil.rmtree(folder)
             continue
@@ -142,6 +161,7 @@ def remove(store: Store, folders: Sequence[Path], *, runs: bool) -> int:
             with run.lock(wait=False):
                 if runs:
                     run.remove()
+                    store.forget_links(run.identity)
                 elif run.is_complete:
                     run.drop_checkpoints()
         except RunBusy as error:

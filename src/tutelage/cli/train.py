@@ -60,18 +60,20 @@ def _commands(overrides: Sequence[str]) -> int:
     """Run the commands that the words, or a table and the words, make; show the table of their runs."""
     from tutelage.cli.sweep_words import arms_of, table_of
     from tutelage.config.compose import compose
+    from tutelage.jobs.frozen_words import fitting
     from tutelage.jobs.sweep import launcher_of, run_commands
 
     table, words = table_of(overrides)
     launch, words = launcher_of(words, table.processes if table else 1)
     arms = arms_of(table, words)
-    commands = [list(command) for commands in arms.values() for command in commands]
+    given = [command for commands in arms.values() for command in commands]
+    commands = fitting(given)
     if not commands:
         raise UserError(f"the sweep has no job: one of {' '.join(words)} has no value")
     runs_dir = compose([word for word in words if word.startswith("runs_dir=")])["runs_dir"]
     jobs, plans = run_commands(commands, launch, runs_dir)
     code = jobs.close()
-    of_command = {tuple(c): plan for c, plan in zip(commands, plans, strict=True) if plan is not None}
+    of_command = {command: plan for command, plan in zip(given, plans, strict=True) if plan is not None}
     _show_table(
         table,
         {label: [of_command[c] for c in arm if c in of_command] for label, arm in arms.items()},

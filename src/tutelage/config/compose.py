@@ -37,6 +37,7 @@ from tutelage.runs import needs
 from tutelage.runs.identity import WEIGHTS_DIGEST, flatten, is_need
 from tutelage.runs.needs import Plan
 from tutelage.runs.weights import NETWORKS, RESERVED, stamp
+from tutelage.runs.words import one_length
 
 _OF_EVERY_NETWORK = re.compile(
     rf"\+?({'|'.join(NETWORKS)}|frozen\.[^.=]+)\.({'|'.join({*RESERVED, 'num_classes', 'output_size'} - {'weights', WEIGHTS_DIGEST})})="
@@ -142,7 +143,7 @@ def as_given(words: Sequence[str]) -> list[str]:
 
 def compose(overrides: Sequence[str], primary: str = PRIMARY) -> dict[str, Any]:
     """Return the resolved and checked configuration of a command's overrides; primary: the file of `conf/` to start from."""
-    overrides = readable(overrides)
+    overrides = readable(one_length(overrides))
     with hydra_ready():
         try:
             node = hydra_compose(primary, overrides=[*search_path(), *overrides], return_hydra_config=True)

@@ -77,6 +77,7 @@ def run_plan(
                 run.key,
                 " and ".join(changed),
             )
+        store.also_called(plan.name, run)
         return run.result or {}
     check_ranks(plan.config)
     for left in reversed(range(plan.config["retry"] + 1)):
@@ -90,6 +91,8 @@ def run_plan(
                 raise
             log.warning("%s failed (%s) and is tried again", run.key, first_line(error))
             rerun = False  # what the failed attempt left is resumed
+    if not in_ranks() or global_rank() == 0:
+        store.also_called(plan.name, run)
     return run.result or {}
 
 
@@ -124,7 +127,7 @@ def _run_missing(
 def _command_of(plan: Plan, wanted: Plan) -> list[str]:
     for above in (plan, *plan.prerequisites()):
         for role, need in above.needs.items():
-            if need.key == wanted.key:
+            if need.identity == wanted.identity:
                 return list(above.config["needs"][role]["command"])
     return [f"name={wanted.name}"]
 

@@ -11,6 +11,7 @@ from tutelage.errors import UserError
 from tutelage.jobs.outcomes import Jobs
 from tutelage.runs.needs import Plan
 from tutelage.runs.store import Store
+from tutelage.runs.words import one_length
 
 if TYPE_CHECKING:
     from tutelage.config.compose import SweepJob
@@ -26,7 +27,7 @@ def run_search(overrides: Sequence[str]) -> tuple[Jobs, str]:
     """Run the jobs that Hydra's sweeper proposes; return them, none of which is busy any more, and the runs folder."""
     from tutelage.config import compose
 
-    overrides = compose.readable(overrides)
+    overrides = compose.readable(one_length(overrides))
     compose.prepare()
     runs_dir = compose.compose(fixed(overrides))["runs_dir"]
     jobs = Jobs.new(runs_dir)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.runs.declared import DECLARATIONS
-from tutelage.runs.identity import canonical, flatten, without_excluded
+from tutelage.runs.identity import canonical, flatten, identity_of, without_excluded
 from tutelage.runs.provenance import commits
 from tutelage.runs.records import read_json
 from tutelage.runs.run import Run, State
@@ -205,8 +205,8 @@ def group(rows: Sequence[Row]) -> list[Group]:
 
 
 def prerequisites(rows: Iterable[Row]) -> set[str]:
-    """Return the keys of the runs that other rows needed."""
-    return {key for row in rows for key in row.needs}
+    """Return the identities of the runs that other rows needed."""
+    return {identity_of(key) for row in rows for key in row.needs}
 
 
 def gap_reason(row: Row | None, metric: str) -> str:

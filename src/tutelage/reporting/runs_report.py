@@ -11,6 +11,7 @@ from tutelage.reporting.collect import Group, Row, collect, group, prerequisites
 from tutelage.reporting.differences import notes_on_differences, same_test_data
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.verdict import Comparison, compare, correct
+from tutelage.runs.identity import identity_of
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
 
@@ -32,11 +33,11 @@ def free_report(store: Store, under: str = "") -> Report:
         raise UserError(f"no runs below '{under}' in {store.root}: {choices(under, store.names())}")
     needed = prerequisites(rows)
     groups = group(rows)
-    arms = [g for g in groups if any(row.key not in needed for row in g.rows)] or groups
+    arms = [g for g in groups if any(identity_of(row.key) not in needed for row in g.rows)] or groups
     shown = {row.key for arm in arms for row in arm.rows}
     seeds = sorted({row.seed for arm in arms for row in arm.rows})
     lines = tuple(_line(arm, seeds, _usual_monitor(arms)) for arm in arms)
-    others = tuple(row for row in rows if row.key in needed and row.key not in shown)
+    others = tuple(row for row in rows if identity_of(row.key) in needed and row.key not in shown)
     unreadable = [f"{row.key}: {row.reason}" for row in rows if not row.inputs]
     return Report(
         title=under.strip("/") or "all runs",

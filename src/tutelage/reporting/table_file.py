@@ -18,12 +18,16 @@ compare: base               # every other arm against this one; or a list of suc
 published:
   arXiv 2410.20035, Table 4: {base: 60.58, guided: [70.15, 0.31]}   # by source; [value, error]
 notes: free text
+
+The runs of an arm are called `<table>/<label>` in letters that a folder may have; a word name=... in the arm says otherwise.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +40,7 @@ from tutelage.reporting.tables import Arm, Table
 from tutelage.reporting.verdict import Published
 from tutelage.runs.needs import check_words
 from tutelage.runs.records import read_yaml
-from tutelage.runs.words import joined, key_of
+from tutelage.runs.words import joined, key_of, value_of
 
 _KEYS = {
     "title", "metric", "mode", "split", "percent", "setting", "seeds", "tuning_seeds", "processes", "grid", "base", "arms", "compare",
@@ -107,18 +111,31 @@ def _arms(data: Mapping[str, Any], path: Path, name: str) -> tuple[Arm, ...]:
             _check_keys(entry, _ARM_KEYS, {"words"}, f"{path}: the arm '{label}'")
         own = entry if isinstance(entry, Mapping) else {"words": entry}
         words = joined(base, _words(own["words"] or [], path, label))
+        if value_of(words, "name") is None:
+            words.append(f"name={name}/{_folder(label, path)}")
         arm = Arm(
             label, tuple(words), _points(own.get("grid", data.get("grid")), path, label), published.get(label)
         )
         for earlier in arms:
             if _kind(arm) == _kind(earlier):
                 raise UserError(f"{path}: the arms '{earlier.label}' and '{label}' are the same runs")
+            if value_of(arm.command, "name") == value_of(earlier.command, "name"):
+                raise UserError(
+                    f"{path}: the arms '{earlier.label}' and '{label}' have one name for their runs: {words[-1]}"
+                )
         arms.append(arm)
     return tuple(arms)
 
 
 def _kind(arm: Arm) -> tuple[Any, ...]:
     return ([word for word in arm.command if key_of(word) != "name"], arm.points)
+
+
+def _folder(label: str, path: Path) -> str:
+    plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode().lower()
+    folder = re.sub(r"[^a-z0-9.]+", "-", plain).strip("-.")
+    _check(folder, path, "arms", "labels with a letter or a digit, after which the runs are named", label)
+    return folder
 
 
 def _words(value: Any, path: Path, where: str) -> list[str]:

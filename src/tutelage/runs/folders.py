@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tutelage.errors import UserError
+from tutelage.runs.identity import LENGTH
+
+IDENTITY = re.compile(rf"[0-9a-f]{{{LENGTH}}}")
+"""What the folder of a run is called."""
 
 try:
     import fcntl
@@ -58,6 +63,26 @@ def for_its_group(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def twin(root: Path, identity: str) -> Path | None:
+    """Return the folder of the run with an identity below the runs folder, whatever its name; of several, one that is complete."""
+    found = [folder / identity for folder in names_below(root)]
+    found = [path for path in found if path.is_dir() and not path.is_symlink()]
+    return next((path for path in found if (path / "result.json").is_file()), found[0] if found else None)
+
+
+def names_below(root: Path) -> Iterator[Path]:
+    """Yield the folders below the runs folder that a name may stand for, in order."""
+    try:
+        with os.scandir(root) as entries:
+            below = sorted(e.name for e in entries if e.name[0] != "." and e.is_dir(follow_symlinks=False))
+    except OSError:
+        return
+    for entry in below:
+        if not IDENTITY.fullmatch(entry):
+            yield root / entry
+            yield from names_below(root / entry)
 
 
 def lock_at(path: Path) -> FileLock:

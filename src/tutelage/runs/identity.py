@@ -14,6 +14,7 @@ LENGTH = 12
 """Hexadecimal digits of an identity: 48 bits, so that a million runs collide with probability 0.002."""
 
 EXCLUDED: dict[str, str] = {
+    "name": "what people call it: one configuration under two names is one run",
     "runs_dir": "where a run is stored",
     "logger": "mirrors of the record",
     "display": "what the screen shows",
@@ -91,8 +92,15 @@ def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
             continue
         if key == "weights" and config.get(WEIGHTS_DIGEST):
             continue
+        if _covers("needs.*.run", dotted) and isinstance(value, str):
+            value = identity_of(value)  # a needed run is the same under another name
         kept[key] = without_excluded(value, f"{dotted}.") if isinstance(value, Mapping) else value
     return kept
+
+
+def identity_of(key: str) -> str:
+    """Return the identity in a run's key `<name>/<identity>`."""
+    return key.rpartition("/")[2]
 
 
 def _unknown(data: Mapping[str, Any]) -> bool:

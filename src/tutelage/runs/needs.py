@@ -44,7 +44,7 @@ class Plan:
         found: dict[str, Plan] = {}
         for need in self.needs.values():
             for below in (*need.prerequisites(), need):
-                found.setdefault(below.key, below)
+                found.setdefault(below.identity, below)
         return list(found.values())
 
     def lines(self, depth: int = 0, role: str = "") -> Iterator[str]:
@@ -88,14 +88,13 @@ def ensure(
     """
     for need in planned.prerequisites():
         run = store.run(need.name, need.identity)
-        if run.is_complete:
-            continue
-        with run.lock(say=say):
-            if run.is_complete:  # made by another process while this one waited
-                continue
-            execute(need, run)
-            if not run.is_complete:
-                raise UserError(f"{planned.key} needs {need.key}, which did not finish (see {run.log})")
+        if not run.is_complete:
+            with run.lock(say=say):
+                if not run.is_complete:  # not made by another process while this one waited
+                    execute(need, run)
+                if not run.is_complete:
+                    raise UserError(f"{planned.key} needs {need.key}, which did not finish (see {run.log})")
+        store.also_called(need.name, run)
 
 
 def _plan(config: dict[str, Any], compose: Compose, above: tuple[tuple[str, str], ...]) -> Plan:

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tutelage.errors import UserError
-from tutelage.runs.folders import for_its_group, is_held, lock_at, make_folder
+from tutelage.runs.folders import for_its_group, is_held, lock_at, make_folder, twin
 from tutelage.runs.identity import LENGTH, identify
 from tutelage.runs.provenance import now
 from tutelage.runs.records import (
@@ -57,9 +57,11 @@ class Run:
     `best-<step>.safetensors`, `failed.json` after a failure, and last `result.json`.
     """
 
-    def __init__(self, path: Path, *, name: str | None = None) -> None:
+    def __init__(self, path: Path, *, name: str | None = None, root: Path | None = None) -> None:
+        """Name a run's folder. root: the folder of the store it lies in, where the same run may lie under another name."""
         self.path = path
         self._name = name
+        self._root = root
         self._file_lock: FileLock | None = None
 
     def __repr__(self) -> str:
@@ -161,8 +163,9 @@ class Run:
     def lock(self, *, wait: bool = True, say: Callable[[str], None] | None = None) -> Iterator[None]:
         """Hold the run: one process at a time writes it. Holding it again from the same object is allowed.
 
-        The lock lies beside the folder, so it stays valid while an attempt is archived, and the system frees
-        it when its process dies. `say` is called once, with whom a waiting process waits for.
+        The lock is the identity's, whatever names it has, and lies outside the folder, so it stays valid while an attempt is archived;
+        the system frees it when its process dies. Where the run was made under another name meanwhile, this one is that from here on.
+        `say` is called once, with whom a waiting process waits for.
 
         Raises:
             RunBusy: another process holds it and `wait` is false.
@@ -176,6 +179,7 @@ class Run:
             except OSError as error:
                 raise UserError(f"cannot lock {self.path}: {error.strerror or error}") from error
             try:
+                self._become_twin()
                 yield
             finally:
                 lock.release()
@@ -194,6 +198,8 @@ class Run:
             raise UserError(
                 f"{links[0]} is refused: a run is written into its own folder, not through a link to {links[0].readlink()}"
             )
+        if self._root is not None:  # a run begun under one name may go on under another
+            config = {**config, "name": self.name}
         make_folder(self.path / "checkpoints")
         for folder in (self.path, self.path / "checkpoints"):
             remove_temporaries(folder)
@@ -224,6 +230,9 @@ class Run:
 
     def remove(self) -> None:
         """Remove the run from the disk. Call it under the lock. It is gone at once: what a kill leaves has another name."""
+        if self.path.is_symlink():  # another name of a run, which stays
+            self.path.unlink()
+            return
         grave = self.path.with_name(f".removed-{self.path.name}")
         shutil.rmtree(grave, ignore_errors=True)
         self.path.rename(grave)
@@ -260,7 +269,14 @@ class Run:
 
     @property
     def _lock_path(self) -> Path:
-        return self.path.parent / ".locks" / f"{self.path.name}.lock"
+        return (self._root or self.path.parent) / ".locks" / f"{self.path.name}.lock"
+
+    def _become_twin(self) -> None:
+        if self._root is None or self.path.exists():
+            return
+        found = twin(self._root, self.identity)
+        if found is not None:
+            self.path, self._name = found, found.parent.relative_to(self._root).as_posix()
 
     @property
     def _holder_path(self) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from tutelage.errors import UserError
 from tutelage.runs.declared import makes, reads
 from tutelage.runs.frozen_networks import objectives_of
-from tutelage.runs.identity import identify, is_need
+from tutelage.runs.identity import identify, identity_of, is_need
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
 from tutelage.runs.weights import Weights, networks, run_around
@@ -145,9 +145,9 @@ def _openers(stage: Stage) -> Iterator[Stage]:
     opens_nothing = is_synthesis(stage.config) and method.get("labelling") == "uniform"
     if reads(stage.config) != "pseudo" and not opens_nothing:
         yield stage
-    assets = {key for key, _ in _assets(stage)}
+    assets = {identity_of(key) for key, _ in _assets(stage)}
     for need in _below(stage).values():
-        if need.key not in assets:
+        if identity_of(need.key) not in assets:
             yield from _openers(need)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -10,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError, choices
+from tutelage.runs.folders import IDENTITY, make_folder, names_below, twin
 from tutelage.runs.identity import LENGTH, identify
 from tutelage.runs.run import Run
 
 _NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
-_IDENTITY = re.compile(rf"[0-9a-f]{{{LENGTH}}}")
 _SHORTEST_PREFIX = 3
 _IS_PREFIX = re.compile(rf"[0-9a-f]{{{_SHORTEST_PREFIX},{LENGTH}}}")
 log = logging.getLogger("tutelage")
@@ -27,11 +28,32 @@ class Store:
         self.root = Path(root).expanduser()
 
     def run(self, name: str, identity: str) -> Run:
-        """Return the run of a name and an identity, whether or not it exists yet."""
+        """Return the run of an identity, whether or not it exists yet: under the name if it is there, else under any that it has."""
         check_name(name)
-        if not _IDENTITY.fullmatch(identity):
+        if not IDENTITY.fullmatch(identity):
             raise UserError(f"expected an identity of {LENGTH} hexadecimal digits, got {identity!r}")
-        return Run(self.root / name / identity, name=name)
+        path = self.root / name / identity
+        if path.is_symlink() or not path.exists():
+            path = twin(self.root, identity) or path
+        return Run(path, name=path.parent.relative_to(self.root).as_posix(), root=self.root)
+
+    def also_called(self, name: str, run: Run) -> None:
+        """Let a run be found under another name, too: by a link in the folder of that name."""
+        link = self.root / check_name(name) / run.identity
+        if link.exists() or run.name == name:
+            return
+        make_folder(link.parent)
+        with contextlib.suppress(OSError):  # made meanwhile; or no links here: the identity alone finds it
+            link.unlink(missing_ok=True)  # one whose run was removed
+            link.symlink_to(os.path.relpath(run.path.resolve(), link.parent.resolve()))
+
+    def other_names(self) -> dict[str, list[str]]:
+        """Return, for the identity of each run that has links, the names of these."""
+        found: dict[str, list[str]] = {}
+        for run in self._walk(self.root, ""):
+            if run.path.is_symlink():
+                found.setdefault(run.identity, []).append(run.name)
+        return found
 
     def at(self, key: str) -> Run:
         """Return the run of a key `<name>/<identity>`, as `needs.<name>.run` holds it."""
@@ -42,6 +64,13 @@ class Store:
         """Return the run of a resolved configuration (its `name` and its identity)."""
         return self.run(name_of(config), identify(config))
 
+    def forget_links(self, identity: str) -> None:
+        """Remove the links to a run that was removed; call it under its lock."""
+        for folder in names_below(self.root):
+            link = folder / identity
+            if link.is_symlink() and not link.exists():
+                link.unlink()
+
     def runs(self, under: str = "") -> Iterator[Run]:
         """Yield the runs that exist at or below a name ("" for all) or folder, or the one of a key, ordered by key; no archive."""
         name = self.name_in(under)
@@ -49,15 +78,19 @@ class Store:
         if name and not folder.resolve().is_relative_to(self.root.resolve()):
             raise UserError(f"'{under}' is not below {self.root}")
         above, _, last = name.rpartition("/")
-        if above and _IS_PREFIX.fullmatch(last) and (_IDENTITY.fullmatch(last) or not folder.is_dir()):
+        if above and _IS_PREFIX.fullmatch(last) and (IDENTITY.fullmatch(last) or not folder.is_dir()):
             # A run as `list runs` prints it, or by its first digits.
             yield from (
                 run
-                for run in self._walk(self.root / above, above, set())
+                for run in self._walk(self.root / above, above)
                 if run.name == above and run.identity.startswith(last)
             )
             return
-        yield from self._walk(folder, name, set())
+        met: set[str] = set()
+        for run in sorted(self._walk(folder, name), key=lambda run: (run.path.is_symlink(), run.key)):
+            if not (run.path.is_symlink() and run.identity in met):  # of a run and its links, one
+                met.add(run.identity)
+                yield run
 
     def name_in(self, under: str) -> str:
         """Return the name that a name or a folder means, as a shell completes it: `demo` of `runs/demo/`, "" of `runs` and of `.`."""
@@ -70,7 +103,11 @@ class Store:
 
     def names(self) -> list[str]:
         """Return the names that have runs."""
-        return sorted({run.name for run in self.runs()})
+        return sorted({run.name for run in self._walk(self.root, "")})
+
+    def named(self, name: str) -> list[Run]:
+        """Return the runs that have exactly this name, by whichever of their names it is."""
+        return [run for run in self._walk(self.root, "") if run.name == name.strip("/")]
 
     def find(self, text: str) -> Run:
         """Return the one run meant: by a folder, `<name>/<prefix>`, a prefix, or a name with one run.
@@ -82,9 +119,10 @@ class Store:
         if (folder / "config.yaml").is_file():
             return self.at_path(folder)
         wanted = text.strip("/")
-        found = [run for run in self.runs() if _matches(run, wanted)]
+        met = [run for run in self._walk(self.root, "") if _matches(run, wanted)]
+        found = list({run.identity: run for run in met}.values())
         if len(found) == 1:
-            return found[0]
+            return self.at(found[0].key)
         if found:
             lines = "\n".join(f"  {run.key}  {run.state}" for run in found[:20])
             more = f"\n  ... and {len(found) - 20} more" if len(found) > 20 else ""
@@ -95,17 +133,22 @@ class Store:
 
     def means_runs(self, text: str) -> bool:
         """Say whether a name, a key or the first digits of an identity mean one run or several."""
-        return any(_matches(run, text.strip("/")) for run in self.runs())
+        return any(_matches(run, text.strip("/")) for run in self._walk(self.root, ""))
 
     def at_path(self, folder: Path) -> Run:
         """Return the run in a folder, inside or outside this store (a copy, an archived attempt)."""
         folder = folder.resolve()
         root = self.root.resolve()
         inside = folder.parent != root and folder.is_relative_to(root) and ".archive" not in folder.parts
-        return Run(folder, name=folder.parent.relative_to(root).as_posix() if inside else None)
+        return Run(
+            folder,
+            name=folder.parent.relative_to(root).as_posix() if inside else None,
+            root=self.root if inside else None,
+        )
 
-    def _walk(self, folder: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[Run]:
+    def _walk(self, folder: Path, name: str, seen: set[tuple[int, int]] | None = None) -> Iterator[Run]:
         """Yield the runs at or below a folder. Links are followed, to each folder once: a link upwards would have no end."""
+        seen = set() if seen is None else seen
         try:
             status = folder.stat()
             if (status.st_dev, status.st_ino) in seen:
@@ -121,8 +164,8 @@ class Store:
             if not _NAME_PART.fullmatch(entry):
                 if next((folder / entry).glob("*/config.yaml"), None):
                     log.warning("%s is left out: no run has a name like that", folder / entry)
-            elif name and _IDENTITY.fullmatch(entry):
-                yield Run(self.root / name / entry, name=name)
+            elif name and IDENTITY.fullmatch(entry):
+                yield Run(self.root / name / entry, name=name, root=self.root)
             else:
                 yield from self._walk(folder / entry, f"{name}/{entry}" if name else entry, seen)
 
@@ -135,7 +178,7 @@ def check_name(name: str) -> str:
             part that looks like an identity.
     """
     for part in str(name).split("/"):
-        if not _NAME_PART.fullmatch(part) or _IDENTITY.fullmatch(part):
+        if not _NAME_PART.fullmatch(part) or IDENTITY.fullmatch(part):
             raise UserError(
                 f"a run's name has parts like 'demo/plain' (letters, digits and ._+=-, not an identity), "
                 f"got {name!r}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tutelage.errors import UserError
+
 
 def key_of(word: str) -> str:
     """Return the key of a word key=value."""
@@ -13,6 +15,20 @@ def key_of(word: str) -> str:
 def value_of(words: Sequence[str], key: str) -> str | None:
     """Return the value that the words give a key last, or None."""
     return next((word.partition("=")[2] for word in reversed(words) if key_of(word) == key), None)
+
+
+def one_length(words: Sequence[str]) -> list[str]:
+    """Return the words with the other of fit.epochs and fit.max_steps taken back where they give one.
+
+    Raises:
+        UserError: they give both.
+    """
+    lengths = {key: value_of(words, key) for key in ("fit.max_steps", "fit.epochs")}
+    given = [key for key, value in lengths.items() if value not in (None, "null")]
+    if len(given) == 2:
+        said = " and ".join(f"{key}={lengths[key]}" for key in given)
+        raise UserError(f"{said}: a run is so many updates or so many epochs long; give one of them")
+    return [*words, *(f"{key}=null" for key in lengths if given and lengths[key] is None)]
 
 
 def joined(base: Sequence[str], words: Sequence[str]) -> list[str]:

@@ -1,0 +1,69 @@
+"""Frozen networks in a sweep over methods: where a method has no place for one, its words are left out of that method's commands."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tutelage.errors import UserError
+from tutelage.runs.words import key_of, value_of
+
+log = logging.getLogger("tutelage")
+_CHOICE = re.compile(r"model@(?P<network>[\w.]+)$")
+
+
+def fitting(commands: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return the commands without the frozen networks that their method has no place for; what is left out is said.
+
+    A network that no method of the sweep has a place for stays, and is the mistake that it is in a single command.
+    """
+    offered = {network for words in commands for network in _chosen(words)}
+    if not offered or len({value_of(words, "method") for words in commands}) < 2:
+        return [list(words) for words in commands]
+    places = [_places(words) for words in commands]
+    somewhere = {network for found in places if found is not None for network in found}
+    fitted, said = [], set()
+    for words, found in zip(commands, places, strict=True):
+        out = set() if found is None else (offered & somewhere) - found
+        fitted.append([word for word in words if not _speaks_of(word, out)])
+        for network in sorted(out.intersection(_chosen(words))):
+            said.add(
+                f"method={value_of(words, 'method')} has no place for a {network}: it is left out of these runs"
+            )
+    for sentence in sorted(said):
+        log.info("%s", sentence)
+    return fitted
+
+
+def _chosen(words: Sequence[str]) -> list[str]:
+    matches = [_CHOICE.match(key_of(word)) for word in words if not word.endswith("=null")]
+    return [match["network"] for match in matches if match]
+
+
+def _speaks_of(word: str, networks: set[str]) -> bool:
+    key = key_of(word)
+    return any(key == f"model@{network}" or key.startswith(f"{network}.") for network in networks)
+
+
+def _places(words: Sequence[str]) -> set[str] | None:
+    """Return the frozen networks that a command's method reads; None: the command has a mistake, which its own job says."""
+    from tutelage.config.compose import compose
+    from tutelage.engine.instantiate import parameters_of, resolve
+
+    try:
+        method = compose(words)["method"]
+        parameters, _, _ = parameters_of(resolve(method.get("_target_", ""), "method"))
+    except UserError:
+        return None
+    return {*parameters, *_named(method.get("objectives") or {})}
+
+
+def _named(objectives: Mapping[str, Any]) -> set[str]:
+    """Return the networks that objectives name."""
+    return {
+        str(node["network"])
+        for node in objectives.values()
+        if isinstance(node, Mapping) and node.get("network")
+    }

@@ -13,6 +13,7 @@ from tutelage.config.compose import compose, hydra_ready, plan_of
 from tutelage.engine.build import build
 from tutelage.reporting.table_file import load
 from tutelage.runs import needs, setting
+from tutelage.runs.frozen_networks import objectives_of
 from tutelage.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +77,8 @@ def test_every_stage_plans_and_uses_every_need(chain, images):
         config = plan.config
         assert plan.name == f"transfer/{chain}/{stage}"
         used = {str((config[role] or {}).get("weights")) for role in ROLES}
-        used |= {str(config["data"].get("root")), str(config["method"].get("pseudo"))}
+        used |= {str(config["data"].get("root"))}
+        used |= {str(node.get("pseudo")) for _, node in objectives_of(config)}
         assert {word.removeprefix("need:") for word in used if word.startswith("need:")} == set(plan.needs)
         opens_source = stage in ("classifier", "generator")
         expected = "source" if opens_source else "oracle" if "oracle" in stage else config["setting"]

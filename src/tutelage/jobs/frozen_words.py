@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from tutelage.errors import UserError
+from tutelage.runs.frozen_networks import ROLES, frozen_read, where_of
 from tutelage.runs.words import key_of, value_of
 
 log = logging.getLogger("tutelage")
@@ -53,17 +53,8 @@ def _places(words: Sequence[str]) -> set[str] | None:
     from tutelage.engine.instantiate import parameters_of, resolve
 
     try:
-        method = compose(words)["method"]
-        parameters, _, _ = parameters_of(resolve(method.get("_target_", ""), "method"))
+        config = compose(words)
+        parameters, _, _ = parameters_of(resolve(config["method"].get("_target_", ""), "method"))
     except UserError:
         return None
-    return {*parameters, *_named(method.get("objectives") or {})}
-
-
-def _named(objectives: Mapping[str, Any]) -> set[str]:
-    """Return the networks that objectives name."""
-    return {
-        str(node["network"])
-        for node in objectives.values()
-        if isinstance(node, Mapping) and node.get("network")
-    }
+    return {*map(where_of, frozen_read(config)), *(role for role in ROLES if role in parameters)}

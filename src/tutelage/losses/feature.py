@@ -176,7 +176,9 @@ def _unit(x: Tensor) -> Tensor:
 def _of_ordinary_size(x: Tensor, largest: Tensor, low: float, high: float) -> Tensor:
     """Return x, divided by its largest magnitudes where these are beyond low and high: what is scaled to length 1 later loses no digit."""
     is_odd = largest.isfinite() & (largest > 0) & ((largest < low) | (largest > high))
-    if x.device.type == "cpu" and not bool(is_odd.any()):  # where a look costs nothing: no step of the gradient's sum is added
+    if x.device.type == "cpu" and not bool(
+        is_odd.any()
+    ):  # where a look costs nothing: no step of the gradient's sum is added
         return x
     return x / torch.where(is_odd, largest.clamp_min(1e-37), 1.0)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 import tutelage
@@ -112,3 +114,87 @@ def test_every_command_of_the_readme_exists():
 def test_every_make_target_of_the_readme_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
+
+
+@pytest.mark.parametrize("first_line", ["# guided loop", "# summed loop"])
+def test_a_loop_of_ones_own_runs_on_plain_modules_and_tensors_as_the_readme_says(first_line):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)
+    )
+    guide = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(108, 4)
+    )
+    x, y = torch.randn(16, 1, 8, 8), torch.arange(16) % 4
+    names = {
+        "network": network, "guide": guide.eval(), "teacher": guide.eval(), "x": x, "batches": [(x, y)] * 8,
+        "cross_entropy": torch.nn.functional.cross_entropy, "Adam": torch.optim.Adam,
+        "optimizer": torch.optim.Adam(network.parameters(), 0.01),
+    }  # fmt: skip
+    before, teacher = network[1].weight.detach().clone(), [p.detach().clone() for p in guide.parameters()]
+    exec(block(first_line), names)
+    first = float(names["loss"].detach())
+    exec(block(first_line).partition("for x, y")[1] + block(first_line).partition("for x, y")[2], names)
+    assert float(names["loss"].detach()) < first
+    assert not torch.equal(network[1].weight, before)
+    assert all(torch.equal(a, b) for a, b in zip(teacher, guide.parameters(), strict=True))
+    if first_line == "# summed loop":
+        assert len(list(names["total"].parameters())) == 2  # the projector's
+
+
+def test_objectives_work_in_a_trainer_of_ones_own():
+    from tutelage import objectives
+
+    class Mine(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+            guide = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+            terms = {
+                "task": objectives.Task(label_smoothing=None),
+                "alignment": objectives.Alignment(
+                    network="guide", schedule=objectives.Schedule(name="until", steps=2)
+                ),
+            }
+            self.total = objectives.Objectives(
+                self.network,
+                terms,
+                frozen={"guide": guide},
+                task=torch.nn.functional.cross_entropy,
+                example=torch.randn(4, 6),
+            )
+
+        def training_step(self, batch, place):
+            return self.total(*batch)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    mine = Mine()
+    data = torch.utils.data.TensorDataset(torch.randn(32, 6), torch.arange(32) % 3)
+    pl.Trainer(
+        max_steps=4,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(mine, torch.utils.data.DataLoader(data, batch_size=8))
+    assert mine.total.step == 4
+    assert not any(name.startswith("total.terms.alignment") for name, _ in mine.named_parameters())
+
+
+def test_the_names_of_the_library_come_from_the_top_and_import_nothing_before_they_are_asked_for():
+    code = "import sys, tutelage; assert 'torch' not in sys.modules; print(sorted(dir(tutelage)))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for name in ("Alignment", "Taps", "losses", "similarity", "objectives", "load_run"):
+        assert name in said and getattr(tutelage, name) is not None
+    assert float(tutelage.similarity.cka(torch.eye(5), torch.eye(5))) == pytest.approx(1)
+    assert float(tutelage.losses.feature.hint(torch.ones(3, 2), torch.ones(3, 2))) == 0
+    with pytest.raises(AttributeError, match="no attribute 'aligment'"):
+        tutelage.aligment
+    from tutelage import objectives
+
+    assert all(
+        getattr(objectives, name).__module__.startswith("tutelage.objectives.") for name in objectives.__all__
+    )

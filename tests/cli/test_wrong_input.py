@@ -61,6 +61,24 @@ def fails(capsys, *words, code=2):
             "method=fitnets model@teacher=fcn method.hint_steps=2",
             "leaves none of fit.max_steps=2 for what follows",
         ),
+        ("method=guidance method.pairing=first", "did you mean 'method.objectives.alignment.pairing'?"),
+        ("method=guidance method.k=3", "did you mean 'method.objectives.alignment.pairing.k'?"),
+        (
+            "method=guidance method.similarity=rsa",
+            "did you mean 'similarity@method.objectives.alignment.similarity'?",
+        ),
+        (
+            "method=guidance model@guide=fcn method.objectives.alignment.pairing.strategy=first",
+            "method.objectives.alignment.pairing.strategy=first needs method.objectives.alignment.pairing.k",
+        ),
+        (
+            "method=guidance model@guide=fcn method.objectives.alignment.schedule.name=until",
+            "method.objectives.alignment.schedule.name=until needs method.objectives.alignment.schedule.steps",
+        ),
+        (
+            "+objective@method.objectives.keys=dimension",
+            "an objective cannot be named 'keys'",
+        ),
         ("model@guide.depth=3", "a setting of it is guide.depth"),
         ("data=copy_paste model=transformer_encoder model.heads=2", "sees the tokens that it is to foretell"),
         (

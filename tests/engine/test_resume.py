@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from small_runs import METHODS
+from small_runs import GUIDE, METHODS, TEACHER
 from tutelage.engine.callbacks import Recording
 from tutelage.engine.checkpoints import Checkpoints
 from tutelage.errors import UserError
@@ -37,11 +37,18 @@ def timeless(rows):
 REMEMBERED = [("guidance", "method.cache=[guide]"), ("distillation", "method.cache=[teacher]")]
 
 
+COMBINED = [
+    "method=guidance", *GUIDE, "model.dropout=0.2", "+objective@method.objectives.hint=hint", *TEACHER,
+    "+objective@method.objectives.soft=soft_targets", "method.objectives.soft.network=guide",
+    "method.objectives.hint.schedule={name: warm_up, steps: 6}", "method.objectives.alignment.schedule={name: until, steps: 6}",
+]  # fmt: skip
+"""A guide that also teaches, and a teacher beside it."""
 SCHEDULED = ["optimizer.schedule=cosine", "optimizer.warmup_steps=3"]
 WORDS = [
     pytest.param([f"method={method}", *METHODS[method], *more, *SCHEDULED], id="-".join([method, *more]))
     for method, *more in [*([method] for method in METHODS), *REMEMBERED]
 ]
+WORDS.append(pytest.param([*COMBINED, *SCHEDULED], id="several objectives"))
 
 
 @pytest.mark.parametrize("words", WORDS)

@@ -319,7 +319,9 @@ def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) 
         known = _known_keys(overrides, key, primary)
         if key in known:
             return UserError(f"'{key}' holds named entries: give each by its name, +{key}.<name>=<value>")
-        section = key.rpartition(".")[0]
+        section, _, last = key.rpartition(".")
+        if deeper := _deeper(section, last, known):
+            return UserError(f"there is no setting '{key}' in this command; did you mean '{deeper}'?")
         beside = [name for name in known if name.startswith(f"{section}.")] if section else []
         return UserError(f"there is no setting '{key}' in this command; {choices(key, beside or known)}")
     if match := re.search(r"Could not find '([^']+)'", text):
@@ -355,6 +357,15 @@ def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) 
             key = str(error).splitlines()[0].rpartition(" ")[2]
         return UserError(f"the setting '{key}' has no value: give {key}=<value>{_about(key, overrides)}")
     return UserError(" ".join(text.split()))
+
+
+def _deeper(section: str, last: str, known: Sequence[str]) -> str:
+    """Return the first known key below a section that has a part of this name, up to it; a choice of a group with its `@`."""
+    for name in known:
+        if section and name.startswith(f"{section}.") and last in (parts := name.split(".")):
+            place = ".".join(parts[: parts.index(last) + 1])
+            return name if place == name else f"{last}@{place}" if last in groups() else place
+    return ""
 
 
 def _about(key: str, overrides: Sequence[str]) -> str:

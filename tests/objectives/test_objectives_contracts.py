@@ -1,0 +1,150 @@
+"""The contracts that hold for every objective that the configuration offers, alone and beside others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from small_runs import P_SSL, SMALL
+from tutelage.config.compose import compose
+from tutelage.config.groups import group_options
+from tutelage.engine.build import build
+from tutelage.errors import UserError
+
+GUIDE = ["model@guide=residual_convnet", "guide.width=4", "guide.blocks=1"]
+TEACHER = ["model@teacher=residual_convnet", "teacher.width=4", "teacher.blocks=1"]
+AT = "method.objectives.added"
+PSEUDO = [word.replace("method.objectives.consistency", AT) for word in P_SSL if "ema_decay" not in word]
+
+OBJECTIVES: dict[str, list[str]] = {
+    "task": [f"{AT}.label_smoothing=0.1"],
+    "alignment": GUIDE,
+    "dimension": [f"{AT}.neighbours=5"],
+    **dict.fromkeys(("soft_targets", "logits", "decoupled"), TEACHER),
+    **dict.fromkeys(("hint", "relational", "similarity_preserving", "pkt", "cross_correlation"), TEACHER),
+    "attention": [*TEACHER, "model=convnet", "model.width=4", "model.blocks=1"],
+    **{key: [*PSEUDO, f"{AT}.threshold=0.0"] for key in ("uda", "fixmatch", "pseudo_label")},
+    "mean_teacher": [*PSEUDO, "method.ema_decay=0.9"],
+}
+"""Every objective with the words that make it run beside the task."""
+
+
+def built(tmp_path, *words):
+    small = [w for w in SMALL if not (w.startswith(("model.depth", "model=")) and "model=convnet" in words)]
+    return build(compose([*small, f"runs_dir={tmp_path}", *words]))
+
+
+def added(tmp_path, name, *more):
+    """A method with an objective of that name beside the task, and a batch."""
+    method = (
+        ["method=pseudo_ssl/uda", "~objective@method.objectives.consistency"]
+        if name == "mean_teacher"
+        else []
+    )
+    made = built(tmp_path, *method, f"+objective@{AT}={name}", *OBJECTIVES[name], *more)
+    made.method.max_steps = 10
+    made.method.on_fit_start()
+    stream = made.data.train_stream(seed=0, device="cpu")
+    stream.seek(0, 1)
+    return made.method.train(), next(iter(stream))
+
+
+def runs(*networks):
+    """Count the forwards of networks."""
+    counts = [0] * len(networks)
+    for place, network in enumerate(networks):
+
+        def count(*_, place=place):
+            counts[place] += 1
+
+        network.register_forward_pre_hook(count)
+    return counts
+
+
+def test_every_shipped_objective_is_listed_here():
+    assert set(group_options("objective")) == set(OBJECTIVES) | {"made"}  # which a method makes itself
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_is_one_finite_number_that_reaches_the_network_and_its_own_parts_alone(tmp_path, name):
+    method, batch = added(tmp_path, name)
+    before = {role: frozen.digest() for role, frozen in method.frozen.items()}
+    counts = runs(method.network, *(frozen.network for frozen in method.frozen.values()))
+    terms = method.losses(batch)
+    assert counts == [1] * len(counts)
+    assert set(terms) == {"task", "added"}
+    assert terms["added"].ndim == 0 and terms["added"].isfinite()
+    terms["added"].backward()
+    reached = {n for n, p in method.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert any(n.startswith("network.") for n in reached)
+    own = {n for n, p in method.objectives["added"].named_parameters() if p.requires_grad}
+    assert {f"objectives.terms.added.{n}" for n in own} <= reached
+    assert all(n.startswith(("network.", "objectives.terms.added.")) for n in reached)
+    assert {role: frozen.digest() for role, frozen in method.frozen.items()} == before
+    assert all(p.grad is None for frozen in method.frozen.values() for p in frozen.network.parameters())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_weight_and_schedule_live_outside(tmp_path, name):
+    method, batch = added(tmp_path, name, f"{AT}.weight=3", f"{AT}.schedule={{name: until, steps: 5}}")
+    assert method.objectives.weights(4, 10)["added"] == 3 and method.objectives.weights(5, 10)["added"] == 0
+    unweighted, _ = added(tmp_path, name, f"{AT}.weight=1", f"{AT}.schedule={{name: always, steps: null}}")
+    for one in (method, unweighted):
+        torch.manual_seed(0)
+        one.value = float(one.losses(batch)["added"].detach())
+    assert method.value == unweighted.value
+
+
+@pytest.mark.parametrize("name", [n for n, words in OBJECTIVES.items() if words in (GUIDE, TEACHER)])
+def test_a_missing_frozen_network_is_an_error_at_once(tmp_path, name):
+    with pytest.raises(
+        UserError, match=r"the objective 'added' reads the frozen network '\w+', which is not there"
+    ):
+        built(tmp_path, f"+objective@{AT}={name}")
+
+
+SOFT = ["+objective@method.objectives.soft=soft_targets", "method.objectives.soft.network=guide"]
+HINT = ["+objective@method.objectives.hint=hint", "method.objectives.hint.network=guide"]
+SECOND = ["+model@frozen.second=convnet", "frozen.second.width=4", "frozen.second.blocks=1"]
+
+
+def test_one_network_guides_and_teaches_in_one_forward_and_stops_after_the_last_layer_that_is_wanted(
+    tmp_path,
+):
+    made = built(tmp_path, "method=guidance", *GUIDE, *SOFT, *HINT)
+    method = made.method
+    stream = made.data.train_stream(seed=0, device="cpu")
+    stream.seek(0, 1)
+    batch = next(iter(stream))
+    guide = method.frozen["guide"].network
+    counts = runs(method.network, guide)
+    terms = method.losses(batch)
+    assert counts == [1, 1] and set(terms) == {"task", "alignment", "soft", "hint"}
+    apart = [
+        built(tmp_path, "method=guidance", *GUIDE, *words).method.losses(batch) for words in (SOFT, HINT)
+    ]
+    for name, other in (("soft", apart[0]), ("hint", apart[1]), ("alignment", apart[0])):
+        torch.testing.assert_close(terms[name], other[name])
+    first = ["method.objectives.alignment.pairing={strategy: first, k: 1}"]
+    early = built(tmp_path, "method=guidance", *GUIDE, *first).method
+    counts = runs(early.frozen["guide"].network.head)
+    early.losses(batch)
+    assert counts == [0]
+
+
+def test_several_guides_and_teachers_by_name_each_with_its_own_digest_and_pairs(tmp_path):
+    second = ["+objective@method.objectives.second=alignment", "method.objectives.second.network=second"]
+    teacher = ["+objective@method.objectives.hint=hint", *TEACHER]
+    method = built(tmp_path, "method=guidance", *GUIDE, *SECOND, *second, *teacher).method
+    assert set(method.frozen) == {"guide", "second", "teacher"}
+    described = method.describe()
+    assert len({described[f"{name}_digest"] for name in method.frozen}) == 3
+    assert {name for name, facts in described["objectives"].items() if facts["pairs"]} == {
+        "alignment",
+        "second",
+        "hint",
+    }
+    with pytest.raises(UserError, match="nothing in method Guidance reads the frozen network 'second'"):
+        built(tmp_path, "method=guidance", *GUIDE, *SECOND)
+    with pytest.raises(UserError, match=r"frozen\.guide: this name is taken"):
+        built(tmp_path, "method=guidance", *GUIDE, "+model@frozen.guide=convnet")

@@ -38,7 +38,9 @@ def run(given: Given) -> int:
 
 
 def _options(what: str) -> Iterator[tuple[str, str]]:
-    return ((name, summary(path)) for name, path in options(GROUPS[what]))
+    yield from ((name, summary(path)) for name, path in options(GROUPS[what]))
+    if what == "sweeps":  # every table is one
+        yield from _tables()
 
 
 def _tables() -> Iterator[tuple[str, str]]:

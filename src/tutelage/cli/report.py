@@ -64,7 +64,7 @@ def report_table(path: Path, words: Sequence[str], *, replace: bool = False) -> 
             table,
             finder(words, plan_of),
             Store(root),
-            path.parent / "results",
+            path.parent / "results" if path.resolve().is_relative_to(Path.cwd()) else Path(root) / table.name,
             path.stem,
             words=[word for word in words if not is_excluded(word.lstrip("+~").partition("=")[0])],
             replace=replace,

@@ -129,18 +129,24 @@ def choices(name: str, known: Iterable[str], *, limit: int = 12) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the name that was probably meant, or None."""
+    """Return the name that was probably meant, or None. Of names that all lie in one section, the section counts for nothing."""
     names = list(known)
-    same = [one for one in names if one.lower() == name.lower()]
+    same = [one for one in names if _spelled(one) == _spelled(name)]
     same = same or [one for one in names if _is_short_for(one, name) or _is_short_for(name, one)]
-    return next(iter(same or difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
+    if same:
+        return same[0]
+    sections = {one.rpartition(".")[0] for one in (name, *names)}
+    within = {one.rpartition(".")[2] if len(sections) == 1 else one: one for one in names}
+    sought = name.rpartition(".")[2] if len(sections) == 1 else name
+    return next((within[one] for one in difflib.get_close_matches(sought, within, n=1, cutoff=0.5)), None)
+
+
+def _spelled(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
 
 
 def _is_short_for(short: str, long: str) -> bool:
     """Say whether one name has the initials of the other's words, below the same section: optimizer.lr and optimizer.learning_rate."""
     (above, _, last), (section, _, words) = short.rpartition("."), long.rpartition(".")
-    return (
-        above == section
-        and "_" in words
-        and last.lower() == "".join(part[:1] for part in words.lower().split("_"))
-    )
+    parts = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", words).lower().split("_")
+    return above == section and len(parts) > 1 and last.lower() == "".join(part[:1] for part in parts)

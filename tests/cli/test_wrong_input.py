@@ -32,6 +32,12 @@ def fails(capsys, *words, code=2):
     [
         ("optimizer.lrr=0.1", "did you mean 'optimizer.lr'"),
         ("optimizer.learning_rate=0.1", "did you mean 'optimizer.lr'"),
+        ("optimizer.learningRate=0.1", "did you mean 'optimizer.lr'"),
+        ("optimizer.weightdecay=0.1", "did you mean 'optimizer.weight_decay'"),
+        (
+            "optimizer.learningrate=0.1",
+            "there is no setting 'optimizer.learningrate' in this command; Known: ",
+        ),
         ("optimizer.wd=0.1", "did you mean 'optimizer.weight_decay'"),
         ("optimizer.lr=interval(1e-4,1e-1)", "an interval is for a search; add -m hydra/sweeper=optuna"),
         ("optimizer.lr=range(1,3)", "several values make a sweep: add -m"),

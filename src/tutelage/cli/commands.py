@@ -283,10 +283,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "list": Command(
         "listing",
-        "list experiments, methods, models, data, cases or runs",
+        "list experiments, methods, objectives, models, data, cases or runs",
         (
-            "experiments | methods | models | data | optimizers | hardware | loggers | sweeps | cases | "
-            "tables",
+            "experiments | methods | objectives | similarities | models | data | optimizers | hardware | loggers | sweeps | "
+            "cases | tables",
             "runs [<name>] [state=failed ...]",
         ),
         ("<name>: only runs at or below this name, such as demo.",),

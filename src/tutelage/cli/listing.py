@@ -11,7 +11,8 @@ from tutelage.reporting.table_paths import tables
 from tutelage.runs.bounded import YAML_BYTES, read_bytes
 
 GROUPS = {
-    "experiments": "experiment", "methods": "method", "models": "model", "data": "data", "optimizers": "optimizer",
+    "experiments": "experiment", "methods": "method", "objectives": "objective", "similarities": "similarity", "models": "model",
+    "data": "data", "optimizers": "optimizer",
     "hardware": "hardware", "loggers": "logger", "sweeps": "sweep",
     "cases": "scale",
 }  # fmt: skip

@@ -25,6 +25,9 @@ def test_several_loggers_are_kept_at_once(tmp_path):
         ("data=[digits,synthetic]", "Write data=digits, or for a run of each: -m data=digits,synthetic"),
         ("model@teacher=[convnet,fcn]", "Write model@teacher=convnet"),
         ("experiment=[demo/plain,demo/cnn]", "this group takes one choice"),
+        ("+model@frozen.second=[convnet,fcn]", "Write +model@frozen.second=convnet"),
+        ("+objective@method.objectives.hint=[hint,logits]", "this group takes one choice"),
+        ("hydra/launcher=[local,slurm]", "Write hydra/launcher=local"),
         ("logger=[wandb,none]", "expected loggers of different kinds"),
         ("logger=[csv,csv]", "expected loggers of different kinds"),
         ("logger=[csv,wanbd]", "did you mean 'wandb'"),
@@ -36,14 +39,39 @@ def test_any_other_list_is_refused(word, says):
     assert says in str(error.value)
 
 
-def test_a_list_in_a_file_of_the_users_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("override /data: [digits, synthetic]", "the group data a list"),
+        ("override /model@teacher: [convnet, fcn]", "the group model@teacher a list"),
+        (
+            "/objective@method.objectives.hint: [hint, logits]",
+            "the group objective@method.objectives.hint a list",
+        ),
+        ("override /logger: [csv, tensorboard]", "Several loggers are `logger: {kind:"),
+        ("[mine/a, mine/b]", "where each entry is the name of one file"),
+    ],
+)
+def test_a_list_in_a_file_of_the_users_is_refused(tmp_path, monkeypatch, capsys, entry, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/two.yaml").write_text(f"# @package _global_\ndefaults:\n  - {entry}\n")
+    with pytest.raises(UserError) as error:
+        compose(["experiment=two"])
+    assert says in str(error.value)
+    assert main(["train", "-m", "experiment=two", "seed=0,1", f"runs_dir={tmp_path}/runs"]) == 2
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.rglob("result.json"))
+    assert compose([])["name"] == "adhoc"  # which does not choose that file
+
+
+def test_several_loggers_in_a_file_of_the_users(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf/experiment").mkdir(parents=True)
     (tmp_path / "conf/experiment/two.yaml").write_text(
-        "# @package _global_\ndefaults:\n  - override /data: [digits, synthetic]\n"
+        "# @package _global_\nlogger: {kind: [csv, tensorboard]}\n"
     )
-    with pytest.raises(UserError, match="the group data a list"):
-        compose(["experiment=two"])
+    assert compose(["experiment=two"])["logger"]["kind"] == ["csv", "tensorboard"]
 
 
 def test_the_values_of_a_dictionary_come_from_its_word():

@@ -16,10 +16,11 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tutelage.config.group_lists import check_chosen, without_lists
+from tutelage.config.group_lists import files_with_lists, without_lists
 from tutelage.config.groups import (
     PRIMARY,
     check_files,
@@ -149,9 +150,18 @@ def compose(overrides: Sequence[str], primary: str = PRIMARY) -> dict[str, Any]:
             node = hydra_compose(primary, overrides=[*search_path(), *overrides], return_hydra_config=True)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise explain(error, overrides, primary) from error
-        if primary == PRIMARY:
-            check_chosen(node.hydra.runtime.choices)
+        _check_lists(overrides, primary)
         return resolve(node, overrides, primary)
+
+
+def _check_lists(overrides: Sequence[str], primary: str) -> None:
+    """Raise UserError where a file that a command chooses gives a group a list. Hydra must be ready."""
+    if lists := files_with_lists():
+        loader = GlobalHydra.instance().config_loader()
+        chosen = loader.compute_defaults_list(primary, [*search_path(), *overrides], RunMode.RUN).defaults
+        for entry in chosen:
+            if said := lists.get(str(entry.config_path)):
+                raise UserError(said)
 
 
 def resolve(node: DictConfig, overrides: Sequence[str] = (), primary: str = PRIMARY) -> dict[str, Any]:
@@ -224,7 +234,9 @@ def multirun(
     import hydra
 
     def of_hydra(node: DictConfig) -> float:
-        return job(node, _this_job())
+        found = _this_job()
+        _check_lists(readable(found.words), primary)
+        return job(node, found)
 
     prepare()
     # Hydra passes errors on instead of printing and leaving: `main` words them.
@@ -330,6 +342,8 @@ def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) 
             group, _, name = match.group(1).rpartition("/")
         offered = HYDRAS.get(group) or group_options(group)
         return UserError(f"there is no {group or 'configuration'} '{name}'; {choices(name, offered)}")
+    if "Unsupported type in defaults" in text and (lists := files_with_lists()):
+        return UserError(next(iter(lists.values())))
     if "Config group override must be a string" in text:
         for word in overrides:
             role, dot, setting = word.partition("@")[2].partition(".")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from tutelage.config.groups import PRIMARY, config_folder, options
+from tutelage.config.groups import is_group, options, user_folder
 from tutelage.errors import UserError, choices
 from tutelage.runs.bounded import load_yaml
 
@@ -21,11 +23,11 @@ def without_lists(overrides: Iterable[str]) -> list[str]:
 
 def _read(word: str) -> list[str]:
     group, _, value = word.lstrip("+").partition("=")
-    if not (value.startswith("[") and value.endswith("]")) or group not in single_groups():
+    if not (value.startswith("[") and value.endswith("]")) or not is_group(group):
         return [word]
     names = [name.strip().strip("'\"") for name in value[1:-1].split(",") if name.strip()]
     if group != "logger":
-        raise UserError(_one_choice(group, names))
+        raise UserError(_one_choice(word.partition("=")[0], names))
     files = dict(options(group))
     if unknown := [name for name in names if name not in files]:
         raise UserError(f"there is no {group} '{unknown[0]}'; {choices(unknown[0], files)}")
@@ -48,21 +50,35 @@ def _one_choice(group: str, names: Sequence[str]) -> str:
     )
 
 
+def files_with_lists() -> dict[str, str]:
+    """Return the user's files whose defaults give a group a list, by name (data/mine), with what is to be said where one is chosen."""
+    if (folder := user_folder()) is None:
+        return {}
+    said = {path: _said_of(path, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*.yaml"))}
+    return {str(path.relative_to(folder).with_suffix("")): text for path, text in said.items() if text}
+
+
 @functools.cache
-def single_groups() -> frozenset[str]:
-    """Return the groups, as words name them (model@guide), of which a command has one choice each."""
-    defaults = load_yaml(config_folder() / f"{PRIMARY}.yaml")["defaults"]
-    pairs = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
-    return frozenset(
-        key
-        for key, value in pairs
-        if not key.startswith(("override", "optional")) and not isinstance(value, list)
-    )
+def _said_of(path: Path, _changed: int) -> str:
+    content = load_yaml(path)
+    defaults = content.get("defaults") if isinstance(content, dict) else None
+    return "\n".join(_lists_in(path, defaults if isinstance(defaults, list) else []))
 
 
-def check_chosen(chosen: Iterable[str]) -> None:
-    """Raise UserError where a file's defaults give a group a list: Hydra's record of choices then lacks that group."""
-    if merged := sorted(single_groups() - set(chosen)):
-        raise UserError(
-            f"a chosen file gives the group {merged[0]} a list in its defaults, of which the last would win without a word: name one"
-        )
+def _lists_in(path: Path, defaults: Sequence[Any]) -> Iterator[str]:
+    for entry in defaults:
+        if isinstance(entry, list):
+            yield f"{path}: its defaults hold a list, {entry}, where each entry is the name of one file"
+        for key, value in entry.items() if isinstance(entry, dict) else ():
+            *how, group = str(key).split()
+            # An experiment may be the sum of others.
+            if (
+                not isinstance(value, list)
+                or not is_group(group.lstrip("/"))
+                or (group == "/experiment" and not how)
+            ):
+                continue
+            yield (
+                f"{path}: its defaults give the group {group.lstrip('/')} a list, of which the last would win without a word: name one"
+                f"{'. Several loggers are `logger: {kind: [csv, tensorboard]}`' if group.endswith('logger') else ''}"
+            )

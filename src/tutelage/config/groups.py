@@ -49,6 +49,11 @@ def groups() -> list[str]:
     )
 
 
+def is_group(key: str) -> bool:
+    """Say whether a word's key is a choice of a group, not a setting: model@guide, objective@method.objectives.hint, hydra/launcher."""
+    return key.startswith("hydra/") or key.partition("@")[0] in groups()
+
+
 def options(group: str) -> list[tuple[str, Path]]:
     """Return (name, file) of everything a group offers; the user's own folder hides a shipped file of the same name."""
     found: dict[str, Path] = {}

@@ -1,7 +1,7 @@
 """A run of more updates goes on from the kept state of a complete one of fewer, where that gives exactly what it would have come to anew.
 
 It does where nothing before the shorter run's last update knew how many there would be: a constant learning rate, constant schedules, a
-method of ours, and a last update at which the longer run validates and records too. Otherwise it is said what stood in the way.
+method of ours, and a last update at which the longer run validates too. Otherwise it is said what stood in the way.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ def _why_not(config: Mapping[str, Any], begun: int, other: Run) -> str:
             ):
                 return f"{section}.{key}={value} spreads over all updates, so a longer run differs from the first one on"
     every = fit["validate_every_steps"]
-    if every is None or begun % every or begun % fit["log_every_steps"]:
+    if every is None or begun % every:
         return (
-            f"it ended at an update at which a longer one does not validate and record: fit.validate_every_steps={every} and "
-            f"fit.log_every_steps={fit['log_every_steps']} would have to divide {begun}"
+            f"it ended at an update at which a longer one does not validate: fit.validate_every_steps={every} would have to divide "
+            f"{begun}"
         )
     if not other.checkpoint("last").is_file():
         return "its state was not kept: with fit.keep_checkpoints=true it could be continued"

@@ -62,6 +62,8 @@ def removable(store: Store, rows: Sequence[Row], under: str = "") -> list[Row]:
     candidates = [row for row in rows if row.state is not State.RUNNING]
     owners = owners_of(TABLES) if candidates else {}
     others, inside = store.other_names(), store.name_in(under)
+    if not any(row.key.startswith(f"{inside}/") for row in rows):  # one run was meant, by its identity
+        inside = inside.rpartition("/")[0]
     kept: dict[str, str] = {}
     links = {row.key for row in candidates if (store.root / row.key).is_symlink()}
     for row in candidates:

@@ -16,7 +16,26 @@ def store(tmp_path):
 
 @pytest.fixture
 def make(store):
-    """Make a run; `test` and `validation` are its metrics, None leaves it interrupted. tested_on: what its setup says of the data."""
+    """Make a run (`maker`)."""
+    return maker(store)
+
+
+@pytest.fixture
+def make_at():
+    """From a folder to a store there, and what makes its runs: for tests that want several."""
+
+    def make_at(folder):
+        store = Store(folder / "runs")
+        return store, maker(store)
+
+    return make_at
+
+
+def maker(store):
+    """Return what makes runs in a store.
+
+    `test` and `validation` are a run's metrics, None leaves it interrupted. tested_on: what its setup says of the data.
+    """
     clock = iter(range(10_000))
 
     def make(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tutelage.reporting import collect as collect_module
+from tutelage.reporting import facts as facts_module
 from tutelage.reporting.collect import collect, group, prerequisites
 from tutelage.runs.run import State
 
@@ -166,5 +166,5 @@ def test_order_on_disk_does_not_matter(store, make, seeds):
 
 def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_is_reported_on_the_cpu():
     facts = {"cpu": "Some Processor", "cores_usable": 16, "gpus": ["Some GPU"]}
-    assert collect_module._machine(facts, {"hardware": {"accelerator": "cpu"}}) == "Some Processor, 16 cores"
-    assert collect_module._machine(facts, {"hardware": {"accelerator": "gpu"}}) == "1 x Some GPU"
+    assert facts_module._machine(facts, {"hardware": {"accelerator": "cpu"}}) == "Some Processor, 16 cores"
+    assert facts_module._machine(facts, {"hardware": {"accelerator": "gpu"}}) == "1 x Some GPU"

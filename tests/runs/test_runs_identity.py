@@ -2,6 +2,7 @@
 
 import json
 import math
+from fnmatch import fnmatchcase
 
 import pytest
 from hypothesis import given, settings
@@ -199,3 +200,21 @@ def test_settings_that_came_later_leave_earlier_runs_their_identity():
         assert identify(later) == identify(plain)
         assert identify({"name": "n", "method": {"loss": "soft", key: present}}) != identify(plain)
     assert identify(plain | {"frozen": {}}) == identify(plain) != identify(plain | {"frozen": {"a": {}}})
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["data", "root", "cache", "cache_dir", "needs", "a", "command", "method", "objectives"]
+        )
+        | st.sampled_from(["pseudo", "runs_dir", "rootx", "", "a\nb", "hardware", "threads", "fit", "tags"]),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_a_key_is_excluded_if_a_pattern_covers_it_part_by_part(parts):
+    def covers(pattern):
+        wanted = pattern.split(".")
+        return len(wanted) <= len(parts) and all(map(fnmatchcase, parts, wanted))
+
+    assert is_excluded(".".join(parts)) == any(map(covers, EXCLUDED))

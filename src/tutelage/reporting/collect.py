@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tutelage.errors import UserError
-from tutelage.runs.declared import DECLARATIONS
-from tutelage.runs.identity import canonical, flatten, identity_of, without_excluded
-from tutelage.runs.provenance import commits
-from tutelage.runs.records import read_json
+from tutelage.reporting.facts import Facts, NoConfig, Settings, TestData, read_facts, settings_of
+from tutelage.reporting.index import Index
+from tutelage.reporting.inputs import Inputs, Kinds
+from tutelage.runs.identity import identity_of
 from tutelage.runs.run import Run, State
 from tutelage.runs.store import Store
 
 _MOST_INPUTS = 4_000
 _FEW = 4
 """How many settings an arm's label may name."""
-
-
-@dataclass(frozen=True)
-class TestData:
-    """What a run was tested on: the kind of data, its samples, and the digest that the data gave of what is asked (none, in old runs)."""
-
-    __test__ = False  # pytest would otherwise collect the class by its name
-
-    kind: str
-    samples: str
-    digest: str | None
-
-    def is_that_of(self, other: TestData) -> bool:
-        """Say whether values on the two may be compared."""
-        same = self.digest == other.digest if self.digest and other.digest else self.samples == other.samples
-        return self.kind == other.kind and same
 
 
 @dataclass(frozen=True)
@@ -93,23 +76,43 @@ class Group:
         }
 
 
+class Known:
+    """What reading one run after another remembers: facts on the disk, and the inputs of runs that several need."""
+
+    def __init__(self, index: Index | None = None) -> None:
+        self.index = index
+        self.needed: dict[str, Mapping[str, str]] = {}
+        self.spelled_out: dict[Any, dict[str, str]] = {}
+
+
 def collect(store: Store, under: str = "") -> list[Row]:
     """Return a row for every run at or below a name, in the order of their keys.
 
     A run whose configuration cannot be read becomes a row with the reason and no inputs.
     """
-    known: dict[str, dict[str, str]] = {}
-    return [row_of(run, store, known) for run in store.runs(under)]
+    index = Index(store.root)
+    known = Known(index)
+    rows = [row_of(run, store, known) for run in store.runs(under)]
+    index.save(store.name_in(under), {row.key for row in rows})
+    return rows
 
 
-def row_of(run: Run, store: Store, known: dict[str, dict[str, str]] | None = None) -> Row:
-    """Read one run; `store` has the runs it needed, `known` remembers them between calls.
+def row_of(run: Run, store: Store, known: Known | None = None) -> Row:
+    """Read one run; `store` has the runs it needed, `known` remembers between calls.
 
     A run whose record holds other things than Tutelage writes becomes a row with the reason: it hides no other.
     """
-    state = run.state
+    known = known or Known()
+    facts = known.index.facts(run) if known.index else None
+    state = run.state if facts is None else _state(run, facts)
     try:
-        return _row(run, state, store, known)
+        if facts is None or facts.complete is not (state is State.COMPLETE) or facts.reason(state) is None:
+            try:
+                facts = known.index.read(run, state) if known.index else read_facts(run, state)
+            except NoConfig as error:
+                reason = "" if state is State.MISSING else str(error)
+                return Row(run.key, run.name, 0, state, {}, {}, reason=reason)
+        return _row(run, state, facts, store, known)
     except (
         UserError,
         OSError,
@@ -125,62 +128,67 @@ def row_of(run: Run, store: Store, known: dict[str, dict[str, str]] | None = Non
         return Row(run.key, run.name, 0, state, {}, {}, reason=f"its record is damaged: {said:.200}")
 
 
-def _row(run: Run, state: State, store: Store, known: dict[str, dict[str, str]] | None) -> Row:
-    try:
-        config = run.config
-    except UserError as error:
-        return Row(run.key, run.name, 0, state, {}, {}, reason="" if state is State.MISSING else str(error))
-    result = (run.result or {}) if state is State.COMPLETE else {}
-    best, selection = result.get("best", {}), result.get("selection", {})
-    attempts = run.attempts
+def _state(run: Run, facts: Facts) -> State:
+    """Return the state of a run whose files say these facts: they say whether it is complete, its lock whether it runs."""
+    return State.COMPLETE if facts.complete else run.state
+
+
+def _row(run: Run, state: State, facts: Facts, store: Store, known: Known) -> Row:
     return Row(
         key=run.key,
         name=run.name,
-        seed=_seed(config),
+        seed=facts.settings.seed,
         state=state,
-        inputs=inputs_of(config, store, {} if known is None else known),
-        metrics=_metrics(best or result.get("metrics", {}))
-        | _metrics({"best_on_test": result.get("best_on_test", {}).get("test")}),
-        monitor=selection.get("monitor"),
-        mode=selection.get("mode"),
-        best_step=best.get("step"),
-        reason=_why_unfinished(run, state),
-        commits=tuple(commits(attempts)),
-        started=str(attempts[0].get("started", "")) if attempts else "",
-        finished=str(attempts[-1].get("finished", "")) if attempts else "",
-        train_s=result.get("cost", {}).get("train_s"),
-        machine=_machine(attempts[-1].get("machine", {}), config) if attempts else "",
-        needs=tuple(_needed(config).values()),
-        tested_on=_tested_on(run, config),
+        inputs=_inputs(facts.settings, store, known),
+        metrics=facts.metrics,
+        monitor=facts.monitor,
+        mode=facts.mode,
+        best_step=facts.best_step,
+        reason=facts.reason(state) or "",
+        commits=facts.commits,
+        started=facts.started,
+        finished=facts.finished,
+        train_s=facts.train_s,
+        machine=facts.machine,
+        needs=tuple(key for _, key in facts.settings.needs),
+        tested_on=facts.tested_on,
     )
 
 
-def inputs_of(config: Mapping[str, Any], store: Store, known: dict[str, dict[str, str]]) -> dict[str, str]:
+def _inputs(own: Settings, store: Store, known: Known) -> Inputs:
     """Return what enters the identity, less the seed, as {dotted key: JSON text}.
 
     A needed run that the store still has is spelled out by its own inputs and its seed, so that runs whose
     needs differ in nothing but a seed can be told from those whose needs differ in kind.
     """
-    inputs = {
-        key: json.dumps(canonical(value), sort_keys=True)
-        for key, value in flatten(without_excluded(config))
-        if key.rpartition(".")[2] not in DECLARATIONS  # of a `_target_`, which is there itself
-    }
-    inputs.pop("seed", None)
-    for role, key in _needed(config).items():
-        if key not in known:
-            known[key] = {}  # runs that need each other, which no command makes, end here
-            try:
-                needed = store.at(key).config
-                known[key] = {**inputs_of(needed, store, known), "seed": str(_seed(needed))}
-            except UserError:  # removed, or damaged: its key still tells it apart
-                pass
-        if known[key]:
-            del inputs[f"needs.{role}.run"]
-            inputs |= {f"needs.{role}.{name}": text for name, text in known[key].items()}
-        if len(inputs) > _MOST_INPUTS:
+    if not own.needs:
+        return own.inputs
+    section = own.inputs.sections.get("needs", {})
+    others = len(own.inputs) - len(section)
+    spelled = dict(section)
+    for role, key in own.needs:
+        if key not in known.needed:
+            known.needed[key] = {}  # runs that need each other, which no command makes, end here
+            needed = _settings(store, key, known)
+            if needed is not None:
+                known.needed[key] = {**_inputs(needed, store, known), "seed": str(needed.seed)}
+        if known.needed[key]:
+            del spelled[f"needs.{role}.run"]
+            spelled |= {f"needs.{role}.{name}": text for name, text in known.needed[key].items()}
+        if others + len(spelled) > _MOST_INPUTS:
             raise ValueError(f"with the runs it needs it has more than {_MOST_INPUTS:,} settings")
-    return inputs
+    # Runs that need the same share what is spelled out.
+    spelled = known.spelled_out.setdefault(tuple(spelled.items()), spelled)
+    return Inputs({**own.inputs.sections, "needs": spelled})
+
+
+def _settings(store: Store, key: str, known: Known) -> Settings | None:
+    try:
+        run = store.at(key)
+        facts = known.index.facts(run) if known.index else None
+        return settings_of(run.config) if facts is None else facts.settings
+    except UserError:  # removed, or damaged: its key still tells it apart
+        return None
 
 
 def group(rows: Sequence[Row]) -> list[Group]:
@@ -189,14 +197,14 @@ def group(rows: Sequence[Row]) -> list[Group]:
     A setting named `seed` or `..._seed` (of the run, or of a run it needs) counts as the seed if it equals
     the run's seed in all the runs it could separate, and as a setting like any other if not.
     """
-    clusters: dict[tuple[tuple[str, str], ...], list[Row]] = {}
+    kinds = Kinds(counts=lambda key: not is_seed(key))
+    clusters: dict[tuple[int, ...], list[Row]] = {}
     for row in rows:
         if row.inputs:
-            kind = tuple(sorted((key, text) for key, text in row.inputs.items() if not is_seed(key)))
-            clusters.setdefault(kind, []).append(row)
+            clusters.setdefault(kinds.kind(Inputs.of(row.inputs)), []).append(row)
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for kind, members in clusters.items():
-        seed_keys = sorted({key for row in members for key in row.inputs if is_seed(key)})
+        seed_keys = sorted({key for row in members for key in kinds.others(Inputs.of(row.inputs))})
         fixed = [key for key in seed_keys if any(row.inputs.get(key) != str(row.seed) for row in members)]
         for row in members:
             groups.setdefault((kind, *(row.inputs.get(key) for key in fixed)), []).append(row)
@@ -224,10 +232,11 @@ def _label(groups: list[Group]) -> list[Group]:
     for item in groups:
         twins.setdefault(item.name, []).append(item)
     labels = []
+    telling = {name: _telling_keys([twin.rows[0].inputs for twin in same]) for name, same in twins.items()}
     for item in groups:
         last = item.name.rpartition("/")[2]
         label = last if len(short[last]) == 1 else item.name
-        keys = _telling_keys([twin.rows[0].inputs for twin in twins[item.name]])
+        keys = telling[item.name]
         inputs = item.rows[0].inputs
         told = [f"{name}={shown(key, inputs.get(key))}" for key, name in _short_names(keys).items()]
         labels.append(f"{label} ({', '.join(told)})" if told else label)
@@ -237,7 +246,8 @@ def _label(groups: list[Group]) -> list[Group]:
 def _telling_keys(inputs: list[Mapping[str, str]]) -> list[str]:
     # A few settings that differ are all named, lest one be taken for the cause of what two did; what goes hand in hand within a section (a
     # change of data set alters ten keys) is named by one. Of many, the fewest that tell all groups apart, found greedily.
-    differing = sorted({k for one in inputs for k in one if len({other.get(k) for other in inputs}) > 1})
+    keys = sorted({key for one in inputs for key in one})
+    differing = [key for key in keys if len({one.get(key) for one in inputs}) > 1]
     kinds_of = {k: _kinds([one.get(k) for one in inputs]) for k in differing}
     legible = {k for k in differing if not any(is_digest(one.get(k)) for one in inputs)}
     together: dict[tuple[Any, ...], list[str]] = {}
@@ -301,61 +311,3 @@ def is_seed(key: str) -> bool:
     """Say whether a key is that of a seed."""
     last = key.rpartition(".")[2]
     return last == "seed" or last.endswith("_seed")
-
-
-def _tested_on(run: Run, config: Mapping[str, Any]) -> TestData | None:
-    path = run.path / "setup.json"
-    if not path.is_file():
-        return None
-    data, given = read_json(path).get("data") or {}, config.get("data") or {}
-    kind = ", ".join(str(given[key]) for key in ("_target_", "dataset", "name") if given.get(key))
-    indices = data.get("split_sha256", {}).get("test")
-    samples = json.dumps([indices, data.get("fingerprint"), data.get("output_size")])
-    return TestData(kind, samples, data.get("test_sha256"))
-
-
-def _seed(config: Mapping[str, Any]) -> int:
-    seed = config.get("seed", 0)
-    return seed if isinstance(seed, int) and 0 <= seed < 2**64 else 0
-
-
-def _needed(config: Mapping[str, Any]) -> dict[str, str]:
-    needs = config.get("needs") or {}
-    return {
-        role: entry["run"] for role, entry in needs.items() if isinstance(entry, Mapping) and "run" in entry
-    }
-
-
-def _metrics(best: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        f"{split}/{name}": float(value)
-        for split, values in best.items()
-        if isinstance(values, Mapping)
-        for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-
-
-def _machine(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    on_cpu = (config.get("hardware") or {}).get("accelerator") == "cpu"  # a GPU beside it did nothing
-    gpus = [] if on_cpu else facts.get("gpus") or []
-    cores = f"{facts.get('cpu', 'unknown processor')}, {facts.get('cores_usable', '?')} cores"
-    return f"{len(gpus)} x {gpus[0]}" if gpus else cores
-
-
-def _why_unfinished(run: Run, state: State) -> str:
-    if state is State.FAILED:
-        try:
-            failure = run.failure or {}
-        except UserError as error:
-            return str(error)
-        message = str(failure.get("message", "")).strip().splitlines()
-        kind = str(failure.get("error", ""))
-        if kind == "StoppedBelow":  # as fit.stop_below asked: no failure
-            return " ".join(message[:1]) or "stopped"
-        told = [] if kind == "UserError" else [kind]  # a mistake needs no class name
-        return ": ".join(["failed", *told, *message[:1]])
-    if state in (State.INTERRUPTED, State.RUNNING):
-        rows = run.metrics.rows
-        return f"{state} at step {rows[-1]['step']}" if rows else str(state)
-    return ""

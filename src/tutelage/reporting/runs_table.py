@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tutelage.errors import UserError, choices
 from tutelage.reporting.collect import Row, collect
+from tutelage.reporting.long_table import LongTable
 from tutelage.reporting.render import number
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 COLOURS = {State.COMPLETE: "green", State.RUNNING: "cyan", State.FAILED: "red", State.INTERRUPTED: "yellow"}
 
@@ -68,30 +66,26 @@ def filtered_rows(
     return rows
 
 
-def render_runs_table(store: Store, **filters: Any) -> Table:
+def render_runs_table(store: Store, **filters: Any) -> LongTable:
     """Return the runs as a table for rich's `Console.print`; the filters are those of `filtered_rows`."""
-    from rich.table import Table
-    from rich.text import Text
-
     rows = filtered_rows(store, **filters)
-    table = Table(
-        title=Text(f"{len(rows)} runs in {store.root}"), title_justify="left", box=None, pad_edge=False
+    return LongTable(
+        f"{len(rows)} runs in {store.root}",
+        ("run", "seed", "state", "method", "data", "result", "started (UTC)"),
+        [
+            (
+                row.key,
+                str(row.seed),
+                str(row.state),
+                *(next(iter(kinds(row, kind)), "-") for kind in ("method", "data")),
+                _result(row),
+                row.started[:16].replace("T", " "),
+            )
+            for row in rows
+        ],
+        right=("seed",),
+        styles={"state": {str(state): colour for state, colour in COLOURS.items()}},
     )
-    for name in ("run", "seed", "state", "method", "data", "result", "started (UTC)"):
-        table.add_column(name, justify="right" if name == "seed" else "left", overflow="fold")
-    for row in rows:
-        state = Text(str(row.state), style=COLOURS.get(row.state, ""))
-        told = [next(iter(kinds(row, kind)), "-") for kind in ("method", "data")]
-        cells: list[str | Text] = [
-            row.key,
-            str(row.seed),
-            state,
-            *told,
-            _result(row),
-            row.started[:16].replace("T", " "),
-        ]
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
-    return table
 
 
 def kinds(row: Row, kind: str) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 from tutelage.errors import UserError
@@ -73,7 +73,7 @@ def identify(config: Mapping[str, Any]) -> str:
 
 def is_excluded(key: str) -> bool:
     """Say whether a dotted key lies outside the identity."""
-    return any(_covers(pattern, key) for pattern in EXCLUDED)
+    return _EXCLUDED.match(key) is not None
 
 
 def is_need(value: Any) -> bool:
@@ -92,7 +92,7 @@ def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
             continue
         if key == "weights" and config.get(WEIGHTS_DIGEST):
             continue
-        if _covers("needs.*.run", dotted) and isinstance(value, str):
+        if _NEEDED_RUN.match(dotted) and isinstance(value, str):
             value = identity_of(value)  # a needed run is the same under another name
         kept[key] = without_excluded(value, f"{dotted}.") if isinstance(value, Mapping) else value
     return kept
@@ -151,6 +151,12 @@ def _canonical_mapping(value: Mapping[Any, Any], key: str) -> dict[str, Any]:
     return result
 
 
-def _covers(pattern: str, key: str) -> bool:
-    wanted, given = pattern.split("."), key.split(".")
-    return len(wanted) <= len(given) and all(map(fnmatchcase, given, wanted))
+def _covering(*patterns: str) -> re.Pattern[str]:
+    """Return the expression that a dotted key matches if one of the patterns, in which * is any text without a dot, is it or above it."""
+    parts = (re.escape(pattern).replace(r"\*", "[^.]*") for pattern in patterns)
+    return re.compile(rf"(?:{'|'.join(parts)})(?:\.|\Z)")
+
+
+# One expression, since a configuration has a hundred keys and a sweep ten thousand configurations.
+_EXCLUDED = _covering(*EXCLUDED)
+_NEEDED_RUN = _covering("needs.*.run")

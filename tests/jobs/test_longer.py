@@ -89,6 +89,8 @@ def test_commands_take_the_names_that_list_runs_prints(tmp_path, capsys, monkeyp
         out = capsys.readouterr().out
         assert keys[0] in out and keys[1] not in out
         assert main(["analyse", "gap", name, f"runs_dir={tmp_path}"]) == 0
+        assert main(["report", name, f"runs_dir={tmp_path}"]) == 0
+        assert f"{keys[0]}/table.md" in capsys.readouterr().out
     assert main(["remove", keys[0], "--yes", f"runs_dir={tmp_path}"]) == 0
     assert [run.key for run in Store(tmp_path).runs()] == keys[1:]
 

@@ -42,9 +42,8 @@ def report_runs(name: str, runs_dir: str, *, html: bool = False) -> None:
     report = write_report(store, name, html=html)
     console().print(terminal(report))
     written = ["table.md", "table.csv", "cells.csv", "curves.png", *(["report.html"] if html else [])]
-    print(
-        f"written: {store.root / name}/{', '.join(f for f in written if (store.root / name / f).is_file())}"
-    )
+    folder = store.folder_of(name)
+    print(f"written: {folder}/{', '.join(f for f in written if (folder / f).is_file())}")
 
 
 def report_table(path: Path, words: Sequence[str], *, replace: bool = False) -> None:

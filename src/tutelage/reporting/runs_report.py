@@ -61,9 +61,9 @@ FILES = {"page": "table.md", "table": "table.csv", "cells": "cells.csv", "figure
 
 
 def write_report(store: Store, under: str = "", *, html: bool = False) -> Report:
-    """Write `table.md`, `table.csv`, `cells.csv` and `curves.png` beside the runs and return the report."""
+    """Write `table.md`, `table.csv`, `cells.csv` and `curves.png` beside the runs, or into the one that is meant; return the report."""
     report = free_report(store, under)
-    write(report, store, store.root / under.strip("/"), FILES | ({"html": "report.html"} if html else {}))
+    write(report, store, store.folder_of(under), FILES | ({"html": "report.html"} if html else {}))
     return report
 
 

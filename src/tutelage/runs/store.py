@@ -78,8 +78,7 @@ class Store:
         if name and not folder.resolve().is_relative_to(self.root.resolve()):
             raise UserError(f"'{under}' is not below {self.root}")
         above, _, last = name.rpartition("/")
-        if above and _IS_PREFIX.fullmatch(last) and (IDENTITY.fullmatch(last) or not folder.is_dir()):
-            # A run as `list runs` prints it, or by its first digits.
+        if self._is_key(name):
             yield from (
                 run
                 for run in self._walk(self.root / above, above)
@@ -91,6 +90,22 @@ class Store:
             if not (run.path.is_symlink() and run.identity in met):  # of a run and its links, one
                 met.add(run.identity)
                 yield run
+
+    def folder_of(self, under: str) -> Path:
+        """Return the folder that a report on the runs at or below a name belongs into; of a run's key, that run's.
+
+        Raises:
+            UserError: the key's digits mean several runs.
+        """
+        name = self.name_in(under)
+        return self.find(name).path if self._is_key(name) else self.root / name
+
+    def _is_key(self, name: str) -> bool:
+        """Say whether a name is a run as `list runs` prints it, or with its first digits, and no name that has runs."""
+        above, _, last = name.rpartition("/")
+        if not above or not _IS_PREFIX.fullmatch(last):
+            return False
+        return bool(IDENTITY.fullmatch(last)) or next(self._walk(self.root / name, name), None) is None
 
     def name_in(self, under: str) -> str:
         """Return the name that a name or a folder means, as a shell completes it: `demo` of `runs/demo/`, "" of `runs` and of `.`."""

@@ -38,6 +38,8 @@ def fails(capsys, *words, code=2):
             "optimizer.learningrate=0.1",
             "there is no setting 'optimizer.learningrate' in this command; Known: ",
         ),
+        ("label_smoothing=0.1", "did you mean 'method.objectives.task.label_smoothing'"),
+        ("lr=0.1", "did you mean 'optimizer.lr'"),
         ("optimizer.wd=0.1", "did you mean 'optimizer.weight_decay'"),
         ("optimizer.lr=interval(1e-4,1e-1)", "an interval is for a search; add -m hydra/sweeper=optuna"),
         ("optimizer.lr=range(1,3)", "several values make a sweep: add -m"),

@@ -376,7 +376,7 @@ def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) 
 def _deeper(section: str, last: str, known: Sequence[str]) -> str:
     """Return the first known key below a section that has a part of this name, up to it; a choice of a group with its `@`."""
     for name in known:
-        if section and name.startswith(f"{section}.") and last in (parts := name.split(".")):
+        if (not section or name.startswith(f"{section}.")) and last in (parts := name.split(".")):
             place = ".".join(parts[: parts.index(last) + 1])
             return name if place == name else f"{last}@{place}" if last in groups() else place
     return ""

@@ -95,7 +95,7 @@ class ExtraHead(nn.Module):
         width = () if seen is None else tuple(seen.shape[1:])
         if len(width) != 1 or len(classes) != 1:
             raise UserError(
-                "label_space=other needs networks that end in one linear layer and give (n, classes): the final layer "
+                "`label_space`=other needs networks that end in one linear layer and give (n, classes): the final layer "
                 f"'{head}' of {type(setup.network).__name__} takes {width} per sample, the teacher gives {tuple(classes)}. Another layer "
                 "can be named: model.head=<layer>"
             )
@@ -112,5 +112,5 @@ def check_outputs(setup: Setup, frozen: FrozenNetwork) -> None:
     if mine.shape != theirs.shape:
         raise UserError(
             f"the teacher gives {tuple(theirs.shape[1:])} per sample, {type(setup.network).__name__} {tuple(mine.shape[1:])}: "
-            "they know different classes. Choose data or a teacher with the same classes, or label_space=other"
+            "they know different classes. Choose data or a teacher with the same classes, or `label_space`=other"
         )

@@ -6,12 +6,16 @@ import torch
 from made_methods import made
 from tutelage.errors import UserError
 from tutelage.losses import distillation as losses
+from tutelage.losses.logits import correlation, multi_level, normalised, standardised
 from tutelage.methods.distillation import Distillation
 from tutelage.models.convnet import ConvNet
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.recurrent import Recurrent
 from tutelage.objectives.decoupled import Decoupled
+from tutelage.objectives.dist import DIST
 from tutelage.objectives.logits import Logits
+from tutelage.objectives.mlkd import MLKD
+from tutelage.objectives.nkd import NKD
 from tutelage.objectives.soft_targets import SoftTargets
 from tutelage.objectives.task import Task
 from tutelage.tasks import Batch, Classification, Forecasting, Tokens
@@ -34,7 +38,36 @@ def images(n=6):
     return Batch(inputs, torch.randint(CLASSES, (n,), generator=generator), torch.arange(n))
 
 
-LOSSES = {"soft": SoftTargets, "logits": Logits, "decoupled": Decoupled}
+LOSSES = {
+    "soft": SoftTargets,
+    "logits": Logits,
+    "decoupled": Decoupled,
+    "dist": DIST,
+    "nkd": NKD,
+    "mlkd": MLKD,
+}
+OPTIONS = {
+    "soft": {"temperature": 3.0},
+    "logits": {},
+    "decoupled": {"temperature": 3.0, "target_weight": 0.5, "other_weight": 2.0},
+    "dist": {"temperature": 3.0, "between_classes": 2.0, "between_samples": 0.5},
+    "nkd": {"temperature": 3.0, "other_weight": 0.7},
+    "mlkd": {"temperatures": [1.0, 3.0], "single": 0.5, "samples": 2.0, "classes": 3.0},
+}
+
+
+def expected_term(loss, mine, theirs, targets):
+    """Each loss with its `OPTIONS`, by the pure function."""
+    if loss == "dist":
+        return correlation(mine, theirs, **OPTIONS[loss])
+    if loss == "mlkd":
+        levels = multi_level(mine, theirs, temperatures=[1.0, 3.0])
+        return 0.5 * levels[0] + 2 * levels[1] + 3 * levels[2]
+    if loss == "nkd":
+        return normalised(mine, theirs, targets, **OPTIONS[loss]).mean()
+    if loss == "decoupled":
+        return decoupled(mine, theirs, targets, **OPTIONS[loss])
+    return (soft_target if loss == "soft" else logit_matching)(mine, theirs, **OPTIONS[loss])
 
 
 def distillation(
@@ -51,27 +84,39 @@ def distillation(
     )
 
 
-def test_each_loss_is_the_pure_function_on_both_outputs():
+@pytest.mark.parametrize("loss", LOSSES)
+def test_each_loss_is_the_pure_function_on_both_outputs(loss):
     batch = images()
-    options = {
-        "soft": {"temperature": 3.0},
-        "logits": {},
-        "decoupled": {"temperature": 3.0, "target_weight": 0.5, "other_weight": 2.0},
-    }
-    for loss in LOSSES:
-        method = distillation(loss=loss, **options[loss]).eval()
-        mine, theirs = method(batch.inputs), method.frozen["teacher"](batch.inputs)
-        expected = {
-            "soft": soft_target(mine, theirs, temperature=3.0),
-            "logits": logit_matching(mine, theirs),
-            "decoupled": decoupled(
-                mine, theirs, batch.targets, temperature=3.0, target_weight=0.5, other_weight=2.0
-            ),
-        }[loss]
-        torch.testing.assert_close(method.losses(batch)["soft"], expected)
+    method = distillation(loss=loss, **OPTIONS[loss]).eval()
+    mine, theirs = method(batch.inputs), method.frozen["teacher"](batch.inputs)
+    expected = expected_term(loss, mine, theirs, batch.targets)
+    torch.testing.assert_close(method.losses(batch)["soft"], expected)
 
 
-@pytest.mark.parametrize("loss", ["soft", "logits", "decoupled"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_standardised_logits_are_what_every_loss_sees(loss):
+    batch = images()
+    method = distillation(loss=loss, standardise=True, **OPTIONS[loss]).eval()
+    raw = method(batch.inputs), method.frozen["teacher"](batch.inputs)
+    expected = expected_term(loss, *map(standardised, raw), batch.targets)
+    if loss == "mlkd":  # its relations see the logits as they are, as released
+        plain = expected_term(loss, *raw, batch.targets)
+        first = [multi_level(*pair, temperatures=[1.0, 3.0])[0] for pair in (map(standardised, raw), raw)]
+        expected = plain + 0.5 * (first[0] - first[1])
+    torch.testing.assert_close(method.losses(batch)["soft"], expected)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_samples_whose_targets_do_not_count_are_left_out(loss):
+    batch = images()
+    counts = torch.tensor([True, False, True, True, False, True])
+    method = distillation(loss=loss, **OPTIONS[loss]).eval()
+    mine, theirs = (x[counts] for x in (method(batch.inputs), method.frozen["teacher"](batch.inputs)))
+    expected = expected_term(loss, mine, theirs, batch.targets[counts])
+    torch.testing.assert_close(method.losses(batch._replace(target_mask=counts))["soft"], expected)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_where_nothing_counts_there_is_nothing_to_match(loss):
     batch = images()
     batch = batch._replace(target_mask=torch.zeros(len(batch.targets), dtype=torch.bool))
@@ -102,9 +147,9 @@ def test_tokens_are_matched_at_the_counted_positions_alone():
 
 
 @pytest.mark.parametrize("teacher_classes", [7, CLASSES])  # equal in number, the classes may still be others
-@pytest.mark.parametrize("loss", ["soft", "logits"])
+@pytest.mark.parametrize("loss", ["soft", "logits", "dist", "mlkd"])
 def test_across_label_spaces_an_extra_head_on_the_same_forward_meets_the_teacher(loss, teacher_classes):
-    method = distillation(teacher_classes=teacher_classes, loss=loss, label_space="other")
+    method = distillation(teacher_classes=teacher_classes, loss=loss, label_space="other", **OPTIONS[loss])
     calls = []
     method.network.register_forward_hook(lambda *_: calls.append(1))
     batch = images()
@@ -122,8 +167,7 @@ def test_across_label_spaces_an_extra_head_on_the_same_forward_meets_the_teacher
     method.eval()
     mine = extra_head.linear(method.network.blocks(method.network.stem(batch.inputs)).mean(dim=(2, 3)))
     theirs = method.frozen["teacher"](batch.inputs)
-    expected = soft_target(mine, theirs, temperature=2.0) if loss == "soft" else logit_matching(mine, theirs)
-    torch.testing.assert_close(method.losses(batch)["soft"], expected)
+    torch.testing.assert_close(method.losses(batch)["soft"], expected_term(loss, mine, theirs, batch.targets))
     kept = [name for name in method.state_dict() if name.startswith("network.")]
     assert not any("extra" in name for name in kept)
 
@@ -141,11 +185,56 @@ def test_mistakes_are_named():
         distillation(label_space="else")
     with pytest.raises(UserError, match="temperature"):
         distillation(temperature=0.0)
-    with pytest.raises(UserError, match="singles out the true class"):
-        distillation(loss="decoupled", label_space="other")
-    for options in ({"loss": "decoupled"}, {"loss": "logits"}, {"label_space": "other"}):
+    for loss in ("decoupled", "nkd"):
+        with pytest.raises(UserError, match="singles out the true class"):
+            distillation(loss=loss, label_space="other")
+    for loss in ("dist", "nkd", "decoupled"):
+        with pytest.raises(UserError, match="`temperature` must be above 0"):
+            distillation(loss=loss, temperature=0)
+    with pytest.raises(UserError, match="must not be negative"):
+        distillation(loss="nkd", other_weight=-1.0)
+    with pytest.raises(UserError, match="must not be negative"):
+        distillation(loss="dist", between_samples=-1.0)
+    for temperatures in ([], [0.0], "4", 4.0):
+        with pytest.raises(UserError, match="`temperatures` must be"):
+            distillation(loss="mlkd", temperatures=temperatures)
+    with pytest.raises(UserError, match="`standardise` must be true or false"):
+        distillation(standardise="yes")
+    for options in (
+        {"loss": "decoupled"},
+        {"loss": "logits"},
+        {"label_space": "other"},
+        {"loss": "dist"},
+        {"standardise": True},
+    ):
         with pytest.raises(UserError, match="which a forecast has not: choose soft_targets"):
             distillation(task=Forecasting(3, 1), **options)
+
+
+def test_several_teachers_are_a_term_each_and_each_runs_once():
+    torch.manual_seed(1)
+    teachers = {
+        name: FrozenNetwork(ConvNet((1, 8, 8), CLASSES, width=w, stages=2))
+        for name, w in (("one", 5), ("two", 7))
+    }
+    network = ConvNet((1, 8, 8), CLASSES, width=4, stages=2)
+    terms = {name: SoftTargets(network=name, temperature=3.0, weight=0.5) for name in teachers}
+    method = made(
+        Distillation,
+        network,
+        {"task": Task(), **terms, "again": Logits(network="two")},
+        frozen=teachers,
+        task=Classification(CLASSES),
+        example=images(4),
+    ).eval()
+    batch, calls = images(), []
+    for teacher in teachers.values():
+        teacher.network.register_forward_hook(lambda *_: calls.append(1))
+    found = method.losses(batch)
+    assert len(calls) == 2
+    mine = method(batch.inputs)
+    for name, teacher in teachers.items():
+        torch.testing.assert_close(found[name], soft_target(mine, teacher(batch.inputs), temperature=3.0))
 
 
 def test_a_term_that_is_no_single_number_is_told(monkeypatch):

@@ -218,3 +218,11 @@ def test_a_key_is_excluded_if_a_pattern_covers_it_part_by_part(parts):
         return len(wanted) <= len(parts) and all(map(fnmatchcase, parts, wanted))
 
     assert is_excluded(".".join(parts)) == any(map(covers, EXCLUDED))
+
+
+def test_an_option_that_came_later_says_nothing_while_it_is_off():
+    def objective(**more):
+        return {"method": {"objectives": {"soft": {"temperature": 2.0, **more}}}}
+
+    assert identify(objective(standardise=False)) == identify(objective())
+    assert identify(objective(standardise=True)) != identify(objective())

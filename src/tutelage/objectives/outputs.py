@@ -8,7 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from tutelage.alignment.gather import gather
 from tutelage.errors import UserError, choices
+from tutelage.losses.logits import standardised
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.heads import HeadInput, head_of
 from tutelage.objectives.base import Objective, Setup, Step
@@ -20,14 +22,20 @@ class OutputObjective(Objective):
 
     label_space: "same": the outputs meet class by class. "other": the frozen network knows other classes, so an extra linear head on the
     input of the network's final layer meets it; the head is trained along and left out of the network that is kept.
+    standardise: bring each row of logits, of both networks, to mean 0 and deviation 1 first (arXiv 2403.01427), whatever the loss; a
+    temperature then acts on those.
     """
 
     reads_frozen = True
     expects_trained = True
     spaces: tuple[str, ...] = ("same", "other")
 
-    def __init__(self, *, label_space: Literal["same", "other"] = "same", **common: Any) -> None:
+    def __init__(
+        self, *, label_space: Literal["same", "other"] = "same", standardise: bool = False, **common: Any
+    ) -> None:
         super().__init__(**common)
+        if not isinstance(standardise, bool):
+            raise UserError(f"`standardise` must be true or false, got {standardise!r}")
         if label_space not in ("same", "other"):
             raise UserError(
                 f"`label_space`={label_space!r} is not known; {choices(label_space, ('same', 'other'))}"
@@ -37,7 +45,7 @@ class OutputObjective(Objective):
                 f"{type(self).__name__} singles out the true class among the teacher's, which label_space=other has not: choose "
                 "soft_targets or logits"
             )
-        self.label_space, self.wants_output = label_space, True
+        self.label_space, self.standardise, self.wants_output = label_space, standardise, True
         self.compares_classes = label_space == "same"
 
     def prepare(self, setup: Setup) -> None:
@@ -47,7 +55,7 @@ class OutputObjective(Objective):
         if isinstance(self.task, Forecasting) and not self.fits_forecasts:
             raise UserError(
                 f"{type(self).__name__} with label_space={self.label_space} compares classes, which a forecast has not: choose "
-                "soft_targets, the mean squared distance of the two forecasts, with label_space=same"
+                "soft_targets, the mean squared distance of the two forecasts, with label_space=same and standardise=false"
             )
         self.extra_head: ExtraHead | None = None
         if self.label_space == "same":
@@ -70,14 +78,51 @@ class OutputObjective(Objective):
         assert theirs is not None
         if self.extra_head is not None:
             mine = self.extra_head()[: len(step.batch.inputs)]  # an objective may have added inputs
-            rows = self.rows(mine, theirs, step.batch.targets)
+            targets = step.batch.targets
         elif self.task is None:
-            rows = self.rows(step.output, theirs, step.batch.targets)
+            mine, targets = step.output, step.batch.targets
         else:
             mine, targets = self.task.select(step.output, step.batch)
             theirs, _ = self.task.select(theirs, step.batch)
-            rows = self.rows(mine, theirs, targets)
-        return mean_of_counted(rows, step.batch)
+        return mean_of_counted(self.rows(*self.seen(mine, theirs), targets), step.batch)
+
+    def seen(self, mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both networks' logits as the loss sees them: standardised, or as they are."""
+        return (standardised(mine), standardised(theirs)) if self.standardise else (mine, theirs)
+
+
+class BatchOutputObjective(OutputObjective):
+    """A loss of outputs that relates the samples of the batch to each other; a subclass writes `whole`, not `rows`.
+
+    On several ranks it is taken over the global batch, as on one.
+    """
+
+    def rows(self, mine: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
+        """Not asked for: the loss is no mean over rows."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def whole(self, mine: Tensor, theirs: Tensor) -> Tensor:
+        """Return the loss of all rows of logits (n, classes), n at least 1, one number."""
+
+    def loss(self, step: Step) -> Tensor:
+        """See `Objective.loss`: over all that counts; 0 where nothing does."""
+        theirs = step.frozen[str(self.network)].output
+        assert theirs is not None
+        mine = step.output
+        if self.extra_head is not None:
+            mine = self.extra_head()[: len(step.batch.inputs)]
+        mine, theirs = gather(mine), gather(theirs)
+        if self.extra_head is None and self.task is not None:
+            batch = step.batch
+            masks = {
+                name: gather(part)
+                for name in ("mask", "target_mask")
+                if (part := getattr(batch, name)) is not None
+            }
+            batch = batch._replace(targets=gather(batch.targets), **masks)
+            mine, theirs = (self.task.select(x, batch)[0] for x in (mine, theirs))
+        return self.whole(*self.seen(mine, theirs)) if len(mine) else mine.sum()
 
 
 class ExtraHead(nn.Module):

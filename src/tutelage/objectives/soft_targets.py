@@ -27,14 +27,14 @@ class SoftTargets(OutputObjective):
     @property
     def fits_forecasts(self) -> bool:
         """See `OutputObjective.fits_forecasts`."""
-        return self.label_space == "same"
+        return self.label_space == "same" and not self.standardise
 
     def loss(self, step: Step) -> Tensor:
         """See `Objective.loss`."""
         theirs = step.frozen[str(self.network)].output
         if self.task is None or theirs is None or self.extra_head is not None:
             return super().loss(step)
-        return self.task.soft_loss(step.output, theirs, step.batch, self.temperature)
+        return self.task.soft_loss(*self.seen(step.output, theirs), step.batch, self.temperature)
 
     def rows(self, mine: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
         """See `OutputObjective.rows`."""

@@ -54,8 +54,9 @@ ABSENT_WHEN: dict[str, Any] = {
     "frozen": {},
     "method.cache": [],
     "method.balance": None,
+    "method.objectives.*.standardise": False,
 }
-"""Keys that came later, with the value that says nothing: runs made before keep their identity."""
+"""Dotted patterns of keys that came later, with the value that says nothing: runs made before keep their identity."""
 
 
 def identify(config: Mapping[str, Any]) -> str:
@@ -88,7 +89,9 @@ def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
         dotted = f"{prefix}{key}"
         if is_excluded(dotted) and not is_need(value) and not (dotted == "data.root" and _unknown(config)):
             continue  # which need it is does count
-        if dotted in ABSENT_WHEN and value == ABSENT_WHEN[dotted]:
+        if _ABSENT.match(dotted) and any(
+            value == silent and _covering(pattern).match(dotted) for pattern, silent in ABSENT_WHEN.items()
+        ):
             continue
         if key == "weights" and config.get(WEIGHTS_DIGEST):
             continue
@@ -159,4 +162,5 @@ def _covering(*patterns: str) -> re.Pattern[str]:
 
 # One expression, since a configuration has a hundred keys and a sweep ten thousand configurations.
 _EXCLUDED = _covering(*EXCLUDED)
+_ABSENT = _covering(*ABSENT_WHEN)
 _NEEDED_RUN = _covering("needs.*.run")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from small_runs import GUIDE, METHODS, TEACHER
+from small_runs import ADDED, GUIDE, METHODS, TEACHER
 from tutelage.engine.callbacks import Recording
 from tutelage.engine.checkpoints import Checkpoints
 from tutelage.errors import UserError
@@ -35,6 +35,10 @@ def timeless(rows):
 
 
 REMEMBERED = [("guidance", "method.cache=[guide]"), ("distillation", "method.cache=[teacher]")]
+REMEMBERED += [
+    ("feature_distillation", *ADDED[f"feature_distillation+{name}"][-more:])
+    for name, more in (("vid", 1), ("crd", 2))
+]
 
 
 COMBINED = [

@@ -1,5 +1,7 @@
 """Feature distillation: which features meet, in which shape, and when."""
 
+import math
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from tutelage.alignment.pairing import Pairing
 from tutelage.alignment.taps import activations
 from tutelage.errors import UserError
 from tutelage.losses.feature import hint
+from tutelage.losses.variational import gaussian
 from tutelage.methods.feature_distillation import FeatureDistillation
 from tutelage.methods.fitnets import FitNets
 from tutelage.methods.optim import OptimizerSpec
@@ -26,6 +29,7 @@ from tutelage.objectives.relational import Relational
 from tutelage.objectives.similarity_preserving import SimilarityPreserving
 from tutelage.objectives.soft_targets import SoftTargets
 from tutelage.objectives.task import Task
+from tutelage.objectives.vid import VID
 from tutelage.tasks import Batch, Classification
 
 CLASSES = 3
@@ -36,6 +40,7 @@ FEATURE_LOSSES = {
     "similarity": SimilarityPreserving,
     "pkt": ProbabilisticTransfer,
     "cross_correlation": CrossCorrelation,
+    "vid": VID,
 }
 
 
@@ -135,6 +140,33 @@ def test_the_feature_term_is_the_loss_on_the_projected_activations_summed_over_p
         for (a, b), projector in zip(pairs, projectors(method), strict=True)
     )
     torch.testing.assert_close(method.losses(batch)["feature"], expected)
+
+
+def test_variational_information_is_the_likelihood_written_by_hand():
+    torch.manual_seed(0)
+    predicted, teacher = torch.randn(2, 3, 2, 2), torch.randn(2, 3, 2, 2)
+    raw = torch.tensor([-1.0, 0.5, 3.0])
+    total = 0.0
+    for place, value in enumerate(raw.tolist()):
+        variance = math.log(1 + math.exp(value)) + 0.01
+        for mean, x in zip(
+            predicted[:, place].flatten().tolist(), teacher[:, place].flatten().tolist(), strict=True
+        ):
+            density = math.exp(-((x - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+            total -= math.log(density) + math.log(2 * math.pi) / 2
+    torch.testing.assert_close(
+        float(gaussian(predicted, teacher, raw, floor=0.01)), total / 24, rtol=1e-5, atol=0
+    )
+
+
+def test_a_trained_variance_starts_where_it_is_told_and_a_regressor_stands_between_equal_shapes_too():
+    method = build(network=conv(4), teacher=conv(4), loss="vid", loss_options={"variance": 3.0, "floor": 0.5})
+    (projector,) = projectors(method)
+    started = torch.nn.functional.softplus(projector.raw_variance) + 0.5
+    torch.testing.assert_close(started, torch.full_like(started, 3.0))
+    assert sum(isinstance(m, torch.nn.Conv2d) for m in projector.map) == 3
+    with pytest.raises(UserError, match="`variance` must be above `floor`"):
+        build(loss="vid", loss_options={"variance": 0.1, "floor": 0.5})
 
 
 def test_padded_positions_do_not_count():

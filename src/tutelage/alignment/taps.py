@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.hooks import RemovableHandle
 
 from tutelage.errors import UserError, choices
 
@@ -103,6 +104,14 @@ def weight_layers(layers: Sequence[Layer], kinds: Iterable[str] | None = None) -
     return [layer for layer in layers if layer.kind in counted and not layer.obstacle]
 
 
+_INPUT = ":input"
+
+
+def input_of(layer: str) -> str:
+    """Return the name by which `Taps` knows what a layer is given."""
+    return f"{layer}{_INPUT}"
+
+
 class _AllRan(BaseException):
     """Ends a forward whose remaining layers nobody wants; no module's own `except Exception` may catch it."""
 
@@ -110,8 +119,8 @@ class _AllRan(BaseException):
 class Taps:
     """Hooks that hold the named activations of a forward, or hand each to `consume` the moment it exists.
 
-    module, names: paths as `probe` gives them. consume: called as consume(name, activation) inside the forward; the activation is
-    then not held, so that its memory goes back as early as without a tap, except for the names in `hold`.
+    module, names: paths as `probe` gives them, or `input_of` such a path: what that layer is given.
+    consume: called as consume(name, activation) inside the forward; the activation is then not held, so that its memory goes back as early as without a tap, except for the names in `hold`.
     stop: end the forward once every tapped layer has run, for modules of which nothing else is wanted; the first layers of a
     frozen guide cost no more than themselves.
 
@@ -134,7 +143,7 @@ class Taps:
         modules = dict(module.named_modules())
         self.names = tuple(dict.fromkeys(names))
         for name in self.names:
-            if name not in modules or not name:
+            if not name or name.removesuffix(_INPUT) not in modules:
                 raise UserError(
                     f"{type(module).__name__} has no layer '{name}'; {choices(name, filter(None, modules))}"
                 )
@@ -143,13 +152,22 @@ class Taps:
         self._recording = False
         self._held: dict[str, tuple[Tensor, int | None]] = {}
         self._filled: set[str] = set()
-        self._handles = [
-            modules[name].register_forward_hook(partial(self._fill, name)) for name in self.names
-        ]
+        self._handles = [self._hook(modules, name) for name in self.names]
         self._made_safe: list[nn.Module] = []
         if self._to_hold:
             self._made_safe = [m for m in modules.values() if getattr(m, "inplace", None) is True]
             _set_inplace(self._made_safe, False)
+
+    def _hook(self, modules: Mapping[str, nn.Module], name: str) -> RemovableHandle:
+        if not name.endswith(_INPUT):
+            return modules[name].register_forward_hook(partial(self._fill, name))
+        module = modules[name.removesuffix(_INPUT)]
+        return module.register_forward_pre_hook(partial(self._fill_input, name), with_kwargs=True)
+
+    def _fill_input(
+        self, name: str, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> None:
+        self._fill(name, module, (), next(iter((*inputs, *named.values())), None))
 
     def _fill(self, name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         if not self._recording:

@@ -174,6 +174,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         task=data.task,
         example=example,
         batch_size=data.batch_size,
+        index=torch.as_tensor(data.splits["train"], dtype=torch.int64),
         samples=data.fixed_samples if config["method"].get("cache") else None,
         **{key: config["method"][key] for key in ("balance", "cache") if config["method"].get(key)},
     )

@@ -12,6 +12,7 @@ from typing import Any
 _HOMES = {
     "Alignment": "alignment",
     "Attention": "attention",
+    "CRD": "crd",
     "CrossCorrelation": "cross_correlation",
     "DIST": "dist",
     "Decoupled": "decoupled",
@@ -34,6 +35,7 @@ _HOMES = {
     "Step": "base",
     "Task": "task",
     "UDA": "uda",
+    "VID": "vid",
 }
 __all__ = list(_HOMES)
 

@@ -57,7 +57,7 @@ class Setup:
     """What an objective is prepared with: the networks, and a few samples to find their layers and shapes.
 
     network: the one being trained. task: what the targets mean. frozen: networks by name. example: a few samples. batch_size: global,
-    if known.
+    if known. index: (samples,) int64, the positions of all training samples in their data set, if known.
     """
 
     def __init__(
@@ -68,9 +68,10 @@ class Setup:
         frozen: Mapping[str, FrozenNetwork],
         example: Batch,
         batch_size: int | None = None,
+        index: Tensor | None = None,
     ) -> None:
         self.network, self.task, self.frozen, self.example = network, task, frozen, example
-        self.batch_size = batch_size
+        self.batch_size, self.index = batch_size, index
         self.call = Call.of(network)
         self._found: dict[str, list[Layer]] = {}
 

@@ -44,6 +44,14 @@ class FeatureObjective(Objective):
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the loss of two features of the same samples, one number."""
 
+    def make_projector(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> Projector:
+        """Return what brings a pair of features, of these shapes without the batch axis, together; its parameters are trained."""
+        return Projector(student, teacher, self.needs)
+
+    def compare_pair(self, projector: Projector, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the loss of what a pair's projector gave, by default `compare` alone."""
+        return self.compare(student, teacher)
+
     def prepare(self, setup: Setup) -> None:
         """See `Objective.prepare`: find the pairs, make the projectors, and rehearse."""
         frozen = self.frozen_in(setup)
@@ -51,7 +59,7 @@ class FeatureObjective(Objective):
         self.network_layers = tuple(dict.fromkeys(pair.network.name for pair in self.pairs))
         self.frozen_layers = tuple(dict.fromkeys(pair.guide.name for pair in self.pairs))
         self.projectors = nn.ModuleList(
-            Projector(pair.network.shape, pair.guide.shape, self.needs) for pair in self.pairs
+            self.make_projector(pair.network.shape, pair.guide.shape) for pair in self.pairs
         )
         example = setup.example._replace(mask=None)
         was_training = setup.network.training
@@ -74,6 +82,7 @@ class FeatureObjective(Objective):
         mine, theirs = step.activations, step.frozen[str(self.network)].activations
         parts = []
         for pair, projector in zip(self.pairs, self.projectors, strict=True):
+            assert isinstance(projector, Projector)
             features = mine[pair.network.name], theirs[pair.guide.name]
             real = positions(features, step.batch.mask)
             student, teacher = projector(*features, real)
@@ -82,7 +91,7 @@ class FeatureObjective(Objective):
             by_position = real is not None and self.needs == "shape" and student.ndim == 3
             if by_position:  # padding is nothing to agree on
                 student, teacher = student[real], teacher[real]
-            part = self.compare(student, teacher)
+            part = self.compare_pair(projector, student, teacher)
             parts.append(mean_of_counted(part.expand(len(student)), step.batch) if by_position else part)
         return torch.stack(parts).sum()
 

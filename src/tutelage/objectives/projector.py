@@ -29,10 +29,14 @@ class Projector(nn.Module):
         super().__init__()
         self.pools = needs == "width" or (needs == "shape" and len(student) != len(teacher))
         self.resizes = needs == "shape" and not self.pools and len(student) == 3
-        mine, theirs = _width(student), _width(teacher)
+        self.widths = mine, theirs = _width(student), _width(teacher)
         self.map: nn.Module = nn.Identity()
         if needs != "samples" and mine != theirs:
-            self.map = nn.Conv2d(mine, theirs, 1, bias=False) if self.resizes else nn.Linear(mine, theirs)
+            self.map = self.linear(mine, theirs, bias=not self.resizes)
+
+    def linear(self, mine: int, theirs: int, *, bias: bool = False) -> nn.Module:
+        """Return a new linear map of each position's channels."""
+        return nn.Conv2d(mine, theirs, 1, bias=bias) if self.resizes else nn.Linear(mine, theirs, bias=bias)
 
     def forward(self, student: Tensor, teacher: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return both features (n, ...) ready for the loss. real: (n, length), the positions of sequences that are no padding."""

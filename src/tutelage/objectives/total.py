@@ -38,6 +38,7 @@ class Objectives(nn.Module):
     objectives: terms by name. frozen: the networks that they read, by name: a FrozenNetwork, or any module, which becomes one.
     task: a `tasks.Task`, or a function of (outputs, targets); objectives that need a task say so.
     example: inputs of a few samples, (inputs, mask), or a batch. batch_size: global, if known, to find early what does not fit.
+    index: (samples,) the positions of all training samples in their data set, for objectives that remember each sample.
     balance: "uncertainty" (arXiv 1705.07115) or "gradient_norm" (arXiv 1711.02257): weights that are learned, on top of the given ones.
     cache: names of frozen networks that are run once for each training sample, see `memory.Memory`; samples: those, None where augmented.
     Raises UserError for what does not fit: a frozen network that is missing, layers, shapes, schedules.
@@ -52,6 +53,7 @@ class Objectives(nn.Module):
         task: Any = None,
         example: Any,
         batch_size: int | None = None,
+        index: Tensor | None = None,
         balance: str | None = None,
         cache: Sequence[str] = (),
         samples: TrainingSamples | None = None,
@@ -72,7 +74,12 @@ class Objectives(nn.Module):
         self._average: tuple[nn.Module | None] = (None,)
         self.step = self.max_steps = 0  # for use without a Method, which counts its own
         setup = Setup(
-            network, task=as_task(task), frozen=self.frozen, example=as_batch(example), batch_size=batch_size
+            network,
+            task=as_task(task),
+            frozen=self.frozen,
+            example=as_batch(example),
+            batch_size=batch_size,
+            index=index,
         )
         for objective in self:
             try:

@@ -56,7 +56,7 @@ ADDED: dict[str, list[str]] = {
     "distillation+standardise": [*TEACHER, "method.objectives.soft.standardise=true"],
     **{
         f"feature_distillation+{name}": [*TEACHER, f"{FEATURE}={name}"]
-        for name in ("relational", "similarity_preserving", "pkt", "vid")
+        for name in ("relational", "similarity_preserving", "pkt", "vid", "srd", "vkd")
     },
     "feature_distillation+crd": [*TEACHER, f"{FEATURE}=crd", "method.objectives.feature.negatives=50"],
 }

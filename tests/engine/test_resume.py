@@ -35,9 +35,9 @@ def timeless(rows):
 
 
 REMEMBERED = [("guidance", "method.cache=[guide]"), ("distillation", "method.cache=[teacher]")]
-REMEMBERED += [
-    ("feature_distillation", *ADDED[f"feature_distillation+{name}"][-more:])
-    for name, more in (("vid", 1), ("crd", 2))
+ADDED_STATE = [
+    ("feature_distillation", *ADDED[f"feature_distillation+{name}"][len(TEACHER) :])
+    for name in ("vid", "crd", "vkd")
 ]
 
 
@@ -50,7 +50,7 @@ COMBINED = [
 SCHEDULED = ["optimizer.schedule=cosine", "optimizer.warmup_steps=3"]
 WORDS = [
     pytest.param([f"method={method}", *METHODS[method], *more, *SCHEDULED], id="-".join([method, *more]))
-    for method, *more in [*([method] for method in METHODS), *REMEMBERED]
+    for method, *more in [*([method] for method in METHODS), *REMEMBERED, *ADDED_STATE]
 ]
 WORDS.append(pytest.param([*COMBINED, *SCHEDULED], id="several objectives"))
 

@@ -1,6 +1,7 @@
 """Feature distillation: which features meet, in which shape, and when."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tutelage.alignment.pairing import Pairing
 from tutelage.alignment.taps import activations
 from tutelage.errors import UserError
 from tutelage.losses.feature import hint
+from tutelage.losses.projected import log_distance, normalised_distance
 from tutelage.losses.variational import gaussian
 from tutelage.methods.feature_distillation import FeatureDistillation
 from tutelage.methods.fitnets import FitNets
@@ -28,8 +30,10 @@ from tutelage.objectives.projector import Projector
 from tutelage.objectives.relational import Relational
 from tutelage.objectives.similarity_preserving import SimilarityPreserving
 from tutelage.objectives.soft_targets import SoftTargets
+from tutelage.objectives.srd import SRD
 from tutelage.objectives.task import Task
 from tutelage.objectives.vid import VID
+from tutelage.objectives.vkd import VkD
 from tutelage.tasks import Batch, Classification
 
 CLASSES = 3
@@ -41,6 +45,8 @@ FEATURE_LOSSES = {
     "pkt": ProbabilisticTransfer,
     "cross_correlation": CrossCorrelation,
     "vid": VID,
+    "srd": SRD,
+    "vkd": VkD,
 }
 
 
@@ -157,6 +163,42 @@ def test_variational_information_is_the_likelihood_written_by_hand():
     torch.testing.assert_close(
         float(gaussian(predicted, teacher, raw, floor=0.01)), total / 24, rtol=1e-5, atol=0
     )
+
+
+def normalised(values, eps):
+    mean, variance = statistics.mean(values), statistics.pvariance(values)
+    return [(value - mean) / math.sqrt(variance + eps) for value in values]
+
+
+def test_projected_distances_are_the_sums_written_by_hand():
+    torch.manual_seed(0)
+    student, teacher = 2 * torch.randn(5, 3) + 1, 3 * torch.randn(5, 3) - 2
+    columns = [[normalised(column, 1e-4) for column in x.T.tolist()] for x in (student, teacher)]
+    for power in (2.0, 4.0):
+        total = sum(
+            abs(a - b) ** power
+            for mine, theirs in zip(*columns, strict=True)
+            for a, b in zip(mine, theirs, strict=True)
+        )
+        assert float(log_distance(student, teacher, power=power)) == pytest.approx(math.log(total), rel=1e-5)
+    bends = []
+    for mine, theirs in zip(student.tolist(), teacher.tolist(), strict=True):
+        gaps = [abs(a - b) for a, b in zip(mine, normalised(theirs, 1e-5), strict=True)]
+        bends += [gap**2 / 2 if gap < 1 else gap - 0.5 for gap in gaps]
+    assert float(normalised_distance(student, teacher)) == pytest.approx(statistics.mean(bends), rel=1e-5)
+    assert torch.isfinite(log_distance(teacher, teacher))
+    for loss in (log_distance, normalised_distance):
+        with pytest.raises(UserError, match="must be \\(n, width\\) alike"):
+            loss(student, teacher[:, :2])
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(4, 6), (6, 4), (4, 4)])
+def test_an_orthogonal_projector_stays_orthogonal(mine, theirs):
+    method = build(network=conv(mine), teacher=conv(theirs), loss="vkd")
+    moved(method, 3)
+    weight = projectors(method)[0].map.weight.detach()
+    small = weight @ weight.T if weight.shape[0] <= weight.shape[1] else weight.T @ weight
+    torch.testing.assert_close(small, torch.eye(len(small)), atol=1e-5, rtol=0)
 
 
 def test_a_trained_variance_starts_where_it_is_told_and_a_regressor_stands_between_equal_shapes_too():

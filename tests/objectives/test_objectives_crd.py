@@ -53,7 +53,7 @@ def test_two_steps_are_those_written_by_hand(monkeypatch):
     total = contrast()
     crd, network = total["crd"], total._network[0]
     teacher = total.frozen["teacher"].network
-    banks = [crd.student_bank.tolist(), crd.teacher_bank.tolist()]
+    banks = [crd.bank_mine.tolist(), crd.bank_theirs.tolist()]
     constants = None
     for rows in ([0, 4, 7], [4, 2, 0]):
         batch = batch_of(rows)
@@ -63,7 +63,7 @@ def test_two_steps_are_those_written_by_hand(monkeypatch):
         term = float(crd.loss(taken).detach())
 
         embedded = []
-        for net, embed in ((network, crd.student_map), (teacher, crd.teacher_map)):
+        for net, embed in ((network, crd.map_mine), (teacher, crd.map_theirs)):
             with torch.no_grad():
                 features = net.blocks(net.stem(batch.inputs)).mean(dim=(2, 3))
                 embedded.append([unit(row) for row in embed(features).tolist()])
@@ -93,8 +93,8 @@ def test_two_steps_are_those_written_by_hand(monkeypatch):
             for i, row in enumerate(rows):
                 mixed = [0.5 * a + 0.5 * b for a, b in zip(banks[side][row], embedded[side][i], strict=True)]
                 banks[side][row] = unit(mixed)
-        torch.testing.assert_close(crd.student_bank, torch.tensor(banks[0]))
-        torch.testing.assert_close(crd.teacher_bank, torch.tensor(banks[1]))
+        torch.testing.assert_close(crd.bank_mine, torch.tensor(banks[0]))
+        torch.testing.assert_close(crd.bank_theirs, torch.tensor(banks[1]))
 
 
 def test_negatives_are_drawn_evenly_from_other_classes():
@@ -130,9 +130,9 @@ def test_the_gradient_reaches_network_and_both_maps_and_memory_is_in_the_state()
     total(batch_of([0, 1, 2])).backward()
     assert all(p.grad is not None for p in total.parameters())
     state = total.state_dict()
-    assert {
-        f"terms.crd.{name}" for name in ("student_bank", "teacher_bank", "log_normalisers", "labels")
-    } <= set(state)
+    assert {f"terms.crd.{name}" for name in ("bank_mine", "bank_theirs", "log_normalisers", "labels")} <= set(
+        state
+    )
     assert not any("row_of" in name for name in state)
     again = contrast()
     again.load_state_dict(state)

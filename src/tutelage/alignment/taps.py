@@ -120,7 +120,8 @@ class Taps:
     """Hooks that hold the named activations of a forward, or hand each to `consume` the moment it exists.
 
     module, names: paths as `probe` gives them, or `input_of` such a path: what that layer is given.
-    consume: called as consume(name, activation) inside the forward; the activation is then not held, so that its memory goes back as early as without a tap, except for the names in `hold`.
+    consume: called as consume(name, activation) inside the forward; the activation is then not held, so that its memory goes back as
+    early as without a tap, except for the names in `hold`.
     stop: end the forward once every tapped layer has run, for modules of which nothing else is wanted; the first layers of a
     frozen guide cost no more than themselves.
 

@@ -8,7 +8,16 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-_MODULES = ("consistency", "dimension", "distillation", "feature")
+_MODULES = (
+    "consistency",
+    "contrast",
+    "dimension",
+    "distillation",
+    "feature",
+    "logits",
+    "projected",
+    "variational",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -29,6 +29,7 @@ _HOMES = {
     "ProbabilisticTransfer": "probabilistic_transfer",
     "PseudoLabel": "pseudo_label",
     "Relational": "relational",
+    "SRD": "srd",
     "Schedule": "schedule",
     "SimilarityPreserving": "similarity_preserving",
     "SoftTargets": "soft_targets",
@@ -36,6 +37,7 @@ _HOMES = {
     "Task": "task",
     "UDA": "uda",
     "VID": "vid",
+    "VkD": "vkd",
 }
 __all__ = list(_HOMES)
 

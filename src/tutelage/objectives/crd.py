@@ -39,8 +39,8 @@ class CRD(Objective):
     expects_trained = True
     reaches_output = False
 
-    student_bank: Tensor
-    teacher_bank: Tensor
+    bank_mine: Tensor
+    bank_theirs: Tensor
     log_normalisers: Tensor
     labels: Tensor
     row_of: Tensor
@@ -89,11 +89,11 @@ class CRD(Objective):
                 frozen.network, self.frozen_layers[0], partial(frozen, example.inputs, example.mask), example
             ),
         )
-        self.student_map, self.teacher_map = (nn.Linear(width, self.dimensions) for width in widths)
+        self.map_mine, self.map_theirs = (nn.Linear(width, self.dimensions) for width in widths)
         samples = len(setup.index)
         self.k = min(self.negatives, samples - 1)
         bound = math.sqrt(3 / self.dimensions)  # rows of length about 1
-        for name in ("student_bank", "teacher_bank"):
+        for name in ("bank_mine", "bank_theirs"):
             self.register_buffer(name, torch.empty(samples, self.dimensions).uniform_(-bound, bound))
         self.register_buffer("log_normalisers", torch.full((2,), math.nan))  # until the first batch
         self.register_buffer("labels", torch.full((samples,), -1))
@@ -110,12 +110,12 @@ class CRD(Objective):
         with torch.autocast(features[0].device.type, enabled=False):
             mine, theirs = (
                 F.normalize(embed(pooled(x, step.batch.mask).to(embed.weight.dtype)), dim=1)
-                for embed, x in zip((self.student_map, self.teacher_map), features, strict=True)
+                for embed, x in zip((self.map_mine, self.map_theirs), features, strict=True)
             )
             rows = self.row_of[step.batch.index]
             targets = classes(step.batch, rows)
             draws = self._draw(rows, targets)
-            pairs = ((mine, self.teacher_bank), (theirs, self.student_bank))
+            pairs = ((mine, self.bank_theirs), (theirs, self.bank_mine))
             scores = [
                 self._scores(embedded, bank, torch.cat([rows[:, None], draws], dim=1))
                 for embedded, bank in pairs
@@ -162,7 +162,7 @@ class CRD(Objective):
     @torch.no_grad()
     def _remember(self, rows: Tensor, targets: Tensor, mine: Tensor, theirs: Tensor) -> None:
         rows = gather(rows)
-        for bank, embedded in ((self.student_bank, mine), (self.teacher_bank, theirs)):
+        for bank, embedded in ((self.bank_mine, mine), (self.bank_theirs, theirs)):
             moved = self.momentum * bank[rows] + (1 - self.momentum) * gather(embedded)
             bank[rows] = F.normalize(moved, dim=1).to(bank.dtype)
         self.labels[rows] = gather(targets)

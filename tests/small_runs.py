@@ -46,18 +46,3 @@ METHODS: dict[str, list[str]] = {
     "intrinsic_dimension": ["method.objectives.dimension.neighbours=5", "model.dropout=0.2"],
 }
 """Every method with the least words that make it run; `test_contracts` fails for a method that is not here."""
-
-SOFT, FEATURE = "objective@method.objectives.soft", "objective@method.objectives.feature"
-ADDED: dict[str, list[str]] = {
-    **{
-        f"distillation+{name}": [*TEACHER, f"{SOFT}={name}"]
-        for name in ("logits", "decoupled", "dist", "nkd", "mlkd")
-    },
-    "distillation+standardise": [*TEACHER, "method.objectives.soft.standardise=true"],
-    **{
-        f"feature_distillation+{name}": [*TEACHER, f"{FEATURE}={name}"]
-        for name in ("relational", "similarity_preserving", "pkt", "vid", "srd", "vkd")
-    },
-    "feature_distillation+crd": [*TEACHER, f"{FEATURE}=crd", "method.objectives.feature.negatives=50"],
-}
-"""Further objectives in a method that takes them: `method+objective`."""

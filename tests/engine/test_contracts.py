@@ -7,18 +7,15 @@ import copy
 import pytest
 import torch
 
-from small_runs import ADDED, METHODS, SMALL
+from small_runs import METHODS, SMALL
 from tutelage.config.compose import compose
 from tutelage.config.groups import group_options
 from tutelage.engine.build import build
 from tutelage.models.weights import digest
 
-CASES = METHODS | ADDED
 
-
-def built(tmp_path, case, *words):
-    method = case.partition("+")[0]
-    config = compose([*SMALL, f"runs_dir={tmp_path}", f"method={method}", *CASES[case], *words])
+def built(tmp_path, method, *words):
+    config = compose([*SMALL, f"runs_dir={tmp_path}", f"method={method}", *METHODS[method], *words])
     return config, build(config)
 
 
@@ -26,7 +23,7 @@ def test_every_shipped_method_is_listed_here():
     assert set(group_options("method")) == set(METHODS) | {"synthesis"}  # which trains nothing
 
 
-@pytest.mark.parametrize("method", CASES)
+@pytest.mark.parametrize("method", METHODS)
 def test_losses_are_the_declared_terms_and_one_forward(tmp_path, method):
     _, made = built(tmp_path, method)
     module = made.method
@@ -43,7 +40,7 @@ def test_losses_are_the_declared_terms_and_one_forward(tmp_path, method):
     assert all(value.ndim == 0 and value.isfinite() for value in terms.values())
 
 
-@pytest.mark.parametrize("method", CASES)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_trainable_parameter_is_optimised_once_and_moves(tmp_path, method, monkeypatch):
     _, made = built(tmp_path, method)
     module = made.method
@@ -70,7 +67,7 @@ def test_every_trainable_parameter_is_optimised_once_and_moves(tmp_path, method,
     assert all(not torch.equal(a, b) for a, b in zip(before, trainable, strict=True))
 
 
-@pytest.mark.parametrize("method", CASES)
+@pytest.mark.parametrize("method", METHODS)
 def test_frozen_networks_are_outside_the_module_and_bit_identical_after_a_run(tmp_path, method):
     _, made = built(tmp_path, method)
     module = made.method

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from small_runs import ADDED, GUIDE, METHODS, TEACHER
+from small_runs import GUIDE, METHODS, TEACHER
 from tutelage.engine.callbacks import Recording
 from tutelage.engine.checkpoints import Checkpoints
 from tutelage.errors import UserError
@@ -35,9 +35,10 @@ def timeless(rows):
 
 
 REMEMBERED = [("guidance", "method.cache=[guide]"), ("distillation", "method.cache=[teacher]")]
-ADDED_STATE = [
-    ("feature_distillation", *ADDED[f"feature_distillation+{name}"][len(TEACHER) :])
-    for name in ("vid", "crd", "vkd")
+FEATURE = "objective@method.objectives.feature"
+OWN_STATE = [
+    ("feature_distillation", f"{FEATURE}=crd", "method.objectives.feature.negatives=50"),
+    *(("feature_distillation", f"{FEATURE}={name}") for name in ("vid", "vkd")),
 ]
 
 
@@ -50,7 +51,7 @@ COMBINED = [
 SCHEDULED = ["optimizer.schedule=cosine", "optimizer.warmup_steps=3"]
 WORDS = [
     pytest.param([f"method={method}", *METHODS[method], *more, *SCHEDULED], id="-".join([method, *more]))
-    for method, *more in [*([method] for method in METHODS), *REMEMBERED, *ADDED_STATE]
+    for method, *more in [*([method] for method in METHODS), *REMEMBERED, *OWN_STATE]
 ]
 WORDS.append(pytest.param([*COMBINED, *SCHEDULED], id="several objectives"))
 

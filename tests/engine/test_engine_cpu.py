@@ -1,6 +1,7 @@
 """What a process that trains on a CPU does with waiting threads and freed memory."""
 
 import os
+import resource
 import subprocess
 import sys
 
@@ -54,3 +55,21 @@ def test_threads_wait_as_the_user_says_or_briefly(given: dict[str, str], monkeyp
     monkeypatch.setattr("sys.platform", "darwin")
     set_openmp_wait()
     assert "OMP_WAIT_POLICY" in os.environ
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are Linux's")
+@pytest.mark.parametrize("limit_gb", [1.5, 2.9])
+def test_a_limit_in_which_pytorch_does_not_fit_is_a_message(tmp_path, limit_gb):
+    words = ["train", "model.depth=2", "fit.max_steps=2", "fit.validate_every_steps=2", "logger=none", f"runs_dir={tmp_path}"]  # fmt: skip
+    limit = int(limit_gb * 2**30)
+    done = subprocess.run(
+        [sys.executable, "-m", "tutelage", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert done.returncode == 2, done.stderr
+    assert (
+        f"{limit_gb} GB that `ulimit -v` leaves a process" in done.stderr and "bad_alloc" not in done.stderr
+    )

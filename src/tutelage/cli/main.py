@@ -12,6 +12,7 @@ from typing import Any
 
 from tutelage.cli.commands import COMMANDS, RENAMED
 from tutelage.cli.reader import help_of, overview, read, wants_help
+from tutelage.engine import torch_room
 from tutelage.engine.cpu import set_openmp_wait
 from tutelage.errors import UserError, choices, exit_code, out_of_memory, refused, visible
 from tutelage.jobs.plain_log import speak_plainly
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     speak_plainly()
     set_openmp_wait()
+    torch_room.watch()
     try:
         with _terminable():
             return _run(arguments)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.cli import remove as remove_module
 from tutelage.cli.main import main
-from tutelage.cli.remove import owners_of
+from tutelage.cli.remove import kept_owners_of, owners_of
 from tutelage.runs.store import Store
 
 QUICK = [
@@ -148,6 +149,25 @@ def test_archived_attempts_and_checkpoints_have_words_of_their_own(runs):
     assert not run.checkpoint("last").exists()
     assert run.is_complete
     assert names(runs) == ALL
+
+
+def test_what_tables_need_is_kept_until_a_file_that_it_follows_from_changes(runs, monkeypatch):
+    composed = []
+    monkeypatch.setattr(remove_module, "owners_of", lambda tables: (composed.append(1), {"a/b": "t"})[1])
+    table = runs.root.parent / "experiments" / "paper" / "table.yaml"
+    for count in (1, 1):
+        assert kept_owners_of(Path("experiments"), runs) == {"a/b": "t"}
+        assert len(composed) == count
+    table.write_text(table.read_text() + "# more\n")
+    kept_owners_of(Path("experiments"), runs)
+    assert len(composed) == 2
+    (runs.root / ".index" / "owners.json").write_text("[")
+    kept_owners_of(Path("experiments"), runs)
+    assert len(composed) == 3
+    table.write_text(table.read_text() + "# ${oc.env:HOME}\n")
+    for count in (4, 5):
+        kept_owners_of(Path("experiments"), runs)
+        assert len(composed) == count
 
 
 def test_a_table_that_cannot_be_read_stops_everything(runs):

@@ -246,3 +246,10 @@ def test_killed_at_any_moment_everything_is_whole(tmp_path):
         records.remove_temporaries(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"state.json", "last.ckpt", "previous.ckpt", "metrics.jsonl"}
+
+
+def test_lines_that_do_not_name_a_quantity_are_passed_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "a/b": 1}\n{"step": 2, "c": 1}\n{"step": 3, "a\\/b": 3}\n{"a/b": \n')
+    whole, some = read_metrics(path), read_metrics(path, "a/b")
+    assert some.rows == [row for row in whole.rows if "a/b" in row] and some.dropped == whole.dropped

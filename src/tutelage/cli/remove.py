@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ from tutelage.cli.reader import Given
 from tutelage.errors import UserError
 from tutelage.reporting.collect import Row
 from tutelage.reporting.table_paths import TABLES
+from tutelage.runs.folders import make_folder
 from tutelage.runs.identity import identity_of
 from tutelage.runs.run import Run, RunBusy, State
 from tutelage.runs.store import Store
@@ -60,7 +64,7 @@ def removable(store: Store, rows: Sequence[Row], under: str = "") -> list[Row]:
     from tutelage.reporting.collect import collect
 
     candidates = [row for row in rows if row.state is not State.RUNNING]
-    owners = owners_of(TABLES) if candidates else {}
+    owners = kept_owners_of(TABLES, store) if candidates else {}
     others, inside = store.other_names(), store.name_in(under)
     if not any(row.key.startswith(f"{inside}/") for row in rows):  # one run was meant, by its identity
         inside = inside.rpartition("/")[0]
@@ -90,9 +94,37 @@ def removable(store: Store, rows: Sequence[Row], under: str = "") -> list[Row]:
     for row in rows:
         if row.state is State.RUNNING:
             log.info("kept: %s (running)", row.key)
-    return [
-        row for row in candidates if row.key in gone.values() or (row.key in links and row.key not in kept)
-    ]
+    going = set(gone.values())
+    return [row for row in candidates if row.key in going or (row.key in links and row.key not in kept)]
+
+
+def kept_owners_of(tables: Path, store: Store) -> dict[str, str]:
+    """Return `owners_of`, which composes hundreds of commands, or what the store keeps of it while all it follows from is the same.
+
+    Those are the code, every configuration file and every table. Files that read the environment are looked at each time.
+    """
+    from tutelage.config.groups import folders
+    from tutelage.runs import provenance
+    from tutelage.runs.bounded import YAML_BYTES, read_bytes
+    from tutelage.runs.records import read_json, write_json
+
+    digest = hashlib.sha256(f"{provenance.code_digest()} {tables}".encode())
+    for folder in (*folders(), *([tables] if tables.is_dir() else [])):
+        for path in sorted(folder.rglob("*.yaml")):
+            content = read_bytes(path, YAML_BYTES)
+            if b"oc.env" in content:
+                return owners_of(tables)
+            digest.update(b"\n%s %d\n%s" % (os.fsencode(path), len(content), content))
+    of_now, path = digest.hexdigest(), store.root / ".index" / "owners.json"
+    with contextlib.suppress(OSError, UserError):
+        kept = read_json(path)
+        if isinstance(kept, dict) and kept.get("of") == of_now and isinstance(kept.get("owners"), dict):
+            return {str(name): str(table) for name, table in kept["owners"].items()}
+    owners = owners_of(tables)
+    with contextlib.suppress(OSError, UserError):
+        make_folder(path.parent)
+        write_json(path, {"of": of_now, "owners": owners})
+    return owners
 
 
 def owners_of(tables: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.reporting.report_model import Line, Report
-from tutelage.runs.records import replacing
+from tutelage.runs.records import read_metrics, replacing
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
 
@@ -82,7 +82,7 @@ def curve(line: Line, store: Store, scale: float = 1.0) -> Curve:
 
 
 def _validations(store: Store, key: str, metric: str) -> dict[int, float]:
-    rows = store.at(key).metrics.rows
+    rows = read_metrics(store.at(key).path / "metrics.jsonl", metric).rows
     found = ((int(row["step"]), row.get(metric)) for row in rows)
     return {step: float(x) for step, x in found if isinstance(x, int | float) and math.isfinite(x)}
 

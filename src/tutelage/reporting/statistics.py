@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -39,6 +40,7 @@ def summarize(values: Sequence[float], *, level: float = 0.95) -> Summary:
     return Summary(n, mean, std, mean - half, mean + half)
 
 
+@functools.cache
 def t_quantile(degrees: int, probability: float) -> float:
     """Return the quantile of Student's t distribution."""
     from scipy.special import stdtrit  # not scipy.stats, which takes two seconds to import

@@ -129,14 +129,18 @@ class Metrics(NamedTuple):
     dropped: list[str]
 
 
-def read_metrics(path: Path) -> Metrics:
-    """Read a metrics file; a torn or broken line is dropped and named. A missing file has no rows."""
+def read_metrics(path: Path, naming: str = "") -> Metrics:
+    """Read a metrics file; a torn or broken line is dropped and named. A missing file has no rows.
+
+    naming: a quantity; lines that do not name it are passed over unread.
+    """
     if not path.exists():
         return Metrics([], [])
     rows: list[dict[str, Any]] = []
     dropped: list[str] = []
+    named = naming.encode()
     for number, line in enumerate(read_bytes(path, METRICS_BYTES).split(b"\n"), start=1):
-        if not line.strip():
+        if not line.strip() or (named not in line and b"\\" not in line):
             continue
         row = _parse_row(line)
         if row is None:

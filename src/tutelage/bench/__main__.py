@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("guided_step", "throughput", "jobs", "startup", "ensemble_step", "transfer_step")
+BENCHES = ("guided_step", "throughput", "jobs", "startup", "ensemble_step", "transfer_step", "growth")
 BY_NAME = (*BENCHES, "hardware")
 
 

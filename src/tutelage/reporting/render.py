@@ -61,8 +61,9 @@ def arms_table(report: Report) -> tuple[list[str], list[list[str]]]:
     header = ["arm", *([] if shared else ["metric"]), shared or "value", "n", "95 % interval"]
     header += [*(["published"] if published else []), *(["chosen on validation"] if chosen else [])]
     rows = []
+    places_of = {metric: decimals(report, metric) for metric in {line.metric for line in report.lines}}
     for line in report.lines:
-        places = decimals(report, line.metric)
+        places = places_of[line.metric]
         row = [line.label, *([] if shared else [line.metric.replace("/", " ")])]
         row += [mean_std(line.summary, places), str(line.summary.n), interval(line.summary, places)]
         row += [_published(line)] if published else []
@@ -78,8 +79,9 @@ def comparisons_table(report: Report) -> tuple[list[str], list[list[str]]]:
     header += [*(["published"] if published else []), "verdict"]
     metric_of = {line.label: line.metric for line in report.lines}
     rows = []
+    places_of = {metric: decimals(report, metric) for metric in {*metric_of.values(), ""}}
     for item in report.comparisons:
-        places = decimals(report, metric_of.get(item.first, ""))
+        places = places_of[metric_of.get(item.first, "")]
         compared = item.verdict is not Verdict.APART
         row = [
             f"{item.first} - {item.second}",

@@ -36,7 +36,8 @@ def free_report(store: Store, under: str = "") -> Report:
     arms = [g for g in groups if any(identity_of(row.key) not in needed for row in g.rows)] or groups
     shown = {row.key for arm in arms for row in arm.rows}
     seeds = sorted({row.seed for arm in arms for row in arm.rows})
-    lines = tuple(_line(arm, seeds, _usual_monitor(arms)) for arm in arms)
+    usual = _usual_monitor(arms)
+    lines = tuple(_line(arm, seeds, usual) for arm in arms)
     others = tuple(row for row in rows if identity_of(row.key) in needed and row.key not in shown)
     unreadable = [f"{row.key}: {row.reason}" for row in rows if not row.inputs]
     return Report(
@@ -51,7 +52,8 @@ def free_report(store: Store, under: str = "") -> Report:
 def sweep_report(title: str, arms: Mapping[str, Sequence[Row]], seeds: Sequence[int]) -> Report:
     """Report the runs of a sweep by the labels of its arms, each on the metric it was selected by, on the test split."""
     groups = [Group(label, tuple(sorted(rows, key=lambda row: row.seed))) for label, rows in arms.items()]
-    lines = tuple(_line(arm, seeds, _usual_monitor(groups)) for arm in groups)
+    usual = _usual_monitor(groups)
+    lines = tuple(_line(arm, seeds, usual) for arm in groups)
     return Report(
         title=title, lines=lines, comparisons=tuple(_against_baseline(lines)), notes=tuple(notes_on(lines))
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -280,3 +282,26 @@ def test_a_first_element_is_tapped_and_packed_sequences_are_refused() -> None:
     recurrent = nn.Sequential(nn.RNN(3, 4, batch_first=True))
     x = torch.randn(2, 5, 3)
     assert torch.equal(activations(recurrent, ["0"], x)["0"], recurrent[0](x)[0])
+
+
+def test_a_forward_that_is_ended_early_leaves_its_activations_to_no_garbage_collection():
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 1000), nn.Linear(1000, 4)
+
+        def forward(self, x):
+            wide = self.first(x)
+            return self.second(wide + wide)
+
+    module, seen = Doubled(), []
+    taps = Taps(module, ["first"], consume=lambda _, x: seen.append(weakref.ref(x)), stop=True)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            with torch.no_grad(), taps.recording():
+                module(torch.randn(2, 4))
+        assert len(seen) == 3 and all(x() is None for x in seen)
+    finally:
+        gc.enable()

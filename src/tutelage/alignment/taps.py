@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -116,6 +117,28 @@ class _AllRan(BaseException):
     """Ends a forward whose remaining layers nobody wants; no module's own `except Exception` may catch it."""
 
 
+class _Recording:
+    """The context of one recorded forward.
+
+    A class and no generator: the exception that ends a forward early must take its frames along, which hold activations. Through a
+    generator it would come into a cycle (seen on Python 3.12), and a guide's activations would pile up until a garbage collection.
+    """
+
+    def __init__(self, taps: Taps) -> None:
+        self.taps = taps
+
+    def __enter__(self) -> Taps:
+        self.taps._start()
+        return self.taps
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> bool:
+        ended = isinstance(error, _AllRan)
+        if ended:
+            traceback.clear_frames(trace)
+        self.taps._end(whole=error is None or ended)
+        return ended
+
+
 class Taps:
     """Hooks that hold the named activations of a forward, or hand each to `consume` the moment it exists.
 
@@ -186,24 +209,21 @@ class Taps:
         if self._stop and len(self._filled) == len(self.names):
             raise _AllRan
 
-    @contextmanager
-    def recording(self) -> Iterator[Taps]:
+    def recording(self) -> _Recording:
         """Record the one forward made inside. Raises UserError at the end if a tapped layer did not run."""
+        return _Recording(self)
+
+    def _start(self) -> None:
         self._held.clear()
         self._filled.clear()
         self._recording = True
-        try:
-            yield self
-        except _AllRan:
-            pass
-        except BaseException:
-            self._held.clear()
-            raise
-        finally:
-            self._recording = False
+
+    def _end(self, *, whole: bool) -> None:
+        self._recording = False
         missing = [name for name in self.names if name not in self._filled]
-        if missing:
+        if missing or not whole:
             self._held.clear()
+        if missing and whole:
             raise UserError(f"these tapped layers did not run in the forward: {', '.join(missing)}")
 
     def collect(self) -> dict[str, Tensor]:

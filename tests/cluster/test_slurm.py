@@ -246,7 +246,7 @@ def kill_all_of(job):
 def test_a_job_whose_process_is_killed_is_said_in_words_and_submitted_again():
     sweep = begin(*LONG, "seed=0", "retry=1")
     saved(0)
-    holder = (Path("runs/adhoc/.locks") / f"{run_of(0).identity}.json").read_text()
+    holder = (Path("runs/.locks") / f"{run_of(0).identity}.json").read_text()
     os.kill(int(re.search(r'"pid": (\d+)', holder)[1]), signal.SIGKILL)
     code, output = end(sweep)
     assert code == 0, output

@@ -339,6 +339,7 @@ def test_tasks_that_slurm_started_share_the_shards(do, tmp_path):
         *NOISE,
         *COMMON,
         f"runs_dir={tmp_path}/two",
+        "hardware=ddp_cpu",
     ]
     told = {
         "SLURM_NTASKS": "2",

@@ -8,6 +8,7 @@ import pytest
 
 from tutelage.config.compose import compose, readable, setting_value
 from tutelage.config.sweeps import expand
+from tutelage.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,8 @@ def test_a_file_that_is_there_needs_no_quotes_in_single_runs_and_sweeps(
 )
 def test_what_means_something_is_left_as_it_is(word: str) -> None:
     assert readable([word]) == [word]
+
+
+def test_a_transfer_experiment_without_its_chain_names_the_chains() -> None:
+    with pytest.raises(UserError, match=r"needs its chain: add chain=cifar10 \| digits \| imagenet"):
+        compose(["experiment=transfer/pp"])

@@ -33,6 +33,10 @@ def run(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     here.mkdir()
     shutil.copytree(template, here / "runs")
     (here / "precious.txt").write_text("precious")
+    for module in [name for name in sys.modules if name.split(".")[0] == "diffusers"]:
+        monkeypatch.delitem(
+            sys.modules, module
+        )  # a command of its own has not imported it, as a test before this one may have
     monkeypatch.chdir(here)
     monkeypatch.setenv("HOSTILE_SECRET", "the secret")
     monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))

@@ -37,8 +37,10 @@ def errors(request: Request) -> Outcome:
     ]
     runs = Counter(subject.arm for subject in request.subjects)
     arms: dict[tuple[str, str], dict[int, float]] = {}
+    order = {arm: place for place, arm in enumerate(runs)}
     for (a, b), found in pairs.items():
-        first, second = of[a], of[b]
+        # Runs come in the order of their identities: two arms are one pair, whichever run comes first.
+        first, second = sorted((of[a], of[b]), key=lambda subject: order[subject.arm])
         # Runs of one seed alone, so that the values are independent; within an arm every two pairs may share a run. What has one run
         # only, such as a guide, is held against every seed.
         alone = 1 in (runs[first.arm], runs[second.arm])

@@ -205,7 +205,7 @@ class Method(pl.LightningModule):
                     f"the loss is not finite at step {step}: {', '.join(bad)} "
                     f"(terms: {dict(zip(names, [float(v) for v in values[1:]], strict=False))}). "
                     + (
-                        "Lower optimizer.lr or clip gradients (fit.gradient_clip); the last good checkpoint is kept"
+                        "Lower optimizer.lr or clip gradients (fit.gradient_clip); what was saved before is kept"
                         if step
                         else "No update came before: look at the data and at the network's outputs at its initialisation"
                     )

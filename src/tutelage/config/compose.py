@@ -15,7 +15,7 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,15 +25,13 @@ from tutelage.config.groups import (
     PRIMARY,
     check_files,
     config_folder,
-    group_options,
     groups,
-    options,
-    summary,
     user_folder,
 )
+from tutelage.config.hydra_messages import in_words
 from tutelage.config.settings import check, check_command
 from tutelage.config.values import in_keys
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError
 from tutelage.runs import needs
 from tutelage.runs.identity import WEIGHTS_DIGEST, flatten, is_need
 from tutelage.runs.needs import Plan
@@ -43,8 +41,6 @@ from tutelage.runs.words import one_length
 _OF_EVERY_NETWORK = re.compile(
     rf"\+?({'|'.join(NETWORKS)}|frozen\.[^.=]+)\.({'|'.join({*RESERVED, 'num_classes', 'output_size'} - {'weights', WEIGHTS_DIGEST})})="
 )
-HYDRAS = {"hydra/launcher": ("basic", "local", "slurm"), "hydra/sweeper": ("basic", "optuna")}
-"""What the groups of Hydra's own offer that a command may choose from."""
 AIDS = ("chain",)
 """Groups whose values others are composed of, and which are no part of a resolved configuration."""
 _SPECIAL = set(",[]{}()'\"\\$")
@@ -310,90 +306,7 @@ def setting_value(word: str) -> Any:
 
 def explain(error: Exception, overrides: Sequence[str], primary: str = PRIMARY) -> UserError:
     """Return one message in the user's words for what Hydra or OmegaConf raised."""
-    text = str(error).strip()
-    cause: BaseException | None = error
-    while cause is not None:  # what one of our resolvers said, however deep it was wrapped
-        if isinstance(cause, UserError):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, OverrideParseException):
-        return UserError(
-            f"cannot read '{error.override}' as a setting: expected key=value, lists as [a,b], and text with special characters "
-            "in quotes of its own, such as 'data.root=\"my folder, Köln\"'"
-        )
-    if match := re.search(r"Could not override '([^']+)'", text):
-        key = match.group(1)
-        if re.search(r"@(experiment|sweep)\.", key):
-            return UserError(
-                f"{' '.join(w for w in overrides if w.startswith(('experiment=', 'sweep=')))}: its file must begin with the line "
-                "'# @package _global_', before any other"
-            )
-        known = _known_keys(overrides, key, primary)
-        if key in known:
-            return UserError(f"'{key}' holds named entries: give each by its name, +{key}.<name>=<value>")
-        section, _, last = key.rpartition(".")
-        if deeper := _deeper(section, last, known):
-            return UserError(f"there is no setting '{key}' in this command; did you mean '{deeper}'?")
-        beside = [name for name in known if name.startswith(f"{section}.")] if section else []
-        return UserError(f"there is no setting '{key}' in this command; {choices(key, beside or known)}")
-    if match := re.search(r"Could not find '([^']+)'", text):
-        group, _, name = match.group(1).partition("/") if "/" in match.group(1) else ("", "", match.group(1))
-        if group == "hydra":  # hydra/launcher=..., hydra/sweeper=...: registered, not files
-            group, _, name = match.group(1).rpartition("/")
-        if "/None_" in f"/{name}":  # named after the choice of another group, which was not made
-            return UserError(
-                f"a transfer experiment needs its chain: add chain={' | '.join(group_options('chain'))}"
-            )
-        offered = HYDRAS.get(group) or group_options(group)
-        return UserError(f"there is no {group or 'configuration'} '{name}'; {choices(name, offered)}")
-    if "Unsupported type in defaults" in text and (lists := files_with_lists()):
-        return UserError(next(iter(lists.values())))
-    if "Config group override must be a string" in text:
-        for word in overrides:
-            role, dot, setting = word.partition("@")[2].partition(".")
-            if dot:  # model@guide.depth=3
-                return UserError(
-                    f"{word}: the @ is for the choice of a model; a setting of it is {role}.{setting}"
-                )
-        emptied = [word for word in overrides if word.partition("=")[2] in ("null", "None", "~")]
-        return UserError(
-            f"{' '.join(emptied) or 'a group'}: this group needs a choice; {choices('', groups())}"
-        )
-    if "Ambiguous value for argument" in text:
-        return UserError(
-            f"{text.splitlines()[0]}\nSeveral values make a sweep: add -m. A value with a comma in it has quotes of its own: "
-            "\"data.root='a,b'\""
-        )
-    if "requires --multirun" in text:
-        swept = next((word for word in overrides if re.search(r"\b(interval|range|choice|glob)\(", word)), "")
-        if "interval(" in swept:
-            return UserError(f"{swept}: an interval is for a search; add -m hydra/sweeper=optuna")
-        return UserError(f"{swept or text.splitlines()[0]}: several values make a sweep: add -m")
-    if "Missing mandatory value" in text:
-        key = getattr(error, "full_key", None) or text.rpartition(" ")[2]
-        if key.startswith(("needs.", "chain.")):  # the words of a needed run point at this command's settings
-            key = str(error).splitlines()[0].rpartition(" ")[2]
-        return UserError(f"the setting '{key}' has no value: give {key}=<value>{_about(key, overrides)}")
-    return UserError(" ".join(text.split()))
-
-
-def _deeper(section: str, last: str, known: Sequence[str]) -> str:
-    """Return the first known key below a section that has a part of this name, up to it; a choice of a group with its `@`."""
-    for name in known:
-        if (not section or name.startswith(f"{section}.")) and last in (parts := name.split(".")):
-            place = ".".join(parts[: parts.index(last) + 1])
-            return name if place == name else f"{last}@{place}" if last in groups() else place
-    return ""
-
-
-def _about(key: str, overrides: Sequence[str]) -> str:
-    """Return what the chosen file of the key's group says of itself, as a hint at what is missing."""
-    group = key.partition(".")[0]
-    for word in reversed(overrides):
-        name, _, choice = word.lstrip("+").partition("=")
-        if name in (group, "experiment") and (file := dict(options(name)).get(choice)):
-            return f" ({word}: {summary(file)})"
-    return ""
+    return in_words(error, overrides, lambda culprit: _known_keys(overrides, culprit, primary))
 
 
 def _known_keys(overrides: Sequence[str], culprit: str, primary: str) -> list[str]:

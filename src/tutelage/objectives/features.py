@@ -17,8 +17,8 @@ from tutelage.objectives.projector import Needs, Projector, positions
 from tutelage.tasks import mean_of_counted
 
 
-class FeatureObjective(Objective):
-    """A loss between paired layers of the network and a frozen network, summed over the pairs; a subclass writes `compare`.
+class PairObjective(Objective):
+    """A loss between paired layers of the network and a frozen network, summed over the pairs; a subclass writes `compare_pair`.
 
     pairing: which layer meets which, by `alignment.pairing.Pairing` with the frozen network in the guide's place; by default the last
     layers, and without the outputs. Where the loss needs equal shapes, a trained `Projector` for each pair gives them.
@@ -40,17 +40,13 @@ class FeatureObjective(Objective):
             pairing = dataclasses.replace(pairing, exclude_output=pairing.strategy != "explicit")
         self.pairing = pairing
 
-    @abstractmethod
-    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the loss of two features of the same samples, one number."""
-
     def make_projector(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> Projector:
         """Return what brings a pair of features, of these shapes without the batch axis, together; its parameters are trained."""
         return Projector(student, teacher, self.needs)
 
+    @abstractmethod
     def compare_pair(self, projector: Projector, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the loss of what a pair's projector gave, by default `compare` alone."""
-        return self.compare(student, teacher)
+        """Return the loss of what a pair's projector gave, one number."""
 
     def prepare(self, setup: Setup) -> None:
         """See `Objective.prepare`: find the pairs, make the projectors, and rehearse."""
@@ -102,3 +98,15 @@ class FeatureObjective(Objective):
     def describe(self) -> dict[str, Any]:
         """See `Objective.describe`: the pairs (teacher layer, network layer)."""
         return {"pairs": [[pair.guide.name, pair.network.name] for pair in self.pairs]}
+
+
+class FeatureObjective(PairObjective):
+    """A pair's loss that needs nothing of its projector; a subclass writes `compare`."""
+
+    @abstractmethod
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the loss of two features of the same samples, one number."""
+
+    def compare_pair(self, projector: Projector, student: Tensor, teacher: Tensor) -> Tensor:
+        """See `PairObjective.compare_pair`: `compare` alone."""
+        return self.compare(student, teacher)

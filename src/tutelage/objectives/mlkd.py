@@ -43,7 +43,7 @@ class MLKD(BatchOutputObjective):
         self.temperatures, self.level_weights = tuple(temperatures), (single, samples, classes)
 
     def seen(self, mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-        """See `OutputObjective.seen`: as they are, for the relations."""
+        """See `ComparedOutputs.seen`: as they are, for the relations."""
         return mine, theirs
 
     def whole(self, mine: Tensor, theirs: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from tutelage.objectives.base import Objective, Setup, Step
 from tutelage.tasks import Forecasting, mean_of_counted
 
 
-class OutputObjective(Objective):
-    """A loss of the network's output against a frozen network's on the same batch.
+class ComparedOutputs(Objective):
+    """What losses of the network's output against a frozen network's on the same batch share; a subclass says over what they are taken.
 
     label_space: "same": the outputs meet class by class. "other": the frozen network knows other classes, so an extra linear head on the
     input of the network's final layer meets it; the head is trained along and left out of the network that is kept.
@@ -68,6 +68,14 @@ class OutputObjective(Objective):
         """Whether it means something for numbers that are no classes."""
         return False
 
+    def seen(self, mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both networks' logits as the loss sees them: standardised, or as they are."""
+        return (standardised(mine), standardised(theirs)) if self.standardise else (mine, theirs)
+
+
+class OutputObjective(ComparedOutputs):
+    """A loss of outputs that is a mean over rows; a subclass writes `rows`."""
+
     @abstractmethod
     def rows(self, mine: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each row of logits (n, classes), (n,)."""
@@ -86,20 +94,12 @@ class OutputObjective(Objective):
             theirs, _ = self.task.select(theirs, step.batch)
         return mean_of_counted(self.rows(*self.seen(mine, theirs), targets), step.batch)
 
-    def seen(self, mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both networks' logits as the loss sees them: standardised, or as they are."""
-        return (standardised(mine), standardised(theirs)) if self.standardise else (mine, theirs)
 
-
-class BatchOutputObjective(OutputObjective):
-    """A loss of outputs that relates the samples of the batch to each other; a subclass writes `whole`, not `rows`.
+class BatchOutputObjective(ComparedOutputs):
+    """A loss of outputs that relates the samples of the batch to each other; a subclass writes `whole`.
 
     On several ranks it is taken over the global batch, as on one.
     """
-
-    def rows(self, mine: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
-        """Not asked for: the loss is no mean over rows."""
-        raise NotImplementedError
 
     @abstractmethod
     def whole(self, mine: Tensor, theirs: Tensor) -> Tensor:

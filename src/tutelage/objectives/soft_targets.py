@@ -26,7 +26,7 @@ class SoftTargets(OutputObjective):
 
     @property
     def fits_forecasts(self) -> bool:
-        """See `OutputObjective.fits_forecasts`."""
+        """See `ComparedOutputs.fits_forecasts`."""
         return self.label_space == "same" and not self.standardise
 
     def loss(self, step: Step) -> Tensor:

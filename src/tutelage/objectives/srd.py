@@ -28,7 +28,7 @@ class SRD(FeatureObjective):
         self.power = power
 
     def make_projector(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> Projector:
-        """See `FeatureObjective.make_projector`: a linear map between equal widths, too."""
+        """See `PairObjective.make_projector`: a linear map between equal widths, too."""
         projector = Projector(student, teacher, self.needs)
         projector.map = projector.linear(*projector.widths, bias=True)
         return projector

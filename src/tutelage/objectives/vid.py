@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from tutelage.errors import UserError
 from tutelage.losses.variational import gaussian
-from tutelage.objectives.features import FeatureObjective
+from tutelage.objectives.features import PairObjective
 from tutelage.objectives.projector import Projector
 
 
-class VID(FeatureObjective):
+class VID(PairObjective):
     """The teacher's features are likely under a Gaussian that a trained regressor predicts from the student's; see `losses.variational`.
 
     variance: where the trained variance of each channel starts, above `floor`, its lower bound.
@@ -34,17 +34,13 @@ class VID(FeatureObjective):
         )  # softplus of it is variance - floor
 
     def make_projector(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> Projector:
-        """See `FeatureObjective.make_projector`: its map is the regressor."""
+        """See `PairObjective.make_projector`: its map is the regressor."""
         return Regressor(student, teacher, self._start)
 
     def compare_pair(self, projector: Projector, student: Tensor, teacher: Tensor) -> Tensor:
-        """See `FeatureObjective.compare_pair`: with the pair's variances."""
+        """See `PairObjective.compare_pair`: with the pair's variances."""
         assert isinstance(projector, Regressor)
         return gaussian(student, teacher, projector.raw_variance, floor=self.floor)
-
-    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Not asked for, see `compare_pair`."""
-        raise NotImplementedError
 
 
 class Regressor(Projector):

@@ -20,7 +20,7 @@ class VkD(FeatureObjective):
     needs = "width"
 
     def make_projector(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> Projector:
-        """See `FeatureObjective.make_projector`: orthogonal, between equal widths, too."""
+        """See `PairObjective.make_projector`: orthogonal, between equal widths, too."""
         projector = Projector(student, teacher, self.needs)
         projector.map = orthogonal(projector.linear(*projector.widths), orthogonal_map="matrix_exp")
         return projector

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import UninitializedParameter
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
 
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.data.base import DataModule, SplitBatches
+from tutelage.data.memory import room_bytes
 from tutelage.engine.inherited import expected_normalization, recorded_data, recorded_sizes
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.errors import UserError
@@ -76,9 +80,11 @@ def build_network(where: str, config: Mapping[str, Any], sizes: Mapping[str, Any
             )
         arguments["pretrained"] = True
     context = {key: value for key, value in sizes.items() if arguments.get(key) is None}
-    network = construct(
-        where, {k: v for k, v in arguments.items() if not (k in context and v is None)}, **context
-    )
+    trains_here = where == "model" and config["hardware"]["accelerator"] == "cpu"
+    with _in_room(where, copies=2 if trains_here else 1):
+        network = construct(
+            where, {k: v for k, v in arguments.items() if not (k in context and v is None)}, **context
+        )
     if not isinstance(network, nn.Module):
         raise UserError(f"{where}._target_ must build a torch.nn.Module, got {type(network).__name__}")
     if isinstance(network, FeatureGuide) and where in ("model", "teacher", "source"):
@@ -218,3 +224,29 @@ def build_frozen(where: str, config: Mapping[str, Any], data: DataModule) -> Fro
     return FrozenNetwork(
         network, norm_mode=norm_mode, expects=expects, given=data.normalization, input_size=size
     )
+
+
+@contextlib.contextmanager
+def _in_room(where: str, copies: int) -> Iterator[None]:
+    """Raise UserError for a network that this machine has no room for, as it grows: a process that goes on would be killed.
+
+    copies: of each weight that there must be, its gradient one of them. What an optimiser and the activations take is not known here.
+    """
+    room, held = room_bytes(), dict[tuple[int, str], int]()
+
+    def count(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
+        if weight is None or weight.is_meta or is_lazy(weight):
+            return
+        held[id(module), name] = weight.numel() * weight.element_size()
+        need = copies * sum(held.values())
+        if room is not None and need > room:
+            raise UserError(
+                f"{where}: its weights{' and their gradients' if copies > 1 else ''} need more than {need / 2**30:.1f} GB of memory, where "
+                f"{room / 2**30:.1f} GB are all there is: make it smaller, or train on a larger machine"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()

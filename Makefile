@@ -60,7 +60,7 @@ bench: $(READY)
 	@$(BIN)/python -m tutelage.bench
 
 lock:
-	@$(BIN)/uv pip compile pyproject.toml --group dev --all-extras --universal --python-version 3.11 --generate-hashes \
+	@$(BIN)/uv pip compile pyproject.toml --group dev --group docs --all-extras --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements.lock
 
 wheel: $(READY)

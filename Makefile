@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-slow check format bench setup lock wheel clean
+.PHONY: demo test test-slow check format docs bench setup lock wheel clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       train a Deep FCN plain, distilled and guided on digits; table and figure in runs/demo"
 	@echo "make test       run the tests           make test-slow  run the minutes-long ones too"
 	@echo "make check      lint, format, types, import directions, spelling"
+	@echo "make docs       build the site in build/site"
 	@echo "make bench      measure speed as ratios make lock       resolve requirements.lock afresh"
 
 # pip would do alone; uv, which the lock pins, is several times faster. pip remains where uv cannot be installed. Bytecode is compiled
@@ -46,15 +47,19 @@ test-slow: $(READY)
 	@$(BIN)/python -m pytest -m "slow or not slow"
 
 check: $(READY)
-	@$(BIN)/ruff check src tests
-	@$(BIN)/ruff format --check src tests
+	@$(BIN)/ruff check src tests docs
+	@$(BIN)/ruff format --check src tests docs
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/codespell src conf experiments README.md CONTRIBUTING.md
 
 format: $(READY)
-	@$(BIN)/ruff check --fix src tests
-	@$(BIN)/ruff format src tests
+	@$(BIN)/ruff check --fix src tests docs
+	@$(BIN)/ruff format src tests docs
+
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "the site: build/site/index.html"
 
 bench: $(READY)
 	@$(BIN)/python -m tutelage.bench

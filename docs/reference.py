@@ -1,0 +1,138 @@
+"""Makes the reference of the site from what it is about: the table of commands, the files of conf/, and the docstrings of the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+GROUPS = {
+    "method": "Methods",
+    "objective": "Objectives",
+    "similarity": "Similarities",
+    "model": "Models",
+    "data": "Data",
+    "optimizer": "Optimisers",
+    "hardware": "Hardware",
+    "logger": "Loggers",
+    "chain": "Chains",
+    "scale": "Scale analysis",
+    "sweep": "Sweeps",
+    "experiment": "Experiments",
+}
+PACKAGES = (
+    "tasks",
+    "methods",
+    "objectives",
+    "losses",
+    "alignment",
+    "data",
+    "models",
+    "generators",
+    "analysis",
+    "scaling",
+)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages of the reference."""
+    pages = {"reference/commands.md": commands(), "reference/settings.md": settings()}
+    pages |= {f"reference/conf-{group}.md": configuration(group, title) for group, title in GROUPS.items()}
+    pages |= {f"reference/code-{package}.md": code(package) for package in PACKAGES}
+    pages |= {f"{name.lower()}.md": document(name) for name in ("CONTRIBUTING", "CHANGELOG")}
+    for place, text in pages.items():
+        files.append(File.generated(config, place, content=text))
+    return files
+
+
+def commands() -> str:
+    """Return the page of commands: what `tutelage <command> --help` says of each."""
+    from tutelage.cli.commands import COMMANDS
+    from tutelage.cli.reader import help_of
+
+    parts = ["# Commands\n\nAs `tutelage <command> --help` says it.\n"]
+    for name, command in COMMANDS.items():
+        parts.append(f"## {name}\n\n{_sentence(command.summary)}\n\n```text\n{help_of(name, command)}\n```\n")
+    return "\n".join(parts)
+
+
+def settings() -> str:
+    """Return the page of the root configuration, where every setting of a run begins."""
+    parts = [
+        "# Settings\n\n`tutelage doctor <words>` shows what they are after any words, and which file sets each.\n"
+    ]
+    for path in [
+        ROOT / "conf/train.yaml",
+        ROOT / "conf/scale.yaml",
+        *sorted((ROOT / "conf/shared").rglob("*.yaml")),
+    ]:
+        parts += [f"## {path.relative_to(ROOT / 'conf')}\n\n{_yaml(path)}"]
+    return "\n".join(parts)
+
+
+def configuration(group: str, title: str) -> str:
+    """Return the page of a group: each choice with what its file says of it, and its settings."""
+    parts = [
+        f"# {title}\n\nChosen by `{group}=<name>`. A file of yours in `conf/{group}/` is a choice, too.\n"
+    ]
+    folder = ROOT / "conf" / group
+    for path in sorted(folder.rglob("*.yaml")):
+        name = str(path.relative_to(folder).with_suffix(""))
+        about = " ".join(_comment(path))
+        parts.append(f'## {name}\n\n{about}\n\n??? note "conf/{group}/{name}.yaml"\n{_indented(_yaml(path))}')
+    return "\n".join(parts)
+
+
+def code(package: str) -> str:
+    """Return the page of a package: its modules with their public classes and functions, read from the source without an import."""
+    home = ROOT / "src/tutelage" / package
+    modules = [home.with_suffix(".py")] if home.with_suffix(".py").exists() else sorted(home.glob("*.py"))
+    parts = [f"# tutelage.{package}\n"]
+    for path in modules:
+        module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
+        if any(not node.name.startswith("_") for node in _definitions(path)):
+            parts.append(f"## {module}\n\n::: {module}\n")
+    return "\n".join(parts)
+
+
+def document(name: str) -> str:
+    """Return a document that stands at the root of the repository, its links leading there."""
+    text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
+    return re.sub(
+        r"\]\((?!https?:|#)([^)]*)\)", r"](https://github.com/tutelage/tutelage/blob/main/\1)", text
+    )
+
+
+def _definitions(path: Path) -> Iterator[ast.ClassDef | ast.FunctionDef]:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node
+
+
+def _comment(path: Path) -> Iterator[str]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# @package"):
+            continue
+        if not line.startswith("#"):
+            return
+        yield line.lstrip("# ")
+
+
+def _yaml(path: Path) -> str:
+    return f"```yaml\n{path.read_text(encoding='utf-8').rstrip()}\n```\n"
+
+
+def _indented(text: str) -> str:
+    return "".join(f"    {line}\n" for line in text.splitlines())
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."

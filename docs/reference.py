@@ -28,6 +28,8 @@ GROUPS = {
     "sweep": "Sweeps",
     "experiment": "Experiments",
 }
+FIGURES = {"figures/demo-curves.png": "experiments/demo/curves.png"}
+"""Pictures that results have, by their place on the site."""
 PACKAGES = (
     "tasks",
     "methods",
@@ -50,6 +52,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages |= {f"{name.lower()}.md": document(name) for name in ("CONTRIBUTING", "CHANGELOG")}
     for place, text in pages.items():
         files.append(File.generated(config, place, content=text))
+    for place, path in FIGURES.items():
+        files.append(File.generated(config, place, abs_src_path=str(ROOT / path)))
     return files
 
 

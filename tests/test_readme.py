@@ -1,4 +1,4 @@
-"""The README does what it says: its network and its method, taken from the page itself, train in a folder of their own."""
+"""The README and the pages of docs/ do what they say: their network, objective and loop, taken from the page itself, run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import tutelage
 from tutelage.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 QUICK = ["logger=none", "hardware.threads=1", "fit.max_steps=3", "fit.validate_every_steps=3"]
 NETWORK = """
 import math
@@ -91,7 +92,7 @@ def test_own_network_as_guide_and_under_a_guide(own_folder):
 
 def test_own_guide_and_own_experiment(own_folder):
     words = ["train", "method=guidance", "model=fcn", "model@guide=own", "guide._target_=my_guides.Strokes"]
-    assert " ".join(["tutelage", *words]) in README
+    assert " ".join(["tutelage", *words]) in README.replace("\\\n  ", "")
     assert main([*words, "model.width=16", *QUICK]) == 0
     assert main(["train", "experiment=mine/guided", "model.depth=3", "guide.width=4", *QUICK]) == 0
 
@@ -111,9 +112,16 @@ def test_every_command_of_the_readme_exists():
     assert named <= set(COMMANDS)
 
 
+def test_code_on_the_pages_fits_a_screen():
+    blocks = [
+        text for page in PAGES for text in re.findall(r"```\w*\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    ]
+    assert not [line for text in blocks for line in text.splitlines() if len(line) > 90]
+
+
 def test_every_make_target_of_the_readme_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE)) <= targets
 
 
 @pytest.mark.parametrize("first_line", ["# guided loop", "# summed loop"])

@@ -32,6 +32,9 @@ C = "method.objectives.consistency"
 P_SSL = [f"{C}.pseudo={_pseudo_data()}", "data.normalization=[[0.5],[0.5]]", f"{C}.ratio=0.5", "method.ema_decay=0.9",
          f"{C}.weak.random_crop.padding=1", f"{C}.strong.random_crop.padding=1", "model.dropout=0.2"]  # fmt: skip
 
+SEMI = [f"{C}.ratio=1.0", "data.per_class=5", f"{C}.weak.random_crop.padding=1", f"{C}.strong.random_crop.padding=1",
+        "method.ema_decay=0.9", "model.dropout=0.2"]  # fmt: skip
+
 METHODS: dict[str, list[str]] = {
     "supervised": ["model.dropout=0.2"],
     "distillation": [*TEACHER, "model.dropout=0.2"],
@@ -41,6 +44,7 @@ METHODS: dict[str, list[str]] = {
     "diffusion": [*GENERATE, "model=generator/diffusion", "model.sampling_steps=2"],
     **{f"pseudo_ssl/{name}": P_SSL for name in ("uda", "fixmatch", "pseudo_label")},
     "pseudo_ssl/mean_teacher": [*P_SSL, f"{C}.schedule.steps=6"],
+    "semi_supervised": SEMI,
     "guidance": [*GUIDE, "model.dropout=0.2"],
     "guidance_released": [*GUIDE, "model.dropout=0.2"],
     "intrinsic_dimension": ["method.objectives.dimension.neighbours=5", "model.dropout=0.2"],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from small_runs import GUIDE, METHODS, TEACHER
+from small_runs import GUIDE, METHODS, TEACHER, C
 from tutelage.engine.callbacks import Recording
 from tutelage.engine.checkpoints import Checkpoints
 from tutelage.errors import UserError
@@ -39,6 +39,15 @@ FEATURE = "objective@method.objectives.feature"
 OWN_STATE = [
     ("feature_distillation", f"{FEATURE}=crd", "method.objectives.feature.negatives=50"),
     *(("feature_distillation", f"{FEATURE}={name}") for name in ("vid", "vkd")),
+    *(
+        ("semi_supervised", f"objective@{C}={name}", f"{C}.distribution_alignment={aligned}")
+        for name, aligned in (
+            ("flexmatch", "labels"),
+            ("freematch", "null"),
+            ("softmatch", "uniform"),
+            ("adamatch", "predictions"),
+        )
+    ),
 ]
 
 

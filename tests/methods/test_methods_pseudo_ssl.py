@@ -15,7 +15,7 @@ from tutelage.generators.conditioning import Conditioning
 from tutelage.generators.noise import NoiseDomain
 from tutelage.losses.consistency import fixmatch, mean_teacher, pseudo_label, uda
 from tutelage.models.convnet import ConvNet
-from tutelage.objectives.unlabelled import PseudoStream, batch_norm_apart
+from tutelage.objectives.unlabelled import UnlabelledStream, batch_norm_apart, pseudo_images
 
 WORDS = ["logger=none", "hardware.threads=1", "fit.max_steps=6", "data.batch_size=16", "data.normalization=[[0.5],[0.5]]",
          "model=residual_convnet", "model.width=4"]  # fmt: skip
@@ -136,12 +136,12 @@ def test_pseudo_images_of_a_step_are_the_same_for_one_rank_and_two_and_a_pass_se
     def ranks(world):
         parts = []
         for rank in range(world):
-            pseudo = PseudoStream(
-                str(folder),
-                image_shape=(1, 8, 8),
-                normalization=[[0.5], [0.5]],
+            pseudo = UnlabelledStream(
+                pseudo_images(str(folder), channels=1, normalization=[[0.5], [0.5]]),
+                size=(8, 8),
                 count=12,
                 views=({}, {"horizontal_flip": {}}),
+                name="pseudo images",
             )
             pseudo.start(seed=3, rank=rank, world_size=world, device=torch.device("cpu"))
             parts.append([pseudo.views(step) for step in range(4)])
@@ -157,7 +157,8 @@ def test_pseudo_images_of_a_step_are_the_same_for_one_rank_and_two_and_a_pass_se
 
 
 def test_views_are_resized_to_what_the_network_takes(folder):
-    pseudo = PseudoStream(str(folder), image_shape=(1, 12, 10), normalization=None, count=4, views=({},))
+    source = pseudo_images(str(folder), channels=1, normalization=None)
+    pseudo = UnlabelledStream(source, size=(12, 10), count=4, views=({},), name="pseudo images")
     pseudo.start(seed=0, rank=0, world_size=1, device=torch.device("cpu"))
     (view,) = pseudo.views(0)
     assert view.shape == (4, 1, 12, 10)

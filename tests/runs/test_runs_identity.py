@@ -94,7 +94,7 @@ def test_every_exclusion_is_outside(pattern):
     config: dict = {
         "name": "demo/plain",
         "data": {"batch_size": 8, "_reads_": "published"},
-        "method": {"objectives": {"_anything": {"weight": 1}}},
+        "method": {"objectives": {"_anything": {"weight": 1}}, "unlabelled": {"_reads_": "published"}},
         "hardware": {"devices": 1},
         "fit": {"max_steps": 3},
         "needs": {"teacher": {"run": "a"}},

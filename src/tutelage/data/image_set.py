@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -81,6 +81,7 @@ class ImageData(DataModule):
         self.missing, self.missing_in = corruption.check_rate(missing, "missing"), missing_in
         self.requested_normalization = normalization
         self.augment = build(augment or {})
+        self._training = np.empty(0, dtype=np.int64)
 
     @abstractmethod
     def source(self) -> ImageSource:
@@ -93,6 +94,7 @@ class ImageData(DataModule):
         self.splits = self._split(labels, source.official)
         if source.absent is not None and len(source.absent):
             self.splits = {name: np.setdiff1d(part, source.absent) for name, part in self.splits.items()}
+            self._training = np.setdiff1d(self._training, source.absent)
         self.facts["classes"] = names
         self.facts["train_class_counts"] = np.bincount(
             labels[self.splits["train"]], minlength=len(names)
@@ -126,6 +128,38 @@ class ImageData(DataModule):
         self.input_shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
         self.normalization = self._normalization(images, source)
         self.store = self._store(images, torch.from_numpy(labels), source.peak)
+        self._images, self._peak = images, source.peak
+
+    def unlabelled_pixels(self) -> Tensor:
+        """Return all images as bytes (N, C, H, W) from 0 to 255. Raises UserError where they are not in memory, or finer."""
+        images = self._images
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+            raise UserError(
+                "unlabelled images must lie in memory, with 8 bits a value: set `storage`=resident, or take a smaller `image_size`"
+            )
+        if self._peak != 255:  # strong augmentation knows bytes from 0 to 255
+            images = (images.float() * (255 / self._peak)).round().to(torch.uint8)
+        return images
+
+    def unlabelled(self, which: Literal["train", "rest"]) -> tuple[Tensor, np.ndarray, Tensor, Tensor]:
+        """Return images to be looked at without their labels: (images uint8, which of them, scale, shift), the latter two as the data's.
+
+        which: "train": all that `train_size` and `per_class` choose the labelled ones from, as semi-supervised learning's benchmarks
+        have it, and those that the set has no labels for; "rest": those without the labelled ones. Never one of validation or test.
+        Raises UserError where there are none, or where they are not in memory.
+        """
+        images = self.unlabelled_pixels()
+        if self.missing and self.missing_in == "train":
+            raise UserError(
+                "data.missing_in=train hides pixels of labelled images alone: set data.missing_in=all"
+            )
+        rest = np.setdiff1d(self._training, self.splits["train"])
+        if not len(rest):
+            raise UserError(
+                f"method.unlabelled={which}: all {len(self.splits['train'])} training images have their labels. data.per_class=<number> or "
+                "data.train_size=<number> say how many keep them"
+            )
+        return images, self._training if which == "train" else rest, *self._affine(255.0)
 
     def _check_augmentation(self, images: Tensor | Files) -> None:
         eight_bits = images.dtype in (torch.uint8, np.uint8)
@@ -161,7 +195,10 @@ class ImageData(DataModule):
         return table[source.labels], [names[i] for i in np.argsort(table)[len(names) - len(self.classes) :]]
 
     def _split(self, labels: np.ndarray, official: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        parts = {name: indices[labels[indices] >= 0] for name, indices in official.items()}
+        parts = {
+            name: indices if name == "unlabelled" else indices[labels[indices] >= 0]
+            for name, indices in official.items()
+        }
         train = parts["train"] if "train" in parts else np.flatnonzero(labels >= 0)
         if "test" not in parts:
             train, parts["test"] = splitting.hold_out(
@@ -171,6 +208,7 @@ class ImageData(DataModule):
             train, parts["validation"] = splitting.hold_out(
                 train, self.validation, seed=self.split_seed, name="validation", labels=labels
             )
+        self._training = np.sort(np.concatenate([train, parts.get("unlabelled", train[:0])]))
         if self.train_size is not None:
             train = splitting.limit(train, self.train_size, seed=self.split_seed, labels=labels)
         if self.per_class is not None:

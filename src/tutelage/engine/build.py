@@ -15,11 +15,13 @@ from tutelage.alignment.guides import FeatureGuide
 from tutelage.config.values import in_keys
 from tutelage.data.base import DataModule
 from tutelage.data.cache import cache_folder
+from tutelage.data.image_set import ImageData
+from tutelage.data.splits import digest
 from tutelage.engine.causality import check_causal
 from tutelage.engine.inherited import check_code, check_teacher, check_unseen, check_vocabulary
 from tutelage.engine.instantiate import construct, parameters_of, resolve, worded
 from tutelage.engine.networks import build_frozen, build_network, example_of, sizes_of
-from tutelage.errors import UserError
+from tutelage.errors import UserError, choices
 from tutelage.generators.protocol import Generator
 from tutelage.methods.base import Method, step_seed
 from tutelage.models.frozen import FrozenNetwork
@@ -27,9 +29,11 @@ from tutelage.models.heads import head_of
 from tutelage.models.outputs import UnknownCall
 from tutelage.objectives.base import NotPrepared, Objective, missing
 from tutelage.objectives.total import Objectives
+from tutelage.objectives.unlabelled import Unlabelled, byte_affine
 from tutelage.runs.folders import lock_at, make_folder
 from tutelage.runs.frozen_networks import ROLES, frozen_named, frozen_read, objectives_of, where_of
 from tutelage.runs.identity import is_need
+from tutelage.runs.setting import overlap
 from tutelage.runs.weights import needed_folder, node_of
 from tutelage.tasks import Batch, Tokens
 
@@ -59,16 +63,53 @@ def build_data(config: dict[str, Any]) -> DataModule:
             f"data._target_ must be a tutelage.data.base.DataModule, with splits and a task, got {type(data).__name__}: derive it from "
             "that class, or from tutelage.data.image_set.ImageData where all of it fits into memory"
         )
+    _set_up("data", data, config)
+    return data
+
+
+def _set_up(where: str, data: DataModule, config: dict[str, Any]) -> None:
     runs_dir = Path(config["runs_dir"]).expanduser()
     # What is only looked at makes no runs folder.
     locks = (runs_dir if runs_dir.is_dir() else cache_folder()) / ".locks"
     make_folder(locks)
-    with worded("data", parameters_of(type(data))[0]):
+    with worded(where, parameters_of(type(data))[0]):
         # Ranks and parallel jobs would else download or decode the same files at once.
         with lock_at(locks / "data.lock"):
             data.prepare()
         data.setup()
-    return data
+
+
+def build_unlabelled(config: dict[str, Any], data: DataModule) -> Unlabelled | None:
+    """Return the images that `method.unlabelled` names: of the data's own training set, or of another set; None where it is not set."""
+    wanted = config["method"].get("unlabelled")
+    if wanted is None:
+        return None
+    if not isinstance(data, ImageData):
+        raise UserError(f"method.unlabelled needs images with classes, got data {type(data).__name__}")
+    if isinstance(wanted, str):
+        if wanted not in ("train", "rest"):
+            raise UserError(
+                f"method.unlabelled={wanted}: {choices(wanted, ('train', 'rest'))}; another set is "
+                "+data@method.unlabelled=<data>, a folder of images +data@method.unlabelled=image_folder method.unlabelled.root=<folder>"
+            )
+        images, index, scale, shift = data.unlabelled(wanted)  # type: ignore[arg-type]
+        facts: dict[str, Any] = {"of": wanted}
+    else:
+        where = "method.unlabelled"
+        if overlap(wanted, config["data"]):
+            raise UserError(
+                f"{where} is the set of data itself, whose validation and test images it must not hold: say {where}=train"
+            )
+        other = construct(where, wanted)
+        if not isinstance(other, ImageData):
+            raise UserError(f"{where} must be a set of images, got {type(other).__name__}")
+        _set_up(where, other, config)
+        images = other.unlabelled_pixels()
+        index = other.splits["train"]
+        scale, shift = byte_affine(data.normalization, data.input_shape[0])
+        facts = {"of": other.summary()}
+    facts |= {"count": len(index), "sha256": digest(index)}
+    return Unlabelled(images, index, scale, shift, facts)
 
 
 def place(where: str, config: dict[str, Any]) -> str:
@@ -175,6 +216,8 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         example=example,
         batch_size=data.batch_size,
         index=torch.as_tensor(data.splits["train"], dtype=torch.int64),
+        class_counts=data.facts.get("train_class_counts"),
+        unlabelled=build_unlabelled(config, data),
         samples=data.fixed_samples if config["method"].get("cache") else None,
         **{key: config["method"][key] for key in ("balance", "cache") if config["method"].get(key)},
     )
@@ -183,7 +226,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         {
             key: value
             for key, value in config["method"].items()
-            if key not in ("objectives", "balance", "cache")
+            if key not in ("objectives", "balance", "cache", "unlabelled")
         },
         network=network,
         task=data.task,

@@ -311,6 +311,7 @@ def quiet_lightning() -> None:
         ".*Checkpoint directory .* exists.*",
         ".*`isinstance\\(treespec, LeafSpec\\)`.*",
         "The `srun` command is available on your system but is not used",  # it looks for it at each fit
+        ".*module\\(s\\) in eval mode at the start of training.*",  # an average is so on purpose
         ".*It is recommended to use `self.log\\(.*sync_dist=True.*",  # our metrics are over all ranks already
     ):
         warnings.filterwarnings("ignore", pattern)

@@ -32,9 +32,15 @@ def fixmatch(target: Tensor, output: Tensor, *, threshold: float = 0.95) -> Tens
 
     target: of the weak view. Source: Sohn et al. 2020, arXiv 2001.07685, eq. 4.
     """
+    return weighted(target, output, _confident(target.detach(), threshold))
+
+
+@in_single
+def weighted(target: Tensor, output: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy of an output against the most probable class of a target, each sample times its weight (n,)."""
     target = _checked(target, output)
     cross_entropy = F.cross_entropy(output, target.argmax(dim=1), reduction="none")
-    return (cross_entropy * _confident(target, threshold)).mean()
+    return (cross_entropy * weights).mean()
 
 
 @in_single

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tutelage.alignment.gather import world_size
 from tutelage.errors import RunFailed, UserError
+from tutelage.methods.average import Average, loaded, stored
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.outputs import Call
@@ -41,11 +42,12 @@ class Method(pl.LightningModule):
     objectives: the terms, prepared on the same network; their frozen networks are no part of the module's parameters or state, so they
     stay outside DDP, optimisers and checkpoints.
     frozen: networks that the method itself reads, by name.
+    ema_decay: above 0, validation, test, selection and the kept network are those of a moving average of the trained one (never of a
+    frozen one, or of an objective's own parts). Before the first update it is the network itself; the number of updates is the number of
+    steps, and a checkpoint has both networks, so that a resumed run continues both exactly.
     seed: every training step draws (dropout and the like) from torch's generators seeded by (seed, step, rank), so that a
     resumed run continues exactly without any stored generator state.
     """
-
-    keeps_average: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -55,15 +57,19 @@ class Method(pl.LightningModule):
         optimizer: OptimizerSpec,
         objectives: Objectives,
         frozen: Mapping[str, FrozenNetwork] | None = None,
+        ema_decay: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not 0 <= (ema_decay or 0) < 1:
+            raise UserError(f"method.ema_decay must be at least 0 (no average) and below 1, got {ema_decay}")
         self.network = network
         self.task = task
         self.optimizer_spec = optimizer
         self.objectives = objectives
-        if not self.keeps_average:
-            objectives.use_average(None)
+        self.average = Average(network, ema_decay) if ema_decay else None
+        self._averaged_step = 0
+        objectives.use_average(self.average.network if self.average else None)
         # A plain dict on purpose: nn.Module must not register these.
         self.frozen = {**objectives.frozen, **(frozen or {})}
         self.seed = seed
@@ -121,8 +127,13 @@ class Method(pl.LightningModule):
         return self.objectives.weights(self.step, self.max_steps)
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Run the trained network, see `run`."""
-        return self.run(self.network, inputs, mask)
+        """Run the trained network in training, the evaluated one otherwise, see `run`."""
+        return self.run(self.network if self.training else self.evaluated, inputs, mask)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that validation and test see."""
+        return self.network if self.average is None else self.average.network
 
     def run(self, network: nn.Module, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """Run a network of the trained one's class, with the mask where it takes one, and return its one tensor.
@@ -159,6 +170,28 @@ class Method(pl.LightningModule):
                 seed=step_seed(self.seed, 0, 2),
             )
         )
+
+    def on_train_start(self) -> None:
+        """Remember the step that a resumed run starts from."""
+        self._averaged_step = self.step
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Update the average once per update of the network, however many batches that took."""
+        if self.average is not None and self.step != self._averaged_step:
+            self._averaged_step = self.step
+            self.average.update(self.network, self.step)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return the state, the evaluated network under `network.`."""
+        state = super().state_dict(*args, **kwargs)
+        return stored(state) if self.average else state
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load what `state_dict` returned."""
+        state_dict = loaded(state_dict) if self.average else state_dict
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Seed the step, weight and sum the terms, and remember them for the next record without waiting for the device."""

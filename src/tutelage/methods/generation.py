@@ -14,7 +14,7 @@ from torch import Tensor
 from tutelage.errors import UserError
 from tutelage.generators.protocol import Generator, image_seeds
 from tutelage.generators.quality import frechet_distance, precision_recall
-from tutelage.methods.average import AveragedMethod
+from tutelage.methods.base import Method
 from tutelage.models.frozen import FrozenNetwork, Normalization
 from tutelage.models.heads import HeadInput
 from tutelage.objectives.made import Made
@@ -24,7 +24,7 @@ GRID_IMAGES = 64
 _QUALITY_SEED = 0x0DD5EED
 
 
-class Generation(AveragedMethod):
+class Generation(Method):
     """Trains a `Generator` on labelled images in [-1, 1] and judges its samples by a frozen classifier of the same classes.
 
     source: the classifier.

@@ -1,12 +1,11 @@
-"""P-SSL: labelled target data, and pseudo images of a generator as the unlabelled data of a semi-supervised objective."""
+"""Semi-supervised learning: labelled data, and unlabelled real images or a generator's beside them."""
 
 from __future__ import annotations
 
-from tutelage.methods.average import AveragedMethod
+from tutelage.methods.base import Method
 
 
-class PseudoSemiSupervised(AveragedMethod):
-    """The task's objective on target data and consistency on pseudo images (Yamaguchi et al. 2022, arXiv 2204.12833).
-
-    See `objectives.consistency`; the network that is evaluated and kept may be the average.
+class PseudoSemiSupervised(Method):
+    """The task's objective on labelled images and consistency on unlabelled ones, on pseudo images P-SSL (Yamaguchi et al. 2022, arXiv
+    2204.12833). See `objectives.consistency`; the network that is evaluated and kept may be the average.
     """

@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "AdaMatch": "adamatch",
     "Alignment": "alignment",
     "Attention": "attention",
     "CRD": "crd",
@@ -18,6 +19,8 @@ _HOMES = {
     "Decoupled": "decoupled",
     "Dimension": "dimension",
     "FixMatch": "fixmatch",
+    "FlexMatch": "flexmatch",
+    "FreeMatch": "freematch",
     "Hint": "hint",
     "Logits": "logits",
     "MLKD": "mlkd",
@@ -32,6 +35,7 @@ _HOMES = {
     "SRD": "srd",
     "Schedule": "schedule",
     "SimilarityPreserving": "similarity_preserving",
+    "SoftMatch": "softmatch",
     "SoftTargets": "soft_targets",
     "Step": "base",
     "Task": "task",

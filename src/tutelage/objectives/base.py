@@ -18,6 +18,7 @@ from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.outputs import Call
 from tutelage.objectives.schedule import Schedule
+from tutelage.objectives.unlabelled import Unlabelled
 from tutelage.tasks import Batch, Task
 
 
@@ -57,7 +58,8 @@ class Setup:
     """What an objective is prepared with: the networks, and a few samples to find their layers and shapes.
 
     network: the one being trained. task: what the targets mean. frozen: networks by name. example: a few samples. batch_size: global,
-    if known. index: (samples,) int64, the positions of all training samples in their data set, if known.
+    if known. index: (samples,) int64, the positions of all training samples in their data set, if known. class_counts: (classes,) how
+    many labelled training samples each class has, if known. unlabelled: images beside the labelled ones, if there are any.
     """
 
     def __init__(
@@ -69,9 +71,12 @@ class Setup:
         example: Batch,
         batch_size: int | None = None,
         index: Tensor | None = None,
+        class_counts: Sequence[int] | None = None,
+        unlabelled: Unlabelled | None = None,
     ) -> None:
         self.network, self.task, self.frozen, self.example = network, task, frozen, example
         self.batch_size, self.index = batch_size, index
+        self.class_counts, self.unlabelled = class_counts, unlabelled
         self.call = Call.of(network)
         self._found: dict[str, list[Layer]] = {}
 

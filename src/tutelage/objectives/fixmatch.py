@@ -1,4 +1,4 @@
-"""FixMatch on pseudo images."""
+"""FixMatch."""
 
 from __future__ import annotations
 

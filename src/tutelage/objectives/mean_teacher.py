@@ -1,4 +1,4 @@
-"""Mean Teacher on pseudo images."""
+"""Mean Teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pseudo-Label on pseudo images."""
+"""Pseudo-Label."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tutelage.objectives.base import NotPrepared, Objective, Setup, Start, Step
 from tutelage.objectives.memory import TrainingSamples
 from tutelage.objectives.plain import as_batch, as_frozen, as_task
 from tutelage.objectives.reading import Reader
-from tutelage.objectives.unlabelled import batch_norm_apart
+from tutelage.objectives.unlabelled import Unlabelled, batch_norm_apart
 from tutelage.tasks import Batch
 
 Run = Callable[[Tensor, Tensor | None], Tensor]
@@ -39,6 +39,8 @@ class Objectives(nn.Module):
     task: a `tasks.Task`, or a function of (outputs, targets); objectives that need a task say so.
     example: inputs of a few samples, (inputs, mask), or a batch. batch_size: global, if known, to find early what does not fit.
     index: (samples,) the positions of all training samples in their data set, for objectives that remember each sample.
+    class_counts: (classes,) how many training samples each class has, for objectives that align predictions with them.
+    unlabelled: images without labels, for objectives that look at some beside the batch.
     balance: "uncertainty" (arXiv 1705.07115) or "gradient_norm" (arXiv 1711.02257): weights that are learned, on top of the given ones.
     cache: names of frozen networks that are run once for each training sample, see `memory.Memory`; samples: those, None where augmented.
     Raises UserError for what does not fit: a frozen network that is missing, layers, shapes, schedules.
@@ -54,6 +56,8 @@ class Objectives(nn.Module):
         example: Any,
         batch_size: int | None = None,
         index: Tensor | None = None,
+        class_counts: Sequence[int] | None = None,
+        unlabelled: Unlabelled | None = None,
         balance: str | None = None,
         cache: Sequence[str] = (),
         samples: TrainingSamples | None = None,
@@ -80,6 +84,8 @@ class Objectives(nn.Module):
             example=as_batch(example),
             batch_size=batch_size,
             index=index,
+            class_counts=class_counts,
+            unlabelled=unlabelled,
         )
         for objective in self:
             try:
@@ -245,8 +251,7 @@ class Objectives(nn.Module):
         for objective in self:
             if objective.needs_average and average is None:
                 raise UserError(
-                    f"the objective '{objective.name}' learns from the average of the network: choose a method that keeps one "
-                    "(method=pseudo_ssl/...) and set method.ema_decay above 0"
+                    f"the objective '{objective.name}' learns from the average of the network: set method.ema_decay above 0"
                 )
 
     def start(self, start: Start) -> None:

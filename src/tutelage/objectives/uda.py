@@ -1,4 +1,4 @@
-"""UDA on pseudo images."""
+"""UDA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unlabelled pseudo images beside a labelled batch: their views, and what they do to batch norms. Shared by methods; no method itself."""
+"""Unlabelled images beside a labelled batch: their views, and what they do to batch norms. No objective itself."""
 
 from __future__ import annotations
 
@@ -25,46 +25,64 @@ Augment = Mapping[str, Mapping[str, Any] | None]
 Normalization = Sequence[Sequence[float]] | str | None
 
 
-class PseudoStream:
-    """Views of pseudo images, `count` images per step over all ranks, each a function of the seed and the step alone.
+@dataclasses.dataclass(frozen=True)
+class Unlabelled:
+    """Images that an objective may look at without their labels.
 
-    root: folder of the pseudo data set. image_shape: (channels, height, width) that the network takes; images of another size are
-    resized. normalization: of the target data, (means, deviations) as numbers, or None. views: an augmentation for each view.
+    images: (N, C, H, W) uint8, shared with whoever else reads them. index: (M,) int64, which of them. scale, shift: (1, C, 1, 1), from
+    bytes to what the network takes. facts: what the record says of them.
+    """
+
+    images: Tensor
+    index: np.ndarray
+    scale: Tensor
+    shift: Tensor
+    facts: Mapping[str, Any]
+
+
+def pseudo_images(root: str, *, channels: int, normalization: Normalization) -> Unlabelled:
+    """Return the images of a pseudo data set.
+
+    root: its folder. channels: of the network's images. normalization: of the target data, (means, deviations) as numbers, or None.
     Raises UserError where the set does not fit.
+    """
+    found = read(root)
+    facts = {k: found.manifest[k] for k in ("generator", "labelling", "count", "origin", "content_sha256")}
+    if found.images.shape[1] != channels:
+        raise UserError(
+            f"the pseudo images in {root} have {found.images.shape[1]} channels, the target data {channels}"
+        )
+    return Unlabelled(
+        found.images, np.arange(len(found.images)), *byte_affine(normalization, channels), facts
+    )
+
+
+class UnlabelledStream:
+    """Views of unlabelled images, `count` images per step over all ranks, each a function of the seed and the step alone.
+
+    size: (height, width) that the network takes; images of another size are resized. views: an augmentation for each view.
+    name: what the images are, for messages. Raises UserError where there are too few.
     """
 
     def __init__(
-        self,
-        root: str,
-        *,
-        image_shape: Sequence[int],
-        normalization: Normalization,
-        count: int,
-        views: Sequence[Augment],
+        self, source: Unlabelled, *, size: Sequence[int], count: int, views: Sequence[Augment], name: str
     ) -> None:
-        found = read(root)
-        self.facts = {
-            k: found.manifest[k] for k in ("generator", "labelling", "count", "origin", "content_sha256")
-        }
-        channels, height, width = image_shape
-        if found.images.shape[1] != channels:
+        if count > len(source.index):
             raise UserError(
-                f"the pseudo images in {root} have {found.images.shape[1]} channels, the target data {channels}"
+                f"a step takes {count} {name}, there are {len(source.index)}: lower `ratio` or the batch size"
             )
-        if count > len(found.images):
-            raise UserError(
-                f"a step takes {count} pseudo images, the set in {root} has {len(found.images)}: "
-                "lower `ratio` or the batch size, or make more (method.count of its command)"
-            )
-        scale, shift = byte_affine(normalization, channels)
         augments: tuple[Augmentation, ...] = tuple(build(view) or Unchanged() for view in views)
-        self._store, self._count = Views(found.images, scale, shift, (height, width), augments), count
+        height, width = size
+        self.source, self._count = source, count
+        self._store = Views(source.images, source.scale, source.shift, (height, width), augments)
+        self.index = torch.empty(0, dtype=torch.int64)
+        """(share,) which images this rank's latest views are of."""
 
     def start(self, *, seed: int, rank: int, world_size: int, device: torch.device) -> None:
         """Bring the images to the device of a rank."""
         self._stream = TrainStream(
             self._store.to(device),
-            np.arange(len(self._store.images)),
+            self.source.index,
             seed=seed,
             batch_size=self._count,
             rank=rank,
@@ -74,7 +92,9 @@ class PseudoStream:
     def views(self, step: int) -> list[Tensor]:
         """Return this rank's images of a step, (share, C, H, W) for each view."""
         self._stream.seek(step, step + 1)
-        return list(next(iter(self._stream)).inputs.chunk(len(self._store.augments)))
+        batch = next(iter(self._stream))
+        self.index = batch.index
+        return list(batch.inputs.chunk(len(self._store.augments)))
 
 
 @dataclasses.dataclass(frozen=True)

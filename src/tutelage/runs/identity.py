@@ -32,6 +32,10 @@ EXCLUDED: dict[str, str] = {
     "hardware.num_workers": "batches are a function of the seed and the step, whoever loads them",
     "data.root": "content counts, not its place; folders of a user carry `data.fingerprint`",
     "method.objectives.*.pseudo": "content counts, not its place; `fingerprint` beside it carries it",
+    "method.unlabelled.root": "as data.root",
+    "method.unlabelled.num_workers": "as data.num_workers",
+    "method.unlabelled.check_files": "as data.check_files",
+    "method.unlabelled.download": "as data.download",
     "data.absent": "images that went missing while a run stood still; its provenance says so",
     "data.cache*": "a matter of speed",
     "data.check_files": "when a damaged file is found",
@@ -54,7 +58,10 @@ ABSENT_WHEN: dict[str, Any] = {
     "frozen": {},
     "method.cache": [],
     "method.balance": None,
+    "method.ema_decay": None,
     "method.objectives.*.standardise": False,
+    "method.objectives.*.distribution_alignment": None,
+    "method.objectives.*.momentum": 0.999,
 }
 """Dotted patterns of keys that came later, with the value that says nothing: runs made before keep their identity."""
 
@@ -87,7 +94,11 @@ def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
     kept: dict[str, Any] = {}
     for key, value in config.items():
         dotted = f"{prefix}{key}"
-        if is_excluded(dotted) and not is_need(value) and not (dotted == "data.root" and _unknown(config)):
+        if (
+            is_excluded(dotted)
+            and not is_need(value)
+            and not (dotted in ("data.root", "method.unlabelled.root") and _unknown(config))
+        ):
             continue  # which need it is does count
         if _ABSENT.match(dotted) and any(
             value == silent and _covering(pattern).match(dotted) for pattern, silent in ABSENT_WHEN.items()

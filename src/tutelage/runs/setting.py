@@ -65,7 +65,11 @@ def is_synthesis(config: Mapping[str, Any]) -> bool:
 
 def reads_pseudo(config: Mapping[str, Any]) -> bool:
     """Say whether the run reads a pseudo data set: PP, distillation on pseudo samples, or P-SSL."""
-    return reads(config) == "pseudo" or any(node.get("pseudo") for _, node in objectives_of(config))
+    return (
+        reads(config) == "pseudo"
+        or any(node.get("pseudo") for _, node in objectives_of(config))
+        or any(node.get("_reads_") == "pseudo" for node in _opened(config))
+    )
 
 
 def is_closed(config: Mapping[str, Any]) -> bool:
@@ -98,7 +102,7 @@ def check(stage: Stage) -> Reads:
     if is_closed(config):
         for opener in _openers(stage):
             for key, data in assets.items():
-                if overlap(opener.config.get("data") or {}, data):
+                if any(overlap(opened, data) for opened in _opened(opener.config)):
                     raise UserError(_refusal(stage, opener, key, data))
     return Reads(
         setting or ("source_free" if is_closed(config) else None),
@@ -117,6 +121,12 @@ def overlap(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     if ours is None or theirs is None or {type(c) for c in ours} != {type(c) for c in theirs}:
         return True
     return bool(set(ours) & set(theirs))
+
+
+def _opened(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the nodes of the sets that a run looks into: its data, and unlabelled ones beside them."""
+    unlabelled = (config.get("method") or {}).get("unlabelled")
+    return [config.get("data") or {}, *([unlabelled] if isinstance(unlabelled, Mapping) else [])]
 
 
 def _assets(stage: Stage) -> Iterator[tuple[str, Mapping[str, Any]]]:

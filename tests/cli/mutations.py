@@ -15,9 +15,9 @@ VALID: dict[str, list[str]] = {
     "distillation": [*FCN, "method=distillation", "model@teacher=convnet", "teacher.width=4"],
     "fitnets": [*FCN, "method=fitnets", "model@teacher=convnet", "teacher.width=4", "method.hint_steps=1", "fit.max_steps=2"],
     "features": [*FCN, "method=feature_distillation", "model@teacher=convnet", "teacher.width=4"],
-    "text": ["data=copy_paste", "model=copy_paste_rnn", "model.width=8", "data.train_size=64", "data.validation_size=64",
+    "text": ["data=copy_paste", "model=relu_rnn", "model.width=8", "data.train_size=64", "data.validation_size=64",
              "data.test_size=64"],
-    "parity": ["data=parity", "model=parity_rnn", "model.width=8"],
+    "parity": ["data=parity", "model=relu_rnn", "model.per_position=false", "model.depth=1", "model.width=8"],
     "gan": ["method=gan", "model=generator/gan", "model.width=8", "model.depth=1", "method.critic_width=8", "model@source=convnet",
             "source.width=4", "data.normalization=[[0.5],[0.5]]", "method.quality_samples=16"],
     "synthetic": ["data=synthetic", *FCN],
@@ -131,8 +131,9 @@ def of_words(words: list[str]) -> Iterator[list[str]]:
 
 def of_shapes() -> Iterator[list[str]]:
     pairs = [
-        ("digits", "copy_paste_rnn"), ("digits", "parity_rnn"), ("digits", "lm_transformer"), ("digits", "lm_rnn_small"),
-        ("copy_paste", "fcn"), ("copy_paste", "convnet"), ("parity", "convnet"), ("parity", "resnet18"), ("synthetic", "lm_transformer"),
+        ("digits", "relu_rnn"), ("digits", "parity_transformer"), ("digits", "gru"),
+        ("copy_paste", "fcn"), ("copy_paste", "convnet"), ("parity", "convnet"), ("parity", "resnet18"),
+        ("synthetic", "transformer_decoder"),
         ("digits", "vit_b16"), ("digits", "transformer_encoder"), ("digits", "transformer_decoder"),
         ("digits", "generator/gan"), ("digits", "generator/biggan"), ("digits", "generator/dit"), ("digits", "generator/noise"),
     ]  # fmt: skip
@@ -147,8 +148,8 @@ def of_shapes() -> Iterator[list[str]]:
         yield [f"method={method}", f"model@{role}=convnet"]
     yield ["method=guidance"]
     yield ["method=gan", "model@source=convnet"]
-    yield ["method=guidance", "model@guide=lm_rnn_small"]
-    yield ["method=distillation", "model@teacher=parity_rnn"]
+    yield ["method=guidance", "model@guide=relu_rnn"]
+    yield ["method=distillation", "model@teacher=rnn"]
     yield ["model=convnet", "model.stages=9"]
     yield ["data.batch_size=3", "hardware=ddp_cpu"]
 

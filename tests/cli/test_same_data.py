@@ -219,8 +219,9 @@ def test_weights_that_were_trained_on_what_is_to_select_or_test_are_refused(caps
 
 def test_a_need_is_made_on_the_same_split(tmp_path):
     """The guide of every experiment that trains one follows the run's own split."""
-    for name in ("demo/guided-trained", "demo/distilled", "guidance/sequences/parity-guided-trained"):
-        plan = plan_of([f"experiment={name}", "data.split_seed=3"])
+    parity = "guidance/sequences/parity method=guidance model@guide=relu_rnn guide.weights=need:guide"
+    for name in ("demo/guided-trained", "demo/distilled", parity):
+        plan = plan_of([*f"experiment={name}".split(), "data.split_seed=3"])
         (need,) = plan.needs.values()
         assert need.config["data"]["split_seed"] == 3
 
@@ -256,7 +257,7 @@ def test_a_file_of_published_weights_is_shown_what_these_were_trained_on(tmp_pat
 def test_other_words_of_the_same_number_are_no_test_and_no_lesson(tmp_path, capsys):
     for name, letters in (("a", "abcdefgh"), ("b", "ijklmnop")):
         (tmp_path / f"{name}.txt").write_text(letters * 60)
-    words = ["logger=none", "hardware.threads=1", "fit.max_steps=2", "fit.validate_every_steps=2", "data=characters",
+    words = ["logger=none", "hardware.threads=1", "fit.max_steps=2", "fit.validate_every_steps=2", "data=text", "data.level=character",
              "data.length=8", "data.batch_size=4", "model=rnn", "model.depth=1", "model.width=8", f"runs_dir={tmp_path}/runs"]  # fmt: skip
     assert main(["train", *words, f"data.root={tmp_path}/a.txt"]) == 0
     (run,) = Store(tmp_path / "runs").runs()

@@ -90,7 +90,7 @@ def fails(capsys, *words, code=2):
         ("model@guide.depth=3", "a setting of it is guide.depth"),
         ("data=copy_paste model=transformer_encoder model.heads=2", "sees the tokens that it is to foretell"),
         (
-            "experiment=guidance/cifar10/guided-trained",
+            "experiment=guidance/cifar10/guided",
             "the setting 'data.root' has no value: give data.root=",
         ),
         (
@@ -148,7 +148,7 @@ def fails(capsys, *words, code=2):
         ("model.weights=pretrained", "no published weights"),
         ("data=image_folder", "data.root"),
         ("data=mnist data.root=/no/such", "there is no folder /no/such"),
-        ("data=dtd data.root=/no/such", "there is no folder /no/such"),
+        ("data=fine_grained data.dataset=dtd data.root=/no/such", "there is no folder /no/such"),
         ("name=../../etc", "a run's name"),
         ("runs_dir=/proc/nowhere", "runs_dir="),
         ("model@guide=fcn", "nothing in method Supervised reads the frozen network 'guide'"),
@@ -185,7 +185,7 @@ def test_a_network_of_ones_own_by_its_path_alone(capsys, tmp_path):
 
 
 def test_a_guide_that_does_not_fit_is_called_the_guide(capsys, tmp_path):
-    words = ["train", *QUICK, f"runs_dir={tmp_path}", "method=guidance", "model@guide=parity_rnn"]
+    words = ["train", *QUICK, f"runs_dir={tmp_path}", "method=guidance", "model@guide=relu_rnn"]
     assert "tutelage: guide: Recurrent takes tokens" in fails(capsys, *words)
 
 

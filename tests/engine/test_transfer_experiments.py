@@ -61,7 +61,9 @@ def test_a_file_is_called_what_its_runs_are_and_names_what_exists(path):
             ((key, choice),) = entry.items()
             group = key.removeprefix("override /").partition("@")[0]
             for chain in CHAINS if path.stem not in TRAINED_SOURCE else CHAINS[:2]:
-                assert (CONF / group / f"{choice.replace('${chain}', chain)}.yaml").is_file(), entry
+                parts = yaml.safe_load((CONF / "chain" / f"{chain}.yaml").read_text())["chain"]["parts"]
+                part = choice.removeprefix("${chain_part:${chain},").removesuffix("}")
+                assert (CONF / group / f"{parts.get(part, choice)}.yaml").is_file(), entry
 
 
 @pytest.mark.parametrize("chain", CHAINS)

@@ -28,14 +28,23 @@ COPY = [
     "data.min_length=3",
     "data.max_length=6",
     *SEQUENCES,
-    "model=copy_paste_rnn",
+    "model=relu_rnn",
     "model.depth=2",
+]
+COPY_TEACHER = [
+    "model@teacher=transformer_decoder",
+    "teacher.heads=12",
+    "teacher.per_position=true",
+    "teacher.width=12",
+    "teacher.depth=1",
 ]
 GUIDE = ["method=guidance", "model.dropout=0.1", "model@guide=residual_convnet", "guide.width=4"]
 TOKEN_GUIDE = [
     "method=guidance",
     *COPY,
-    "model@guide=copy_paste_transformer",
+    "model@guide=transformer_decoder",
+    "guide.heads=12",
+    "guide.per_position=true",
     "guide.width=12",
     "guide.depth=2",
     f"{A}.compare=tokens",
@@ -65,7 +74,8 @@ WORDS: dict[str, list[str]] = {
     "guidance: ridge": [*GUIDE, f"similarity@{A}.similarity=ridge", f"{A}.similarity.penalty=100", f"{A}.similarity.projection_size=64"],
     "guidance: tokens": [*TOKEN_GUIDE, f"{A}.tokens_per_step=100"],
     "guidance: all tokens, unbiased_cka": [*TOKEN_GUIDE, f"{A}.tokens_per_step=null", f"similarity@{A}.similarity=unbiased_cka", *SHORT],
-    "guidance: sequences as samples": [*PARITY, "method=guidance", "model@guide=parity_rnn", "guide.width=8", *SHORT],
+    "guidance: sequences as samples":
+        [*PARITY, "method=guidance", "model@guide=relu_rnn", "guide.per_position=false", "guide.depth=1", "guide.width=8", *SHORT],
     "guidance: until": [*GUIDE, f"{A}.schedule.name=until", f"{A}.schedule.steps=101"],
     "guidance: alignment_first": [*GUIDE, f"{A}.schedule.name=alone_first", f"{A}.schedule.steps=75"],
     "guidance: linear": [*GUIDE, f"{A}.schedule.name=linear", *SHORT],
@@ -101,7 +111,7 @@ WORDS: dict[str, list[str]] = {
     "distillation: remembered": [*SOFT, "method.cache=[teacher]"],
     "distillation: batch statistics": [*SOFT, "+teacher.norm_mode=batch", *SHORT],
     "distillation: copy-paste":
-        [*COPY, "method=distillation", "model@teacher=copy_paste_transformer", "teacher.width=12", "teacher.depth=1", *SHORT],
+        [*COPY, "method=distillation", *COPY_TEACHER, *SHORT],
     "distillation: a series": [*SERIES, "method=distillation", "model@teacher=fcn", "teacher.depth=1", "teacher.width=8", *SHORT],
     "features: hint": FEATURES,
     "features: attention":
@@ -114,7 +124,7 @@ WORDS: dict[str, list[str]] = {
     "features: cross_correlation":
         [*FEATURES, f"objective@{F}=cross_correlation", f"{F}.weight=1", f"{F}.pairing.strategy=even", f"{F}.pairing.k=null", *SHORT],
     "features: hints of positions":
-        [*COPY, "method=feature_distillation", "model@teacher=copy_paste_transformer", "teacher.width=12", "teacher.depth=1",
+        [*COPY, "method=feature_distillation", *COPY_TEACHER,
          f"{F}.weight=1", *SHORT],
     "fitnets": ["method=fitnets", *TEACHER, "method.hint_steps=100"],
     "p-ssl: uda": ["method=pseudo_ssl/uda", *PSEUDO, f"{C}.threshold=0.2"],

@@ -105,10 +105,12 @@ def test_the_papers_sizes():
             make, values = arguments(CONF / f"{name}.yaml")
             network = make(input_shape=(3, 32, 32), output_size=10, **values)
             assert sum(p.numel() for p in network.parameters()) == expected
-        make, values = arguments(CONF / "copy_paste_transformer.yaml")
+        make, values = arguments(CONF / "transformer_decoder.yaml")
+        values |= {"width": 768, "heads": 12}
         network = make(input_shape=(80,), output_size=12, vocab_size=12, **values)
         block = 12 * 768**2 + (3 + 1 + 4 + 1) * 768 + 4 * 768
         assert sum(p.numel() for p in network.blocks.parameters()) == 4 * block
-        make, values = arguments(CONF / "lm_rnn_large.yaml")
+        make, values = arguments(CONF / "relu_rnn.yaml")
+        values |= {"depth": 6, "width": 1024}
         network = make(input_shape=(70,), output_size=100, vocab_size=100, **values)
         assert sum(p.numel() for p in network.layers.parameters()) == 6 * (2 * 1024**2 + 2 * 1024)

@@ -133,11 +133,11 @@ def owners_of(tables: Path) -> dict[str, str]:
     Names, not identities: a table's runs may have been made with further words (hardware, places of data).
     Raises UserError where a table cannot be read, since what it needs is then unknown.
     """
-    from tutelage.config.compose import hydra_ready, names_of
+    from tutelage.config.compose import Names, hydra_ready, names_of
     from tutelage.reporting.table_file import load
 
     found: dict[str, str] = {}
-    known: dict[tuple[str, ...], set[str]] = {}
+    known: dict[tuple[str, ...], Names] = {}
     if not tables.is_dir():
         log.warning("there is no folder %s here, so no table is known that needs a run", tables)
         return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import sys
@@ -29,11 +28,11 @@ from tutelage.config.groups import (
     user_folder,
 )
 from tutelage.config.hydra_messages import in_words
+from tutelage.config.resolvers import prepare
 from tutelage.config.settings import check, check_command
-from tutelage.config.values import in_keys
 from tutelage.errors import UserError
 from tutelage.runs import needs
-from tutelage.runs.identity import WEIGHTS_DIGEST, flatten, is_need
+from tutelage.runs.identity import WEIGHTS_DIGEST, flatten
 from tutelage.runs.needs import Plan
 from tutelage.runs.weights import NETWORKS, RESERVED, stamp
 from tutelage.runs.words import one_length
@@ -41,13 +40,14 @@ from tutelage.runs.words import one_length
 _OF_EVERY_NETWORK = re.compile(
     rf"\+?({'|'.join(NETWORKS)}|frozen\.[^.=]+)\.({'|'.join({*RESERVED, 'num_classes', 'output_size'} - {'weights', WEIGHTS_DIGEST})})="
 )
+_PLAIN_VALUE = re.compile(r"\+*(?!needs\.|chain\.|hydra)[^@=/]*\.[^@=/]*=(?!.*(?:need:|\$))")
+"""A word that changes neither what is chosen nor what is needed, and no name unless that is composed of its value."""
 AIDS = ("chain",)
 """Groups whose values others are composed of, and which are no part of a resolved configuration."""
 _SPECIAL = set(",[]{}()'\"\\$")
 """Characters that mean something in the value of a word."""
 _UNUSUAL = re.compile(r"[^\w./:+\-@%*?| ]", re.ASCII)
 """Characters that Hydra takes within quotes only, and those that mean something."""
-_QUOTED = str.maketrans({"'": r"\'"})
 
 
 def search_path() -> list[str]:
@@ -56,40 +56,6 @@ def search_path() -> list[str]:
     if own:
         check_files(own)
     return [f"hydra.searchpath=[file://{own}]"] if own else []
-
-
-def prepare() -> None:
-    """Register the resolvers. Harmless when repeated."""
-    OmegaConf.register_new_resolver("fingerprint", _fingerprint, replace=True, use_cache=True)
-    OmegaConf.register_new_resolver("pseudo_fingerprint", _pseudo_fingerprint, replace=True, use_cache=True)
-    OmegaConf.register_new_resolver("word", _word, replace=True)
-
-
-def _fingerprint(path: Any, kind: str | None = None) -> str | None:
-    from tutelage.data.fingerprint import fingerprint
-
-    return None if path is None else _of_root(lambda root: fingerprint(root, kind), path)
-
-
-def _pseudo_fingerprint(path: Any) -> str | None:
-    from tutelage.data.fingerprint import pseudo_fingerprint
-
-    # A needed run need not exist yet; its identity stands for its content.
-    return None if path is None or is_need(path) else _of_root(pseudo_fingerprint, path)
-
-
-def _of_root(function: Callable[[Any], str], path: Any) -> str:
-    try:
-        return function(path)
-    except UserError as error:
-        raise UserError(in_keys(str(error), "data", {"root"})) from None
-
-
-def _word(key: str, under: str | None = None, *, _root_: DictConfig) -> str:
-    """Return a setting as a word of a needed run's command, quoted as it must be: `${word:chain.root}`; under: the key it has there."""
-    value = OmegaConf.select(_root_, key, throw_on_missing=True)
-    text = f"'{value.translate(_QUOTED)}'" if isinstance(value, str) else json.dumps(value)
-    return f"{under or key}={text}"
 
 
 @contextlib.contextmanager
@@ -110,6 +76,11 @@ def readable(overrides: Sequence[str]) -> list[str]:
 
     Of what is no existing path, a value with a comma (a sweep), a bracket or quotes of its own is left as it is.
     """
+    for word in overrides:
+        if word.lstrip("+~").startswith("chain.parts"):
+            raise UserError(
+                f"{word}: a chain's parts are chosen by its file; say model=... or data=... for this stage"
+            )
     overrides = [f"++{word.lstrip('+')}" if _OF_EVERY_NETWORK.match(word) else word for word in overrides]
     return [_readable(word) for word in without_lists(overrides)]
 
@@ -174,13 +145,30 @@ def resolve(node: DictConfig, overrides: Sequence[str] = (), primary: str = PRIM
     for aid in AIDS:
         config.pop(aid, None)
     if isinstance(config.get("needs"), dict):
-        config["needs"] = {role: words for role, words in config["needs"].items() if words is not None}
+        _leave_out_unused(config, overrides)
     if primary == PRIMARY:
         check(config)
         stamp(config)
     else:
         check_command(config)
     return dict(config)
+
+
+def _leave_out_unused(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Drop the needs that a file offers and this configuration does not use.
+
+    Raises:
+        UserError: a word of the command gives one that nothing uses.
+    """
+    used = needs.used(config)
+    given = {word.lstrip("+~").partition("=")[0] for word in overrides}
+    for role, words in list(config["needs"].items()):
+        if words is None or (isinstance(words, list) and role not in used):
+            if words is not None and f"needs.{role}" in given:
+                raise UserError(
+                    f"needs.{role} is given and not used: say need:{role} where it belongs, such as guide.weights=need:{role}"
+                )
+            del config["needs"][role]
 
 
 def launcher(words: Sequence[str]) -> dict[str, Any]:
@@ -265,23 +253,50 @@ def plan_of(overrides: Sequence[str], known: dict[tuple[str, ...], dict[str, Any
         return needs.plan(compose(overrides), needed)
 
 
-def names_of(overrides: Sequence[str], known: dict[tuple[str, ...], set[str]]) -> set[str]:
+@dataclass(frozen=True)
+class Names:
+    """What a command's run and its needs, at any depth, are called. composed: whether the own name is made of plain values."""
+
+    own: str = ""
+    needed: frozenset[str] = frozenset()
+    composed: bool = False
+
+
+def names_of(overrides: Sequence[str], known: dict[tuple[str, ...], Names]) -> set[str]:
     """Return the names of a command's run and of all the runs it needs. Nothing else is resolved, so that no data have to be there.
 
-    known: the names of needs that were looked at, kept between the calls of one command.
+    known: what was looked at, kept between the calls: commands that differ in their names and in plain values alone are looked at once.
     """
-    words = tuple(readable(overrides))
-    if words not in known:
-        known[words] = set()  # a need of itself ends here; the planner names it
-        with hydra_ready():
-            try:
-                node = hydra_compose(PRIMARY, overrides=[*search_path(), *words])
-                needed = [_there(node.needs, role) for role in node.get("needs") or ()]
-                found = {str(node.name)}
-            except (HydraException, OmegaConfBaseException, ValueError) as error:
-                raise explain(error, words) from error
-        known[words] = found.union(*(names_of(command, known) for command in needed if command))
-    return known[words]
+    words = readable(overrides)
+    given = next((word.partition("=")[2] for word in reversed(words) if word.startswith("name=")), None)
+    choices = tuple(word for word in words if not _PLAIN_VALUE.match(word) and not word.startswith("name="))
+    if choices not in known:
+        known[choices] = Names()  # a need of itself ends here; the planner names it
+        known[choices] = _names(choices if given else words, known)
+    found = known[choices]
+    own = given or (_names(words, known).own if found.composed else found.own)
+    return {own, *found.needed}
+
+
+def _names(words: Sequence[str], known: dict[tuple[str, ...], Names]) -> Names:
+    with hydra_ready():
+        try:
+            node = hydra_compose(PRIMARY, overrides=[*search_path(), *words])
+            raw: Any = OmegaConf.to_container(node)
+            needed = [_there(node.needs, role) for role in _offered(node, raw)]
+            name = str(node.name)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise explain(error, words) from error
+    composed = "${" in str(raw["name"]).replace("${chain.", "")
+    below = frozenset().union(*(names_of(command, known) for command in needed if command))
+    return Names(name, below, composed)
+
+
+def _offered(node: DictConfig, raw: dict[str, Any]) -> list[str]:
+    """Return the needs that a composed configuration uses; all, where a value is composed to be one (need:${...})."""
+    used = needs.used(raw)
+    composed = any(role.startswith("${") for role in used)
+    return [str(role) for role in node.get("needs") or () if composed or str(role) in used]
 
 
 def _there(needs: DictConfig, role: Any) -> list[str]:

@@ -50,10 +50,6 @@ def in_words(error: Exception, overrides: Sequence[str], known_keys: Callable[[s
         group, _, name = match.group(1).partition("/") if "/" in match.group(1) else ("", "", match.group(1))
         if group == "hydra":  # hydra/launcher=..., hydra/sweeper=...: registered, not files
             group, _, name = match.group(1).rpartition("/")
-        if "/None_" in f"/{name}":  # named after the choice of another group, which was not made
-            return UserError(
-                f"a transfer experiment needs its chain: add chain={' | '.join(group_options('chain'))}"
-            )
         offered = HYDRAS.get(group) or group_options(group)
         return UserError(f"there is no {group or 'configuration'} '{name}'; {choices(name, offered)}")
     if "Unsupported type in defaults" in text and (lists := files_with_lists()):

@@ -1,7 +1,8 @@
 """The runs that a run needs (a trained guide, a source classifier): planned first, made once, reused after.
 
 In a configuration: `needs: {teacher: [experiment=demo/cnn, seed=0]}`, each need being the overrides of a
-command. After planning: `needs: {teacher: {command: [...], run: demo/cnn/<identity>}}`, so that which run it
+command. A configuration may offer more needs than it uses: one that no value says `need:<name>` of is not made.
+After planning: `needs: {teacher: {command: [...], run: demo/cnn/<identity>}}`, so that which run it
 is, is part of the identity of the run that needs it.
 """
 
@@ -148,6 +149,15 @@ def check_words(command: Iterable[str], where: str) -> None:
                 f"{where}: the word {word!r:.80} is refused: a file gives settings and choices, no word of Hydra's own "
                 "and no ${...}"
             )
+
+
+def used(config: Any) -> set[str]:
+    """Return the names of the needs that a configuration uses: <name> wherever a value, at any depth, says `need:<name>`."""
+    if isinstance(config, Mapping):
+        return set().union(*(used(value) for key, value in config.items() if key != "needs"))
+    if isinstance(config, list | tuple):
+        return set().union(*map(used, config))
+    return {config.removeprefix("need:")} if is_need(config) else set()
 
 
 def _inherit(needed: dict[str, Any], parent: Mapping[str, Any], command: list[str]) -> None:

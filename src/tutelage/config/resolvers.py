@@ -1,0 +1,75 @@
+"""What `${name:...}` means in a file of `conf/`: fingerprints of data, words of a needed run, the files of a transfer's chain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tutelage.config.groups import options
+from tutelage.config.values import in_keys
+from tutelage.errors import UserError, choices
+from tutelage.runs.bounded import load_yaml
+from tutelage.runs.identity import is_need
+
+_QUOTED = str.maketrans({"'": r"\'"})
+
+
+def prepare() -> None:
+    """Register the resolvers. Harmless when repeated."""
+    OmegaConf.register_new_resolver("fingerprint", _fingerprint, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("pseudo_fingerprint", _pseudo_fingerprint, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("word", _word, replace=True)
+    OmegaConf.register_new_resolver("chain_part", _chain_part, replace=True)
+
+
+def _fingerprint(path: Any, kind: str | None = None) -> str | None:
+    from tutelage.data.fingerprint import fingerprint
+
+    return None if path is None else _of_root(lambda root: fingerprint(root, kind), path)
+
+
+def _pseudo_fingerprint(path: Any) -> str | None:
+    from tutelage.data.fingerprint import pseudo_fingerprint
+
+    # A needed run need not exist yet; its identity stands for its content.
+    return None if path is None or is_need(path) else _of_root(pseudo_fingerprint, path)
+
+
+def _of_root(function: Callable[[Any], str], path: Any) -> str:
+    try:
+        return function(path)
+    except UserError as error:
+        raise UserError(in_keys(str(error), "data", {"root"})) from None
+
+
+def _word(key: str, under: str | None = None, *, _root_: DictConfig) -> str:
+    """Return a setting as a word of a needed run's command, quoted as it must be: `${word:chain.root}`; under: the key it has there."""
+    value = OmegaConf.select(_root_, key, throw_on_missing=True)
+    text = f"'{value.translate(_QUOTED)}'" if isinstance(value, str) else json.dumps(value)
+    return f"{under or key}={text}"
+
+
+def _chain_part(chain: str | None, part: str) -> str:
+    """Return the file that a transfer's chain names for a part of it: `${chain_part:${chain},network}`, in a list of defaults.
+
+    Groups are chosen before any value is known, so the part is read in the chain's file.
+
+    Raises:
+        UserError: there is no such chain, or it has no such part.
+    """
+    offered = dict(options("chain"))
+    if chain is None:
+        raise UserError(f"a transfer experiment needs its chain: add chain={' | '.join(offered)}")
+    if chain not in offered:
+        raise UserError(f"there is no chain '{chain}'; {choices(chain, offered)}")
+    content = load_yaml(offered[chain])
+    of_chain = content.get("chain") if isinstance(content, dict) else None
+    parts = of_chain.get("parts") if isinstance(of_chain, dict) else None
+    if not isinstance(parts, dict) or not isinstance(parts.get(part), str):
+        raise UserError(
+            f"{offered[chain]}: chain.parts must name its '{part}', a file of conf/data or conf/model"
+        )
+    return str(parts[part])

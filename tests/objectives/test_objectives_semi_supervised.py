@@ -152,7 +152,13 @@ def test_another_set_is_seen_with_the_scale_of_the_data_and_is_part_of_the_ident
 
 
 def test_sequences_have_no_views(tmp_path):
-    sequences = ["data=parity", "model=parity_rnn", "method=semi_supervised", f"runs_dir={tmp_path}"]
+    sequences = [
+        "data=parity",
+        "model=rnn",
+        "model.per_position=false",
+        "method=semi_supervised",
+        f"runs_dir={tmp_path}",
+    ]
     with pytest.raises(UserError, match="needs images with classes"):
         build(compose(sequences))
 

@@ -1,21 +1,21 @@
-"""Do the tests notice? Seeded one-operator mutations of the package, each held against the tests of its own package.
+"""Do the tests notice? Seeded one-operator mutations of the package, each held against the tests that reach its line.
 
-    python tests/mutants.py --count 200 --seed 0            # a sample; survivors are printed as they are found
-    python tests/mutants.py --count 40 --package losses     # of one package
+    python tests/reached.py --out reached                      # once: which test reaches which statement (as long as the tests take)
+    python tests/mutants.py --reached reached --count 200      # a sample; survivors are printed as they are found
+    python tests/mutants.py --reached reached --package losses # of one package
 
 A mutant replaces one operator (a comparison, a sign, a product, `and` by `or`, a dropped `not`) in one file.
-It is noticed when a test of the tests/ folder of its package fails. Each runs in a forked process that serves the
-changed source in place of the file: nothing on the disk is changed, and the heavy libraries are imported once.
-Results go to `--out` (JSON lines); a second call with the same arguments goes on where the first stopped. By hand:
-it takes an hour.
+It is noticed when a test that reaches its statement fails: those of its own package first, `--tests` of them at most and as many as passed
+in `--seconds` when the map was made. Each runs in a forked process that serves the changed source in place of the file: nothing
+on the disk is changed, and the heavy libraries are imported once. A process that a test starts anew runs the unchanged source.
+Results go to `--out` (JSON lines); a second call with the same arguments goes on where the first stopped. By hand: it takes an hour.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import importlib.abc
-import importlib.util
+import contextlib
 import json
 import os
 import random
@@ -24,8 +24,9 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType
 from typing import Any
+
+from reached import Passed, Served, warm_up
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "tutelage"
@@ -41,11 +42,15 @@ SKIPPED = ("bench", "__main__.py", "_version.py")
 
 @dataclass(frozen=True)
 class Mutant:
-    """One changed operator: the `number`th place of a file where one can be changed."""
+    """One changed operator: the `number`th place of a file where one can be changed.
+
+    statement: The line where the innermost statement of a function that holds it begins; 0 outside functions.
+    """
 
     file: str
     number: int
     line: int
+    statement: int
     change: str
 
 
@@ -53,14 +58,27 @@ class _Places(ast.NodeTransformer):
     """Counts the operators that can be changed, and changes the one with the wanted number."""
 
     def __init__(self, wanted: int | None = None) -> None:
-        self.wanted, self.found = wanted, list[tuple[int, str]]()
+        self.wanted, self.found = wanted, list[tuple[int, int, str]]()
+        self.statement, self.functions = 0, 0
+
+    def visit(self, node: ast.AST) -> Any:
+        before = self.statement
+        if isinstance(node, ast.stmt) and self.functions:
+            self.statement = node.lineno
+        try:
+            return super().visit(node)
+        finally:
+            self.statement = before
+
+    def _is_wanted(self, node: Any, change: str) -> bool:
+        self.found.append((node.lineno, self.statement, change))
+        return self.wanted == len(self.found) - 1
 
     def _next(self, node: Any, operator: ast.AST) -> ast.AST | None:
         new = SWAPS.get(type(operator))
         if new is None:
             return None
-        self.found.append((node.lineno, f"{type(operator).__name__} -> {new.__name__}"))
-        return new() if self.wanted == len(self.found) - 1 else None
+        return new() if self._is_wanted(node, f"{type(operator).__name__} -> {new.__name__}") else None
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
@@ -83,8 +101,7 @@ class _Places(ast.NodeTransformer):
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         self.generic_visit(node)
         if isinstance(node.op, ast.Not):
-            self.found.append((node.lineno, "not dropped"))
-            return node.operand if self.wanted == len(self.found) - 1 else node
+            return node.operand if self._is_wanted(node, "not dropped") else node
         node.op = self._next(node, node.op) or node.op  # type: ignore[assignment]
         return node
 
@@ -94,7 +111,9 @@ class _Places(ast.NodeTransformer):
         return node
 
     def visit_FunctionDef(self, node: Any) -> ast.AST:
+        self.functions += 1
         node.body = [self.visit(statement) for statement in node.body]
+        self.functions -= 1
         node.args.defaults = [self.visit(default) for default in node.args.defaults]
         return node
 
@@ -120,81 +139,92 @@ def mutants(package: str | None = None) -> list[Mutant]:
     return found
 
 
-class _Served(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports one module from a changed syntax tree."""
-
-    def __init__(self, mutant: Mutant) -> None:
-        self.path = ROOT / mutant.file
-        dotted = self.path.relative_to(ROOT / "src").with_suffix("").parts
-        self.is_package = dotted[-1] == "__init__"
-        self.name = ".".join(dotted[:-1] if self.is_package else dotted)
-        tree = _Places(mutant.number).visit(ast.parse(self.path.read_text(encoding="utf-8")))
-        self.code: CodeType = compile(ast.fix_missing_locations(tree), str(self.path), "exec")
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name != self.name:
-            return None
-        folder = [str(self.path.parent)] if self.is_package else None
-        return importlib.util.spec_from_file_location(
-            name, self.path, loader=self, submodule_search_locations=folder
-        )
-
-    def exec_module(self, module: Any) -> None:
-        exec(self.code, module.__dict__)
+def changed(mutant: Mutant) -> ast.Module:
+    """Return the changed syntax tree of the mutant's file."""
+    tree: ast.Module = _Places(mutant.number).visit(
+        ast.parse((ROOT / mutant.file).read_text(encoding="utf-8"))
+    )
+    return tree
 
 
-def tests_of(mutant: Mutant) -> list[str]:
-    """Return the test files of the mutant's package, those that name its module first."""
+def tests_of(mutant: Mutant, passed: list[Passed], tests: int, seconds: float) -> list[str]:
+    """Return the tests to hold the mutant against: of its package first, then those that reach little else, then the fast.
+
+    Of a test with many parameters three come before the others' turn.
+    """
     parts = Path(mutant.file).relative_to("src/tutelage").parts
-    stem = parts[-1].removesuffix(".py")
-    folder = ROOT / "tests" / parts[0] if len(parts) > 1 else ROOT / "tests"
-    files = sorted(folder.glob("test_*.py"))
-    files.sort(key=lambda file: (stem not in file.stem, stem not in file.read_text(encoding="utf-8")))
-    return [str(file) for file in files]
+    package, stem = parts[0].removesuffix(".py"), parts[-1].removesuffix(".py")
+    reaching = [one for one in passed if mutant.statement in one.reached.get(mutant.file, ())]
+    if mutant.statement == 0:  # a constant: whoever uses its file, or of the package
+        reaching = [one for one in passed if mutant.file in one.reached or one.package == package]
+
+    def key(one: Passed) -> Any:
+        here = len(one.reached.get(mutant.file, ()))
+        return (one.package != package, stem not in one.file, one.seconds > 5, -here / one.size, one.seconds)
+
+    turns: dict[str, int] = {}
+    ordered = []
+    for one in sorted(reaching, key=key):
+        function = one.test.partition("[")[0]
+        turns[function] = turns.get(function, -1) + 1
+        ordered.append((turns[function] // 3, len(ordered), one))
+    chosen, left = list[str](), seconds
+    for _, _, one in sorted(ordered):
+        if len(chosen) < tests and (one.seconds <= left or not chosen):
+            chosen.append(one.test)
+            left -= one.seconds
+    return chosen
 
 
-def judge(mutant: Mutant, limit_s: float) -> tuple[str, float]:
-    """Return `noticed`, `survived` or `too slow` (a loop that does not end is noticed by anybody), and the seconds it took."""
+def judge(mutant: Mutant, tests: list[str], limit_s: float) -> tuple[str, str]:
+    """Return `noticed`, `survived` or `too slow` (a loop that does not end is noticed by anybody), and the test that failed."""
     started = time.monotonic()
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        _child(mutant)
-    while time.monotonic() - started < limit_s:
+        _child(mutant, tests, writer)
+    os.close(writer)
+    verdict = ""
+    while not verdict and time.monotonic() - started < limit_s:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            code = os.waitstatus_to_exitcode(status)
-            return "survived" if code == 0 else "noticed", time.monotonic() - started
+            verdict = "survived" if os.waitstatus_to_exitcode(status) == 0 else "noticed"
         time.sleep(0.05)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "too slow", time.monotonic() - started
+    with contextlib.suppress(ProcessLookupError):  # also what its tests left running
+        os.killpg(child, signal.SIGKILL)
+    if not verdict:
+        os.waitpid(child, 0)
+    os.set_blocking(reader, False)
+    with open(reader, "rb", buffering=0) as file:  # noqa: PTH123
+        failed = (file.read() or b"").decode()
+    return verdict or "too slow", failed
 
 
-def _child(mutant: Mutant) -> None:
+def _child(mutant: Mutant, tests: list[str], writer: int) -> None:
     os.setpgid(0, 0)
     code = 1
     try:
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        sys.meta_path.insert(0, _Served(mutant))
+        sys.meta_path.insert(0, Served(lambda file: changed(mutant) if file == mutant.file else None))
         import pytest
 
-        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", *tests_of(mutant)]))
+        class Failures:
+            def pytest_runtest_logreport(self, report: Any) -> None:
+                if report.failed:
+                    os.write(writer, report.nodeid.encode()[:4000])
+
+        words = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", *tests]
+        code = int(pytest.main(words, plugins=[Failures()]))
     finally:
         os._exit(code)
 
 
-def warm_up() -> None:
-    """Import what every test imports, and nothing of the package itself."""
-    import pytorch_lightning
-    import sklearn.datasets
-    import torch
-    import torchvision  # noqa: F401
-
-    torch.set_num_threads(1)
-    assert not any(name.split(".")[0] == "tutelage" for name in sys.modules)
-    del pytorch_lightning, sklearn
+def verdicts(out: Path) -> dict[tuple[str, int], str]:
+    """Return the last verdict of each mutant that was judged."""
+    lines = out.read_text(encoding="utf-8").splitlines() if out.is_file() else []
+    return {(row["file"], row["number"]): row["verdict"] for row in map(json.loads, lines)}
 
 
 def main() -> None:
@@ -205,7 +235,11 @@ def main() -> None:
     reader.add_argument("--count", type=int, default=200)
     reader.add_argument("--seed", type=int, default=0)
     reader.add_argument("--package", default=None)
-    reader.add_argument("--limit-s", type=float, default=600.0)
+    reader.add_argument("--reached", type=Path, required=True, help="the folder that reached.py wrote")
+    reader.add_argument("--tests", type=int, default=60)
+    reader.add_argument("--seconds", type=float, default=60.0)
+    reader.add_argument("--limit-s", type=float, default=400.0)
+    reader.add_argument("--again", action="store_true", help="judge those again that survived")
     reader.add_argument(
         "--part", default="0/1", help="i/n: of the sample every n-th, from i; for several processes"
     )
@@ -214,19 +248,24 @@ def main() -> None:
     every = mutants(asked.package)
     sample = random.Random(asked.seed).sample(every, min(asked.count, len(every)))
     first, parts = map(int, asked.part.split("/"))
-    known = [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.is_file() else []
-    done = {(row["file"], row["number"]) for row in known}
+    passed = Passed.read(asked.reached)
     warm_up()
     for mutant in sample[first::parts]:
-        if (mutant.file, mutant.number) in done:
+        before = verdicts(asked.out).get((mutant.file, mutant.number))
+        if before and not (asked.again and before == "survived"):
             continue
-        verdict, seconds = judge(mutant, asked.limit_s)
+        started = time.monotonic()
+        tests = tests_of(mutant, passed, asked.tests, asked.seconds)
+        verdict, by = judge(mutant, tests, asked.limit_s) if tests else ("unreached", "")
+        row = {**vars(mutant), "verdict": verdict, "tests": len(tests), "by": by}
+        row["seconds"] = round(time.monotonic() - started, 1)
         with asked.out.open("a") as file:
-            print(json.dumps({**vars(mutant), "verdict": verdict, "seconds": round(seconds, 1)}), file=file)
-        print(f"{verdict:9}{seconds:6.1f} s  {mutant.file}:{mutant.line}  {mutant.change}", flush=True)
-    rows = [json.loads(line) for line in asked.out.read_text().splitlines()]
-    survived = sum(row["verdict"] == "survived" for row in rows)
-    print(f"{len(rows) - survived} of {len(rows)} noticed; {len(every)} places in all")
+            print(json.dumps(row), file=file)
+        place = f"{mutant.file}:{mutant.line}  {mutant.change}"
+        print(f"{verdict:9}{row['seconds']:6.1f} s  {place}  {len(tests)} tests  {by}", flush=True)
+    last = verdicts(asked.out).values()
+    survived = sum(one in ("survived", "unreached") for one in last)
+    print(f"{len(last) - survived} of {len(last)} noticed; {len(every)} places in all")
 
 
 if __name__ == "__main__":

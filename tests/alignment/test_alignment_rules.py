@@ -113,6 +113,10 @@ def test_classes_share_as_much_as_they_share_ancestors():
         ({"a": ["cat", "dog", "deer", "ship", "cra"]}, "no class 'cra'; did you mean"),
         ({"a": ["cat", "dog"]}, "leaves out the data's classes car, deer, ship"),
         ({"a": ["cat", "dog", "deer", "ship", "car"], "b": ["cat"]}, "holds cat more than once"),
+        (
+            {"animal": {"pet": ["cat", "dog", "cat"], "other": ["deer"]}, "vehicle": ["ship", "car", "ship"]},
+            "holds cat, ship more than once",
+        ),
     ],
 )
 def test_a_wrong_tree_is_named(tree, message):

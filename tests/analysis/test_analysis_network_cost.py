@@ -28,6 +28,8 @@ def test_parameters_size_and_operations_are_those_counted_by_hand():
     assert [(one.batch, one.threads) for one in found.latencies] == [(size, 1) for size in BATCHES]
     assert all(0 < one.low_s <= one.median_s <= one.high_s for one in found.latencies)
     assert set(found.columns) >= {"parameters", "operations", "size_mb", "latency_ms_batch_64_threads_1"}
+    first = found.latencies[0]
+    assert found.columns[f"latency_ms_batch_{first.batch}_threads_1"] == round(1000 * first.median_s, 4)
 
 
 def test_shared_weights_count_once():

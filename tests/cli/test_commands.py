@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tutelage.cli.doctor import _plain
 from tutelage.cli.main import main
 
 QUICK = [
@@ -55,6 +56,9 @@ def test_report_writes_the_table_with_the_promised_columns(runs, capsys):
     assert [line.split(",")[0] for line in lines[1:]] == ["plain", "other"]
     for name in ("table.md", "cells.csv", "curves.png"):
         assert (runs / "small" / name).stat().st_size > 0
+    assert "report.html" not in capsys.readouterr().out and not (runs / "small" / "report.html").exists()
+    assert main(["report", "small", f"runs_dir={runs}", "--html"]) == 0
+    assert "report.html" in capsys.readouterr().out and (runs / "small" / "report.html").stat().st_size > 0
 
 
 def test_evaluate_repeats_the_recorded_test_metrics_and_leaves_the_result_alone(runs, capsys):
@@ -114,3 +118,32 @@ def test_commands_that_do_not_train_load_no_torch(runs, words):
 def test_a_flag_of_another_report_is_no_word_to_pass_over(runs, words, capsys):
     assert main(["report", *words, f"runs_dir={runs}"]) == 2
     assert "belongs to a report on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([3, 32, 32], "3 x 32 x 32"),
+        ([28, 28], "28 x 28"),
+        ([7], "7"),
+        ([1, 2, 3, 4], "1, 2, 3, 4"),
+        ([0.5, 2], "0.5, 2"),
+        ([[1, 2], [3, 4]], "1 x 2; 3 x 4"),
+        ({"a": 1, "b": "c"}, "a 1, b c"),
+        ("0" * 64, "000000000000..."),
+    ],
+)
+def test_facts_are_shown_as_a_user_would_write_them(value, words):
+    assert _plain(value) == words
+
+
+def test_doctor_builds_what_needs_a_run_that_is_not_there_yet(tmp_path, capsys):
+    teacher = ["model@teacher=fcn", "teacher.depth=1", "teacher.width=8", "teacher.weights=need:t"]
+    need = "+needs.t=" + json.dumps([*QUICK, "name=t", "model=fcn"]).replace('"', "'").replace(" ", "")
+    assert (
+        main(["doctor", "--build", "method=distillation", *teacher, need, *QUICK, f"runs_dir={tmp_path}"])
+        == 0
+    )
+    shown = capsys.readouterr().out
+    assert "needed runs are not complete yet, so their weights are shown as scratch: t/" in shown
+    assert "frozen parameters" in shown

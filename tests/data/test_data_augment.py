@@ -98,6 +98,9 @@ def test_a_chain_gives_each_step_its_own_noise() -> None:
         ({"random_crop": {"padding": 0}}, "at least 1"),
         ({"horizontal_flip": {"probability": 2}}, "0 to 1"),
         ({"random_resized_crop": {"scale": [0.5, 0.1]}}, "scale"),
+        ({"random_resized_crop": {"scale": [0.5, 1.1]}}, "at most 1"),
+        ({"random_resized_crop": {"scale": [0, 0.5]}}, "positive scale"),
+        ({"random_resized_crop": {"ratio": [2, 1]}}, "ordered, positive ratio"),
     ],
 )
 def test_wrong_augmentations_are_explained(wanted: dict, message: str) -> None:
@@ -114,3 +117,11 @@ def test_an_image_does_not_depend_on_its_neighbours() -> None:
         x, u = images(), noise(16, step.draws)
         alone = torch.cat([step(x[i : i + 1], u[i : i + 1]) for i in range(16)])
         assert np.array_equal(step(x, u), alone)
+
+
+def test_a_part_of_one_size_and_shape_alone_is_cut() -> None:
+    crop = augment_basic.RandomResizedCrop(scale=(0.25, 0.25), ratio=(1, 1))
+    boxes = crop.boxes(8, 8, noise(64, 4))
+    assert (boxes[:, 2:] == 4).all() and set(boxes[:, 0].tolist()) == set(boxes[:, 1].tolist()) == set(
+        range(5)
+    )

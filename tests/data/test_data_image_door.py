@@ -334,3 +334,17 @@ def test_images_that_went_missing_leave_all_others_in_their_splits(tmp_path: Pat
         ours, theirs = images(whole), images(left)
         assert all(torch.equal(theirs[i], ours[i]) for i in theirs)
         assert left.summary()["absent"] == ["a/3.png", "b/11.png"]
+
+
+def test_of_many_unreadable_images_a_hundred_are_named() -> None:
+    def said(count: int) -> str:
+        return str(UnreadableImages(Path("set"), {f"{i:03}.png": "torn" for i in range(count)}, tried=500))
+
+    assert "cannot read 100 of 500 images" in said(100) and "more" not in said(100)
+    assert "099.png" in said(100) and "  and 1 more\n" in said(101) and "100.png" not in said(101)
+
+
+@pytest.mark.parametrize("white", [0, -1, float("inf"), float("nan")])
+def test_white_is_a_number_above_zero(tmp_path: Path, white: float) -> None:
+    with pytest.raises(UserError, match="`white` must be a number above 0"):
+        ImageFolder(root=tmp_path, batch_size=4, white=white)

@@ -87,6 +87,10 @@ def test_day_and_month_are_asked_for_where_they_could_be_exchanged(mark: str) ->
         UserError, match=r"day comes first in '13/01/2020' .line 2. and second in '01/14/2020' .line 3."
     ):
         of(["13/01/2020", "01/14/2020"])
+    with pytest.raises(
+        UserError, match=r"first in '13/01/2020' .line 3. and second in '01/14/2020' .line 4."
+    ):
+        of(["12/12/2020", "13/01/2020", "01/14/2020"])  # a 12 may be either
     assert of(["05/05/2020"]).clock.tolist() == of(["2020-05-05"]).clock.tolist()
 
 
@@ -163,8 +167,15 @@ def test_daylight_saving_is_no_gap_where_offsets_are_written() -> None:
         assert np.array_equal(clock, hours.tz_localize(None).to_numpy().astype("datetime64[us]"))
         days = pd.date_range(start, periods=40, freq="D", tz="Europe/Berlin")
         assert line(days, "%Y-%m-%d %H:%M%z").step == "1 day"
+        for dates, step in ((hours, "1h"), (days, "1D")):  # said: of the clock that keeps it
+            assert line(dates, "%Y-%m-%d %H:%M%z", step=step).positions.tolist() == list(range(len(dates)))
     spring = pd.date_range("2020-03-20", periods=400, freq="h", tz="Europe/Berlin")
     assert line(spring, "%Y-%m-%d %H:%M").missing == 1
+
+
+def test_offsets_have_hours_minutes_and_a_sign() -> None:
+    texts = ["2020-01-01T05:30+05:30", "2019-12-31T20:30-03:30", "2020-01-01T00:00Z", "2020-01-01T05:45+0545"]
+    assert set(of(texts).instants.tolist()) == {pd.Timestamp("2020-01-01").value // 1000}
 
 
 def test_clocks_that_drift_or_start_anew_keep_their_step() -> None:
@@ -188,7 +199,8 @@ def test_a_step_may_be_said() -> None:
     )
     days = pd.bdate_range("2020-01-01", periods=30)
     assert line(days, step="1D").missing == 12 and line(days, step="business day").missing == 0
-    assert line(pd.date_range("2020-01-01", periods=9, freq="QS"), step="month").missing == 16
+    quarters = line(pd.date_range("2020-01-01", periods=9, freq="QS"), step="month")
+    assert quarters.missing == 16 and quarters.positions.tolist() == list(range(0, 25, 3))
     for step, message in (
         ("hourly", "`step`='hourly' is no step: a duration such as 15min, 1h or 1D, or one of row"),
         ("0h", "is no step"),
@@ -198,6 +210,12 @@ def test_a_step_may_be_said() -> None:
     ):
         with pytest.raises(UserError, match=message):
             line(sparse, step=step)
+
+
+def test_a_step_fits_that_half_of_the_rows_keep() -> None:
+    assert line(HOURS[[0, 1, 2, 4, 6]]).positions.tolist() == [0, 1, 2, 4, 6]
+    with pytest.raises(UserError, match="no common step"):
+        line(HOURS[[0, 1, 2, 4, 6, 9]])
 
 
 def test_rows_at_random_times_are_refused() -> None:

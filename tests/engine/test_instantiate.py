@@ -9,6 +9,7 @@ import pytest
 
 from tutelage.config.compose import compose
 from tutelage.engine.instantiate import construct, resolve
+from tutelage.engine.trust import _of_library, check_words
 from tutelage.errors import UserError
 
 
@@ -61,3 +62,63 @@ def test_what_a_file_declares_is_held_against_its_class() -> None:
         "supervised": None,
         "synthesis": "pseudo_data",
     }
+
+
+@pytest.mark.parametrize(
+    ("target", "module"),
+    [
+        ("tutelage.models.fcn.FCN", "tutelage.models.fcn"),
+        ("tutelage.scaling.cases.TwoLayer", "tutelage.scaling.cases"),
+        ("tutelage.scaling.layers.Dense", "tutelage.scaling.layers"),
+        ("tutelage.scaling.phases.phase_diagram", None),
+        ("tutelage.jobs.launch.run_plan", None),
+        ("tutelage.errors.UserError", None),
+        ("my_package.MyNetwork", "my_package"),
+        ("__main__.Mine", None),
+        ("mine.__main__.Mine", None),
+        ("shutil.rmtree", None),
+        ("Network", None),
+        ("a-b.Network", None),
+        (None, None),
+    ],
+)
+def test_a_target_is_ours_to_be_named_or_a_users(target: object, module: str | None) -> None:
+    if module is not None:
+        assert check_words(target, "model._target_") == module
+        return
+    with pytest.raises(UserError, match=r"model\._target_"):
+        check_words(target, "model._target_")
+
+
+@pytest.mark.parametrize(
+    ("module", "is_library"),
+    [
+        ("torch.nn", True),
+        ("torch.nn.modules.linear", True),
+        ("torchvision.models.resnet", True),
+        ("timm", True),
+        ("timm.models.resnet", True),
+        ("timm.utils", False),
+        ("torch", False),
+        ("torch.hub", False),
+        ("torch.nnx", False),
+        ("torchvision.datasets", False),
+        ("numpy", False),
+    ],
+)
+def test_of_a_library_its_networks_alone_are_trusted(module: str, is_library: bool) -> None:
+    assert _of_library(module) == is_library
+
+
+@pytest.mark.parametrize("name", ["run_plan", "RunBusy"])
+def test_what_an_allowed_module_of_ours_imports_from_one_that_is_not_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from tutelage.jobs import launch
+    from tutelage.models import fcn
+    from tutelage.runs.run import RunBusy
+
+    monkeypatch.setattr(fcn, name, {"run_plan": launch.run_plan, "RunBusy": RunBusy}[name], raising=False)
+    with pytest.raises(UserError, match="refused"):
+        resolve(f"tutelage.models.fcn.{name}", "model")
+    assert resolve("tutelage.scaling.layers.Dense", "model").__name__ == "Dense"

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tutelage.errors import UserError
-from tutelage.generators.diffusion_unet import SOLVERS, DiffusionUNet, noise_levels
+from tutelage.generators.diffusion_unet import SOLVERS, DiffusionUNet, _Block, noise_levels
 from tutelage.generators.gan_networks import Critic, GanGenerator, grid_sizes
 from tutelage.generators.noise import NoiseDomain
 from tutelage.generators.protocol import Generator, image_seeds, label_weights, noise_of, to_bytes
@@ -169,3 +169,13 @@ def test_a_generator_without_parameters_samples_where_its_buffers_are(monkeypatc
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # knows no meta device
     domain.sample(torch.tensor([0, 1]), [0, 1])
     assert seen == ["meta", "meta"]
+
+
+def test_a_block_of_the_denoiser_is_its_skip_and_what_it_adds() -> None:
+    for channels_out in (8, 12):
+        block = _Block(8, channels_out, 5)
+        inputs, condition = torch.randn(2, 8, 4, 4), torch.randn(2, 5)
+        added = block.conv2(
+            F.silu(block.norm2(block.conv1(F.silu(block.norm1(inputs, condition))), condition))
+        )
+        torch.testing.assert_close(block(inputs, condition), block.skip(inputs) + added)

@@ -107,6 +107,26 @@ def test_parameters_without_a_gradient_are_explained_and_allowed_where_the_user_
     assert main([*words, "hardware.strategy=ddp_find_unused_parameters_true"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "ranks_or_none"),
+    [
+        ("gpu", [0, 3], 2),
+        ("gpu", [5], 1),
+        ("gpu", [-1], None),
+        ("gpu", [True], None),
+        ("gpu", ["0"], None),
+        ("cpu", [0, 1], None),
+    ],
+)
+def test_a_list_of_devices_names_gpus(accelerator, devices, ranks_or_none):
+    hardware = {"devices": devices, "num_nodes": 1, "strategy": "ddp", "accelerator": accelerator}
+    if ranks_or_none:
+        assert ranks.ranks_of({"hardware": hardware}) == ranks_or_none
+        return
+    with pytest.raises(UserError, match="a list names the GPUs to use by their numbers"):
+        ranks.ranks_of({"hardware": hardware})
+
+
 @pytest.mark.parametrize("devices", [0, -2, True, "many"])
 def test_an_impossible_number_of_devices_is_refused(devices):
     hardware = {"devices": devices, "num_nodes": 1, "strategy": "ddp", "accelerator": "cpu"}

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from small_runs import GUIDE, SMALL, TEACHER
 from tutelage.cli.main import main
-from tutelage.jobs.longer import _why_not
+from tutelage.jobs.longer import _why_not, begin_from_shorter
 from tutelage.runs.records import read_json
 from tutelage.runs.store import Store
 
@@ -99,3 +99,16 @@ def test_a_run_whose_images_went_missing_is_not_continued() -> None:
     config = {"method": {}, "fit": {}, "data": {}}
     other = SimpleNamespace(config=config | {"data": {"absent": ["a/1.png"]}})
     assert "images of its set went missing" in _why_not(config, 4, other)
+
+
+def test_a_run_that_exists_or_has_no_number_of_updates_is_begun_from_no_other(tmp_path) -> None:
+    assert main([*WORDS, KEPT, "fit.max_steps=12", f"runs_dir={tmp_path}"]) == 0
+    store = Store(tmp_path)
+    config = {**the_run(tmp_path, 12).config, "fit": {**the_run(tmp_path, 12).config["fit"], "max_steps": 24}}
+    longer = store.for_config(config)
+    without = {**config, "fit": {**config["fit"], "max_steps": None}}
+    assert begin_from_shorter(without, store.for_config(without), store) == {}
+    assert begin_from_shorter(config, longer, store)["continues"]["step"] == 12
+    state = longer.checkpoint("last")
+    state.unlink()
+    assert begin_from_shorter(config, longer, store) == {} and not state.exists()

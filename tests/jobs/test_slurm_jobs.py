@@ -354,3 +354,24 @@ def test_a_job_that_begins_a_run_anew_does_so_once_however_often_it_is_queued_ag
     assert task._planned().config["rerun"]
     config.touch()  # of what the first try began
     assert not task._planned().config["rerun"]
+
+
+@pytest.mark.parametrize(
+    ("key", "least"),
+    [(key, 0 if key == "gpus_per_node" else 1) for key in cluster_request.WHOLE] + [("mem_gb", 0)],
+)
+def test_the_least_of_each_number_is_taken_and_less_is_refused(key, least):
+    cluster_request.check(OPTIONS | {key: least})
+    for wrong in (least - 1, "many", True, *([least + 0.5] if key in cluster_request.WHOLE else [])):
+        with pytest.raises(UserError, match=rf"hydra.launcher.{key} must be .*number"):
+            cluster_request.check(OPTIONS | {key: wrong})
+
+
+def test_jobs_in_processes_of_their_own_are_given_their_plans(tmp_path, monkeypatch):
+    jobs, given = Jobs(tmp_path), []
+    monkeypatch.setattr(jobs, "fork", lambda asked, processes: given.extend((*asked, processes)))
+    known = plan(seed=3)
+    words = ["logger=none", "model=fcn", f"runs_dir={tmp_path}", "seed=4"]
+    jobs.run_all([["seed=3"], words, ["no_such_setting=1"]], 2, plans={("seed=3",): known})
+    assert [tuple(one[0]) for one in given[:3]] == [("seed=3",), tuple(words), ("no_such_setting=1",)]
+    assert given[0][1] is known and given[1][1].config["seed"] == 4 and given[2][1] is None and given[3] == 2

@@ -82,3 +82,9 @@ def test_repeated_samples_cost_no_precision():
         torch.testing.assert_close(
             value.double(), intrinsic_dimension(points.double(), neighbours=neighbours), rtol=1e-5, atol=0
         )
+
+
+def test_a_large_shift_costs_no_precision():
+    points = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)).mul(64).round() / 64
+    shifted = intrinsic_dimension(points + 1024)  # exact in single precision
+    torch.testing.assert_close(shifted, intrinsic_dimension(points), rtol=1e-6, atol=0)

@@ -233,3 +233,17 @@ def test_black_is_at_minus_one_and_white_at_one(low, high, normalization, right)
         else pytest.raises(UserError, match=r"set data\.normalization=\[\[0\.5\],\[0\.5\]\]")
     ):
         _check_range(images, normalization)
+
+
+def test_a_step_of_a_gan_takes_as_many_batches_as_it_gathers(tmp_path):
+    config = compose([*WORDS, *KINDS["gan"], f"runs_dir={tmp_path}", "fit.accumulate=2"])
+    quiet_lightning()
+    built = build(config)
+    plan_steps(read(Fit, config["fit"] | {"max_steps": 3}, "fit"), built)
+    stream, places = built.data.train_stream(seed=0, device="cpu"), []
+    stream.seek(0, 6)
+    take = built.method.take
+    built.method.take = lambda batch: (places.append(built.method._place), take(batch))[1]
+    trainer = make_trainer(config, tmp_path, [], 3, by_hand=True)
+    trainer.fit(built.method, stream, None)
+    assert trainer.global_step == 3 and places == [0, 1, 0, 1, 0, 1]

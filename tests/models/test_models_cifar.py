@@ -5,6 +5,7 @@ import torch
 
 from tutelage.errors import UserError
 from tutelage.models.cifar import cifar
+from tutelage.models.mobile import _Shuffle1
 
 # Parameters at 100 classes, counted on the benchmark's own networks (mdistiller, 2023-11).
 PARAMETERS = {
@@ -73,3 +74,13 @@ def test_an_unknown_name_and_small_images_are_named():
         cifar((3, 32, 32), 10, "resnet65")
     with pytest.raises(UserError, match="8"):
         cifar((3, 4, 4), 10, "resnet8")
+
+
+def test_a_block_of_shufflenet_adds_its_input_or_joins_it_halved():
+    inputs = torch.randn(2, 24, 6, 6)
+    for stride, theirs in ((1, 24), (2, 48)):
+        block = _Shuffle1(24, theirs, stride, groups=3).eval()
+        torch.nn.init.zeros_(block.bn3.weight)
+        halved = torch.nn.functional.avg_pool2d(inputs, 3, stride=2, padding=1)
+        expected = inputs if stride == 1 else torch.cat([torch.zeros(2, theirs, 3, 3), halved], 1)
+        torch.testing.assert_close(block(inputs), expected.relu())

@@ -10,6 +10,7 @@ from tutelage.config.compose import compose
 from tutelage.config.groups import group_options
 from tutelage.engine.build import build
 from tutelage.errors import UserError
+from tutelage.objectives.base import NotPrepared
 
 GUIDE = ["model@guide=residual_convnet", "guide.width=4", "guide.blocks=1"]
 TEACHER = ["model@teacher=residual_convnet", "teacher.width=4", "teacher.blocks=1"]
@@ -145,3 +146,39 @@ def test_several_guides_and_teachers_by_name_each_with_its_own_digest_and_pairs(
         built(tmp_path, "method=guidance", *GUIDE, *SECOND)
     with pytest.raises(UserError, match=r"frozen\.guide: this name is taken"):
         built(tmp_path, "method=guidance", *GUIDE, "+model@frozen.guide=convnet")
+
+
+def test_what_is_not_prepared_is_said_once_by_the_objectives_name():
+    assert str(NotPrepared("dim", "there are no layers")) == "objective 'dim': there are no layers"
+    assert str(NotPrepared("dim", "the objective 'dim' reads nothing")) == "the objective 'dim' reads nothing"
+
+
+@pytest.mark.parametrize(("neighbours", "fits"), [(1, False), (2, True), (31, True), (32, False)])
+def test_the_neighbours_of_a_sample_are_two_or_more_of_the_other_samples_of_a_batch(
+    tmp_path, neighbours, fits
+):
+    words = [f"+objective@{AT}=dimension", f"{AT}.neighbours={neighbours}"]
+    if fits:
+        built(tmp_path, *words)
+        return
+    with pytest.raises(
+        UserError, match=rf"neighbours.* at least 2 and below the batch size 32, got {neighbours}"
+    ):
+        built(tmp_path, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "reaches"),
+    [
+        (["+objective@method.objectives.added=vid", *TEACHER], True),
+        (["+objective@method.objectives.added=vid", *TEACHER, f"{AT}.schedule={{name: until, steps: 3}}"], False),
+        (["+objective@method.objectives.added=vid", *TEACHER, f"{AT}.schedule={{name: warm_up, steps: 3}}"], True),
+        (["+objective@method.objectives.added=vid", *TEACHER, f"{AT}.weight=0"], False),
+        (["+objective@method.objectives.added=hint", *TEACHER, f"{AT}.schedule={{name: alone_first, steps: 3}}"], False),
+        (["+objective@method.objectives.added=soft_targets", *TEACHER, f"{AT}.schedule={{name: until, steps: 3}}"], True),
+        (["+objective@method.objectives.added=soft_targets", *TEACHER, "method.objectives.task.weight=0"], True),
+        (["+objective@method.objectives.added=dimension", f"{AT}.neighbours=5", "method.objectives.task.weight=0"], False),
+    ],
+)  # fmt: skip
+def test_it_is_known_whether_every_step_reaches_every_trained_parameter(tmp_path, words, reaches):
+    assert built(tmp_path, *words).method.objectives.reaches_all is reaches

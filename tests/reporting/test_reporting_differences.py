@@ -38,6 +38,15 @@ def test_data_and_budget_that_differ_are_said_with_their_values(make, store):
     ]
 
 
+def test_one_arm_differs_in_nothing_and_two_in_what_they_differ_in(make, store):
+    make("t/plain", 0, 0.3, fit__max_steps=500)
+    assert not differences(free_report(store))
+    make("t/guided", 0, 0.5, fit__max_steps=1000)
+    assert differences(free_report(store)) == [
+        "The arms differ in training budget (fit): max_steps: 500 (plain), 1000 (guided)"
+    ]
+
+
 def test_what_labels_name_is_not_said_again(make, store):
     for size in (100, 200):
         make("t/plain", 0, 0.3, data__train_size=size)

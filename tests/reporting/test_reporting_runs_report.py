@@ -10,7 +10,7 @@ import pytest
 
 from tutelage.errors import UserError
 from tutelage.reporting import render
-from tutelage.reporting.curves import curve
+from tutelage.reporting.curves import curve, draw
 from tutelage.reporting.runs_report import free_report, write_report
 
 ARMS = {"plain": 0.3, "distilled": 0.26, "guided-untrained": 0.82, "guided-trained": 0.9}
@@ -157,6 +157,14 @@ def test_only_needed_runs_are_arms_of_their_own(make, store):
     assert [line.label for line in free_report(store, "demo").lines] == ["cnn"]
 
 
+def test_a_needed_run_that_is_a_seed_of_an_arm_is_shown_once(make, store):
+    first, _ = make("demo/plain", 0, 0.5), make("demo/plain", 1, 0.6)
+    make("demo/guided", 0, 0.7, needs={"guide": {"command": ["x"], "run": first.key}})
+    report = free_report(store, "demo")
+    assert [(line.label, len(line.values)) for line in report.lines] == [("plain", 2), ("guided", 1)]
+    assert not report.needed
+
+
 def test_no_runs(store, make):
     make("demo/plain", 0, 0.3)
     with pytest.raises(UserError, match="did you mean 'demo/plain'"):
@@ -240,3 +248,11 @@ def test_the_cost_counts_the_runs_that_others_need(demo):
         "13 runs (of these 1 that others need), 6.5 minutes of training, on:" in note
         for note in free_report(demo, "demo").notes
     )
+
+
+def test_a_figure_shows_what_has_values_of_the_metric_and_nothing_is_no_figure(make, store, tmp_path):
+    make("demo/plain", 0)
+    assert not draw(free_report(store, "demo"), store, tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+    make("demo/guided", 0, 0.8)
+    assert draw(free_report(store, "demo"), store, tmp_path / "curves.png")

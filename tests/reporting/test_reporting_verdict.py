@@ -39,6 +39,8 @@ def test_rules(low, high, published, same, verdict):
 def test_published_error_widens_the_size():
     assert decide(around(3, 5), published=6, error=1.5, same_setting=True) is Verdict.SIZE
     assert decide(around(3, 5), published=6, error=0.5, same_setting=True) is Verdict.DIRECTION
+    assert decide(around(7, 9), published=6, error=1.5, same_setting=True) is Verdict.SIZE
+    assert decide(around(7, 9), published=6, error=0.5, same_setting=True) is Verdict.DIRECTION
 
 
 def test_too_few_seeds_decide_nothing():

@@ -1,6 +1,7 @@
 """Provenance: what code, what machine; nothing private; cheap enough to ask once per job."""
 
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -70,6 +71,8 @@ def test_collect_is_json_and_names_what_matters():
     facts = json.loads(json.dumps(facts, allow_nan=False))
     assert facts["command"] == ["tutelage", "train", "seed=1"]
     assert facts["machine"]["gpus"] == ["A GPU"] and facts["machine"]["cores"] >= 1
+    total = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    assert total is None or facts["machine"]["memory_mb"] == pytest.approx(int(total[1]) / 1024, abs=1)
     assert facts["code"]["version"] and len(facts["code"]["digest"]) == 16
     assert facts["started"].endswith("+00:00")
     assert not facts["packages"] or "torch" in facts["packages"]

@@ -10,9 +10,10 @@ import yaml
 
 from tutelage.cli.main import main
 from tutelage.config.compose import compose
+from tutelage.errors import UserError
 from tutelage.scaling.measure_command import points_of
 from tutelage.scaling.predict import predict
-from tutelage.scaling.predict_command import built
+from tutelage.scaling.predict_command import axes_of, built
 from tutelage.scaling.scale_request import case_names
 
 QUICK = ["factors=[2,20]", "draws=2", "steps=40", "measurements=4", "test_points=100", "hardware.threads=1"]
@@ -271,3 +272,12 @@ def test_a_winner_that_the_papers_table_does_not_have_is_said(folder, capsys, wo
     assert main(["scale", "predict", *words]) == 0
     shown = capsys.readouterr().out
     assert said in shown if said else "paper's table" not in shown
+
+
+def test_a_prediction_is_drawn_along_the_sizes_asked_for_and_never_along_d():
+    scales = {"d": 1, "N1": 1.4, "N2": 2, "P": 3}
+    assert axes_of(scales, {}) == ["N1", "N2"] and axes_of({"d": 1, "P": 2}, {}) == ["P"]
+    assert axes_of(scales, {"x": "P"}) == ["P"] and axes_of(scales, {"x": "P", "y": "N1"}) == ["P", "N1"]
+    assert axes_of(scales, {"y": "P"}) == ["P", "N1"]
+    with pytest.raises(UserError, match="there is no size 'd' to draw along"):
+        axes_of(scales, {"x": "d"})

@@ -1,6 +1,7 @@
 """Estimators on functions, histograms and curves whose answer is known."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tutelage.scaling.measure import (
     layer_overlaps,
     sample_posterior,
     specialised_neurons,
+    train_error,
 )
 from tutelage.scaling.networks import ThreeLayer, TwoLayer
 from tutelage.scaling.targets import HermiteTarget
@@ -196,3 +198,14 @@ def test_too_little_for_an_exponent_or_a_collapse_is_refused():
         critical_samples.collapse_score(curves, {10: 10, 20: 20})
     with pytest.raises(UserError, match="at least two curves"):
         critical_samples.collapse_score({10: curves[10]}, {10: 10})
+
+
+def test_the_error_of_a_member_is_the_mean_over_its_own_points():
+    outputs, targets = torch.randn(3, 5), torch.randn(3, 5)
+    present = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
+    sampler = SimpleNamespace(network=SimpleNamespace(outputs=lambda *_: outputs), flat=None, inputs=None)
+    sampler.targets, sampler.present = targets, present
+    expected = [(outputs[i, :n] - targets[i, :n]).square().mean() for i, n in enumerate((5, 2, 1))]
+    torch.testing.assert_close(train_error(sampler), torch.stack(expected))
+    sampler.present = None
+    torch.testing.assert_close(train_error(sampler), (outputs - targets).square().mean(1))

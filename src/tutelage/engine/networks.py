@@ -83,7 +83,7 @@ def build_network(where: str, config: Mapping[str, Any], sizes: Mapping[str, Any
     trains_here = where == "model" and config["hardware"]["accelerator"] == "cpu"
     with _in_room(where, copies=2 if trains_here else 1):
         network = construct(
-            where, {k: v for k, v in arguments.items() if not (k in context and v is None)}, **context
+            where, {key: value for key, value in arguments.items() if key not in context}, **context
         )
     if not isinstance(network, nn.Module):
         raise UserError(f"{where}._target_ must build a torch.nn.Module, got {type(network).__name__}")

@@ -42,7 +42,11 @@ def check(options: Mapping[str, Any]) -> None:
             or (key in WHOLE and value != int(value))
             or not value >= (least if key in WHOLE else 0)
         ):
-            kind = "a positive number" if key == "mem_gb" else f"a whole number of at least {least}"
+            kind = (
+                "a number of at least 0 (all of a node)"
+                if key == "mem_gb"
+                else f"a whole number of at least {least}"
+            )
             raise UserError(f"hydra.launcher.{key} must be {kind}, got {value!r}")
     if not isinstance(options["more"] or {}, Mapping):
         raise UserError(

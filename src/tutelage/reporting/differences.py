@@ -65,8 +65,6 @@ def _on_test_data(lines: Sequence[Line]) -> list[str]:
 
 def _on_settings(lines: Sequence[Line], swept: Collection[str]) -> list[str]:
     inputs = _inputs(lines)
-    if len(inputs) < 2:
-        return []
     sections: dict[str, dict[tuple[int, ...], list[str]]] = {}
     for key in sorted({key for one in inputs.values() for key in one}):
         values = [one.get(key) for one in inputs.values()]

@@ -3,7 +3,8 @@
     python tests/reached.py --out reached [--part 0/2] [words of pytest ...]
 
 Every statement of a function gets a mark before it: one byte in memory that forked processes share. Each test file runs in a fork; what
-each of its tests reached, how it ended and how long it took is a line of `<out>/<file>.jsonl`. Files that are there are not run again. A process that a test starts anew is not seen.
+each of its tests reached, how it ended and how long it took is a line of `<out>/<file>.jsonl`. Files that are there are not run again. A
+process that a test starts anew is not seen.
 """
 
 from __future__ import annotations

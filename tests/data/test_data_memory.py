@@ -43,7 +43,7 @@ def test_images_that_do_not_fit_are_said_before_they_are_decoded(
 def test_what_fills_the_room_exactly_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "room_bytes", lambda: 100)
     memory.check_fits(100, "the numbers", "take fewer")
-    with pytest.raises(UserError, match="the numbers need .*: take fewer"):
+    with pytest.raises(UserError, match=r"the numbers need .*: take fewer"):
         memory.check_fits(101, "the numbers", "take fewer")
     monkeypatch.setattr(memory, "room_bytes", lambda: None)
     memory.check_fits(2**60, "the numbers", "take fewer")

@@ -26,7 +26,7 @@ GAP = ("analyse", "gap", "{run}")
 SIMILARITY = ("analyse", "similarity", "{run}", "{run}:guide")
 CURVES = ("analyse", "alignment", "{run}")
 LIST = ("list", "runs")
-REPORT = ("report", "plain", "--html")
+REPORT = ("report", "plain")
 REMOVE = ("remove", "plain", "--dry")
 TRAIN_FROM = ("train", "model.weights={weights}", "model.depth=2", "model.width=16", "logger=none", "name=mine", "fit.max_steps=1",
               "fit.validate_every_steps=1", "data=digits", "hardware.threads=1")  # fmt: skip

@@ -300,7 +300,7 @@ def test_files_of_a_table(full, store, tmp_path):
     table, find = full
     write_table(table, find, store, tmp_path / "results", "layers")
     names = sorted(p.name for p in (tmp_path / "results").iterdir())
-    assert names == ["layers-cells.csv", "layers.csv", "layers.md", "layers.png"]
+    assert names == ["layers-cells.csv", "layers.csv", "layers.html", "layers.md", "layers.png"]
     page = (tmp_path / "results" / "layers.md").read_text()
     assert "tutelage train -m experiment=base name=table/base optimizer.lr=0.01 seed=0,1,2" in page
     assert "![layers](layers.png)" in page and str(tmp_path) not in page

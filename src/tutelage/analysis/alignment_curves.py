@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError
-
-MEAN = "mean over pairs"
+from tutelage.reporting.layer_pairs import MEAN, LayerPairs, layer_pairs
+from tutelage.reporting.statistics import summarize
 
 Curve = tuple[list[float], list[float]]
 """Steps and values."""
+
+
+def pairs_of(run: str, rows: Sequence[Mapping[str, Any]], method: Mapping[str, Any]) -> dict[str, LayerPairs]:
+    """Return what a run recorded of its layer pairs, by alignment. Raises UserError for a run without one."""
+    if not (found := layer_pairs(rows, method)):
+        raise UserError(f"{run} recorded no alignment of layers: expected a run of method=guidance")
+    return found
 
 
 def curves_of(run: str, rows: Sequence[Mapping[str, Any]], method: Mapping[str, Any]) -> dict[str, Curve]:
@@ -21,49 +27,56 @@ def curves_of(run: str, rows: Sequence[Mapping[str, Any]], method: Mapping[str, 
     method: what the run's record says of its method. The mean similarity is 1 - loss / pairs; a row is a mean over the steps since the
     row before. Raises UserError for a run without an alignment.
     """
-    aligned = {
-        name: pairs for name, pairs in pairs_of(method).items() if any(f"train/{name}" in row for row in rows)
-    }
-    if not aligned:
-        raise UserError(f"{run} recorded no alignment of layers: expected a run of method=guidance")
-    found: dict[str, Curve] = {}
-    for name, pairs in aligned.items():
-        label = "" if len(aligned) == 1 else f"{name}: "
-        columns = "train/similarity" if name == "alignment" else f"train/similarity/{name}"
-        names = {
-            f"{columns}/{i:02d}": f"{label}{i} {pair['guide']} > {pair['network']}"
-            for i, pair in enumerate(pairs, start=1)
-        }
-        curves: dict[str, Curve] = {f"{label}{MEAN}": ([], [])}
-        for row in rows:
-            if f"train/{name}" in row:
-                _add(curves[f"{label}{MEAN}"], row, 1 - row[f"train/{name}"] / len(pairs))
-            for key in row.keys() & names.keys():
-                _add(curves.setdefault(names[key], ([], [])), row, row[key])
-        found |= {key: curves[key] for key in (f"{label}{MEAN}", *names.values()) if key in curves}
-    return found
+    found = pairs_of(run, rows, method)
+    curves: dict[str, Curve] = {}
+    for name, pairs in found.items():
+        label = "" if len(found) == 1 else f"{name}: "
+        curves[f"{label}{MEAN}"] = _finite(pairs.steps, pairs.mean)
+        for pair, values in zip(pairs.names, pairs.values, strict=True):
+            if (curve := _finite(pairs.steps, values))[0]:
+                curves[f"{label}{pair}"] = curve
+    return curves
 
 
-def pairs_of(method: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """Return the layer pairs of each alignment that a run's record describes; records of before objectives had names hold one's."""
-    described = method.get("objectives") or {"alignment": {"pairs": method.get("pairs") or []}}
-    return {
-        name: facts["pairs"]
-        for name, facts in described.items()
-        if facts.get("pairs") and isinstance(facts["pairs"][0], Mapping)
-    }
+def _finite(steps: Sequence[int], values: Sequence[float]) -> Curve:
+    kept = [
+        (float(step), value) for step, value in zip(steps, values, strict=True) if abs(value) < float("inf")
+    ]
+    return [step for step, _ in kept], [value for _, value in kept]
 
 
-def _add(curve: Curve, row: Mapping[str, Any], value: float) -> None:
-    if math.isfinite(value):
-        curve[0].append(row["step"])
-        curve[1].append(value)
+def over_seeds(curves: Sequence[Curve]) -> tuple[Curve, Curve, Curve]:
+    """Return mean, lower and upper end of the 95 % interval over runs at the steps that all have, the ends at most 1 and at least -1."""
+    shared = sorted(set.intersection(*(set(steps) for steps, _ in curves)))
+    at = [dict(zip(*curve, strict=True)) for curve in curves]
+    summaries = [summarize([values[step] for values in at]) for step in shared]
+    mean = [one.mean for one in summaries]
+    alone = len(curves) < 2
+    low = mean if alone else [max(-1.0, one.low) for one in summaries]
+    high = mean if alone else [min(1.0, one.high) for one in summaries]
+    return (shared, mean), (shared, low), (shared, high)
 
 
 def draw(curves: Mapping[str, Curve], path: Path, *, title: str) -> None:
-    """Write the curves as a PNG."""
-    from tutelage.analysis.drawing import lines, literal, save
+    """Write the curves of a run as a PNG."""
+    from tutelage.analysis.drawing import lines, save
 
-    figure, axes = lines(curves, x="step", y="similarity to the guide", bold=MEAN)
-    axes.set_title(literal(title), fontsize=10)
+    figure, _ = lines(curves, x="step", y="similarity to the guide", bold=MEAN, title=title)
+    save(figure, path)
+
+
+def draw_arms(arms: Mapping[str, Sequence[Curve]], path: Path) -> None:
+    """Write the mean over pairs of every arm as a PNG: the mean over its runs with the 95 % interval."""
+    from tutelage.analysis.drawing import lines, save
+
+    found = {f"{arm} (n = {len(curves)})": over_seeds(curves) for arm, curves in arms.items()}
+    bands = {name: (low[1], high[1]) for name, (_, low, high) in found.items()}
+    several = any(len(curves) > 1 for curves in arms.values())
+    figure, _ = lines(
+        {name: mean for name, (mean, _, _) in found.items()},
+        x="step",
+        y="similarity to the guide, mean over layer pairs",
+        bands=bands,
+        title="Alignment over training: mean over runs" + (" with its 95 % interval" if several else ""),
+    )
     save(figure, path)

@@ -14,7 +14,7 @@ from tutelage.errors import UserError
 if TYPE_CHECKING:
     from tutelage.models.frozen import FrozenNetwork
 
-Outcome = tuple[list[str], dict[str, Any], list[dict[str, Any]], Callable[[Path], None]]
+Outcome = tuple[list[str], dict[str, Any], list[dict[str, Any]], Callable[[Path], Any]]
 BLOCK = 125  # samples whose features a similarity map holds at once: 0.3 GB for a ResNet-18 at 32 px
 SPLITS = ("train", "validation", "test")
 
@@ -47,6 +47,7 @@ def errors(request: Request) -> Outcome:
         if first.arm != second.arm and (first.seed == second.seed or alone):
             seed = second.seed if runs[first.arm] == 1 else first.seed
             arms.setdefault((first.arm, second.arm), {})[seed] = found.kappa
+    groups = {arm: [s.label for s in by_seed(request.subjects) if s.arm == arm] for arm in runs}
     over_seeds = []
     for (a, b), values in arms.items():
         summary = summarize(list(values.values()))
@@ -55,7 +56,12 @@ def errors(request: Request) -> Outcome:
             spread = f"95 % over {summary.n} seeds {_interval((summary.low, summary.high))}"
             which = "one run against each seed" if 1 in (runs[a], runs[b]) else "runs of one seed"
             lines.append(f"{a} | {b}, {which}: mean kappa {summary.mean:.3f}, {spread}")
-    return lines, {"arms": over_seeds}, rows, lambda path: analysis.draw(pairs, path)
+    return lines, {"arms": over_seeds}, rows, lambda path: analysis.draw(pairs, path, groups)
+
+
+def by_seed(subjects: list[Subject]) -> list[Subject]:
+    """Return subjects in the order of their seeds."""
+    return sorted(subjects, key=lambda subject: subject.seed)
 
 
 def _flat(found: Any) -> dict[str, Any]:
@@ -102,7 +108,33 @@ def similarity(request: Request) -> Outcome:
     shown = f"{measure} {_range(found.values)}{by_chance}"
     lines = [f"{names[0]} | {names[1]}: {layers}, {found.samples} samples, {shown}"]
     record, rows = analysis.describe(found), analysis.rows(found)
-    return lines, record, rows, lambda path: analysis.draw(found, path, first=names[0], second=names[1])
+    aligned = _aligned(request.subjects, found)
+    return (
+        lines,
+        record,
+        rows,
+        lambda path: analysis.draw(found, path, first=names[0], second=names[1], aligned=aligned),
+    )
+
+
+def _aligned(subjects: list[Subject], found: Any) -> list[tuple[int, int]]:
+    """The cells (row, column) of a map whose layers one of the two networks was trained to align, as its run recorded them."""
+    from tutelage.reporting.layer_pairs import described
+    from tutelage.runs.records import read_json
+
+    first, second = ([layer.name for layer in part] for part in (found.first, found.second))
+    cells = []
+    for subject, other in (subjects, subjects[::-1]):
+        path = subject.run.path / "setup.json"
+        if subject.role or not path.is_file() or other.role != "guide":
+            continue
+        for pairs in described(read_json(path).get("method") or {}).values():
+            for pair in pairs:
+                own, theirs = pair.get("network"), pair.get("guide")
+                row, column = (own, theirs) if subject is subjects[0] else (theirs, own)
+                if row in first and column in second:
+                    cells.append((first.index(row), second.index(column)))
+    return cells
 
 
 def _range(values: Any) -> str:
@@ -145,30 +177,72 @@ def gap(request: Request) -> Outcome:
 def alignment(request: Request) -> Outcome:
     """Similarity of the guided layers over training; loads no network."""
     from tutelage.analysis import alignment_curves as analysis
-    from tutelage.runs.records import read_json
 
     curves: dict[str, analysis.Curve] = {}
+    arms: dict[str, list[analysis.Curve]] = {}
     several = len(request.subjects) > 1
     for subject in request.subjects:
-        if not (path := subject.run.path / "setup.json").is_file():
-            raise UserError(
-                f"{subject.run.key} has no {path.name}: its pairs are not known; its command with rerun=true makes it anew"
-            )
-        setup = read_json(path)
-        found = analysis.curves_of(subject.run.key, subject.run.metrics.rows, setup["method"])
-        curves |= {subject.label: next(iter(found.values()))} if several else found
+        found = analysis.curves_of(subject.run.key, subject.run.metrics.rows, _method_of(subject))
+        mean = next(iter(found.values()))
+        arms.setdefault(subject.arm, []).append(mean)
+        curves |= {subject.label: mean} if several else found
     rows = [
         {"curve": name, "step": step, "similarity": value}
         for name, (steps, values) in curves.items()
         for step, value in zip(steps, values, strict=True)
     ]
     lines = [
-        f"{name}: {values[0]:.3f} at step {steps[0]}, {values[-1]:.3f} at step {steps[-1]}"
+        f"{name}: {values[0]:.3f} at step {steps[0]:g}, {values[-1]:.3f} at step {steps[-1]:g}"
         for name, (steps, values) in curves.items()
         if values
     ]
-    title = "mean over pairs" if several else request.subjects[0].label
+    if several:
+        return lines, {}, rows, lambda path: analysis.draw_arms(arms, path)
+    title = f"{request.subjects[0].label}: similarity of its layer pairs"
     return lines, {}, rows, lambda path: analysis.draw(curves, path, title=title)
+
+
+def guidance(request: Request) -> Outcome:
+    """Layer pairs by step, one arm beside another, with the metric: a figure and an animation; loads no network."""
+    from tutelage.analysis import guidance_picture as analysis
+    from tutelage.analysis.alignment_curves import pairs_of
+
+    runs: dict[str, list[Any]] = {}
+    for subject in request.subjects:
+        rows = subject.run.metrics.rows
+        pairs = next(iter(pairs_of(subject.run.key, rows, _method_of(subject)).values()))
+        runs.setdefault(subject.arm, []).append((pairs, rows))
+    if len(runs) > analysis.MOST_ARMS:
+        raise UserError(
+            f"guidance draws at most {analysis.MOST_ARMS} arms beside each other, got {len(runs)}: {', '.join(runs)}"
+        )
+    metric, _ = _monitored(request.subjects[0])
+    arms = [analysis.arm_of(label.rpartition("/")[2], found, metric) for label, found in runs.items()]
+    table = [
+        {"arm": arm.label, "pair": pair, "step": step, "similarity": float(arm.values[i, j])}
+        for arm in arms
+        for i, pair in enumerate(arm.pairs)
+        for j, step in enumerate(arm.steps)
+    ]
+    lines = []
+    for arm in arms:
+        first, last = arm.values[:, 0].mean(), arm.values[:, -1].mean()
+        reached = f"; validation {metric} {arm.metric[1][-1][1]:.3f}" if arm.metric[1] else ""
+        over = f" (mean over {arm.runs} runs)" if arm.runs > 1 else ""
+        lines.append(
+            f"{arm.label}{over}: mean similarity {first:.3f} at step {arm.steps[0]}, {last:.3f} at step {arm.steps[-1]}{reached}"
+        )
+    return lines, {"metric": metric}, table, lambda path: analysis.draw(arms, path)
+
+
+def _method_of(subject: Subject) -> dict[str, Any]:
+    from tutelage.runs.records import read_json
+
+    if not (path := subject.run.path / "setup.json").is_file():
+        raise UserError(
+            f"{subject.run.key} has no {path.name}: its pairs are not known; its command with rerun=true makes it anew"
+        )
+    return dict(read_json(path)["method"])
 
 
 def quality(request: Request) -> Outcome:
@@ -212,6 +286,11 @@ def quality(request: Request) -> Outcome:
         chosen = analysis.drawn(len(one.images), count)
         images = (one.images[chosen].float() * scale + shift).to(device)
         sets[name] = images, one.labels[chosen]
+    classes = list(data.facts.get("classes") or ())
+
+    def class_of(label: Any) -> str:
+        return str(classes[int(label)]) if int(label) < len(classes) else str(int(label))
+
     judge = analysis.Judge(classifier, reference)
     table = [judge.judge(name, *one) for name, one in sets.items()]
     lines = [f"against {count} {split} images, in the features of {judges[0].label}:"]
@@ -221,7 +300,13 @@ def quality(request: Request) -> Outcome:
         for q in table
     ]
     rows = [asdict(q) for q in table]
-    shown = {name: (one[0].cpu() - shift) / (255 * scale) for name, one in sets.items()}
+    shown = {
+        name: (
+            (one[0].cpu() - shift) / (255 * scale),
+            [class_of(label) for label in one[1][: analysis.SHOWN]],
+        )
+        for name, one in sets.items()
+    }
     return lines, {"reference": split, "count": count}, rows, lambda path: analysis.draw(shown, table, path)
 
 
@@ -259,7 +344,16 @@ def cost(request: Request) -> Outcome:
     if request.options["device"].startswith("cuda"):
         machine["device"] = torch.cuda.get_device_name(torch.device(request.options["device"]))
     shown = [(arm, operations, values) for arm, (operations, values) in points.items()]
-    return lines, {"machine": machine}, rows, lambda path: analysis.draw(shown, path, metric=name)
+    modes = {(s.run.result or {}).get("selection", {}).get("mode") for s in request.subjects if not s.role}
+    better = {"max": "higher is better", "min": "lower is better"}.get(
+        modes.pop() if len(modes) == 1 else "", ""
+    )
+    return (
+        lines,
+        {"machine": machine},
+        rows,
+        lambda path: analysis.draw(shown, path, metric=name, better=better),
+    )
 
 
 def _monitored(subject: Subject) -> tuple[str, dict[str, float]]:
@@ -276,6 +370,7 @@ ANALYSES: dict[str, Callable[[Request], Outcome]] = {
     "similarity": similarity,
     "gap": gap,
     "alignment": alignment,
+    "guidance": guidance,
     "quality": quality,
     "cost": cost,
 }

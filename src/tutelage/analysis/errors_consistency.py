@@ -7,7 +7,7 @@ that fall independently, 1 for the same errors, negative for errors that avoid e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -184,18 +184,27 @@ def check_same_questions(first: str, ours: Answers, second: str, theirs: Answers
         )
 
 
-def draw(pairs: Mapping[tuple[str, str], Consistency], path: Path) -> None:
-    """Write the matrix of kappas as a PNG, with the numbers in its cells."""
-    from tutelage.analysis.drawing import heat_map, save
+def draw(
+    pairs: Mapping[tuple[str, str], Consistency], path: Path, arms: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Write the matrix of kappas as a PNG, with the numbers in its cells.
 
-    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    arms: the names of each arm's runs in the order of their seeds; runs of an arm stand together, between lines.
+    """
+    from tutelage.analysis.drawing import heat_map, save, separate
+
+    there = list(dict.fromkeys(name for pair in pairs for name in pair))
+    groups = [[name for name in names if name in there] for names in (arms or {"": there}).values()]
+    names = [name for group in groups for name in group]
     values = np.full((len(names), len(names)), math.nan)
     for (a, b), found in pairs.items():
         i, j = names.index(a), names.index(b)
         values[i, j] = values[j, i] = found.kappa
-    np.fill_diagonal(values, 1.0)
+    np.fill_diagonal(values, math.nan)
+    label = "error consistency (kappa): 0 as by chance, 1 the same errors"
     figure, axes = heat_map(
-        values, rows=names, columns=names, low=0.0, high=1.0, label="error consistency (kappa)"
+        values, rows=names, columns=names, low=-1.0, high=1.0, label=label, diverging=True
     )
+    separate(axes, [len(group) for group in groups])
     axes.set_title("Do they err on the same samples?", fontsize=10)
     save(figure, path)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,38 +168,41 @@ class _Watch(TorchDispatchMode):
         weakref.finalize(storage, self._live.pop, place, None)
 
 
-@contextmanager
-def figure_of(path: Path) -> Iterator[Any]:
-    """Yield axes of a figure that is saved when the block ends."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from tutelage.analysis.drawing import save
-
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    yield axes
-    save(figure, path)
-
-
-def draw(points: Sequence[tuple[str, float, Sequence[float]]], path: Path, *, metric: str) -> None:
+def draw(
+    points: Sequence[tuple[str, float, Sequence[float]]], path: Path, *, metric: str, better: str = ""
+) -> None:
     """Write the figure of the metric against operations.
 
-    points: for each arm its name, operations per sample, and the test values of its runs: mean, and a bar from least to largest.
+    points: for each arm its name, operations per sample, and the test values of its runs: mean, and its 95 % interval.
+    better: which values are better, in words.
     """
-    from tutelage.analysis.drawing import literal
+    from tutelage.analysis.drawing import canvas, literal, save
+    from tutelage.reporting.palette import style
+    from tutelage.reporting.quantities import clipped
+    from tutelage.reporting.statistics import summarize
 
-    with figure_of(path) as axes:
-        for number, (name, operations, values) in enumerate(points):
-            colour = f"C{number % 10}"
-            mean = statistics.fmean(values)
-            axes.plot([operations] * 2, [min(values), max(values)], "-", color=colour, linewidth=1.5)
-            axes.plot(operations, mean, "o", color=colour)
-            axes.annotate(
-                literal(name), (operations, mean), xytext=(6, 4), textcoords="offset points", fontsize=8
-            )
-        axes.set_xscale("log")
-        axes.set(xlabel="operations per sample (forward)", ylabel=f"{metric} on test")
-        axes.margins(x=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+    figure = canvas(7.2, 4.2)
+    axes = figure.subplots()
+    for number, (name, operations, values) in enumerate(points):
+        colour, found = style(number)[0], summarize(values)
+        marker = "os^Dv<>P"[number % 8]
+        ends = [clipped(end, f"test/{metric}") for end in (found.low, found.high)]
+        axes.plot([operations] * 2, ends, "-", color=colour, linewidth=1.5)
+        axes.plot(
+            operations,
+            found.mean,
+            marker,
+            color=colour,
+            label=literal(f"{name} (n = {found.n})"),
+            linestyle="",
+        )
+    axes.set_xscale("log")
+    axes.set(
+        xlabel="operations per sample (forward)", ylabel=f"test {metric}{f' ({better})' if better else ''}"
+    )
+    axes.set_title("Mean over runs with its 95 % interval, against what a forward pass costs", fontsize=9)
+    axes.margins(x=0.15)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    save(figure, path)

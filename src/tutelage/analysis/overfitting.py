@@ -46,13 +46,10 @@ def gap_of(run: str, seed: int, result: Mapping[str, Any], on_train: Mapping[str
 
 def draw(arms: Mapping[str, Sequence[Gap]], path: Path) -> None:
     """Write a figure: for each named arm every run's training (open) and test (filled) metric, joined."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from tutelage.analysis.drawing import canvas, literal, save
+    from tutelage.reporting.statistics import summarize
 
-    from tutelage.analysis.drawing import literal, save
-
-    figure = Figure(figsize=(6.5, 1.6 + 0.34 * len(arms)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(7.5, 1.9 + 0.4 * len(arms))
     axes = figure.subplots()
     for place, gaps in enumerate(arms.values()):
         for number, gap in enumerate(gaps):
@@ -60,12 +57,20 @@ def draw(arms: Mapping[str, Sequence[Gap]], path: Path) -> None:
             axes.plot([gap.test, gap.train], [height] * 2, "-", color="0.7", linewidth=1, zorder=1)
             axes.plot(gap.train, height, "o", color="#D55E00", fillstyle="none", markersize=5)
             axes.plot(gap.test, height, "o", color="#0072B2", markersize=5)
+        over = summarize([gap.gap for gap in gaps])
+        said = f"gap {over.mean:.3g}" + (f" ({over.low:.3g} to {over.high:.3g})" if over.n > 1 else "")
+        axes.annotate(said, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
     axes.plot([], [], "o", color="#D55E00", fillstyle="none", label="training")
     axes.plot([], [], "o", color="#0072B2", label="test")
     metrics = sorted({gap.metric for gaps in arms.values() for gap in gaps})
     axes.set_yticks(range(len(arms)), [literal(arm) for arm in arms])
     axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.set_xlabel(", ".join(metrics))
+    modes = {gap.mode for gaps in arms.values() for gap in gaps}
+    direction = f" ({'higher' if modes == {'max'} else 'lower'} is better)" if len(modes) == 1 else ""
+    axes.set_xlabel(", ".join(metrics) + direction)
+    axes.set_title(
+        "Training against test, a line for each run; the mean gap with its 95 % interval", fontsize=9
+    )
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     save(figure, path)

@@ -85,23 +85,24 @@ def gather(batches: Iterable) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def draw(sets: Mapping[str, Tensor], table: Sequence[Quality], path: Path) -> None:
-    """Draw some images (n, C, H, W) in [0, 1] of each set, with its figures above."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from torchvision.utils import make_grid
+def draw(sets: Mapping[str, tuple[Tensor, Sequence[str]]], table: Sequence[Quality], path: Path) -> None:
+    """Draw some images (n, C, H, W) in [0, 1] of each set, each with the name of its class, with the set's figures above."""
+    from tutelage.analysis.drawing import canvas, literal, save
 
-    from tutelage.analysis.drawing import literal
-
-    figure = Figure(figsize=(8, 1.6 * len(sets)), layout="constrained")
-    FigureCanvasAgg(figure)
-    rows = figure.subplots(len(sets), squeeze=False)[:, 0]
-    for axes, (name, images), found in zip(rows, sets.items(), table, strict=True):
-        grid = make_grid(images[:SHOWN].cpu(), nrow=SHOWN // 2, padding=1)
-        axes.imshow(grid.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
-        axes.set_title(
-            f"{literal(name)}: Frechet {found.frechet_distance:.3g}, precision {found.precision:.2f}, recall {found.recall:.2f}",
+    columns = SHOWN // 2
+    figure = canvas(0.62 * columns, 1.9 * len(sets))
+    parts = np.atleast_1d(figure.subfigures(len(sets), 1))
+    for part, (name, (images, classes)), found in zip(parts, sets.items(), table, strict=True):
+        part.suptitle(
+            f"{literal(name)}: Frechet {found.frechet_distance:.3g} (lower is better), precision {found.precision:.2f}, "
+            f"recall {found.recall:.2f}",
             fontsize=8,
         )
-        axes.axis("off")
-    figure.savefig(path, dpi=120)
+        grid = part.subplots(2, columns, squeeze=False).ravel()
+        for axes, image, label in zip(grid, images[:SHOWN].cpu(), classes, strict=False):
+            shown = image.permute(1, 2, 0).clamp(0, 1).numpy()
+            axes.imshow(shown.repeat(3, axis=2) if shown.shape[2] == 1 else shown, interpolation="nearest")
+            axes.set_title(literal(label if len(label) <= 9 else f"{label[:8]}…"), fontsize=6, pad=1.5)
+        for axes in grid:
+            axes.axis("off")
+    save(figure, path)

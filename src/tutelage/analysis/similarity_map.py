@@ -252,9 +252,11 @@ def describe(found: SimilarityMap) -> dict[str, object]:
     return {"samples": found.samples, "estimator": estimator, **by_chance, **layers}
 
 
-def draw(found: SimilarityMap, path: Path, *, first: str, second: str) -> None:
-    """Write the map as a PNG; first, second: what the networks are called."""
-    from tutelage.analysis.drawing import heat_map, literal, save
+def draw(
+    found: SimilarityMap, path: Path, *, first: str, second: str, aligned: Sequence[tuple[int, int]] = ()
+) -> None:
+    """Write the map as a PNG; first, second: what the networks are called. aligned: cells (row, column) to frame."""
+    from tutelage.analysis.drawing import heat_map, literal, mark_cells, save
 
     names = [layer.name for layer in found.first], [layer.name for layer in found.second]
     figure, axes = heat_map(
@@ -266,7 +268,9 @@ def draw(found: SimilarityMap, path: Path, *, first: str, second: str) -> None:
         label=found.measure.replace("_", " "),
     )
     axes.set(ylabel=literal(first), xlabel=literal(second))
-    gaps = "; white: the layer does not vary" if np.isnan(found.values).any() else ""
+    mark_cells(axes, aligned)
+    framed = "; framed: the pairs that were aligned" if aligned else ""
+    gaps = "; grey: the layer does not vary" if np.isnan(found.values).any() else ""
     level = "" if found.chance is None else f"; by chance {found.chance[0]:.2f}"
-    axes.set_title(f"Layer by layer, {found.samples:,} samples{level}{gaps}", fontsize=10)
+    axes.set_title(f"Layer by layer, {found.samples:,} samples{level}{framed}{gaps}", fontsize=10)
     save(figure, path)

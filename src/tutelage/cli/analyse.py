@@ -31,9 +31,9 @@ def write(
     name: str,
     record: dict[str, Any],
     rows: list[dict[str, Any]],
-    draw: Callable[[Path], None],
+    draw: Callable[[Path], Any],
 ) -> None:
-    """Write `<name>.png`, `<name>.csv` and `<name>.json` into the request's folder and say where."""
+    """Write `<name>.png`, `<name>.csv` and `<name>.json` (and what `draw` writes beside) into the request's folder and say where."""
     import csv
     import io
 
@@ -57,4 +57,5 @@ def write(
         {"analysis": name, "subjects": subjects, "options": request.options, **record},
     )
     draw(folder / f"{name}.png")
-    print(f"written: {folder}/{name}.png, {name}.csv, {name}.json")
+    made = [f"{name}.{ending}" for ending in ("png", "webp", "csv", "json")]
+    print(f"written: {folder}/{', '.join(file for file in made if (folder / file).is_file())}")

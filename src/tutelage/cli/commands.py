@@ -111,23 +111,41 @@ COMMANDS: dict[str, Command] = {
     "report": Command(
         "report",
         "turn runs into a table and figures",
-        ("<runs> [--html] [runs_dir=runs]", "<table> [--replace] [key=value ...]"),
+        ("<runs> [runs_dir=runs]", "<table> [--replace] [key=value ...]"),
         (
             "<runs>: a name below the runs folder, such as demo: every arm with mean, spread, n and interval "
-            "over its seeds, written to runs/<name>/ as table.md, table.csv, cells.csv (a row per run) and "
-            "curves.png.",
+            "over its seeds, written to runs/<name>/ as report.html (one page with everything, which needs no network), "
+            "table.md, table.csv, cells.csv (a row per run) and curves.png.",
             "<table>: a table file such as experiments/guidance/digits.yaml, or guidance/digits: the same "
             "with the published numbers beside and a verdict, written to results/ beside the file. key=value "
             "words are added to every command of the table (data.root=...). A table on the disk that is of "
             "more complete runs than are here stays as it is, unless --replace.",
         ),
         (
-            Flag("--html", "runs: also one page, report.html"),
             Flag("--replace", "a table: also where one of more runs stands on the disk"),
             _RUNS_DIR,
         ),
         names=(1, 1),
         needs="what to report on, a name below the runs folder or a table file,",
+        settings=ANY,
+    ),
+    "serve": Command(
+        "serve",
+        "show runs as a page that follows them while they are made",
+        ("[<runs> | <table>] [runs_dir=runs] [port=8765] [every=5] [key=value ...]",),
+        (
+            "The page of `tutelage report`, for this machine's browser alone, looking again every few seconds: arms with "
+            "intervals, curves, layer pairs, cost, and a page for every run with its log. It reads files and writes none; "
+            "interrupt it (Ctrl-C) to end it.",
+            "<runs>: a name below the runs folder; default: all. <table>: a table file, or its name; key=value words are those of "
+            "its `report`.",
+        ),
+        (
+            Option("port", "8765", "where; 0: any that is free"),
+            Option("every", "5", "seconds between two looks"),
+            _RUNS_DIR,
+        ),
+        names=(0, 1),
         settings=ANY,
     ),
     "reproduce": Command(
@@ -158,6 +176,7 @@ COMMANDS: dict[str, Command] = {
             "similarity <run> <run>",
             "gap <runs> ...",
             "alignment <runs> ...",
+            "guidance <runs> ...",
             "cost <runs> ...",
             "quality <run> <runs> ...",
         ),
@@ -207,6 +226,7 @@ COMMANDS: dict[str, Command] = {
             "similarity": "layer by layer, by a measure",
             "gap": "training against validation and test: the overfitting gap",
             "alignment": "similarity to the guide over training",
+            "guidance": "layer pairs by step, one arm beside another: a figure, and an animation (guidance.webp)",
             "cost": "parameters, operations, size, latency and memory, beside the metric",
             "quality": "pseudo data sets against real images, in a classifier's features",
         },

@@ -9,41 +9,36 @@ from tutelage.cli.reader import Given
 from tutelage.errors import UserError
 from tutelage.reporting.table_paths import table_path
 
-FLAGS = {"--html": "runs", "--replace": "a table"}
-
 
 def run(given: Given) -> int:
     """Run the command; return its exit code."""
     what = given.names[0]
     path = table_path(what)
-    for flag, of in FLAGS.items():
-        if flag in given.flags and of != ("runs" if path is None else "a table"):
-            raise UserError(
-                f"{flag} belongs to a report on {of}; {what} is {'a table' if path else 'a name of runs'}"
-            )
     if path is None:
+        if "--replace" in given.flags:
+            raise UserError(f"--replace belongs to a report on a table; {what} is a name of runs")
         if given.settings:
-            raise UserError(f"a report on runs takes runs_dir=<folder> and --html, got {given.settings[0]!r}")
-        report_runs(what, given.options["runs_dir"], html="--html" in given.flags)
+            raise UserError(f"a report on runs takes runs_dir=<folder>, got {given.settings[0]!r}")
+        report_runs(what, given.options["runs_dir"])
     else:
         report_table(path, given.as_settings("runs_dir"), replace="--replace" in given.flags)
     return 0
 
 
-def report_runs(name: str, runs_dir: str, *, html: bool = False) -> None:
+def report_runs(name: str, runs_dir: str) -> None:
     """Report on the runs at or below a name."""
     from tutelage.reporting.console import console
     from tutelage.reporting.render import terminal
-    from tutelage.reporting.runs_report import write_report
+    from tutelage.reporting.runs_report import FILES, write_report
     from tutelage.runs.store import Store
 
     store = Store(runs_dir)
     name = store.name_in(name)
-    report = write_report(store, name, html=html)
+    report = write_report(store, name)
     console().print(terminal(report))
-    written = ["table.md", "table.csv", "cells.csv", "curves.png", *(["report.html"] if html else [])]
     folder = store.folder_of(name)
-    print(f"written: {folder}/{', '.join(f for f in written if (folder / f).is_file())}")
+    written = [FILES["html"], *(name for kind, name in FILES.items() if kind != "html")]
+    print(f"written: {folder}/{', '.join(name for name in written if (folder / name).is_file())}")
 
 
 def report_table(path: Path, words: Sequence[str], *, replace: bool = False) -> None:

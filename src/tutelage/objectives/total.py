@@ -258,7 +258,9 @@ class Objectives(nn.Module):
         """Get every objective ready for training. Raises UserError for one whose others, or which itself, would never begin."""
         for objective in self:
             schedule = objective.schedule
-            if schedule.name in ("from", "alone_first") and 0 < start.max_steps <= (schedule.steps or 0):
+            watched = schedule.name == "from" and schedule.watched  # it may be there to be watched alone
+            waits = schedule.name in ("from", "alone_first") and not watched
+            if waits and 0 < start.max_steps <= (schedule.steps or 0):
                 raise UserError(
                     f"objective '{objective.name}': schedule.steps={schedule.steps} with schedule.name={schedule.name} leaves none of "
                     f"fit.max_steps={start.max_steps} for what follows"

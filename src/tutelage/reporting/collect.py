@@ -85,15 +85,19 @@ class Known:
         self.spelled_out: dict[Any, dict[str, str]] = {}
 
 
-def collect(store: Store, under: str = "") -> list[Row]:
+def collect(store: Store, under: str = "", index: Index | None = None) -> list[Row]:
     """Return a row for every run at or below a name, in the order of their keys.
 
-    A run whose configuration cannot be read becomes a row with the reason and no inputs.
+    A run whose configuration cannot be read becomes a row with the reason and no inputs. index: one that is kept between calls, and
+    not written; default: that on the disk, which is.
     """
-    index = Index(store.root)
-    known = Known(index)
+    kept = index or Index(store.root)
+    known = Known(kept)
     rows = [row_of(run, store, known) for run in store.runs(under)]
-    index.save(store.name_in(under), {row.key for row in rows})
+    if index is None:
+        kept.save(store.name_in(under), {row.key for row in rows})
+    else:
+        kept.remember()
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Figures of a report: learning curves, and every seed's test value, in colours that all readers can tell."""
+"""Figures of a report: learning curves, every seed's test value, and the differences on whose intervals verdicts rest."""
 
 from __future__ import annotations
 
@@ -6,32 +6,24 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError
+from tutelage.reporting import quantities
+from tutelage.reporting.palette import LOOK, style
 from tutelage.reporting.report_model import Line, Report
+from tutelage.reporting.statistics import Summary, summarize
+from tutelage.reporting.verdict import Comparison
 from tutelage.runs.records import read_metrics, replacing
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6A00", "#000000")
-"""After Okabe and Ito (2008), https://jfly.uni-koeln.de/color; with a darker yellow."""
 FEW = 5
-"""Beyond so many arms curves are drawn without bands, and the legend stands below."""
-DASHES = ("-", "--", ":", "-.")
-LOOK: dict[str, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.6,
-    "legend.frameon": False,
-    "text.parse_math": False,  # a $ in a label is a $
-}
-_DRAWING = 2
+"""Beyond so many arms each has a panel of its own, the others in grey behind it."""
+MOST_PANELS = 24
+_DRAWING = 3
 """Raise it when the drawing changes, so that figures of unchanged data are drawn again."""
 
 Curve = list[tuple[int, float, float, int]]
@@ -39,23 +31,41 @@ Curve = list[tuple[int, float, float, int]]
 
 
 def draw(report: Report, store: Store, path: Path) -> bool:
-    """Write the figure of a report as PNG: left validation curves, right every seed's test value and the mean.
+    """Write the figure of a report as PNG: validation curves, every seed's test value with mean and interval, and the differences.
 
-    Curves are means over the finished seeds with a band of one standard deviation. A figure of the same data
-    is left as it is. Returns whether there is a figure; without a single finished run there is none.
+    Curves are means over the finished seeds with a band of one standard deviation; the others have 95 % t intervals, on which verdicts
+    rest. Nothing is drawn where no value can be. A figure of the same data is left as it is. Returns whether there is a figure;
+    without a single finished run there is none.
     """
     metric = _shared_metric(report)
     curves = {line.label: curve(line, store, report.scale) for line in report.lines if line.metric == metric}
     points = {line.label: dict(line.values) for line in report.lines if line.metric == metric and line.values}
     if metric is None or not points:
         return False
-    facts = [_DRAWING, metric, report.unit, [line.label for line in report.lines], curves, points]
+    compared = [
+        c
+        for c in report.comparisons
+        if c.first in points and c.second in points and math.isfinite(c.difference.low)
+    ]
+    better = quantities.better([line for line in report.lines if line.metric == metric])
+    differences = [(c.first, c.second, tuple(c.difference), c.published) for c in compared]
+    facts = [
+        _DRAWING,
+        metric,
+        report.unit,
+        better,
+        [line.label for line in report.lines],
+        curves,
+        points,
+        differences,
+    ]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     try:
         if path.is_file() and digest.encode() in path.read_bytes():
             return True
         path.parent.mkdir(parents=True, exist_ok=True)
-        _draw(report, metric, curves, points, path, digest)
+        drawing = _Drawing(metric, report.unit, report.scale, better, curves, points, compared)
+        drawing.write(path, report.title, digest)
     except OSError as error:
         raise UserError(f"cannot write the figure {path}: {error.strerror}") from error
     return True
@@ -93,91 +103,155 @@ def _shared_metric(report: Report) -> str | None:
     return max(sorted(set(metrics)), key=metrics.count) if metrics else None
 
 
-def _draw(
-    report: Report,
-    metric: str,
-    curves: Mapping[str, Curve],
-    points: Mapping[str, Mapping[int, float]],
-    path: Path,
-    digest: str,
-) -> None:
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+@dataclass(frozen=True)
+class _Drawing:
+    metric: str
+    unit: str
+    scale: float
+    better: str
+    curves: Mapping[str, Curve]
+    points: Mapping[str, Mapping[int, float]]
+    compared: Sequence[Comparison]
 
-    name = metric.partition("/")[2].replace("_", " ") + (f" ({report.unit})" if report.unit else "")
-    styles = {
-        label: (PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)])
-        for i, label in enumerate(curves)
-    }
-    look: Any = {**dict(matplotlib.rcParamsDefault), **LOOK}  # whatever the user's own style file says
-    with matplotlib.rc_context(look):
-        many = len(curves) > FEW
-        figure = Figure(
-            figsize=(9.0, max(3.4, 1.2 + (0.4 if many else 0.32) * len(points))), layout="constrained"
+    def write(self, path: Path, title: str, digest: str) -> None:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        look: Any = {**dict(matplotlib.rcParamsDefault), **LOOK}  # whatever the user's own style file says
+        with matplotlib.rc_context(look):
+            below = 1.2 + 0.3 * len(self.points)
+            differences = 1.2 + 0.3 * len(self.compared) if self.compared else 0.0
+            drawn = [label for label, curve in self.curves.items() if curve]
+            if len(drawn) > FEW:
+                shown = drawn[:MOST_PANELS]
+                rows = -(-len(shown) // 4)
+                above = 0.5 + 1.65 * rows
+                figure = Figure(figsize=(10.0, above + max(below, differences) + 0.3), layout="constrained")
+                FigureCanvasAgg(figure)
+                upper, lower = figure.subfigures(2, 1, height_ratios=(above, max(below, differences)))
+                self._panels(upper, drawn, shown, rows)
+                sides = lower.subplots(1, 2 if self.compared else 1, squeeze=False)[0]
+            else:
+                height = max(3.4, below + differences)
+                figure = Figure(figsize=(10.0, height + 0.3), layout="constrained")
+                FigureCanvasAgg(figure)
+                left, right = figure.subfigures(1, 2, width_ratios=(11, 9))
+                self._together(left)
+                sides = right.subplots(
+                    2 if self.compared else 1,
+                    1,
+                    squeeze=False,
+                    height_ratios=[below, differences] if self.compared else None,
+                )[:, 0]
+            self._values(sides[0])
+            if self.compared:
+                self._differences(sides[1])
+            figure.suptitle(title if len(title) <= 110 else f"{title[:109]}…", fontsize=10)
+            with replacing(path) as temporary:
+                metadata = {"Software": None, "Description": digest}
+                figure.savefig(temporary, format="png", dpi=120, metadata=metadata)
+
+    @property
+    def name(self) -> str:
+        """The metric as axes call it."""
+        return quantities.base(self.metric).replace("_", " ") + (f" ({self.unit})" if self.unit else "")
+
+    @property
+    def n(self) -> str:
+        """How many seeds there are, "3" or "1 to 3"."""
+        counts = sorted({len(seeds) for seeds in self.points.values() if seeds})
+        return " to ".join(dict.fromkeys(str(count) for count in (*counts[:1], *counts[-1:])))
+
+    def _direction(self) -> str:
+        return f"; {self.better}" if self.better else ""
+
+    def _together(self, figure: Any) -> None:
+        axes = figure.subplots()
+        for place, label in enumerate(self.curves):
+            self._curve(axes, label, *style(place))
+        self._axis(axes)
+        axes.set(xlabel="step", ylabel=f"validation {self.name}")
+        axes.set_title(f"mean ± standard deviation over n = {self.n} seeds{self._direction()}", fontsize=8)
+        if any(self.curves.values()):
+            figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+
+    def _panels(self, figure: Any, drawn: Sequence[str], shown: Sequence[str], rows: int) -> None:
+        grid = figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False).ravel()
+        places = {label: place for place, label in enumerate(self.curves)}
+        for axes, label in zip(grid, shown, strict=False):
+            for other in shown:
+                points = self.curves[other]
+                axes.plot([p[0] for p in points], [p[1] for p in points], color="0.82", linewidth=0.7)
+            self._curve(axes, label, style(places[label])[0], "-")
+            axes.set_title(label if len(label) <= 34 else f"{label[:33]}…", fontsize=8)
+        self._axis(grid[0])
+        for axes in grid[len(shown) :]:
+            axes.axis("off")
+        rest = f"; the first {len(shown)} of {len(drawn)} arms" if len(drawn) > len(shown) else ""
+        figure.supxlabel("step", fontsize=8)
+        figure.supylabel(f"validation {self.name}", fontsize=8)
+        figure.suptitle(
+            f"mean ± standard deviation over n = {self.n} seeds, the other arms in grey{self._direction()}{rest}",
+            fontsize=8,
         )
-        FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        _draw_curves(left, curves, styles, report.scale, bands=not many)
-        if many:
-            figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-        elif any(curves.values()):
-            left.legend(fontsize=8)
-        counts = sorted({len(seeds) for seeds in points.values() if seeds})
-        n = " to ".join(dict.fromkeys(str(count) for count in (*counts[:1], *counts[-1:])))
-        left.set(xlabel="step", ylabel=f"validation {name}")
-        left.set_title(f"mean{'' if many else ' ± standard deviation'} over n = {n} seeds", fontsize=8)
-        _draw_points(right, points, styles)
-        right.set(xlabel=f"{metric.partition('/')[0]} {name}")
-        right.set_title("every seed, and the mean (bar)", fontsize=8)
-        with replacing(path) as temporary:
-            metadata = {"Software": None, "Description": digest}
-            figure.savefig(temporary, format="png", dpi=120, metadata=metadata)
 
-
-def _draw_curves(
-    axes: Any,
-    curves: Mapping[str, Curve],
-    styles: Mapping[str, tuple[str, str]],
-    scale: float,
-    *,
-    bands: bool,
-) -> None:
-    means = [mean for points in curves.values() for _, mean, _, _ in points]
-    is_share = bool(means) and max(means) <= scale  # an accuracy keeps its linear axis
-    if means and min(means) > 0 and max(means) > 50 * min(means) and not is_share:
-        axes.set_yscale("log")
-    for label, points in curves.items():
+    def _curve(self, axes: Any, label: str, color: str, dashes: str) -> None:
+        points = self.curves[label]
         if not points:
-            continue
-        color, dashes = styles[label]
+            return
         steps = [step for step, *_ in points]
-        low, high = [m - s for _, m, s, _ in points], [m + s for _, m, s, _ in points]
+        low, high = ([self._possible(m + side * s) for _, m, s, _ in points] for side in (-1, 1))
         alone = "o" if len(points) == 1 else None  # of which no line can be drawn
         axes.plot(steps, [m for _, m, _, _ in points], dashes, color=color, label=label, marker=alone)
-        if bands:
-            axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
 
+    def _axis(self, axes: Any) -> None:
+        means = [mean for points in self.curves.values() for _, mean, _, _ in points]
+        is_share = quantities.possible(self.metric, self.scale)[1] < math.inf  # keeps its linear axis
+        if means and min(means) > 0 and max(means) > 50 * min(means) and not is_share:
+            axes.set_yscale("log")
 
-def _draw_points(
-    axes: Any, points: Mapping[str, Mapping[int, float]], styles: Mapping[str, tuple[str, str]]
-) -> None:
-    labels: Sequence[str] = list(points)
-    for place, label in enumerate(labels):
-        values = [value for _, value in sorted(points[label].items()) if math.isfinite(value)]
-        color = styles[label][0]
-        axes.plot(
-            values, [place] * len(values), "o", color=color, alpha=0.45, markersize=5, markeredgewidth=0
-        )
-        if values:
+    def _possible(self, value: float) -> float:
+        return quantities.clipped(value, self.metric, self.scale)
+
+    def _values(self, axes: Any) -> None:
+        places = {label: place for place, label in enumerate(self.curves)}
+        for place, label in enumerate(self.points):
+            values = [value for _, value in sorted(self.points[label].items()) if math.isfinite(value)]
+            color = style(places[label])[0]
             axes.plot(
-                [math.fsum(values) / len(values)],
-                [place],
-                "|",
-                color=color,
-                markersize=16,
-                markeredgewidth=2.2,
+                values, [place] * len(values), "o", color=color, alpha=0.45, markersize=5, markeredgewidth=0
             )
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
+            found = summarize(values)
+            ends = self._possible(found.low), self._possible(found.high)
+            _interval(axes, place, found, ends, color)
+        self._labels(axes, list(self.points))
+        axes.set(xlabel=f"{self.metric.partition('/')[0]} {self.name}{self._direction()}")
+        axes.set_title("every seed, and the mean with its 95 % interval", fontsize=8)
+
+    def _differences(self, axes: Any) -> None:
+        places = {label: place for place, label in enumerate(self.curves)}
+        axes.axvline(0, color="0.35", linewidth=1, linestyle="--")
+        for place, comparison in enumerate(self.compared):
+            found = comparison.difference
+            _interval(axes, place, found, (found.low, found.high), style(places[comparison.first])[0])
+            if comparison.published is not None:
+                axes.plot(comparison.published, place, "D", color="black", fillstyle="none", markersize=5)
+        self._labels(axes, [f"{c.first} - {c.second}" for c in self.compared])
+        published = "; diamond: published" if any(c.published is not None for c in self.compared) else ""
+        axes.set(xlabel=f"difference in {self.name}")
+        axes.set_title(f"difference over common seeds, 95 % interval{published}", fontsize=8)
+
+    def _labels(self, axes: Any, labels: Sequence[str]) -> None:
+        short = [label if len(label) <= 38 else f"{label[:37]}…" for label in labels]
+        axes.set_yticks(range(len(labels)), short, fontsize=8)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+
+
+def _interval(axes: Any, place: int, found: Summary, ends: tuple[float, float], color: str) -> None:
+    if all(map(math.isfinite, ends)):
+        axes.plot(ends, [place] * 2, "-", color=color, linewidth=2)
+    if found.n:
+        axes.plot([found.mean], [place], "|", color=color, markersize=15, markeredgewidth=2.4)

@@ -89,6 +89,11 @@ class Index:
             self._read[run.key] = f"{before}\t{' '.join(digest for digest, _ in shared)}\t{text}"
         return facts
 
+    def remember(self) -> None:
+        """Keep what was read in memory alone, for the next look by this object."""
+        self._lines = {**self._known(), **self._read}
+        self._read = {}
+
     def save(self, under: str, keys: Iterable[str]) -> None:
         """Keep what was read, and of runs at or below a name these alone. A folder that cannot be written is left as it is."""
         if len(self._read) < self._worthwhile:

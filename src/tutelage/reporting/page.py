@@ -1,87 +1,90 @@
-"""A report as one HTML file that needs no network: tables, figure, notes, and a link from every cell to its run."""
+"""A report as one HTML file that needs no network: tables, curves, layer pairs, and a page of its own for every run.
+
+What comes from files (names, logs, settings) is escaped where it is written into the page and set as text where a script shows it; a
+policy in the page allows no script but its own and no address to load from.
+"""
 
 from __future__ import annotations
 
 import base64
-import os
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tutelage import __version__
 from tutelage.errors import visible
-from tutelage.reporting import render
+from tutelage.reporting import page_data, page_tables
+from tutelage.reporting.page_tables import markup
 from tutelage.reporting.report_model import Report
+from tutelage.runs.store import Store
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ report.title }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; }
-code, pre { font-size: 13px; background: #f5f5f5; }
-.quiet { color: #666; }
-</style>
-</head>
-<body>
-<h1>{{ report.title }}</h1>
-{% macro table(header, rows) %}
-<table>
-<tr>{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table>
-{% endmacro %}
-{{ table(*arms) }}
-<p class="quiet">{{ explanation }}</p>
-{% if figure %}<p><img alt="learning curves and test values" src="data:image/png;base64,{{ figure }}"></p>{% endif %}
-{% if report.comparisons %}<h2>Comparisons</h2>
-{{ table(*comparisons) }}
-<p class="quiet">{{ comparisons_explained }}</p>{% endif %}
-{% if report.notes %}<h2>Notes</h2>
-<ul>{% for note in report.notes %}<li>{{ note }}</li>
-{% endfor %}</ul>{% endif %}
-{% if commands %}<h2>Commands</h2>
-<pre>{{ commands | join("\n") }}</pre>{% endif %}
-<h2>Runs</h2>
-<table>
-<tr><th>arm</th><th>seed</th><th>state</th><th>value</th><th>code</th><th>run</th></tr>
-{% for arm, row, value in cells %}<tr><td>{{ arm }}</td><td>{{ row.seed }}</td><td>{{ row.reason or row.state }}</td>
-<td>{{ value }}</td><td>{{ row.commits | join(" then ") }}</td><td><a href="{{ link(row) }}">{{ row.key }}</a></td></tr>
-{% endfor %}</table>
-{% if needed %}<p class="quiet">Made because others need them:</p>
-<ul>{% for line in needed %}<li>{{ line }}</li>
-{% endfor %}</ul>{% endif %}
-</body>
-</html>
-"""
+WEB = Path(__file__).parent / "web"
 
 
-def html(report: Report, folder: Path, root: Path, figure: str | None = None) -> str:
-    """Return the page that will lie in `folder`, with its figure there; `root` is the folder of the runs."""
-    from jinja2 import Environment
+def html(
+    report: Report, store: Store, folder: Path | None, *, data: Mapping[str, Any] | None = None, live: int = 0
+) -> str:
+    """Return the page that will lie in `folder` (None: nowhere, it is served).
 
-    cells = [
-        (line.label, row, render.number(line.values[row.seed], 4) if row.seed in line.values else render.GAP)
-        for line in report.lines
-        for row in line.rows
-    ]
-
-    def shown(value: Any) -> Any:
-        return visible(value) if type(value) is str else value
-
-    return Environment(autoescape=True, trim_blocks=True, finalize=shown).from_string(_PAGE).render(
-        report=report,
-        arms=render.arms_table(report),
-        comparisons=render.comparisons_table(report),
-        explanation=render.explanation(report),
-        comparisons_explained=render.COMPARISONS_EXPLAINED,
-        commands=render.command_lines(report),
-        needed=render.needed_lines(report),
-        figure=base64.b64encode((folder / figure).read_bytes()).decode() if figure else "",
-        cells=cells,
-        link=lambda row: Path(os.path.relpath(root / row.key, folder)).as_posix() + "/",
+    data: what its scripts draw, where that is known already. live: seconds after which a served page asks again; 0: it lies in a folder.
+    """
+    details: Mapping[str, Any] = {}
+    if data is None:
+        data, details = page_data.overview(report, store)
+    return str(
+        _environment().get_template("page.html").render(
+            **page_tables.facts(report, data, store, folder),
+            fragment=False,
+            live=live,
+            version=__version__,
+            left_out=data["left_out"],
+            policy=_policy(bool(live)),
+            style=markup(_web("uPlot.min.css") + _web("page.css")),
+            library=markup(_web("uPlot.iife.min.js")),
+            script=markup(_web("page.js")),
+            data=markup(_json(data)),
+            details=markup(_json(details)),
+        )
     )  # fmt: skip
+
+
+def fragment(shown: Mapping[str, Any]) -> str:
+    """Return what a served page puts in the place of its content; shown: its `facts`."""
+    return str(_environment().get_template("page.html").render(**shown, fragment=True))
+
+
+def _json(value: Any) -> str:
+    """Return JSON that ends no script element and begins no comment, whatever its texts hold."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False, sort_keys=True)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+@functools.cache
+def _web(name: str) -> str:
+    return (WEB / name).read_text(encoding="utf-8")
+
+
+def _policy(live: bool) -> str:
+    """Return the content policy: the page's own two scripts, its styles, and of a served page its server."""
+    hashes = [
+        base64.b64encode(hashlib.sha256(_web(name).encode()).digest()).decode()
+        for name in ("uPlot.iife.min.js", "page.js")
+    ]
+    scripts = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    connect = "'self'" if live else "'none'"
+    rest = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    return f"default-src 'none'; script-src {scripts}; connect-src {connect}; {rest}"
+
+
+def _shown(value: Any) -> Any:
+    return visible(value) if type(value) is str else value
+
+
+@functools.cache
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader
+
+    return Environment(loader=FileSystemLoader(WEB), autoescape=True, trim_blocks=True, finalize=_shown)

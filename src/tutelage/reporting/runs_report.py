@@ -9,6 +9,7 @@ from tutelage.errors import UserError, choices
 from tutelage.reporting import curves, page, render
 from tutelage.reporting.collect import Group, Row, collect, group, prerequisites
 from tutelage.reporting.differences import notes_on_differences, same_test_data
+from tutelage.reporting.index import Index
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.verdict import Comparison, compare, correct
 from tutelage.runs.identity import identity_of
@@ -19,8 +20,8 @@ BASELINES = ("plain", "base", "baseline", "supervised")
 """Arms that a report without a table file compares the others with; without one of them, the first arm."""
 
 
-def free_report(store: Store, under: str = "") -> Report:
-    """Report all runs at or below a name, without a table file.
+def free_report(store: Store, under: str = "", index: Index | None = None) -> Report:
+    """Report all runs at or below a name, without a table file. index: see `collect`.
 
     Arms are the groups of runs that differ in their seed only; the metric is the one each arm was selected
     by, on the test split. Runs that others needed are named apart. Every arm is compared with the baseline.
@@ -28,7 +29,7 @@ def free_report(store: Store, under: str = "") -> Report:
     Raises:
         UserError: there are no runs at or below the name.
     """
-    rows = collect(store, under)
+    rows = collect(store, under, index)
     if not rows:
         raise UserError(f"no runs below '{under}' in {store.root}: {choices(under, store.names())}")
     needed = prerequisites(rows)
@@ -59,13 +60,19 @@ def sweep_report(title: str, arms: Mapping[str, Sequence[Row]], seeds: Sequence[
     )
 
 
-FILES = {"page": "table.md", "table": "table.csv", "cells": "cells.csv", "figure": "curves.png"}
+FILES = {
+    "page": "table.md",
+    "table": "table.csv",
+    "cells": "cells.csv",
+    "figure": "curves.png",
+    "html": "report.html",
+}
 
 
-def write_report(store: Store, under: str = "", *, html: bool = False) -> Report:
-    """Write `table.md`, `table.csv`, `cells.csv` and `curves.png` beside the runs, or into the one that is meant; return the report."""
+def write_report(store: Store, under: str = "") -> Report:
+    """Write what `FILES` names beside the runs, or into the one that is meant; return the report."""
     report = free_report(store, under)
-    write(report, store, store.folder_of(under), FILES | ({"html": "report.html"} if html else {}))
+    write(report, store, store.folder_of(under), FILES)
     return report
 
 
@@ -82,7 +89,7 @@ def write(report: Report, store: Store, folder: Path, names: Mapping[str, str]) 
         "page": lambda: render.markdown(report, figures=[names["figure"]] if drawn else []),
         "table": lambda: render.table_csv(report),
         "cells": lambda: render.cells_csv(report),
-        "html": lambda: page.html(report, folder, store.root, names["figure"] if drawn else None),
+        "html": lambda: page.html(report, store, folder),
     }
     write_files(folder, {names[kind]: text() for kind, text in texts.items() if kind in names})
 

@@ -265,9 +265,10 @@ def write_table(
         "table": f"{stem}.csv",
         "cells": f"{stem}-cells.csv",
         "figure": f"{stem}.png",
+        "html": f"{stem}.html",
     }
     write(report, store, folder, names)
-    return report, f"written: {folder}/{stem}.md and beside it"
+    return report, f"written: {folder}/{stem}.html, and beside it {stem}.md, .csv, -cells.csv and .png"
 
 
 def _complete_in(path: Path) -> int:

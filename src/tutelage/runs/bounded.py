@@ -59,6 +59,23 @@ def read_bytes(path: Path, limit: int) -> bytes:
         return file.read(limit)
 
 
+def read_end(path: Path, most: int) -> tuple[bytes, int]:
+    """Return the last bytes of a regular file, at most so many, and its size. A link is not followed: what is read may be shown.
+
+    Raises:
+        OSError: it is missing, a link, or cannot be read.
+        UserError: it is a pipe, a device or another special file.
+    """
+    wanted = ("O_NONBLOCK", "O_CLOEXEC", "O_NOFOLLOW")
+    descriptor = os.open(path, sum((getattr(os, name, 0) for name in wanted), os.O_RDONLY))
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} is refused: expected a regular file, found something else")
+        file.seek(max(0, status.st_size - most))
+        return file.read(most), status.st_size
+
+
 def load_json(path: Path, limit: int = JSON_BYTES) -> Any:
     """Return what a JSON file holds.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tutelage.errors import UserError, choices
+from tutelage.reporting.palette import style
 from tutelage.scaling.predict import Energy
 
 if TYPE_CHECKING:
@@ -154,11 +155,13 @@ def plot_transitions(
     for energy in candidates:
         values = [sum(float(p) * (xs if n == size else at[n]) for n, p in m.items()) for m in energy.minimum]
         curves[energy.label] = np.max([np.broadcast_to(v, xs.shape) for v in values], axis=0)
-        axes.plot(xs, curves[energy.label], lw=1, label=energy.label)
+        colour, dashes = style(len(curves) - 1)
+        axes.plot(xs, curves[energy.label], dashes, color=colour, lw=1.2, label=energy.label)
     axes.plot(xs, np.min(list(curves.values()), axis=0), color="black", lw=3, alpha=0.3, label="least")
     axes.set_xlabel(f"log {size} / log d")
     axes.set_ylabel("log energy / log d")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    axes.set_title(f"Energy of every pattern against {size}: the least wins", fontsize=9)
 
 
 def plot_phase_diagram(diagram: PhaseDiagram, axes: Axes) -> None:
@@ -167,8 +170,7 @@ def plot_phase_diagram(diagram: PhaseDiagram, axes: Axes) -> None:
     from matplotlib.patches import Patch
 
     present = sorted(set(diagram.winner.ravel().tolist()))
-    palette = ["#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c"]
-    colours = [palette[place % len(palette)] for place in range(len(present))]
+    colours = [style(place)[0] for place in range(len(present))]
     region = np.searchsorted(present, diagram.winner)
     axes.pcolormesh(
         diagram.x,
@@ -193,4 +195,5 @@ def plot_phase_diagram(diagram: PhaseDiagram, axes: Axes) -> None:
     ]
     if (diagram.tied > 1).any():
         handles.append(Patch(facecolor="white", edgecolor="black", hatch="//", label="patterns tie"))
-    axes.legend(handles=handles, fontsize=7, loc="best")
+    axes.legend(handles=handles, fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    axes.set_title("The pattern that learns with the least data; lines: exponent of P*", fontsize=9)

@@ -180,7 +180,7 @@ def draw(found: Any, scales: dict[str, Any], drawn: Sequence[str], path: Path) -
 
     if not drawn:
         return ""
-    figure, axes = plt.subplots(figsize=(6, 4.5))
+    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     if len(drawn) == 1:
         plot_transitions(found.candidates, drawn[0], axes, fixed=scales)
         axes.axvline(float(scales[drawn[0]]), color="grey", lw=0.8, ls=":")
@@ -190,7 +190,6 @@ def draw(found: Any, scales: dict[str, Any], drawn: Sequence[str], path: Path) -
         diagram = phase_diagram(found.candidates, x=(drawn[0], grid), y=(drawn[1], grid), fixed=fixed)
         plot_phase_diagram(diagram, axes)
         axes.plot(*(float(scales[name]) for name in drawn), marker="x", color="black")
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path.name

@@ -1,0 +1,286 @@
+"""What a page shows, as JSON values: arms with their curves, every run with its settings and, within bounds, its details."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tutelage.errors import visible
+from tutelage.reporting import quantities
+from tutelage.reporting.collect import Row, is_digest, is_seed, shown
+from tutelage.reporting.differences import SUBJECTS
+from tutelage.reporting.report_model import Line, Report
+from tutelage.reporting.run_details import MOST_RUNS, Record, Share, details, progress, record_of, thin
+from tutelage.reporting.statistics import summarize, t_quantile
+from tutelage.runs.identity import identity_of
+from tutelage.runs.run import State
+from tutelage.runs.store import Store
+
+MOST_CURVES = 10
+"""Quantities whose learning curves the page offers."""
+MOST_AXES = 7
+MOST_SETTINGS = 400
+"""Settings that differ between runs, and are shown with each."""
+MOST_SHARED = 600
+
+Records = Callable[[Row], Record]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run on the page: the place of its arm (None: made because others need it), its row, and its value in the report's unit."""
+
+    arm: int | None
+    row: Row
+    value: float | None
+
+    @property
+    def id(self) -> str:
+        """What links call it."""
+        return identity_of(self.row.key)
+
+
+def cells(report: Report) -> list[Cell]:
+    """Return every run that has a folder, once, in the order of the arms."""
+    found: dict[str, Cell] = {}
+    for place, line in enumerate(report.lines):
+        for row in line.rows:
+            if row.state is not State.MISSING:
+                found.setdefault(row.key, Cell(place, row, line.values.get(row.seed)))
+    for row in report.needed:
+        found.setdefault(row.key, Cell(None, row, row.metrics.get(f"test/{row.monitor}")))
+    return list(found.values())
+
+
+def overview(
+    report: Report, store: Store, records: Records | None = None, *, detailed: bool = True
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return what the page's scripts draw, and the details of each run by its identity.
+
+    records: from a row to what its run recorded; default: read anew. detailed: False leaves the details out, to be asked for one by one.
+    """
+    shown_cells = cells(report)
+    share = Share.of(len(shown_cells))
+    of = records or (lambda row: record_of(store.at(row.key)))
+    arms: list[dict[str, dict[int, list[float]]]] = [{} for _ in report.lines]
+    runs, found, left = [], {}, 0
+    settings = _Settings([cell.row for cell in shown_cells])
+    for place, cell in enumerate(shown_cells):
+        record = of(cell.row)
+        run = store.at(cell.row.key)
+        if cell.arm is not None:
+            _add(arms[cell.arm], record)
+        if not detailed:
+            pass
+        elif place < MOST_RUNS:
+            found[cell.id] = details(run, record, share)
+        else:
+            left += 1
+        runs.append(_run(cell, report, settings, progress(run, record, cell.row.state, cell.row.inputs)))
+    keys = _offered(arms, report)
+    counts = sorted({len(values) for arm in arms for key in keys for values in arm.get(key, {}).values()})
+    data = {
+        "unit": report.unit,
+        "better": quantities.better(report.lines),
+        "metric": _metric(report),
+        "scale": report.scale,
+        "arms": [_arm(line, report.scale) for line in report.lines],
+        "curves": {key: [_curve(arm.get(key, {}), key, report) for arm in arms] for key in keys},
+        "bounds": {key: _bounds(key, report) for key in keys},
+        "t": {n: round(t_quantile(n - 1, 0.975), 4) for n in counts if n > 1},
+        "runs": runs,
+        "settings": {"keys": settings.keys, "values": settings.values, "shared": settings.shared},
+        "axes": settings.axes(),
+        "left_out": settings.left_out + ([f"the details of {left} runs (their folders hold them)"] if left else []),
+    }  # fmt: skip
+    return clean(data), clean(found)
+
+
+def clean(value: Any) -> Any:
+    """Return JSON values in which control characters of texts are spelled out and no number is infinite."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {visible(str(key)): clean(item) for key, item in value.items()}
+    return [clean(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _metric(report: Report) -> str:
+    names = [line.metric for line in report.lines]
+    return max(sorted(set(names)), key=names.count) if names else ""
+
+
+def _arm(line: Line, scale: float) -> dict[str, Any]:
+    summary = line.summary
+    low, high = (quantities.clipped(end, line.metric, scale) for end in (summary.low, summary.high))
+    times = [row.train_s for row in line.rows if row.state is State.COMPLETE and row.train_s]
+    return {
+        "label": line.label,
+        "metric": line.metric,
+        "n": summary.n,
+        "mean": summary.mean,
+        "low": low,
+        "high": high,
+        "train_s": math.fsum(times) / len(times) if times else None,
+    }
+
+
+def _run(cell: Cell, report: Report, settings: _Settings, done: float | None) -> dict[str, Any]:
+    row = cell.row
+    scale = report.scale
+    return {
+        "id": cell.id,
+        "key": row.key,
+        "arm": cell.arm,
+        "seed": row.seed,
+        "state": str(row.state),
+        "why": row.reason,
+        "done": done,
+        "test": cell.value,
+        "validation": _scaled(row.metrics.get(f"validation/{row.monitor}"), scale),
+        "train_s": row.train_s,
+        "started": row.started[:16].replace("T", " "),
+        "machine": row.machine,
+        "commits": " then ".join(row.commits),
+        "needs": [identity_of(key) for key in row.needs],
+        "own": settings.of(row),
+    }
+
+
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else scale * value
+
+
+# --- curves
+
+
+def _add(arm: dict[str, dict[int, list[float]]], record: Record) -> None:
+    for key, (steps, values) in record.series().items():
+        at = arm.setdefault(key, {})
+        for step, value in zip(steps, values, strict=True):
+            at.setdefault(step, []).append(value)
+
+
+def _offered(arms: Sequence[Mapping[str, Any]], report: Report) -> list[str]:
+    name = quantities.base(_metric(report))
+    wanted = [f"validation/{name}", "train/similarity", "validation/loss", f"train/{name}", "train/loss"]
+    there = {key for arm in arms for key in arm}
+    common = sorted(there, key=lambda key: (-sum(key in arm for arm in arms), key))
+    return [key for key in dict.fromkeys((*wanted, *common)) if key in there][:MOST_CURVES]
+
+
+def _scale_of(key: str, report: Report) -> float:
+    return report.scale if quantities.base(key) == quantities.base(_metric(report)) else 1.0
+
+
+def _curve(at: Mapping[int, Sequence[float]], key: str, report: Report) -> dict[str, list[Any]]:
+    points = max(24, min(240, 60_000 // max(1, len(report.lines) * MOST_CURVES)))
+    steps = thin(sorted(at), points)
+    scale = _scale_of(key, report)
+    summaries = [summarize([scale * value for value in at[step]]) for step in steps]
+    return {
+        "steps": steps,
+        "mean": [float(f"{one.mean:.5g}") for one in summaries],
+        "std": [0.0 if math.isnan(one.std) else float(f"{one.std:.4g}") for one in summaries],
+        "n": [one.n for one in summaries],
+    }
+
+
+def _bounds(key: str, report: Report) -> list[float | None]:
+    return [end if math.isfinite(end) else None for end in quantities.possible(key, _scale_of(key, report))]
+
+
+# --- settings
+
+
+class _Settings:
+    """The settings in which runs differ, by number: `keys`, and for each the different `values`; `shared` are equal in all."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        texts: dict[str, dict[str | None, int]] = {}
+        readable = [row for row in rows if row.inputs]
+        for row in readable:
+            for key, text in row.inputs.items():
+                texts.setdefault(key, {}).setdefault(text, len(texts[key]))
+        everywhere = {key for key in texts if all(key in row.inputs for row in readable)}
+        differing = [
+            key for key in sorted(texts) if len(texts[key]) > 1 or key not in everywhere or is_seed(key)
+        ]
+        alike = [key for key in sorted(texts) if key not in set(differing)]
+        self.keys = differing[:MOST_SETTINGS]
+        self.shared = {key: shown_value(key, next(iter(texts[key]))) for key in alike[:MOST_SHARED]}
+        self.values = [[shown_value(key, text) for text in texts[key]] for key in self.keys]
+        self._texts = texts
+        self._rows = readable
+        cut = len(differing) + len(alike) - len(self.keys) - len(self.shared)
+        self.left_out = [f"{cut} further settings of the runs"] if cut else []
+
+    def of(self, row: Row) -> list[int]:
+        """Return the number of a row's value of each key; -1: it has none."""
+        return [self._texts[key][row.inputs[key]] if key in row.inputs else -1 for key in self.keys]
+
+    def axes(self) -> list[dict[str, Any]]:
+        """Return the settings to draw runs by: of those that go hand in hand one, the fewest-valued first."""
+        groups: dict[tuple[int, ...], str] = {}
+        by_run = [self.of(row) for row in self._rows]
+        for place, key in enumerate(self.keys):
+            column = [own[place] for own in by_run]
+            kind = tuple(map(column.index, column))
+            if len(set(column)) > 1 and -1 not in column and not is_seed(key):
+                groups[kind] = min((groups.get(kind, key), key), key=self._rank)
+        chosen = sorted(groups.values(), key=self._rank)[:MOST_AXES]
+        if not any(map(self._swept, chosen)):
+            return []  # arms of different methods are no sweep of settings
+        return [self._axis(key) for key in sorted(chosen)]
+
+    def _rank(self, key: str) -> tuple[Any, ...]:
+        digest = any(is_digest(text) for text in self._texts[key])
+        return (
+            digest,
+            not self._swept(key),
+            key.startswith("needs."),
+            key.endswith("_target_"),
+            key.count("."),
+            len(key),
+            key,
+        )
+
+    def _swept(self, key: str) -> bool:
+        """Say whether a key is a setting with values to choose from, rather than what the arms are there to differ in."""
+        one_method = len(self._texts.get("method._target_", {})) < 2
+        return key.partition(".")[0] not in SUBJECTS or (one_method and not key.endswith("_target_"))
+
+    def _axis(self, key: str) -> dict[str, Any]:
+        place = self.keys.index(key)
+        numbers = [_number(text) for text in self._texts[key]]
+        numeric = all(number is not None for number in numbers)
+        return {"key": key, "place": place, "numbers": numbers if numeric else None}
+
+
+def shown_value(key: str, text: str | None) -> str:
+    """Return a setting's JSON text as a page shows it, cut where it is long."""
+    found = shown(key, text)
+    return found if len(found) <= 200 else found[:199] + "…"
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def states(report: Report) -> Iterator[tuple[str, int]]:
+    """Yield how many runs there are in each state, those asked for and not begun among them."""
+    counts: dict[str, int] = {}
+    for line in report.lines:
+        for row in line.rows:
+            counts[str(row.state)] = counts.get(str(row.state), 0) + 1
+    for state in State:
+        if str(state) in counts:
+            yield str(state), counts[str(state)]

@@ -1,0 +1,29 @@
+"""Colours and looks that all figures share: told apart under colour blindness, and by dashes where there are more lines than colours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A1FC9", "#000000")
+"""After Okabe and Ito (2008), https://jfly.uni-koeln.de/color; with violet in the place of yellow, which is faint on white."""
+DASHES = ("-", "--", ":", "-.")
+RAMP = "cividis"
+"""For values between two ends: seen alike with and without colour blindness (Nunez, Anderton, Renslow 2018)."""
+DIVERGING = "PuOr"
+"""For values on both sides of 0: the two sides differ in blue against orange."""
+LOOK: dict[str, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a label is a $
+}
+
+
+def style(place: int) -> tuple[str, str]:
+    """Return the colour and the dashes of the line at a place."""
+    return PALETTE[place % len(PALETTE)], DASHES[place // len(PALETTE) % len(DASHES)]

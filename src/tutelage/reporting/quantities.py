@@ -1,0 +1,41 @@
+"""What values a metric can have, and which of them are better: no band, interval or axis shows what cannot be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tutelage.reporting.report_model import Line
+
+_SHARES = ("accuracy", "top5_accuracy", "precision", "recall", "f1")
+_UP_TO_ONE = ("similarity",)
+_FROM_ZERO = ("loss", "mse", "mae", "perplexity", "task", "alignment", "train_s")
+
+
+def possible(metric: str, scale: float = 1.0) -> tuple[float, float]:
+    """Return the least and the largest value that a metric ("accuracy", "validation/loss") can have, times `scale`."""
+    name = metric.rpartition("/")[2]
+    if name in _SHARES:
+        return 0.0, scale
+    if name in _UP_TO_ONE:
+        return -scale, scale
+    return (0.0 if name in _FROM_ZERO else -math.inf), math.inf
+
+
+def clipped(value: float, metric: str, scale: float = 1.0) -> float:
+    """Return the possible value nearest to a value; what is no number stays."""
+    low, high = possible(metric, scale)
+    return value if math.isnan(value) else min(max(value, low), high)
+
+
+def better(lines: Sequence[Line]) -> str:
+    """Return "higher is better" or "lower is better" where the arms' runs say so and agree, else nothing."""
+    modes = {row.mode for line in lines for row in line.rows if row.mode and row.monitor == base(line.metric)}
+    return {"max": "higher is better", "min": "lower is better"}.get(
+        modes.pop() if len(modes) == 1 else "", ""
+    )
+
+
+def base(metric: str) -> str:
+    """Return a metric's name without its split."""
+    return metric.partition("/")[2] or metric

@@ -63,6 +63,10 @@ def in_time():
     signal.signal(signal.SIGALRM, before)
 
 
+OWN_SCRIPTS = 4
+"""Of a report's page: two with data, its library, its own."""
+
+
 def snapshot(folder: Path) -> dict[str, object]:
     """Everything in a folder, but for the run's own folders, whose records a command may write."""
     found: dict[str, object] = {}
@@ -79,6 +83,15 @@ def snapshot(folder: Path) -> dict[str, object]:
 
 def ends_as_it_should(command: tuple[str, ...], code: int, wanted: int) -> bool:
     return code == wanted or (command[0] in GOES_WELL and code == 0)
+
+
+def shows(part: str, text: str, kind: str) -> bool:
+    """Whether a reader of a file sees what it must not show. Tags and images of Markdown are but text in a table of values."""
+    if part.startswith(("<", "]")) and kind == ".csv":
+        return False
+    if kind == ".html" and part.startswith("<script"):
+        return text.count("<script") != OWN_SCRIPTS
+    return part in text and not (kind == ".html" and part.startswith("]"))
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -106,10 +119,7 @@ def test_a_hostile_input_executes_hangs_and_writes_nothing(name, run, tmp_path, 
     files = [tmp_path / path for path in pages] + list(Path("runs/plain").glob("*.*"))
     texts = {path: path.read_text() for path in files if path.suffix in (".md", ".csv", ".html")}
     for part in hostile.never:
-        tag = part.startswith(("<", "]"))  # where a page would show more than the text
-        assert not [
-            path for path, text in texts.items() if part in text and not (tag and path.suffix == ".csv")
-        ]
+        assert not [path for path, text in texts.items() if shows(part, text, path.suffix)]
         assert part not in said or hostile.commands == (
             TABLE,
         )  # a terminal shows tags and formulas as they are

@@ -41,8 +41,8 @@ def swept(make, store):
     for seed in range(3):
         for lr in (0.1, 0.01):
             make("s/plain", seed, 0.3 + lr + seed / 100, optimizer__lr=lr)
-        recorded(make("s/guided", seed, 0.8 + seed / 100, method__weight=2))
-    make("s/guided", 3, failed="the loss is not finite", method__weight=2)
+        recorded(make("s/guided", seed, 0.8 + seed / 100, method__weight=2, fit__max_steps=400))
+    make("s/guided", 3, failed="the loss is not finite", method__weight=2, fit__max_steps=400)
     make("s/guided", 4, method__weight=2, fit__max_steps=400)
     (store.root / "s" / "log.txt").write_text("no run's")
     return store
@@ -109,7 +109,11 @@ def test_a_page_shows_curves_pairs_settings_and_progress(written):
         None,
         None,
     ]
-    assert [axis["key"] for axis in data["axes"]] == ["optimizer.lr"] and data["axes"][0]["numbers"]
+    assert [axis["key"] for axis in data["axes"]] == ["method.arm", "optimizer.lr"]
+    assert [axis["numbers"] and sorted(axis["numbers"]) for axis in data["axes"]] == [
+        None,
+        [0.001, 0.01, 0.1],
+    ]
     guided = next(run for run in data["runs"] if data["arms"][run["arm"]]["label"].startswith("guided"))
     assert kept[guided["id"]]["pairs"]["alignment"]["names"] == ["1 stem > layers.0", "2 <b>head</b> > head"]
     begun = next(run for run in data["runs"] if run["seed"] == 4)
@@ -249,7 +253,7 @@ def test_a_port_that_is_taken_is_a_message(served, swept):
         server(View(swept, lambda: free_report(swept, "s")), port)
 
 
-@pytest.mark.parametrize("arms", [1, 5, 7, 30])
+@pytest.mark.parametrize("arms", [1, 5, 8])
 def test_a_figure_holds_any_number_of_arms_and_says_what_it_shows(make, store, arms, monkeypatch):
     from matplotlib.figure import Figure
 
@@ -257,19 +261,18 @@ def test_a_figure_holds_any_number_of_arms_and_says_what_it_shows(make, store, a
 
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (drawn.append(figure), path.touch()))
+    monkeypatch.setattr(curves, "MOST_PANELS", 6)
     for arm in range(arms):
         for seed in range(3):
             make(f"f/arm{arm:02d}", seed, min(1.0, 0.97 + 0.02 * seed))
     assert curves.draw(free_report(store, "f"), store, store.root / "curves.png")
-    texts = [text.get_text() for text in drawn[0].findobj(lambda one: hasattr(one, "get_text"))]
-    assert any("higher is better" in text for text in texts)
-    assert any("95 % interval" in text for text in texts)
-    panels = sum(text.startswith("arm") for text in (axes.get_title() for axes in _axes(drawn[0])))
-    assert panels == (min(arms, curves.MOST_PANELS) if arms > curves.FEW else 0)
-    tops = [path.vertices[:, 1].max() for axes in _axes(drawn[0]) for one in axes.collections for path in one.get_paths()]  # fmt: skip
-    assert tops and max(tops) <= 1.0  # bands are clipped: no accuracy is above 1
-    assert ("24 of 30 arms" in " ".join(texts)) is (arms == 30)
-
-
-def _axes(figure):
-    return [one for part in (figure, *figure.subfigs) for one in part.axes]
+    (figure,) = drawn
+    texts = [text.get_text() for text in figure.findobj(lambda one: hasattr(one, "get_text"))]
+    for said in ("higher is better", "95 % interval", "over n = 3 seeds"):
+        assert any(said in text for text in texts)
+    panels = [axes for axes in figure.axes if axes.get_title().startswith("arm")]
+    assert len(panels) == {1: 0, 5: 0, 8: 6}[arms] and any("6 of 8 arms" in text for text in texts) is (
+        arms == 8
+    )
+    bands = [path for axes in figure.axes for one in axes.collections for path in one.get_paths()]
+    assert bands and max(path.vertices[:, 1].max() for path in bands) <= 1.0  # no accuracy is above 1

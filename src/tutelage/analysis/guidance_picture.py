@@ -157,7 +157,9 @@ class _Picture:
         self.figure.colorbar(
             self.images[0], ax=maps, label="similarity to the guide's layer", shrink=0.85, pad=0.01
         )
-        self.lines, self.bands, self.right = [], [], right
+        self.lines: list[Any] = []
+        self.bands: list[Any] = []
+        self.right = right
         metric = arms[0].metric[0].replace("_", " ")
         right.set(xlabel="step", ylabel=f"validation {metric}")
         right.set_title(f"Validation {metric}", fontsize=9)

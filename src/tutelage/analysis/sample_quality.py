@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,8 +92,8 @@ def draw(sets: Mapping[str, tuple[Tensor, Sequence[str]]], table: Sequence[Quali
 
     columns = SHOWN // 2
     figure = canvas(0.62 * columns, 1.9 * len(sets))
-    parts = np.atleast_1d(figure.subfigures(len(sets), 1))
-    for part, (name, (images, classes)), found in zip(parts, sets.items(), table, strict=True):
+    parts: Any = figure.subfigures(len(sets), 1, squeeze=False)
+    for part, (name, (images, classes)), found in zip(parts[:, 0], sets.items(), table, strict=True):
         part.suptitle(
             f"{literal(name)}: Frechet {found.frechet_distance:.3g} (lower is better), precision {found.precision:.2f}, "
             f"recall {found.recall:.2f}",

@@ -129,14 +129,16 @@ class _Drawing:
                 above = 0.5 + 1.65 * rows
                 figure = Figure(figsize=(10.0, above + max(below, differences) + 0.3), layout="constrained")
                 FigureCanvasAgg(figure)
-                upper, lower = figure.subfigures(2, 1, height_ratios=(above, max(below, differences)))
+                parts: Any = figure.subfigures(2, 1, height_ratios=(above, max(below, differences)))
+                upper, lower = parts
                 self._panels(upper, drawn, shown, rows)
                 sides = lower.subplots(1, 2 if self.compared else 1, squeeze=False)[0]
             else:
                 height = max(3.4, below + differences)
                 figure = Figure(figsize=(10.0, height + 0.3), layout="constrained")
                 FigureCanvasAgg(figure)
-                left, right = figure.subfigures(1, 2, width_ratios=(11, 9))
+                halves: Any = figure.subfigures(1, 2, width_ratios=(11, 9))
+                left, right = halves
                 self._together(left)
                 sides = right.subplots(
                     2 if self.compared else 1,

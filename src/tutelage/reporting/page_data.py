@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -202,11 +203,13 @@ class _Settings:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         texts: dict[str, dict[str | None, int]] = {}
+        counts: Counter[str] = Counter()
         readable = [row for row in rows if row.inputs]
         for row in readable:
+            counts.update(row.inputs.keys())
             for key, text in row.inputs.items():
                 texts.setdefault(key, {}).setdefault(text, len(texts[key]))
-        everywhere = {key for key in texts if all(key in row.inputs for row in readable)}
+        everywhere = {key for key, n in counts.items() if n == len(readable)}
         differing = [
             key for key in sorted(texts) if len(texts[key]) > 1 or key not in everywhere or is_seed(key)
         ]

@@ -54,11 +54,23 @@ def test_report_writes_the_table_with_the_promised_columns(runs, capsys):
     lines = (runs / "small" / "table.csv").read_text().splitlines()
     assert lines[0] == "arm,metric,mean,std,n"
     assert [line.split(",")[0] for line in lines[1:]] == ["plain", "other"]
-    for name in ("table.md", "cells.csv", "curves.png"):
-        assert (runs / "small" / name).stat().st_size > 0
-    assert "report.html" not in capsys.readouterr().out and not (runs / "small" / "report.html").exists()
-    assert main(["report", "small", f"runs_dir={runs}", "--html"]) == 0
-    assert "report.html" in capsys.readouterr().out and (runs / "small" / "report.html").stat().st_size > 0
+    said = capsys.readouterr().out
+    for name in ("report.html", "table.md", "cells.csv", "curves.png"):
+        assert name in said and (runs / "small" / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["small", "port=none"], "port must be a whole number from 0 to 65535"),
+        (["small", "every=0"], "every must be a whole number from 1 to 3600"),
+        (["smal"], "did you mean 'small"),
+        (["small", "model.depth=3"], "a page of runs takes runs_dir=<folder>"),
+    ],
+)
+def test_a_page_that_cannot_be_served_is_a_message(runs, words, message, capsys):
+    assert main(["serve", *words, f"runs_dir={runs}"]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_evaluate_repeats_the_recorded_test_metrics_and_leaves_the_result_alone(runs, capsys):

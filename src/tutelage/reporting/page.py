@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tutelage import __version__
+from tutelage._version import __version__
 from tutelage.errors import visible
 from tutelage.reporting import page_data, page_tables
 from tutelage.reporting.page_tables import markup

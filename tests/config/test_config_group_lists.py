@@ -78,4 +78,4 @@ def test_the_values_of_a_dictionary_come_from_its_word():
     word = "optimizer={lr: 0.1, betas: [0.8, 0.9]}"
     found = origins(["optimizer=adam", word])
     assert found["optimizer.lr"] == found["optimizer.betas"] == f"command: {word}"
-    assert found["optimizer.schedule"] == "conf/optimizer/adam.yaml"
+    assert found["optimizer.schedule"] == "conf/shared/schedule.yaml"

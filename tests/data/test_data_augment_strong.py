@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import functional as tv
 
+from tutelage.data import augment_strong
 from tutelage.data.augment_strong import OPERATIONS, Cutout, RandAugment
 from tutelage.errors import UserError
 
@@ -96,3 +97,49 @@ def test_wrong_arguments_are_explained(make: Callable[[], object], message: str)
         make()
     with pytest.raises(UserError, match="uint8"):
         RandAugment()(images().float(), torch.zeros(12, 4))
+
+
+def sorted_equalize(images: torch.Tensor) -> torch.Tensor:
+    """Equalising by sorting all values, as it was."""
+    values = images.flatten(2).long()
+    ordered = values.sort(dim=2).values
+    levels = torch.arange(256).expand(*values.shape[:2], 256).contiguous()
+    under = torch.searchsorted(ordered, levels)
+    step = under.gather(2, ordered[:, :, -1:]) // 255
+    table = ((under + step // 2) // step.clamp(min=1)).clamp(0, 255)
+    return torch.where(step == 0, values, table.gather(2, values)).to(torch.uint8).view_as(images)
+
+
+def sampled_affine(images: torch.Tensor, rows: list[torch.Tensor]) -> torch.Tensor:
+    """An affine map by PyTorch's grid_sample, as it was."""
+    n, _, height, width = images.shape
+    matrix = torch.stack([row.expand(n) for row in rows], 1).view(n, 2, 3)
+    y, x = (torch.arange(s) - (s - 1) / 2 for s in (height, width))
+    places = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(height, width)], dim=-1)
+    across, down = (places.view(1, -1, 3) @ matrix.transpose(1, 2)).unbind(2)
+    grid = torch.stack([across / (width / 2), down / (height / 2)], dim=2).view(n, height, width, 2)
+    sampled = torch.nn.functional.grid_sample(images.float(), grid, mode="nearest", align_corners=False)
+    return sampled.to(torch.uint8)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (33, 20), (32, 32), (96, 96)])
+def test_faster_ways_give_the_same_pixels(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (24, 3, *size), dtype=torch.uint8, generator=generator)
+    x[0], x[1, 0] = 7, 255
+    assert torch.equal(OPERATIONS["equalize"][0](x, x[:, 0, 0, 0]), sorted_equalize(x))
+    for name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y"):
+        operation, low, high = OPERATIONS[name]
+        magnitude = low + (high - low) * torch.rand(24, generator=generator)
+        magnitude[:3] = torch.tensor([0.0, low, high])
+        found = operation(x, magnitude)
+        with monkeypatch.context() as patch:
+            patch.setattr(augment_strong, "_affine", sampled_affine)
+            assert torch.equal(found, operation(x, magnitude)), name
+
+
+def test_how_many_images_are_worked_on_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, noise = images(n=40), torch.rand(40, 4, generator=torch.Generator().manual_seed(1))
+    found = RandAugment()(x, noise)
+    monkeypatch.setattr(augment_strong, "_CACHED_PIXELS", 1)
+    assert torch.equal(found, RandAugment()(x, noise))

@@ -70,6 +70,18 @@ def test_a_resumed_run_is_the_undisturbed_run(command, monkeypatch, words):
     resumes_exactly(command, monkeypatch, words)
 
 
+RECIPE = ["method.ema_decay=0.8", "optimizer.schedule=plateau", "optimizer.patience=0", "optimizer.warmup_steps=2",
+          "optimizer.decay_norms_and_biases=false", "optimizer.weight_decay=0.1", "optimizer.layer_decay=0.7"]  # fmt: skip
+MIXED = ["data.augment={random_erasing: {}, mixup: {probability: 0.5}, cutmix: {probability: 0.5}}"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_recipe_resumes_exactly_with_every_method(command, monkeypatch, method):
+    """An average, a plateau, groups of parameters and mixed images; generators take no mixed ones."""
+    mixed = [] if any(word.startswith("model=generator") for word in METHODS[method]) else MIXED
+    resumes_exactly(command, monkeypatch, [f"method={method}", *METHODS[method], *mixed, *RECIPE])
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 @pytest.mark.parametrize("words", WORDS)

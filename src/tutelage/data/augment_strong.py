@@ -83,26 +83,32 @@ def autocontrast(images: Tensor, _: Tensor) -> Tensor:
 
 def equalize(images: Tensor, _: Tensor) -> Tensor:
     """Flatten each channel's histogram."""
-    values = images.flatten(2).long()
-    ordered = values.sort(dim=2).values
-    levels = torch.arange(256, device=images.device).expand(*values.shape[:2], 256).contiguous()
-    under = torch.searchsorted(ordered, levels)  # pixels below each level
-    step = under.gather(2, ordered[:, :, -1:]) // 255
+    n, channels = images.shape[:2]
+    values = images.reshape(n * channels, -1).long()
+    planes = 256 * torch.arange(n * channels, device=images.device)[:, None]
+    counts = torch.bincount((values + planes).view(-1), minlength=256 * n * channels).view(-1, 256)
+    under = counts.cumsum(dim=1) - counts  # pixels below each level
+    step = under.gather(1, values.amax(dim=1, keepdim=True)) // 255
     table = ((under + step // 2) // step.clamp(min=1)).clamp(0, 255)
-    return torch.where(step == 0, values, table.gather(2, values)).to(torch.uint8).view_as(images)
+    table = torch.where(step == 0, torch.arange(256, device=images.device), table).to(torch.uint8)
+    return table.gather(1, values).view_as(images)
 
 
 def _affine(images: Tensor, rows: list[Tensor]) -> Tensor:
     """Read each output pixel from where the 2x3 matrices, about the image's centre and in pixels, send it; nearest, 0 outside."""
-    n, _, height, width = images.shape
-    matrix = torch.stack([row.expand(n) for row in rows], 1).view(n, 2, 3)
+    n, channels, height, width = images.shape
+    entries = [row.view(-1, 1, 1) for row in rows]
     y, x = (torch.arange(s, device=images.device) - (s - 1) / 2 for s in (height, width))
-    places = torch.stack(
-        [*torch.meshgrid(x, y, indexing="xy"), torch.ones(height, width, device=images.device)], dim=-1
+    across, down = ((x * a + y[:, None] * b) + c for a, b, c in (entries[:3], entries[3:]))
+    # As grid_sample finds its nearest pixels, by way of -1 ... 1: the same ones, without turning bytes to floats and back.
+    column, row = (
+        ((part / (side / 2) + 1) * (side / 2) - 0.5).round().long()
+        for part, side in ((across, width), (down, height))
     )
-    across, down = (places.view(1, -1, 3) @ matrix.transpose(1, 2)).unbind(2)
-    grid = torch.stack([across / (width / 2), down / (height / 2)], dim=2).view(n, height, width, 2)
-    return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
+    within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = (row * width + column).masked_fill_(~within, 0).view(n, 1, -1).expand(-1, channels, -1)
+    found = images.reshape(n, channels, -1).gather(2, index)
+    return found.view_as(images) * within[:, None]
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
@@ -141,6 +147,10 @@ OPERATIONS: dict[str, tuple[Operation, float, float]] = {
 """Operations with their range of magnitudes: FixMatch, table 12 (Sohn et al. 2020, arXiv 2001.07685)."""
 
 
+_CACHED_PIXELS = 1 << 16
+"""Pixels of a channel that an operation works on at once on a CPU: what it makes in between stays in the cache."""
+
+
 class RandAugment:
     """Apply `count` operations of `OPERATIONS` to each image, drawn with their magnitudes (Cubuk et al. 2019, arXiv 1909.13719, in the
     form of FixMatch, appendix D).
@@ -172,7 +182,8 @@ class RandAugment:
             if images.device.type != "cpu":
                 result = torch.where(chosen[:, None, None, None], operation(images, magnitude), result)
             elif len(rows := chosen.nonzero()[:, 0]):
-                result[rows] = operation(images[rows], magnitude[rows])
+                for part in rows.split(max(1, _CACHED_PIXELS // images[0, 0].numel())):
+                    result[part] = operation(images[part], magnitude[part])
         return result
 
 

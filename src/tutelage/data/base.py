@@ -90,6 +90,11 @@ class DataModule(pl.LightningDataModule, ABC):
         self._loaded = True
 
     @property
+    def mixes_targets(self) -> bool:
+        """Whether the targets of training batches are probabilities (n, classes) of several classes, in place of one (n,)."""
+        return False
+
+    @property
     def steps_per_epoch(self) -> int:
         """Training steps per pass; the samples beyond a whole batch wait for another epoch's order."""
         return len(self.splits["train"]) // self.batch_size

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tutelage.data.augment_basic import Augmentation, RandomResizedCrop
 from tutelage.data.image_files import Files
+from tutelage.data.mixing import Mixer
 from tutelage.data.streams import Draw, Reader
 from tutelage.errors import UserError
 from tutelage.tasks import Batch
@@ -33,6 +34,7 @@ class FileStore:
     shift: (1, C, 1, 1).
     crop: cut from the original image, in place of the centre.
     augment: None shows all images as they are.
+    mixer: what mixes the images of a batch, after all of that; classes: how many there are.
     num_workers: processes per stream; 0 decodes in the training process.
     device: where the batches go.
     """
@@ -43,6 +45,8 @@ class FileStore:
     shift: Tensor
     crop: RandomResizedCrop | None = None
     augment: Augmentation | None = None
+    mixer: Mixer | None = None
+    classes: int = 0
     num_workers: int = 0
     device: torch.device = CPU
 
@@ -54,7 +58,7 @@ class FileStore:
     @property
     def draws(self) -> int:
         """See `Store`."""
-        return self.crop_draws + (0 if self.augment is None else self.augment.draws)
+        return self.crop_draws + sum(p.draws for p in (self.augment, self.mixer) if p is not None)
 
     @property
     def index_device(self) -> torch.device:
@@ -77,10 +81,14 @@ class FileStore:
             None if part is None else part.to(self.device, non_blocking=True) for part in decoded
         )
         assert images is not None and index is not None
+        last = self.crop_draws + (0 if self.augment is None else self.augment.draws)
         if self.augment is not None and noise is not None:
-            images = self.augment(images, noise[:, self.crop_draws :])
+            images = self.augment(images, noise[:, self.crop_draws : last])
         labels = self.labels[decoded[2]].to(self.device, non_blocking=True)
-        return Batch(images.float().mul_(self.scale).add_(self.shift), labels, index)
+        batch = Batch(images.float().mul_(self.scale).add_(self.shift), labels, index)
+        return (
+            batch if self.mixer is None or noise is None else self.mixer(batch, noise[:, last:], self.classes)
+        )
 
 
 _Decoded = tuple[Tensor, Tensor | None, Tensor]

@@ -180,7 +180,10 @@ class ImageFolder(ImageData):
         steps = [] if self.augment is None else list(self.augment.steps)
         crop = steps[0] if steps and isinstance(steps[0], RandomResizedCrop) else None
         rest = steps if crop is None else steps[1:]
-        return FileStore(images, labels, scale, shift, crop, Chain(rest) if rest else None, self.num_workers)
+        chain = Chain(rest) if rest else None
+        return FileStore(
+            images, labels, scale, shift, crop, chain, self.mixer, self.task.output_size, self.num_workers
+        )
 
 
 def _colour(background: str | Sequence[int]) -> tuple[int, int, int]:

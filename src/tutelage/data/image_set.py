@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tutelage.data import cache, corruption
 from tutelage.data import splits as splitting
-from tutelage.data.augment import build
+from tutelage.data.augment import build_all
 from tutelage.data.augment_basic import Augmentation
 from tutelage.data.base import DataModule
 from tutelage.data.image_files import Files
@@ -80,7 +80,7 @@ class ImageData(DataModule):
         self.label_noise_map = label_noise_map
         self.missing, self.missing_in = corruption.check_rate(missing, "missing"), missing_in
         self.requested_normalization = normalization
-        self.augment = build(augment or {})
+        self.augment, self.mixer = build_all(augment or {})
         self._training = np.empty(0, dtype=np.int64)
 
     @abstractmethod
@@ -129,6 +129,11 @@ class ImageData(DataModule):
         self.normalization = self._normalization(images, source)
         self.store = self._store(images, torch.from_numpy(labels), source.peak)
         self._images, self._peak = images, source.peak
+
+    @property
+    def mixes_targets(self) -> bool:
+        """See `DataModule`."""
+        return self.mixer is not None
 
     def unlabelled_pixels(self) -> Tensor:
         """Return all images as bytes (N, C, H, W) from 0 to 255. Raises UserError where they are not in memory, or finer."""
@@ -279,4 +284,6 @@ class ImageData(DataModule):
     def _store(self, images: Tensor | Files, labels: Tensor, peak: float) -> Store:
         if not isinstance(images, Tensor):
             raise TypeError(f"{type(self).__name__} cannot stream files")
-        return ImageStore(images, labels, *self._affine(peak), self.augment)
+        return ImageStore(
+            images, labels, *self._affine(peak), self.augment, self.mixer, self.task.output_size
+        )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tutelage.data.augment_basic import Augmentation
 from tutelage.data.image_files import Files
+from tutelage.data.mixing import Mixer
 from tutelage.data.streams import Resident
 from tutelage.tasks import Batch
 
@@ -49,6 +50,7 @@ class ImageStore(Resident):
     scale: (1, C, 1, 1).
     shift: (1, C, 1, 1).
     augment: None shows all images as they are.
+    mixer: what mixes the images of a batch, after all of that; classes: how many there are.
     """
 
     images: Tensor
@@ -56,19 +58,27 @@ class ImageStore(Resident):
     scale: Tensor
     shift: Tensor
     augment: Augmentation | None = None
+    mixer: Mixer | None = None
+    classes: int = 0
 
     @property
     def draws(self) -> int:
         """See `Store`."""
-        return 0 if self.augment is None else self.augment.draws
+        return sum(part.draws for part in (self.augment, self.mixer) if part is not None)
 
     def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
         """See `Resident`."""
         images = self.images.index_select(0, index)
+        first = 0 if self.augment is None else self.augment.draws
         if self.augment is not None and noise is not None:
-            images = self.augment(images, noise)
-        return Batch(
+            images = self.augment(images, noise[:, :first])
+        batch = Batch(
             images.float().mul_(self.scale).add_(self.shift), self.labels.index_select(0, index), index
+        )
+        return (
+            batch
+            if self.mixer is None or noise is None
+            else self.mixer(batch, noise[:, first:], self.classes)
         )
 
 

@@ -23,7 +23,8 @@ from tutelage.engine.instantiate import construct, parameters_of, resolve, worde
 from tutelage.engine.networks import build_frozen, build_network, example_of, sizes_of
 from tutelage.errors import UserError, choices
 from tutelage.generators.protocol import Generator
-from tutelage.methods.base import Method, step_seed
+from tutelage.methods.base import Method, own_name, step_seed
+from tutelage.methods.parameter_groups import check_patterns, freeze
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.heads import head_of
 from tutelage.models.outputs import UnknownCall
@@ -207,6 +208,8 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         optimizer["fused"] = (
             False  # the same update in more kernels: Lightning refuses to clip for a fused one in mixed precision
         )
+    spec = construct("optimizer", optimizer)
+    resting = freeze(network, spec.frozen)
     torch.manual_seed(step_seed(config["seed"], 0, 1))
     total = _prepared(
         network,
@@ -218,6 +221,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         index=torch.as_tensor(data.splits["train"], dtype=torch.int64),
         class_counts=data.facts.get("train_class_counts"),
         unlabelled=build_unlabelled(config, data),
+        mixed_targets=data.mixes_targets,
         samples=data.fixed_samples if config["method"].get("cache") else None,
         **{key: config["method"][key] for key in ("balance", "cache") if config["method"].get(key)},
     )
@@ -230,7 +234,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         },
         network=network,
         task=data.task,
-        optimizer=construct("optimizer", optimizer),
+        optimizer=spec,
         objectives=total,
         seed=config["seed"],
         **({"example": example} if "example" in own else {}),
@@ -239,6 +243,9 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     )
     if not isinstance(method, Method):
         raise UserError(f"method._target_ must be a tutelage Method, got {type(method).__name__}")
+    method.resting = resting
+    named = [own_name(name) for name, _ in method.named_parameters()]
+    check_patterns(spec.lr_factors, named, "optimizer.lr_factors")
     return Built(data=data, method=method, heads=_heads(method, example_of(data)))
 
 

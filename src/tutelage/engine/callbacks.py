@@ -82,7 +82,8 @@ class Recording(pl.Callback):
     def _write(self, trainer: pl.Trainer, step: int, values: dict[str, float]) -> None:
         if not trainer.is_global_zero or not values:
             return
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        group = trainer.optimizers[0].param_groups[0]
+        rate = group["lr"] / group.get("lr_factor", 1.0)
         row = {
             "step": step,
             "epoch": step / self.steps_per_epoch,

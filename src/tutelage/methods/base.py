@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,11 +14,12 @@ from tutelage.alignment.gather import world_size
 from tutelage.errors import RunFailed, UserError
 from tutelage.methods.average import Average, loaded, stored
 from tutelage.methods.optim import OptimizerSpec
+from tutelage.methods.rates import Plateau
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.outputs import Call
 from tutelage.objectives.base import Start, Step
 from tutelage.objectives.total import Objectives
-from tutelage.tasks import Batch, Task
+from tutelage.tasks import Batch, Classification, Task
 
 _MASK64 = 2**64 - 1
 
@@ -33,6 +34,11 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
     return (state ^ (state >> 31)) >> 1
+
+
+def own_name(name: str) -> str:
+    """Return the name of a method's parameter as users know it: the network's own, or `objectives.<objective>...`."""
+    return name.removeprefix("network.").replace("objectives.terms.", "objectives.")
 
 
 class Method(pl.LightningModule):
@@ -81,6 +87,8 @@ class Method(pl.LightningModule):
             None  # likewise: heeded by methods that update by hand, by Lightning for all others
         )
         self.metrics_of = {"validation": task.metrics(), "test": task.metrics(), "train": task.metrics()}
+        self.resting: tuple[nn.Module, ...] = ()
+        """Parts of the network that are not trained, and stay in eval mode."""
         self.values: dict[str, dict[str, float]] = {}  # split -> metrics of the last complete evaluation
         self._history: list[tuple[int, tuple[str, ...], Tensor]] = []
         self._call = Call.of(network)
@@ -118,7 +126,9 @@ class Method(pl.LightningModule):
         """Return the unweighted terms of a batch by name."""
         step = self.take(batch)
         # What the network says of noise in place of the inputs is no answer to the batch's targets.
-        on_batch = step.batch.inputs is batch.inputs and isinstance(step.output, Tensor)
+        # Of an image mixed of two classes nothing is the right answer.
+        mixed = batch.targets.ndim == 2 and isinstance(self.task, Classification)
+        on_batch = step.batch.inputs is batch.inputs and isinstance(step.output, Tensor) and not mixed
         self._last_output = step.output.detach() if on_batch else None
         return self.objectives.losses(step, step=self.step, max_steps=self.max_steps)
 
@@ -295,16 +305,31 @@ class Method(pl.LightningModule):
         """Compute the test metrics."""
         self._finish("test")
 
+    def train(self, mode: bool = True) -> Self:
+        """Go to train or eval mode; what rests stays in eval mode."""
+        super().train(mode)
+        for module in self.resting:
+            module.eval()
+        return self
+
     def _start(self, split: str) -> None:
         self.metrics_of[split].to(self.device).reset()
 
     def _finish(self, split: str) -> None:
         self.values[split] = self.metrics_of[split].compute()
+        if split == "validation" and self._trainer is not None and self.trainer.training:
+            schedulers = self.lr_schedulers() or []
+            for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+                for factor in set(getattr(scheduler, "lr_lambdas", ())):
+                    if isinstance(factor, Plateau):
+                        factor.see(self.values[split][self.task.monitor])
 
     def configure_optimizers(self) -> Any:
-        """Put every trainable parameter into the one optimiser."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer, scheduler = self.optimizer_spec.build(parameters, self.max_steps)
+        """Put every trainable parameter into the one optimiser; the network's go by their own names."""
+        named = [(own_name(name), p) for name, p in self.named_parameters() if p.requires_grad]
+        optimizer, scheduler = self.optimizer_spec.build(
+            named, self.max_steps, network=self.network, maximise=self.task.mode == "max"
+        )
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

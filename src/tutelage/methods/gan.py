@@ -96,7 +96,15 @@ class Gan(Generation):
         critic_spec = copy.copy(self.optimizer_spec)
         critic_spec.lr *= self.critic_lr_factor
         parts = ((self.network, self.optimizer_spec), (self.critic, critic_spec))
-        made = [spec.build(module.parameters(), self.max_steps) for module, spec in parts]
+        made = [
+            spec.build(
+                [(name, p) for name, p in module.named_parameters() if p.requires_grad],
+                self.max_steps,
+                network=module,
+                maximise=self.task.mode == "max",
+            )
+            for module, spec in parts
+        ]
         return [optimizer for optimizer, _ in made], [
             scheduler for _, scheduler in made if scheduler is not None
         ]

@@ -74,6 +74,11 @@ class Generation(Method):
             raise UserError(
                 f"{type(self).__name__} needs images with classes, got a task of {self.task.name}"
             )
+        if self.objectives.mixed_targets:
+            raise UserError(
+                f"{type(self).__name__} conditions its images on one class each, which mixed ones have not: leave mixup and cutmix out of "
+                "data.augment"
+            )
         _check_range(example.inputs, normalization)
         known = source(example.inputs).shape[1:]
         if tuple(known) != (self.task.output_size,):

@@ -4,51 +4,48 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
+from torch import nn
 
 from tutelage.errors import UserError, choices
+from tutelage.methods.parameter_groups import grouped
+from tutelage.methods.rates import SCHEDULES, Plateau, learning_rate_factor
 
 log = logging.getLogger("tutelage")
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+OPTIMIZERS = {
+    name: getattr(torch.optim, kind)
+    for name, kind in {
+        "adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "nadam": "NAdam", "radam": "RAdam", "adamax": "Adamax", "adagrad": "Adagrad",
+        "adadelta": "Adadelta", "rmsprop": "RMSprop", "rprop": "Rprop", "asgd": "ASGD", "adafactor": "Adafactor",
+    }.items()
+}  # fmt: skip
+"""PyTorch's own by name; timm has others, such as muon, lamb and lion."""
 SWITCHES = ("fused", "foreach", "amsgrad", "nesterov", "maximize", "capturable", "differentiable")
 NUMBERS = ("weight_decay", "momentum", "dampening", "eps")
-Schedule = Literal["constant", "cosine", "linear", "step"]
 
 
-def learning_rate_factor(
-    step: int,
-    *,
-    schedule: Schedule,
-    max_steps: int,
-    warmup_steps: int = 0,
-    milestones: Sequence[float] = (),
-    gamma: float = 0.1,
-    final_factor: float = 0.0,
-) -> float:
-    """Return the factor on the base rate for the update numbered `step` (from 0).
+def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """Return what makes an optimiser: of PyTorch, else of timm, with timm's own defaults. Raises UserError for an unknown name."""
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name]
+    from timm.optim import get_optimizer_class, list_optimizers
 
-    warmup_steps: linear rise from 1/warmup_steps to 1. cosine, linear: from 1 to `final_factor`, reached at the last update exactly.
-    step: times `gamma` after each milestone, a fraction of max_steps.
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    if schedule == "constant":
-        return 1.0
-    if schedule == "step":
-        return gamma ** sum(step >= milestone * max_steps for milestone in milestones)
-    progress = min(1.0, (step - warmup_steps) / max(1, max_steps - 1 - warmup_steps))
-    shape = 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress
-    return final_factor + (1 - final_factor) * shape
+    known = [str(n) for n in list_optimizers() if not str(n).startswith(("fused", "bnb", "lookahead"))]
+    if name not in known:
+        raise UserError(f"no optimizer is named {name!r}; {choices(name, [*OPTIMIZERS, *known])}")
+    return get_optimizer_class(name)
 
 
 class OptimizerSpec:
     """Which optimiser and schedule to build; `build` makes them for given parameters.
 
-    name: adam | adamw | sgd. lr: base learning rate. options: the optimiser's own arguments (betas, weight_decay, momentum, ...).
-    schedule and its arguments: see `learning_rate_factor`.
+    name: of PyTorch or timm, see `optimizer_class`. lr: base learning rate. options: the optimiser's own arguments (betas, weight_decay,
+    momentum, ...). schedule and its arguments: see `learning_rate_factor`; "plateau" falls by gamma after `patience` validations
+    without a better metric, see `Plateau`.
+    decay_norms_and_biases, layer_decay, lr_factors: see `parameter_groups.grouped`. frozen: patterns of parameters that are not trained.
     Raises UserError for an unknown optimiser, schedule or argument.
     """
 
@@ -62,17 +59,46 @@ class OptimizerSpec:
         milestones: Sequence[float] = (),
         gamma: float = 0.1,
         final_factor: float = 0.0,
+        power: float = 1.0,
+        decay_share: float = 0.2,
+        patience: int = 5,
+        decay_norms_and_biases: bool = True,
+        layer_decay: float | None = None,
+        lr_factors: Sequence[Sequence[Any]] = (),
+        frozen: Sequence[str] = (),
         **options: Any,
     ) -> None:
-        if name not in OPTIMIZERS:
-            raise UserError(f"no optimizer is named {name!r}; {choices(name, OPTIMIZERS)}")
-        if schedule not in ("constant", "cosine", "linear", "step"):
+        self._class = optimizer_class(name)
+        if schedule not in SCHEDULES:
+            raise UserError(f"no schedule is named {schedule!r}; {choices(schedule, SCHEDULES)}")
+        if not 0 < decay_share <= 1:
             raise UserError(
-                f"no schedule is named {schedule!r}; {choices(schedule, ('constant', 'cosine', 'linear', 'step'))}"
+                f"optimizer.decay_share is a share of the updates, above 0 and at most 1, got {decay_share}"
             )
+        if layer_decay is not None and not 0 < layer_decay <= 1:
+            raise UserError(f"optimizer.layer_decay must be above 0 and at most 1, got {layer_decay}")
+        for pair in lr_factors:
+            if (
+                not isinstance(pair, Sequence)
+                or len(pair) != 2
+                or not isinstance(pair[0], str)
+                or isinstance(pair[1], bool)
+                or not isinstance(pair[1], int | float)
+                or not 0 < pair[1] < math.inf
+            ):
+                raise UserError(
+                    "optimizer.lr_factors is a list of pairs, a pattern of names and a number above 0, such as "
+                    f"[['*',0.1],['head.*',1]]; got {pair!r}. What is not to be trained is named in optimizer.frozen"
+                )
         if not 0 < lr < math.inf:
             raise UserError(f"optimizer.lr must be a positive number, got {lr}")
-        for key, value in (("warmup_steps", warmup_steps), ("gamma", gamma), ("final_factor", final_factor)):
+        for key, value in (
+            ("warmup_steps", warmup_steps),
+            ("gamma", gamma),
+            ("final_factor", final_factor),
+            ("power", power),
+            ("patience", patience),
+        ):
             if not 0 <= value < math.inf:
                 raise UserError(f"optimizer.{key} must not be negative, got {value}")
         if not all(isinstance(part, int | float) and 0 <= part <= 1 for part in milestones):
@@ -110,19 +136,52 @@ class OptimizerSpec:
             "milestones": tuple(milestones),
             "gamma": gamma,
             "final_factor": final_factor,
+            "power": power,
+            "decay_share": decay_share,
         }
+        self.patience, self.frozen, self.lr_factors = (
+            patience,
+            tuple(frozen),
+            {str(pattern): float(factor) for pattern, factor in lr_factors},
+        )
+        self.layer_decay, self.decay_all = layer_decay, decay_norms_and_biases
 
     def build(
-        self, parameters: Iterable[torch.nn.Parameter], max_steps: int
+        self,
+        parameters: Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]],
+        max_steps: int,
+        *,
+        network: nn.Module | None = None,
+        maximise: bool = True,
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
-        """Return the optimiser over `parameters` and its per-step scheduler (None when the rate is constant)."""
-        parameters = list(parameters)
-        if not parameters:
+        """Return the optimiser over `parameters` and its per-step scheduler (None when the rate is constant).
+
+        parameters: with their names where rates or decay depend on those. network: whose names they are. maximise: whether a larger
+        validation metric is a better one, for a plateau.
+        """
+        named: list[tuple[str, nn.Parameter]] = [
+            one if isinstance(one, tuple) else ("", one) for one in parameters
+        ]
+        if not named:
             raise UserError("the network has no parameters to train")
+        groups: Any = [parameter for _, parameter in named]
+        if self.lr_factors or self.layer_decay is not None or not self.decay_all:
+            groups = grouped(
+                named,
+                lr=self.lr,
+                weight_decay=self.options.get("weight_decay", 0.0),
+                decay_all=self.decay_all,
+                layer_decay=self.layer_decay,
+                lr_factors=self.lr_factors,
+                network=network,
+            )
         try:
-            optimizer = OPTIMIZERS[self.name](parameters, lr=self.lr, **self.options)
+            optimizer = self._class(groups, lr=self.lr, **self.options)
         except (TypeError, ValueError) as error:
             raise UserError(f"optimizer {self.name} does not take {self.options}: {error}") from error
+        if all(parameter.device.type == "cpu" for _, parameter in named):
+            # It asks the driver for a GPU at every step; no graph of one can be captured here.
+            optimizer._accelerator_graph_capture_health_check = _nothing  # type: ignore[method-assign]
         if self.schedule["schedule"] == "constant" and not self.schedule["warmup_steps"]:
             return optimizer, None
         if self.schedule["warmup_steps"] >= max_steps:
@@ -131,7 +190,18 @@ class OptimizerSpec:
                 self.schedule["warmup_steps"],
                 max_steps,
             )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, max_steps=max_steps, **self.schedule)
+        factor: Callable[[int], float] = (
+            Plateau(
+                gamma=self.schedule["gamma"],
+                patience=self.patience,
+                warmup_steps=self.schedule["warmup_steps"],
+                maximise=maximise,
+            )
+            if self.schedule["schedule"] == "plateau"
+            else lambda step: learning_rate_factor(step, max_steps=max_steps, **self.schedule)
         )
-        return optimizer, scheduler
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _nothing() -> None:
+    """Check nothing."""

@@ -60,6 +60,7 @@ class Setup:
     network: the one being trained. task: what the targets mean. frozen: networks by name. example: a few samples. batch_size: global,
     if known. index: (samples,) int64, the positions of all training samples in their data set, if known. class_counts: (classes,) how
     many labelled training samples each class has, if known. unlabelled: images beside the labelled ones, if there are any.
+    mixed_targets: whether the targets of training batches are probabilities of several classes.
     """
 
     def __init__(
@@ -73,7 +74,9 @@ class Setup:
         index: Tensor | None = None,
         class_counts: Sequence[int] | None = None,
         unlabelled: Unlabelled | None = None,
+        mixed_targets: bool = False,
     ) -> None:
+        self.mixed_targets = mixed_targets
         self.network, self.task, self.frozen, self.example = network, task, frozen, example
         self.batch_size, self.index = batch_size, index
         self.class_counts, self.unlabelled = class_counts, unlabelled
@@ -131,6 +134,8 @@ class Objective(nn.Module):
     """Whether it needs a frozen network at all."""
     consumes: ClassVar[bool] = False
     """Whether it takes each activation of the frozen network as it appears, by `consume`, so that it need not be held."""
+    singles_out_class: ClassVar[bool] = False
+    """Whether it asks which class is the true one, which an image mixed of two has not."""
     reaches_output: ClassVar[bool] = True
     """Whether its gradient reaches all of the network; if not, no layer beyond those it taps."""
     compares_classes: bool = False

@@ -35,6 +35,8 @@ class CRD(Objective):
     Deviation: the released code draws without replacement where it can.
     """
 
+    singles_out_class = True
+
     reads_frozen = True
     expects_trained = True
     reaches_output = False

@@ -18,6 +18,8 @@ class Decoupled(OutputObjective):
     target_weight: alpha. other_weight: beta. temperature: above 0.
     """
 
+    singles_out_class = True
+
     spaces = ("same",)
 
     def __init__(

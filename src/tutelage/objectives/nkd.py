@@ -18,6 +18,8 @@ class NKD(OutputObjective):
     temperature: of the others, above 0. other_weight: gamma. Source: Yang et al. 2023, arXiv 2303.13005.
     """
 
+    singles_out_class = True
+
     spaces = ("same",)
 
     def __init__(self, *, temperature: float = 1.0, other_weight: float = 1.5, **common: Any) -> None:

@@ -40,6 +40,7 @@ class Objectives(nn.Module):
     example: inputs of a few samples, (inputs, mask), or a batch. batch_size: global, if known, to find early what does not fit.
     index: (samples,) the positions of all training samples in their data set, for objectives that remember each sample.
     class_counts: (classes,) how many training samples each class has, for objectives that align predictions with them.
+    mixed_targets: whether batches have probabilities (n, classes) for targets; objectives that single out a class refuse them.
     unlabelled: images without labels, for objectives that look at some beside the batch.
     balance: "uncertainty" (arXiv 1705.07115) or "gradient_norm" (arXiv 1711.02257): weights that are learned, on top of the given ones.
     cache: names of frozen networks that are run once for each training sample, see `memory.Memory`; samples: those, None where augmented.
@@ -58,6 +59,7 @@ class Objectives(nn.Module):
         index: Tensor | None = None,
         class_counts: Sequence[int] | None = None,
         unlabelled: Unlabelled | None = None,
+        mixed_targets: bool = False,
         balance: str | None = None,
         cache: Sequence[str] = (),
         samples: TrainingSamples | None = None,
@@ -76,6 +78,7 @@ class Objectives(nn.Module):
         self.frozen: dict[str, FrozenNetwork] = {n: as_frozen(n, m) for n, m in (frozen or {}).items()}
         self._call = Call.of(network)
         self._average: tuple[nn.Module | None] = (None,)
+        self.mixed_targets = mixed_targets
         self.step = self.max_steps = 0  # for use without a Method, which counts its own
         setup = Setup(
             network,
@@ -86,9 +89,15 @@ class Objectives(nn.Module):
             index=index,
             class_counts=class_counts,
             unlabelled=unlabelled,
+            mixed_targets=mixed_targets,
         )
         for objective in self:
             try:
+                if mixed_targets and objective.singles_out_class:
+                    raise UserError(
+                        f"the objective '{objective.name}' ({type(objective).__name__}) singles out the true class of an image, which one "
+                        "mixed of two has not: leave mixup and cutmix out of data.augment, or choose soft_targets or a loss of features"
+                    )
                 if objective.reads_frozen:
                     objective.frozen_in(setup)
                 objective.prepare(setup)

@@ -278,3 +278,28 @@ def test_fingerprints_follow_content_not_place(tmp_path: Path) -> None:
     assert fingerprint(tmp_path) != many
     with pytest.raises(UserError, match="there is no"):
         fingerprint(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["SVHN", "STL10"])
+def test_sets_with_named_splits_and_images_without_labels(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import datasets
+
+    class Small:
+        def __init__(self, root: str, *, split: str, download: bool) -> None:
+            count = {"train": 60, "test": 20, "unlabeled": 40}[split]
+            self.data = np.full((count, 3, 8, 8), count, dtype=np.uint8)
+            self.labels = None if split == "unlabeled" else np.arange(count) % 10
+
+    monkeypatch.setattr(datasets, name, Small)
+    module = TorchvisionImages(
+        dataset=name.lower(), root=str(tmp_path), download=False, batch_size=8, per_class=2, validation=10
+    )
+    module.setup()
+    assert module.input_shape == (3, 8, 8)
+    assert module.summary()["sizes"] == {"train": 20, "validation": 10, "test": 20}
+    images, index, *_ = module.unlabelled("rest")
+    unlabelled = images[torch.from_numpy(index), 0, 0, 0].tolist()
+    assert unlabelled.count(60) == 30 and unlabelled.count(20) == 0
+    assert unlabelled.count(40) == (40 if name == "STL10" else 0)

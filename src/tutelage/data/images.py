@@ -40,13 +40,16 @@ TORCHVISION_SETS = {
     "fashion_mnist": ("FashionMNIST", "FashionMNIST/raw/train-images-idx3-ubyte"),
     "cifar10": ("CIFAR10", "cifar-10-batches-py"),
     "cifar100": ("CIFAR100", "cifar-100-python"),
+    "svhn": ("SVHN", "train_32x32.mat"),
+    "stl10": ("STL10", "stl10_binary/train_X.bin"),
 }
 
 
 class TorchvisionImages(ImageData):
-    """MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100 as torchvision reads them, with their official test sets.
+    """MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, SVHN or STL-10 as torchvision reads them, with their official test sets.
 
-    dataset: mnist, fashion_mnist, cifar10 or cifar100.
+    dataset: mnist, fashion_mnist, cifar10, cifar100, svhn (without its extra images) or stl10, whose 100,000 images without labels are for
+    method.unlabelled alone.
     root: the folder that holds, or will hold, torchvision's files; by default `downloads` in the cache folder.
     download: fetch what is missing.
     Other arguments: see `ImageData`.
@@ -64,15 +67,19 @@ class TorchvisionImages(ImageData):
 
     def prepare(self) -> None:
         """Download what is missing. Raises UserError where that fails."""
-        self._open(train=True, download=self.download)
-        self._open(train=False, download=self.download)
+        for part in self._parts():
+            self._open(part, download=self.download)
 
-    def _open(self, *, train: bool, download: bool = False) -> Any:
+    def _parts(self) -> tuple[str, ...]:
+        return ("train", "test", "unlabeled") if self.dataset == "stl10" else ("train", "test")
+
+    def _open(self, part: str, *, download: bool = False) -> Any:
         from torchvision import datasets
 
         kind, marker = TORCHVISION_SETS[self.dataset]
+        which: dict[str, Any] = {"split": part} if kind in ("SVHN", "STL10") else {"train": part == "train"}
         try:
-            return getattr(datasets, kind)(self.root, train=train, download=download)
+            return getattr(datasets, kind)(self.root, download=download, **which)
         except (RuntimeError, OSError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
@@ -86,12 +93,26 @@ class TorchvisionImages(ImageData):
         """See `ImageData`."""
 
         def read() -> ImageSource:
-            train, test = self._open(train=True), self._open(train=False)
-            images = torch.cat([torch.as_tensor(part.data) for part in (train, test)])
-            images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-            labels = np.concatenate([np.asarray(part.targets, dtype=np.int64) for part in (train, test)])
-            official = {"train": np.arange(len(train)), "test": np.arange(len(train), len(labels))}
-            return ImageSource(images.contiguous(), labels, list(train.classes), official, 255.0, key)
+            parts = {name: self._open(name) for name in self._parts()}
+            images = torch.cat([torch.as_tensor(part.data) for part in parts.values()])
+            if images.ndim == 3:
+                images = images[:, None]
+            elif images.shape[1] != 3:  # the newer sets come with their channels first
+                images = images.permute(0, 3, 1, 2)
+            labels = np.concatenate([_labels(part) for part in parts.values()])
+            ends = np.cumsum([len(part.data) for part in parts.values()])
+            official = {
+                "unlabelled" if name == "unlabeled" else name: np.arange(end - len(part.data), end)
+                for (name, part), end in zip(parts.items(), ends, strict=True)
+            }
+            names = [str(name) for name in getattr(parts["train"], "classes", range(10))]
+            return ImageSource(images.contiguous(), labels, names, official, 255.0, key)
 
         key = ("torchvision", self.dataset, str(self.root.resolve()))
         return cache.remember(key, read)
+
+
+def _labels(part: Any) -> np.ndarray:
+    """Return the classes (n,) of a part; -1 where it has none."""
+    found = part.targets if hasattr(part, "targets") else part.labels
+    return np.full(len(part.data), -1) if found is None else np.asarray(found, dtype=np.int64)

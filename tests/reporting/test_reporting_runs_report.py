@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tutelage.errors import UserError
-from tutelage.reporting import render
+from tutelage.reporting import curves, render
 from tutelage.reporting.curves import curve, draw
 from tutelage.reporting.runs_report import free_report, write_report
 
@@ -249,9 +249,22 @@ def test_the_cost_counts_the_runs_that_others_need(demo):
     )
 
 
-def test_a_figure_shows_what_has_values_of_the_metric_and_nothing_is_no_figure(make, store, tmp_path):
+def test_a_figure_shows_what_has_values_of_the_metric_and_nothing_is_no_figure(
+    make, store, tmp_path, monkeypatch
+):
     make("demo/plain", 0)
     assert not draw(free_report(store, "demo"), store, tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
     make("demo/guided", 0, 0.8)
+    shown = []
+
+    class Drawing(curves._Drawing):
+        def write(self, *_):
+            shown.append((self.metric, dict(self.points)))
+
+    monkeypatch.setattr(curves, "_Drawing", Drawing)
+    make("demo/slow", 0, 3.0, metric="loss", mode="min")
     assert draw(free_report(store, "demo"), store, tmp_path / "curves.png")
+    assert shown == [
+        ("test/accuracy", {"guided": {0: 0.8}})
+    ]  # neither what has no value nor one of another metric

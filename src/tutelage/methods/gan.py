@@ -65,7 +65,7 @@ class Gan(Generation):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """See `Method.training_step`; both networks are updated here."""
-        self._updates_critic, self._place = True, batch_idx % self.accumulate
+        self._updates_critic = True
         try:
             total = super().training_step(batch, batch_idx)
         finally:

@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.reporting.statistics import (
+    UNBOUNDED,
+    bounds_of,
     holm,
     paired_differences,
     seeds_to_decide,
     sign_flip_p,
+    smallest_p,
     summarize,
     t_quantile,
 )
@@ -117,3 +120,37 @@ def test_seeds_to_decide():
     assert seeds_to_decide(10.0, 0.1) == 6
     assert seeds_to_decide(0.0, 1.0) is None and seeds_to_decide(1e-6, 1.0) is None
     assert seeds_to_decide(1.0, math.nan) is None
+
+
+@quick
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
+def test_the_interval_of_a_share_lies_within_its_bounds_and_is_the_t_interval_elsewhere(values):
+    free, bounded = summarize(values), summarize(values, bounds=bounds_of("test/accuracy"))
+    assert bounded[:3] == free[:3]
+    assert (bounded.low, bounded.high) == (max(free.low, 0.0), min(free.high, 1.0))
+    assert bounded.low <= bounded.mean <= bounded.high or bounded.mean == pytest.approx(bounded.low)
+
+
+@pytest.mark.parametrize(
+    ("metric", "bounds"),
+    [
+        ("test/accuracy", (0, 1)),
+        ("validation/top5_accuracy", (0, 1)),
+        ("kappa", (-1, 1)),
+        ("test/mse", (0, math.inf)),
+        ("test/perplexity", (1, math.inf)),
+        ("test/loss", UNBOUNDED),
+        ("test/inaccuracy_cost", UNBOUNDED),
+    ],
+)
+def test_bounds_follow_from_the_last_word_of_a_metric(metric, bounds):
+    assert bounds_of(metric) == bounds
+
+
+def test_values_beyond_the_bounds_say_that_the_metric_is_another():
+    assert summarize([55.0, 99.0], bounds=(0, 1)) == summarize([55.0, 99.0])
+
+
+@pytest.mark.parametrize("pairs", range(1, 9))
+def test_smallest_p_is_that_of_differences_of_one_sign(pairs):
+    assert smallest_p(pairs) == sign_flip_p([1.0] * pairs)

@@ -4,8 +4,18 @@ import math
 
 import pytest
 
+from tutelage.reporting import render
+from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.statistics import Summary, summarize
-from tutelage.reporting.verdict import Published, Verdict, compare, correct, decide
+from tutelage.reporting.verdict import (
+    Published,
+    Verdict,
+    compare,
+    correct,
+    decide,
+    exact_test_decides,
+    smallest_corrected_p,
+)
 
 
 def around(low, high, n=6):
@@ -89,3 +99,50 @@ def test_a_published_difference_within_its_own_error_shows_no_direction():
     below = summarize([-2.0, -2.1, -1.9])
     assert decide(below, published=-1.85, error=2.96) is Verdict.BELOW
     assert decide(below, published=-1.85, error=1.0) is Verdict.DIRECTION
+
+
+def report_of(seeds, arms=2):
+    """A report of arms that each lie a tenth above the one before, in so many seeds."""
+    lines = [
+        Line(
+            f"arm{i}",
+            "test/accuracy",
+            {s: 0.7 + 0.1 * i + 0.001 * ((s * (i + 1)) % 5) for s in range(seeds)},
+            {},
+        )
+        for i in range(arms)
+    ]
+    pairs = [
+        compare(*((x.label, x.values, None) for x in pair), same_setting=False, bounds=pair[0].bounds)
+        for pair in zip(lines[1:], lines, strict=False)
+    ]
+    return Report("t", tuple(lines), tuple(correct(pairs)))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "arms", "shown"), [(3, 2, False), (5, 2, False), (6, 2, True), (6, 3, False), (7, 3, True)]
+)
+def test_p_values_stand_only_where_the_exact_test_could_decide(seeds, arms, shown):
+    report = report_of(seeds, arms)
+    header, rows = render.comparisons_table(report)
+    assert exact_test_decides(report.comparisons) is shown
+    assert ("p" in header) is ("p (Holm)" in header) is shown
+    assert all(len(row) == len(header) and row[-1] == "interval above 0" for row in rows)
+    said = render.comparisons_explained(report)
+    assert ("No p values" in said) is not shown and "rests on the interval" in said
+    if not shown:
+        assert f"cannot go below {(arms - 1) * 2 ** (1 - seeds):.2g}" in said
+        assert smallest_corrected_p(report.comparisons) == (arms - 1) * 2 ** (1 - seeds)
+
+
+def test_intervals_of_shares_stay_within_what_is_possible():
+    values = {0: 0.99, 1: 0.80, 2: 1.0}
+    line, zero = (
+        Line("a", "test/accuracy", values, {}),
+        Line("b", "test/accuracy", {0: 0, 1: 0.2, 2: 0.0}, {}),
+    )
+    assert summarize(list(values.values())).high > 1 and line.summary.high == 1
+    percent = Line("a", "test/accuracy", {s: 100 * v for s, v in values.items()}, {}, scale=100.0)
+    assert percent.summary.high == 100
+    pair = compare(("a", values, None), ("b", zero.values, None), same_setting=False, bounds=line.bounds)
+    assert pair.difference.high == 1 and pair.verdict is Verdict.ABOVE

@@ -22,7 +22,7 @@ SPLITS = ("train", "validation", "test")
 def errors(request: Request) -> Outcome:
     """Error consistency of every two networks, and its mean over seeds for every two arms."""
     from tutelage.analysis import errors_consistency as analysis
-    from tutelage.reporting.statistics import summarize
+    from tutelage.reporting.statistics import bounds_of, summarize
 
     answers = {}
     for subject in request.subjects:
@@ -50,7 +50,7 @@ def errors(request: Request) -> Outcome:
     groups = {arm: [s.label for s in by_seed(request.subjects) if s.arm == arm] for arm in runs}
     over_seeds = []
     for (a, b), values in arms.items():
-        summary = summarize(list(values.values()))
+        summary = summarize(list(values.values()), bounds=bounds_of("kappa"))
         over_seeds.append({"first": a, "second": b, **summary._asdict()})
         if summary.n > 1:
             spread = f"95 % over {summary.n} seeds {_interval((summary.low, summary.high))}"
@@ -149,7 +149,7 @@ def gap(request: Request) -> Outcome:
     """Metric of the selected network on the training split beside validation and test."""
     from tutelage.analysis import overfitting as analysis
     from tutelage.engine.load import evaluate_network
-    from tutelage.reporting.statistics import summarize
+    from tutelage.reporting.statistics import bounds_of, summarize
 
     arms: dict[str, list[analysis.Gap]] = {}
     for subject in request.subjects:
@@ -163,7 +163,8 @@ def gap(request: Request) -> Outcome:
         arms.setdefault(subject.arm, []).append(found)
     lines = []
     for arm, gaps in arms.items():
-        summary = summarize([found.gap for found in gaps])
+        low, high = bounds_of(gaps[0].metric)
+        summary = summarize([found.gap for found in gaps], bounds=(low - high, high - low))
         spread = f" (95 % over {summary.n} runs {_interval((summary.low, summary.high))})"
         means = [
             f"{split} {sum(getattr(found, split) for found in gaps) / len(gaps):.3f}" for split in SPLITS

@@ -95,7 +95,7 @@ def error_consistency(
         expected=float(_expected(shares)),
         kappa=kappa,
         standard_error=error,
-        analytic=(kappa - half, kappa + half),
+        analytic=(max(kappa - half, -1.0), min(kappa + half, 1.0)),
         bootstrap=(float(low), float(high)),
     )
 

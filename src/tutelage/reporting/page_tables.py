@@ -52,7 +52,7 @@ def facts(report: Report, data: Mapping[str, Any], store: Store, folder: Path | 
         "scatter": scatter,
         "explanation": render.explanation(report).replace("`", ""),
         "better": f"{better[:1].upper()}{better[1:]}." if better else "",
-        "comparisons_explained": render.COMPARISONS_EXPLAINED.replace("*", ""),
+        "comparisons_explained": render.comparisons_explained(report),
         "runs": {"header": _COLUMNS, "rows": _runs(report, data, store, folder)},
         "notes": report.notes,
         "commands": render.command_lines(report),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tutelage.errors import visible
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.statistics import Summary
-from tutelage.reporting.verdict import Verdict
+from tutelage.reporting.verdict import FEWEST_SEEDS, LEVEL, Verdict, exact_test_decides, smallest_corrected_p
 from tutelage.runs.records import spreadsheet_safe
 
 if TYPE_CHECKING:
@@ -25,7 +25,11 @@ def markdown(report: Report, *, figures: Sequence[str] = ()) -> str:
     """Return the report as a Markdown page; `figures` are file names beside it."""
     parts = [f"# {_prose(report.title)}", _markdown_table(*arms_table(report)), explanation(report)]
     if report.comparisons:
-        parts += ["## Comparisons", _markdown_table(*comparisons_table(report)), COMPARISONS_EXPLAINED]
+        parts += [
+            "## Comparisons",
+            _markdown_table(*comparisons_table(report)),
+            comparisons_explained(report),
+        ]
     if report.notes:
         parts += ["## Notes", "\n".join(f"- {_prose(note)}" for note in report.notes)]
     if commands := command_lines(report):
@@ -36,11 +40,21 @@ def markdown(report: Report, *, figures: Sequence[str] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-COMPARISONS_EXPLAINED = (
-    "Differences over the seeds both arms have; 95 % t interval; exact two-sided sign-flip p (five pairs cannot go below "
-    "0.0625), and the same corrected for the number of comparisons (Holm). The verdict follows the interval alone: *above* or *below* "
-    "where it excludes 0."
-)
+def comparisons_explained(report: Report) -> str:
+    """Say what the columns of the comparisons are, and what a verdict rests on."""
+    said = ["Differences over the seeds both arms have, with the 95 % t interval of their mean."]
+    if exact_test_decides(report.comparisons):
+        said.append(
+            "p is that of the exact two-sided sign-flip test; p (Holm) is corrected for the number of comparisons."
+        )
+    elif any(len(item.seeds) >= FEWEST_SEEDS for item in report.comparisons):
+        pairs = max(len(item.seeds) for item in report.comparisons)
+        many = f" in {len(report.comparisons)} comparisons" if len(report.comparisons) > 1 else ""
+        said.append(
+            f"No p values: the exact sign-flip test of {pairs} pairs{many} cannot go below {smallest_corrected_p(report.comparisons):.2g}, "
+            f"so it could not decide at {LEVEL:g}."
+        )
+    return " ".join([*said, "The verdict rests on the interval alone."])
 
 
 def explanation(report: Report) -> str:
@@ -75,7 +89,8 @@ def arms_table(report: Report) -> tuple[list[str], list[list[str]]]:
 def comparisons_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table of comparisons, as text."""
     published = any(item.published is not None for item in report.comparisons)
-    header = ["comparison", "difference", "95 % interval", "pairs", "p", "p (Holm)"]
+    tested = exact_test_decides(report.comparisons)
+    header = ["comparison", "difference", "95 % interval", "pairs", *(["p", "p (Holm)"] if tested else [])]
     header += [*(["published"] if published else []), "verdict"]
     metric_of = {line.label: line.metric for line in report.lines}
     rows = []
@@ -87,12 +102,8 @@ def comparisons_table(report: Report) -> tuple[list[str], list[list[str]]]:
             f"{item.first} - {item.second}",
             signed(item.difference.mean, places) if compared else GAP,
         ]
-        row += [
-            interval(item.difference, places, sign=True),
-            str(len(item.seeds)),
-            p_text(item.p),
-            p_text(item.p_holm),
-        ]
+        row += [interval(item.difference, places, sign=True), str(len(item.seeds))]
+        row += [p_text(item.p), p_text(item.p_holm)] if tested else []
         row += [GAP if item.published is None else signed(item.published, places)] if published else []
         rows.append([*row, item.sentence])
     return header, rows

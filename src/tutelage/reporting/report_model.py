@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tutelage.reporting.collect import Row
-from tutelage.reporting.statistics import Summary, summarize
+from tutelage.reporting.statistics import UNBOUNDED, Summary, bounds_of, summarize
 from tutelage.reporting.verdict import Comparison, Published
 from tutelage.runs.run import State
 
@@ -25,11 +25,19 @@ class Line:
     """How the hyperparameters were chosen, if they were."""
     command: str = ""
     """The command that makes the arm's runs, if a table file names it."""
+    scale: float = 1.0
+    """What a recorded metric was multiplied with."""
 
     @property
     def summary(self) -> Summary:
         """Mean, spread, n and interval over the seeds."""
-        return summarize([self.values[seed] for seed in sorted(self.values)])
+        return summarize([self.values[seed] for seed in sorted(self.values)], bounds=self.bounds)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What the values lie between, in the report's unit."""
+        low, high = bounds_of(self.metric)
+        return (self.scale * low, self.scale * high) if (low, high) != UNBOUNDED else UNBOUNDED
 
 
 @dataclass(frozen=True)

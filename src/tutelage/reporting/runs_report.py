@@ -196,6 +196,7 @@ def _against_baseline(lines: Sequence[Line]) -> list[Comparison]:
                 (base.label, base.values, None),
                 same_setting=False,
                 same_test_data=same_test_data(line, base),
+                bounds=line.bounds,
             )
             for line in others
             if len(line.values.keys() & base.values.keys()) > 1

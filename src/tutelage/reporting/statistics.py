@@ -24,10 +24,33 @@ class Summary(NamedTuple):
     high: float
 
 
-def summarize(values: Sequence[float], *, level: float = 0.95) -> Summary:
-    """Return the summary with the t interval: mean ± t(n - 1) * std / sqrt(n).
+UNBOUNDED = (-math.inf, math.inf)
+_BOUNDS = {
+    (0.0, 1.0): ("accuracy", "precision", "recall", "f1", "auroc", "share"),
+    (-1.0, 1.0): ("kappa", "correlation", "mcc"),
+    (0.0, math.inf): ("mse", "mae"),
+    (1.0, math.inf): ("perplexity",),
+}
+
+
+def bounds_of(metric: str) -> tuple[float, float]:
+    """Return what a metric's values lie between, by the last word of its name: `test/top5_accuracy` is a share."""
+    last = metric.rpartition("/")[2].rpartition("_")[2]
+    return next((bounds for bounds, names in _BOUNDS.items() if last in names), UNBOUNDED)
+
+
+def summarize(
+    values: Sequence[float], *, level: float = 0.95, bounds: tuple[float, float] = UNBOUNDED
+) -> Summary:
+    """Return the summary with the t interval: mean ± t(n - 1) * std / sqrt(n), as far as it lies within the bounds.
 
     A value that is not finite makes mean, spread and interval NaN: a diverged seed is not left out silently.
+
+    Args:
+        values: one of each seed.
+        level: how often such an interval holds the mean.
+        bounds: what the values lie between. A mean lies there, too, so that what is cut off costs nothing of the level. They do not
+            count where a value lies outside: then the metric is another than its name says.
     """
     n = len(values)
     if n == 0 or not all(map(math.isfinite, values)):
@@ -37,7 +60,8 @@ def summarize(values: Sequence[float], *, level: float = 0.95) -> Summary:
         return Summary(1, mean, math.nan, math.nan, math.nan)
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = t_quantile(n - 1, (1 + level) / 2) * std / math.sqrt(n)
-    return Summary(n, mean, std, mean - half, mean + half)
+    least, most = bounds if all(bounds[0] <= value <= bounds[1] for value in values) else UNBOUNDED
+    return Summary(n, mean, std, max(mean - half, least), min(mean + half, most))
 
 
 @functools.cache
@@ -75,6 +99,11 @@ def sign_flip_p(differences: Sequence[float], *, draws: int = 100_000, seed: int
         for _ in range(draws // 1000)
     )
     return (hits + 1) / (draws // 1000 * 1000 + 1)
+
+
+def smallest_p(pairs: int) -> float:
+    """Return the smallest two-sided p value that the sign-flip test of so many pairs can have: 2 of its 2^n patterns."""
+    return min(1.0, 2.0 ** (1 - pairs))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -195,6 +195,7 @@ def build(table: Table, find: Find, words: Sequence[str] = ()) -> Report:
                 published=arm.published,
                 choice=choice.sentence,
                 command=command_of(table, arm, choice.point, words),
+                scale=scale,
             )
         )
         notes += choice.notes
@@ -205,6 +206,7 @@ def build(table: Table, find: Find, words: Sequence[str] = ()) -> Report:
             *((line.label, line.values, line.published) for line in pair),
             same_setting=table.paper_setting,
             same_test_data=same_test_data(*pair),
+            bounds=pair[0].bounds,
         )
         for pair in ((by_label[a], by_label[b]) for a, b in table.compare)
     ]

@@ -9,11 +9,11 @@ The rules, on the differences of the seeds that both arms have (`d`), their mean
   the other side of zero, or does not reach a tenth of P: *not reproduced*. Otherwise *undecided*.
 - the arms were tested on different data: no verdict, and no difference.
 - nothing was published, or a difference no larger than its own printed error, which shows no direction. The
-  interval excludes zero: *above* or *below*. Otherwise *undecided*.
+  interval excludes zero: *interval above 0* or *interval below 0*. Otherwise *undecided*.
 
 Undecided comes with the number of seeds at which the interval would exclude zero if mean and spread stayed as
 they are. The exact sign-flip p value, corrected over the table's comparisons (Holm), stands beside the
-verdict.
+verdict where so many pairs could decide (`exact_test_decides`); where none could, its columns are left out.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from tutelage.reporting.statistics import (
+    UNBOUNDED,
     Summary,
     holm,
     paired_differences,
     seeds_to_decide,
     sign_flip_p,
+    smallest_p,
     summarize,
 )
 
+LEVEL = 0.05
 FEWEST_SEEDS = 3
 SMALLEST_SHARE = 0.1
 """A measured difference below this share of the published one counts as no effect."""
@@ -44,8 +47,8 @@ class Verdict(StrEnum):
     DIRECTION = "reproduced in direction"
     NOT = "not reproduced"
     UNDECIDED = "undecided"
-    ABOVE = "above"
-    BELOW = "below"
+    ABOVE = "interval above 0"
+    BELOW = "interval below 0"
     APART = "none: tested on other data"
 
 
@@ -89,6 +92,7 @@ def compare(
     *,
     same_setting: bool,
     same_test_data: bool = True,
+    bounds: tuple[float, float] = UNBOUNDED,
 ) -> Comparison:
     """Compare two arms, each (label, value by seed, published number), values in the published numbers' unit.
 
@@ -98,12 +102,14 @@ def compare(
         same_setting: whether the runs are in the paper's own setting, without which no size can be
             reproduced.
         same_test_data: whether values of the two arms may be subtracted.
+        bounds: what the values lie between; their differences lie within the width of that.
     """
     if not same_test_data:
         return Comparison(first[0], second[0], summarize([]), (), math.nan, Verdict.APART)
     differences = paired_differences(first[1], second[1])
     values = list(differences.values())
-    summary = summarize(values)
+    width = bounds[1] - bounds[0]
+    summary = summarize(values, bounds=(-width, width))
     published, error = _published_difference(first[2], second[2])
     verdict = decide(summary, published=published, error=error, same_setting=same_setting)
     return Comparison(
@@ -139,6 +145,17 @@ def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Fill in the p values corrected over all comparisons of a table."""
     adjusted = holm([comparison.p for comparison in comparisons])
     return [replace(comparison, p_holm=p) for comparison, p in zip(comparisons, adjusted, strict=True)]
+
+
+def smallest_corrected_p(comparisons: Sequence[Comparison]) -> float:
+    """Return the smallest corrected p value that the exact test can have in these comparisons, 1 where there is none."""
+    tested = [len(item.seeds) for item in comparisons if not math.isnan(item.p)]
+    return min(1.0, len(tested) * smallest_p(max(tested))) if tested else 1.0
+
+
+def exact_test_decides(comparisons: Sequence[Comparison]) -> bool:
+    """Say whether the exact test, corrected for their number, could reject at the level in any of these comparisons."""
+    return smallest_corrected_p(comparisons) < LEVEL
 
 
 def _published_difference(first: Published | None, second: Published | None) -> tuple[float | None, float]:

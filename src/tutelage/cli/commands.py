@@ -24,6 +24,10 @@ _FILTERS = (
     Option("before", "", "runs: finished before this date"),
 )
 _SETTINGS = (
+    Example(
+        "--verbose",
+        "show what else goes into the run's log: layer pairs, each validation, warnings of libraries",
+    ),
     Example("rerun=true", "archive the earlier attempt and run again"),
     Example("retry=2", "try a job again that failed for no fault of its words (a full disk, a lost device)"),
     Example(
@@ -309,8 +313,20 @@ COMMANDS: dict[str, Command] = {
             "cases | tables",
             "runs [<name>] [state=failed ...]",
         ),
-        ("<name>: only runs at or below this name, such as demo.",),
-        (_RUNS_DIR, *_FILTERS),
+        (
+            "<name>: only runs at or below this name, such as demo. A run's digits are as many as tell it apart; every command takes them.",
+        ),
+        (
+            _RUNS_DIR,
+            *_FILTERS,
+            Option(
+                "sort",
+                "",
+                "runs: by name | seed | state | value | time | progress | started | finished; the largest first: -value",
+            ),
+            Option("last", "", "runs: this many, the latest first", value="20"),
+            Flag("--watch", "runs: until interrupted, as they change"),
+        ),
         names=(1, 2),
         needs="what to list",
     ),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
+from typing import Any
 
 from tutelage.cli.reader import Given
 from tutelage.config.groups import options, summary
@@ -10,6 +13,10 @@ from tutelage.errors import UserError, choices
 from tutelage.reporting.table_paths import tables
 from tutelage.runs.bounded import YAML_BYTES, read_bytes
 
+OF_RUNS = ("state", "method", "data", "since", "before", "sort", "last")
+WATCH_S = 2.0
+_LEAST = 40
+"""Letters that a description has beside its name; with fewer it stands below."""
 GROUPS = {
     "experiments": "experiment", "methods": "method", "objectives": "objective", "similarities": "similarity", "models": "model",
     "data": "data", "optimizers": "optimizer",
@@ -25,17 +32,35 @@ def run(given: Given) -> int:
         return _runs(given, name)
     if what not in (*GROUPS, "tables"):
         raise UserError(f"cannot list '{what}'; {choices(what, [*GROUPS, 'tables', 'runs'])}")
-    from rich.table import Table
-
+    if misplaced := [word for word in ("--watch", *OF_RUNS) if word in given.flags | given.spoken]:
+        raise UserError(f"{misplaced[0]} belongs to `list runs`")
     from tutelage.reporting.console import console
+    from tutelage.reporting.fitted import wrapped
 
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column()
-    for name, described in _tables() if what == "tables" else _options(what):
-        table.add_row(name, described)
-    console().print(table)
+    rows = list(_tables() if what == "tables" else _options(what))
+    names = max((len(name) for name, _ in rows), default=0)
+    shown, room = console(), 0
+    if names + 2 + _LEAST <= shown.width:
+        room = names + 2
+    for name, described in rows:
+        lines = wrapped(described, shown.width - (room or 4), "") if described else []
+        if not room:  # the name stands above
+            lines = [name, *(f"    {line}" for line in lines)]
+        else:
+            lines = [
+                f"{name if number == 0 else '':<{room}}{line}" for number, line in enumerate(lines or [""])
+            ]
+        for number, line in enumerate(lines):
+            shown.print(_bold(line.rstrip(), len(name) if number == 0 else 0), soft_wrap=True)
     return 0
+
+
+def _bold(line: str, letters: int) -> Any:
+    from rich.text import Text
+
+    text = Text(line)
+    text.stylize("bold", 0, letters)
+    return text
 
 
 def _options(what: str) -> Iterator[tuple[str, str]]:
@@ -62,6 +87,27 @@ def _runs(given: Given, name: str) -> int:
     from tutelage.reporting.runs_table import render_runs_table
     from tutelage.runs.store import Store
 
-    table = render_runs_table(Store(given.options["runs_dir"]), under=name, **filters(given))
-    console().print(table)
-    return 0
+    most = given.options["last"]
+    if most and not (most.isdigit() and int(most) > 0):
+        raise UserError(f"last must be a whole number of at least 1, got {most!r}")
+    asked: dict[str, Any] = {
+        "under": name,
+        "sort": given.options["sort"] or ("-started" if most else None),
+        "most": int(most) if most else None,
+        **filters(given),
+    }
+
+    def table() -> Any:
+        return render_runs_table(Store(given.options["runs_dir"]), **asked)
+
+    if "--watch" not in given.flags:
+        console().print(table())
+        return 0
+    if not sys.stdout.isatty():
+        raise UserError("--watch needs a terminal: elsewhere give `tutelage list runs` as often as you like")
+    from rich.live import Live
+
+    with Live(table(), console=console(), screen=True, auto_refresh=False) as live:
+        while True:  # until the user interrupts it
+            time.sleep(WATCH_S)
+            live.update(table(), refresh=True)

@@ -15,7 +15,10 @@ from tutelage.cli.reader import help_of, overview, read, wants_help
 from tutelage.engine import torch_room
 from tutelage.engine.cpu import set_openmp_wait
 from tutelage.errors import UserError, choices, exit_code, out_of_memory, refused, visible
-from tutelage.jobs.plain_log import speak_plainly
+from tutelage.jobs.plain_log import speak_plainly, warnings_logged
+
+VERBOSE = ("-v", "--verbose")
+"""Words of every command: show what goes into the log."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,11 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"tutelage {__version__}")
         return 0
-    speak_plainly()
+    speak_plainly(verbose=(verbose := _says_verbose(arguments)))
+    if verbose:
+        arguments = [word for word in arguments if word not in VERBOSE]
     set_openmp_wait()
     torch_room.watch()
     try:
-        with _terminable():
+        with _terminable(), warnings_logged():
             return _run(arguments)
     except UserError as error:
         print(f"tutelage: {visible(str(error))}", file=sys.stderr)
@@ -65,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if (mirrors := sys.modules.get("tutelage.engine.mirrors")) is not None:
             mirrors.drain()  # before W&B's own exit handlers take its service away
+
+
+def _says_verbose(arguments: Sequence[str]) -> bool:
+    return any(word in VERBOSE for word in arguments)
 
 
 class Terminated(KeyboardInterrupt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,19 @@ def run(given: Given) -> int:
     from tutelage.config.compose import plan_of
     from tutelage.engine.rank_environment import global_rank, in_ranks
     from tutelage.jobs.launch import run_plan
+    from tutelage.runs.store import short
 
     plan = plan_of(overrides)
+    if sys.stderr.isatty() and (not in_ranks() or global_rank() == 0):
+        fit = plan.config["fit"]
+        length = f"{fit['max_steps']:,} steps" if fit["max_steps"] is not None else f"{fit['epochs']} epochs"
+        log.info(
+            "%s seed %s: %s on %s",
+            short(plan.key),
+            plan.config["seed"],
+            length,
+            plan.config["hardware"]["accelerator"],
+        )
     result = run_plan(plan, rerun=plan.config["rerun"])
     if not in_ranks() or global_rank() == 0:
         show(result, plan.key, plan.config["runs_dir"])
@@ -66,6 +78,8 @@ def _commands(overrides: Sequence[str]) -> int:
     table, words = table_of(overrides)
     launch, words = launcher_of(words, table.processes if table else 1)
     arms = arms_of(table, words)
+    if sys.stderr.isatty():  # a word at once; elsewhere a mistake is the one message
+        log.info("%d commands", sum(map(len, arms.values())))
     given = [command for commands in arms.values() for command in commands]
     commands = fitting(given)
     if not commands:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from tutelage.engine import progress
 from tutelage.engine.checkpoints import Checkpoints
 from tutelage.engine.mirrors import Mirrors
 from tutelage.errors import StoppedBelow
@@ -43,6 +43,7 @@ class Recording(pl.Callback):
         self._batches = log_every * accumulate
         self.train_s = 0.0
         self.step = self.rows = 0
+        self.loss: float | None = None
         self._resumed_at = 0.0
         self._batch: Batch | None = None
 
@@ -82,6 +83,7 @@ class Recording(pl.Callback):
     def _write(self, trainer: pl.Trainer, step: int, values: dict[str, float]) -> None:
         if not trainer.is_global_zero or not values:
             return
+        self.loss = values.get("train/loss", self.loss)
         group = trainer.optimizers[0].param_groups[0]
         rate = group["lr"] / group.get("lr_factor", 1.0)
         row = {
@@ -145,50 +147,56 @@ class StopBelow(pl.Callback):
 
 
 class Progress(pl.Callback):
-    """A bar on a terminal, a line per validation elsewhere; refreshed with the record, so that it costs a step nothing."""
+    """Shows how far the run is; with what is recorded anyway, so that it costs a step nothing."""
 
-    def __init__(self, title: str, max_steps: int, monitor: str) -> None:
-        self.title, self.max_steps, self.monitor = title, max_steps, monitor
-        self._bar: Any = None
-        self._shown_at = 0.0
+    def __init__(self, title: str, max_steps: int, monitor: str, recording: Recording) -> None:
+        self.title, self.max_steps, self.monitor, self.recording = title, max_steps, monitor, recording
+        self._board: Any = None
+        self._own: progress.Board | None = None
+        self._began, self._from, self._shown_at = 0.0, 0, 0.0
+        self._value: float | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, method: Any) -> None:
         if not trainer.is_global_zero:
             return
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            self._bar = Progress(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task(self.title, total=self.max_steps, completed=method.step, note="")
-            self._bar.start()
+        self._own = None if progress.current() else progress.Board()
+        self._board = progress.current() or self._own
+        self._began, self._from = time.monotonic(), method.step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, method: Any, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if self._bar is not None and time.monotonic() - self._shown_at > 0.2:
-            self._shown_at = time.monotonic()
-            self._bar.update(self._task, completed=method.step)
+        if self._board is not None and time.monotonic() - self._shown_at > progress.REFRESH_S:
+            self._show(method.step)
 
     def on_validation_end(self, trainer: pl.Trainer, method: Any) -> None:
-        value = method.values["validation"][self.monitor]
+        self._value = method.values["validation"][self.monitor]
         log.debug(
             "%s: step %d of %d, validation %s %.4f",
             self.title,
             method.step,
             self.max_steps,
             self.monitor,
-            value,
+            self._value,
         )
-        if self._bar is not None:
-            self._bar.update(self._task, completed=method.step, note=f"validation {self.monitor} {value:.3f}")
+        if self._board is not None:
+            self._show(method.step)
+
+    def _show(self, step: int) -> None:
+        self._shown_at = time.monotonic()
+        seconds = self._shown_at - self._began
+        self._board.show(
+            progress.Status(
+                title=self.title,
+                step=step,
+                steps=self.max_steps,
+                rate=(step - self._from) / seconds if seconds > 0 else 0.0,
+                seconds=seconds,
+                loss=self.recording.loss,
+                metric=self.monitor,
+                value=self._value,
+            )
+        )
 
     def on_fit_end(self, trainer: pl.Trainer, method: Any) -> None:
         self.close()
@@ -197,7 +205,9 @@ class Progress(pl.Callback):
         self.close()
 
     def close(self) -> None:
-        """Take the bar off the terminal."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Take the run's bar off the terminal."""
+        if self._board is not None:
+            self._board.clear()
+        if self._own is not None:
+            self._own.close()
+        self._board = self._own = None

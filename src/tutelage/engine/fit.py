@@ -58,6 +58,8 @@ def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) ->
     trainer, recording, checkpoints, mirrors = assemble(config, run, built, max_steps)
     if trainer.is_global_zero:
         record = {"data": built.data.summary(), "method": built.method.describe(), "heads": built.heads}
+        selection = {"monitor": checkpoints.monitor, "mode": checkpoints.mode, "split": "validation"}
+        record |= {"steps": max_steps, "selection": selection}
         write_json(run.path / "setup.json", record | ({"reads": reads} if reads else {}))
         with replacing(run.path / "splits.npz") as part, part.open("wb") as file:
             np.savez_compressed(file, **built.data.splits)  # type: ignore[arg-type] # their hashes are in the setup
@@ -137,7 +139,7 @@ def assemble(
     callbacks: list[pl.Callback] = [
         recording,
         checkpoints,
-        Progress(f"{config['name']} seed {config['seed']}", max_steps, task.monitor),
+        Progress(f"{config['name']} seed {config['seed']}", max_steps, task.monitor, recording),
     ]
     if settings.stop_below:
         callbacks.append(StopBelow(settings.stop_below, checkpoints))
@@ -303,7 +305,10 @@ def quiet_lightning() -> None:
     import warnings
 
     for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.WARNING)
+        for handler in [one for one in logger.handlers if type(one) is logging.StreamHandler]:
+            logger.removeHandler(handler)  # it writes on the screen; the run's log takes what is said
     for pattern in (
         ".*does not have many workers.*",
         ".*Consider increasing the value of the `num_workers`.*",

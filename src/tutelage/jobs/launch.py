@@ -21,6 +21,7 @@ from tutelage.engine.rank_environment import global_rank, in_ranks
 from tutelage.errors import UserError, exit_code, out_of_memory, refused
 from tutelage.jobs.longer import begin_from_shorter
 from tutelage.jobs.mended import carry_absent, take_over
+from tutelage.jobs.plain_log import take_held, warnings_logged
 from tutelage.jobs.ranks import check_ranks, ranks_of, start_ranks
 from tutelage.runs import needs, provenance
 from tutelage.runs.needs import Plan
@@ -245,20 +246,27 @@ def logging_to(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    loggers = [
+    apart = [
         logging.getLogger(name)
-        for name in ("tutelage", "lightning.pytorch", "pytorch_lightning", "py.warnings")
+        for name in (
+            "tutelage",
+            "lightning.pytorch",
+            "pytorch_lightning",
+            "lightning.fabric",
+            "lightning_fabric",
+        )
     ]
-    logging.captureWarnings(True)
+    loggers = [logging.root, *(logger for logger in apart if not logger.propagate)]
+    take_held(handler)
     for logger in loggers:
         logger.addHandler(handler)
     level = log.level
     log.setLevel(logging.DEBUG)
     try:
-        yield
+        with warnings_logged():
+            yield
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
-        logging.captureWarnings(False)
         log.setLevel(level)
         handler.close()

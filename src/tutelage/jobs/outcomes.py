@@ -17,12 +17,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from tutelage.engine import progress
 from tutelage.errors import StoppedBelow, UserError, exit_code
 from tutelage.runs.folders import make_folder
 from tutelage.runs.needs import Plan
 from tutelage.runs.records import read_json, write_json
 from tutelage.runs.run import Run, RunBusy
-from tutelage.runs.store import Store
+from tutelage.runs.store import Store, short
 from tutelage.runs.words import distinguishing
 
 log = logging.getLogger("tutelage")
@@ -132,7 +133,7 @@ class Jobs:
                 self.stop()
         else:
             note(key, Outcome.DONE)
-            log.info("%s seed %s: %s", key, plan.config["seed"], kind.headline(result))
+            log.info("%s seed %s: %s", short(key), plan.config["seed"], kind.headline(result))
             return kind.value(result)
         return float("nan")
 
@@ -158,8 +159,11 @@ class Jobs:
             )
 
         if processes == 1:
-            for words in commands:
-                job(words)
+            with progress.board(len(commands)) as shown:
+                for words in commands:
+                    job(words)
+                    if isinstance(shown, progress.Board):
+                        shown.advance()
         elif commands:
             self.fork(
                 [
@@ -189,14 +193,16 @@ class Jobs:
             if plan is not None and plan.config["on_failure"] == "stop":
                 self.stop()
 
-        return run_forked(
-            [job for _, _, job in jobs],
-            processes=processes,
-            names=[" ".join(words) or "the job" for words in distinguishing([words for words, _, _ in jobs])],
-            retries=[plan.config["retry"] if plan else 0 for plan in plans],
-            died=died,
-            outputs=self.folder,
-        )
+        names = [" ".join(words) or "the job" for words in distinguishing([words for words, _, _ in jobs])]
+        with progress.board(len(jobs)):
+            return run_forked(
+                [job for _, _, job in jobs],
+                processes=processes,
+                names=names,
+                retries=[plan.config["retry"] if plan else 0 for plan in plans],
+                died=died,
+                outputs=self.folder,
+            )
 
     def note(
         self, key: str, outcome: Outcome, reason: str = "", mistake: bool = False, log: str | None = None,

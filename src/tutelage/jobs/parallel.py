@@ -7,15 +7,18 @@ import faulthandler
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tutelage.engine import progress
+from tutelage.engine.progress import Status
 from tutelage.errors import UserError
 
 log = logging.getLogger("tutelage")
@@ -26,10 +29,38 @@ GRACE_S = 30.0
 
 @dataclass(frozen=True)
 class _Child:
+    """A job's process. said: what has come through its pipe: lines of how far it is, and last its value."""
+
     number: int
     slot: int
     pipe: int
     started: float
+    said: bytearray = field(default_factory=bytearray)
+
+    def listen(self) -> bool:
+        """Take what the pipe has; say whether more may come."""
+        while True:
+            try:
+                part = os.read(self.pipe, 1 << 16)
+            except BlockingIOError:
+                return True
+            self.said.extend(part)
+            if not part:
+                return False
+
+    def status(self) -> Status | None:
+        """Return how far the job said last that it is, and forget what it said before."""
+        *lines, rest = bytes(self.said).split(b"\n")
+        found = [line for line in lines if line.startswith(b"{")]
+        self.said[:] = b"\n".join([*(line for line in lines if line not in found), rest])
+        return Status(**json.loads(found[-1])) if found else None
+
+    def value(self) -> float | None:
+        """Return the job's value, of a process that has ended."""
+        self.listen()
+        os.close(self.pipe)
+        last = bytes(self.said).strip().rpartition(b"\n")[2]
+        return float(json.loads(last)) if last and not last.startswith(b"{") else None
 
 
 def preload(data_nodes: Sequence[Any], runs_dir: str) -> None:
@@ -89,12 +120,15 @@ def run_forked(
                 output = outputs / f"{number}.txt" if outputs else None
                 pid, pipe = _start(jobs[number], slot, slots, gpus, output)
                 running[pid] = _Child(number, slot, pipe, time.monotonic())
-            pid, status = os.wait()
+            pid, status = _wait(list(running.values()))
             if pid not in running:
                 continue
             child = running.pop(pid)
             free.append(child.slot)
-            value, number = _value(child.pipe), child.number
+            value, number = child.value(), child.number
+            shown = progress.current()
+            if isinstance(shown, progress.Board):
+                shown.clear(child.slot)
             name = names[number] if names else f"job {number}"
             tries[number] -= 1
             how = "" if value is not None else _end(status)
@@ -109,12 +143,35 @@ def run_forked(
                 died(number, how)
             took, done = time.monotonic() - child.started, len(jobs) - len(waiting) - len(running)
             # no value: it failed, or another process works on it
+            if isinstance(shown, progress.Board):
+                shown.advance()
             said = f"{values[number]:.4g} on validation" if values[number] == values[number] else "no value"
             log.info("[%d/%d] %s: %s (%.0f s%s)", done, len(jobs), name, said, took, how and f", {how}")
     except BaseException:
         _end_all(list(running))
         raise
     return values
+
+
+def _wait(children: Sequence[_Child]) -> tuple[int, int]:
+    """Return a process that has ended and how, showing meanwhile how far the jobs are."""
+    open_pipes = {child.pipe: child for child in children}
+    while True:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            return pid, status
+        ready = select.select(list(open_pipes), [], [], progress.REFRESH_S)[0] if open_pipes else []
+        if not open_pipes:
+            time.sleep(0.01)
+        shown = progress.current()
+        for pipe in ready:
+            child = open_pipes[pipe]
+            if not child.listen():
+                del open_pipes[pipe]
+            if (said := child.status()) and isinstance(shown, progress.Board):
+                shown.show(said, child.slot)
+        if isinstance(shown, progress.Board):
+            shown.refresh()
 
 
 def _end_all(pids: Sequence[int]) -> None:
@@ -147,6 +204,7 @@ def _start(
     pid = os.fork()
     if pid:
         os.close(write)
+        os.set_blocking(read, False)
         return pid, read
     code = 1
     try:  # the child: it must never return into the parent's code
@@ -156,10 +214,14 @@ def _start(
             given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
             os.environ["CUDA_VISIBLE_DEVICES"] = given[slot % len(given)] if given else str(slot % gpus)
         _print_to(output)
+        progress.relay(write)
         import torch
 
         torch.set_num_threads(max(1, cores() // slots))
-        os.write(write, json.dumps(job()).encode())
+        os.set_blocking(write, False)
+        value = job()
+        os.set_blocking(write, True)
+        os.write(write, b"\n" + json.dumps(value).encode())
         code = 0
     except KeyboardInterrupt:
         code = 130
@@ -179,13 +241,11 @@ def _print_to(output: Path | None) -> None:
     place = nowhere if output is None else os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream, target in ((0, nowhere), (1, place), (2, place)):
         os.dup2(target, stream)
+    sys.stdout, sys.stderr = (
+        sys.__stdout__ or sys.stdout,
+        sys.__stderr__ or sys.stderr,
+    )  # no bar of the parent's in front of them
     faulthandler.enable(2)  # a crash inside a library leaves where it was
-
-
-def _value(pipe: int) -> float | None:
-    with os.fdopen(pipe, "rb") as file:
-        text = file.read()
-    return float(json.loads(text)) if text else None
 
 
 def _end(status: int) -> str:

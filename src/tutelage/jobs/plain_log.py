@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shutil
+import site
 import sys
+import sysconfig
+import textwrap
 import warnings
+from collections.abc import Iterator
+from logging.handlers import BufferingHandler
+from pathlib import Path
 from typing import Any
 
 from tutelage.errors import visible
@@ -14,7 +22,25 @@ class _Visible(logging.Formatter):
     """Spells out the control characters that a file put into a message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
+        text = visible(super().format(record))
+        if not sys.stderr.isatty():
+            return text
+        width = shutil.get_terminal_size().columns
+        return "\n".join(part for line in text.split("\n") for part in _within(line, width))
+
+
+def _within(line: str, width: int) -> list[str]:
+    """Return a line broken between words; a terminal would break it anywhere."""
+    if len(line) <= width:
+        return [line]
+    return textwrap.wrap(
+        line,
+        width,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    )
 
 
 class _Stderr(logging.StreamHandler):
@@ -28,17 +54,88 @@ class _Stderr(logging.StreamHandler):
     def stream(self, value: Any) -> None:
         pass
 
+    def filter(self, record: logging.LogRecord) -> Any:
+        """Leave out what a library warns of, unless everything is shown."""
+        return (self.level < logging.INFO or record.getMessage() not in _foreign) and super().filter(record)
 
-def speak_plainly() -> None:
-    """Show what is logged, and what is warned of while a run's log takes the warnings, as plain lines on standard error."""
+
+class _Held(BufferingHandler):
+    """Keeps what libraries say until a run's log takes it. The screen has none of it."""
+
+    def shouldFlush(self, record: logging.LogRecord) -> bool:
+        return False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.capacity > len(self.buffer):
+            super().emit(record)
+
+
+_screen: list[logging.Handler] = []
+_held = _Held(200)
+_held.setLevel(logging.WARNING)
+_foreign: set[str] = set()
+_capturing = 0
+
+
+def speak_plainly(*, verbose: bool = False) -> None:
+    """Show what is logged as plain lines on standard error; what libraries say and warn of goes into the run's log alone.
+
+    verbose: show what goes into the log, too.
+    """
     logger = logging.getLogger("tutelage")
-    if not logger.handlers:
+    if not _screen:
         for name, end in (("tutelage", "\n"), ("py.warnings", "")):  # a warning brings its own end of line
             handler = _Stderr()
             handler.setFormatter(_Visible("%(message)s"))
-            handler.setLevel(logging.INFO)
             handler.terminator = end
             logging.getLogger(name).addHandler(handler)
+            _screen.append(handler)
+    for handler in _screen:
+        handler.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if _held not in logging.root.handlers:
+        logging.root.addHandler(_held)  # without a handler there, Python prints warnings of every library
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
+    warnings.formatwarning = _in_a_line
+
+
+def _in_a_line(message: Any, category: type[Warning], filename: str, *_: Any) -> str:
+    text = f"{category.__name__}: {message}\n"
+    if _is_foreign(filename) and len(_foreign) < 1000:
+        _foreign.add(text)
+    return text
+
+
+def _is_foreign(filename: str) -> bool:
+    """Whether a file is a library's or Python's own: neither Tutelage's nor the user's."""
+    path = Path(filename)
+    if path.is_relative_to(Path(__file__).parents[1]):
+        return False
+    libraries = {
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+        *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")),
+    }
+    return filename.startswith("<") or any(path.is_relative_to(folder) for folder in libraries)
+
+
+@contextlib.contextmanager
+def warnings_logged() -> Iterator[None]:
+    """Log warnings instead of printing them."""
+    global _capturing
+    _capturing += 1
+    if _capturing == 1:
+        logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        _capturing -= 1
+        if not _capturing:
+            logging.captureWarnings(False)
+
+
+def take_held(handler: logging.Handler) -> None:
+    """Hand over to a run's log what libraries have said before there was one."""
+    for record in _held.buffer:
+        handler.handle(record)
+    _held.buffer.clear()

@@ -71,11 +71,31 @@ def run_commands(
         plans, mistakes = plans_of(commands)
         if len(set(mistakes)) == 1 and len(mistakes) == len(commands):
             raise UserError(mistakes[0])
+        announce(plans)
         jobs = Jobs.new(runs_dir)
         known = {tuple(words): plan for words, plan in zip(commands, plans, strict=True) if plan is not None}
         launch(jobs, commands, known)
         jobs.finish_busy()
     return jobs, plans
+
+
+def announce(plans: Sequence[Plan | None]) -> None:
+    """Say what a sweep will do, before anything heavy is loaded."""
+    stored = sum(map(_is_stored, plans))
+    there = {plan.key for plan in plans if plan is not None}
+    needs = {need.key: need for plan in plans if plan is not None for need in plan.prerequisites()}
+    missing = [
+        n
+        for n in needs.values()
+        if n.key not in there and not Store(n.config["runs_dir"]).at(n.key).is_complete
+    ]
+    more = f", and {counted(len(missing), 'run')} that they need" if missing else ""
+    log.info("%s, %d stored%s", counted(len(plans), "run"), stored, more)
+
+
+def counted(number: int, what: str) -> str:
+    """Return "1 run" or "12 runs"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def plans_of(commands: Sequence[Sequence[str]]) -> tuple[list[Plan | None], list[str]]:
@@ -134,7 +154,16 @@ def _run(
     # A stored result costs no process and no import of torch.
     stored = [words for words in commands if _is_stored(plans.get(tuple(words)))]
     jobs.run_all(stored, 1, plans=plans)
-    jobs.run_all([words for words in commands if words not in stored], processes, plans=plans)
+    missing = [words for words in commands if words not in stored]
+    if len(missing) > 1:
+        at_a_time = f"{min(processes, len(missing))}" if processes else "as many as there are GPUs or cores"
+        log.info(
+            "%d to make, %s at a time%s",
+            len(missing),
+            at_a_time,
+            "" if processes == 1 else "; loading what they share",
+        )
+    jobs.run_all(missing, processes, plans=plans)
 
 
 def _is_stored(plan: Plan | None) -> bool:

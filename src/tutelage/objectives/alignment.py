@@ -83,11 +83,12 @@ class Alignment(Objective):
         self._batch_size = setup.batch_size
 
     def start(self, start: Start) -> None:
-        """Print the pairs, and say what accumulation does not do."""
+        """Note the pairs in the log, and say what accumulation does not do."""
         if start.rank:
             return
         pairs = self.comparison.pairs
-        log.info("%d layer pairs, %s to network:\n%s", len(pairs), self.network, table(pairs))
+        log.info("%d layer pairs, %s to network (--verbose shows them)", len(pairs), self.network)
+        log.debug("%s", table(pairs))
         if start.accumulate > 1:
             log.warning(
                 "fit.accumulate=%d enlarges the batch of the update, not that of the alignment: similarities are taken over each batch "

@@ -46,6 +46,16 @@ class Row:
     machine: str = ""
     needs: tuple[str, ...] = ()
     tested_on: TestData | None = None
+    step: int | None = None
+    """The last one that is recorded, of `steps`."""
+    steps: int | None = None
+    so_far: float | None = None
+    """Of a run that is not complete, the best value of `monitor` on validation."""
+
+    @property
+    def value(self) -> float | None:
+        """The metric that selects: on test, of a run that is not complete the best on validation so far."""
+        return self.metrics.get(f"test/{self.monitor}", self.so_far)
 
 
 @dataclass(frozen=True)
@@ -156,6 +166,9 @@ def _row(run: Run, state: State, facts: Facts, store: Store, known: Known) -> Ro
         machine=facts.machine,
         needs=tuple(key for _, key in facts.settings.needs),
         tested_on=facts.tested_on,
+        step=facts.step,
+        steps=facts.steps,
+        so_far=facts.so_far,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,8 @@ class Facts:
     """What a run's files say, whoever holds its lock.
 
     unfinished: of a run that is not complete, what to say in one of the states (`failed`, else `begun`), as (state, text).
+    step, steps: the last step that is recorded, and how many there are to be.
+    so_far: of a run that is not complete, the best value on validation of the metric that selects.
     """
 
     settings: Settings
@@ -61,6 +64,9 @@ class Facts:
     machine: str
     tested_on: TestData | None
     unfinished: tuple[str, str]
+    step: int | None = None
+    steps: int | None = None
+    so_far: float | None = None
 
     def reason(self, state: State) -> str | None:
         """Say why a run in a state is not complete; None: these facts do not say it."""
@@ -108,8 +114,11 @@ def read_facts(run: Run, state: State) -> Facts:
         raise NoConfig(str(error)) from error
     complete = state is State.COMPLETE
     result = (run.result or {}) if complete else {}
-    best, selection = result.get("best", {}), result.get("selection", {})
-    attempts = run.attempts
+    setup = _setup(run)
+    selection = result.get("selection") or setup.get("selection") or {}
+    best, cost, attempts = result.get("best", {}), result.get("cost", {}), run.attempts
+    rows = [] if complete or state is State.MISSING else run.metrics.rows
+    last = rows[-1] if rows else {}
     return Facts(
         settings=settings_of(config),
         complete=complete,
@@ -121,18 +130,33 @@ def read_facts(run: Run, state: State) -> Facts:
         commits=tuple(commits(attempts)),
         started=str(attempts[0].get("started", "")) if attempts else "",
         finished=str(attempts[-1].get("finished", "")) if attempts else "",
-        train_s=result.get("cost", {}).get("train_s"),
+        train_s=cost.get("train_s") if complete else last.get("train_s"),
         machine=_machine(attempts[-1].get("machine", {}), config) if attempts else "",
-        tested_on=_tested_on(run, config),
-        unfinished=_unfinished(run, state),
+        tested_on=_tested_on(setup, config),
+        unfinished=_unfinished(run, state, last),
+        step=cost.get("steps") if complete else last.get("step"),
+        steps=cost.get("steps") if complete else setup.get("steps"),
+        so_far=_so_far(rows, selection),
     )
 
 
-def _tested_on(run: Run, config: Mapping[str, Any]) -> TestData | None:
+def _setup(run: Run) -> dict[str, Any]:
     path = run.path / "setup.json"
-    if not path.is_file():
+    return read_json(path) if path.is_file() else {}
+
+
+def _so_far(rows: Sequence[Mapping[str, Any]], selection: Mapping[str, Any]) -> float | None:
+    key = f"validation/{selection.get('monitor')}"
+    values = [row[key] for row in rows if isinstance(row.get(key), int | float) and math.isfinite(row[key])]
+    if not values:
         return None
-    data, given = read_json(path).get("data") or {}, config.get("data") or {}
+    return float(max(values) if selection.get("mode") == "max" else min(values))
+
+
+def _tested_on(setup: Mapping[str, Any], config: Mapping[str, Any]) -> TestData | None:
+    if not setup:
+        return None
+    data, given = setup.get("data") or {}, config.get("data") or {}
     kind = ", ".join(str(given[key]) for key in ("_target_", "dataset", "name") if given.get(key))
     indices = data.get("split_sha256", {}).get("test")
     samples = json.dumps([indices, data.get("fingerprint"), data.get("output_size")])
@@ -161,12 +185,11 @@ def _machine(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return f"{len(gpus)} x {gpus[0]}" if gpus else cores
 
 
-def _unfinished(run: Run, state: State) -> tuple[str, str]:
+def _unfinished(run: Run, state: State, last: Mapping[str, Any]) -> tuple[str, str]:
     if state is State.FAILED:
         return "failed", _failure(run)
     if state in (State.INTERRUPTED, State.RUNNING):
-        rows = run.metrics.rows
-        return "begun", f" at step {rows[-1]['step']}" if rows else ""
+        return "begun", f" at step {last['step']}" if last else ""
     return "", ""
 
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tutelage.reporting.fitted import least_width, shown_columns, stacked
+
 GAP = "  "
+WHOLE = 24
+"""A cell of so many letters is not wrapped."""
 
 
 class LongTable:
     """What rich's table without a box prints, its rows put together by plain padding where every cell fits into one line.
+
+    Where that is too wide, columns are left out that may be; then the rows are stacked.
 
     Args:
         title: the line above.
         header: the columns' names.
         rows: texts, as many as there are columns.
         right: columns that are aligned to the right.
-        styles: of a column, the style of each text.
+        styles: of a column, the style of the texts that begin with a word.
+        drop: columns that may be left out, in this order.
+        wraps: columns whose cells may take several lines.
     """
 
     def __init__(
@@ -27,12 +35,15 @@ class LongTable:
         *,
         right: Sequence[str] = (),
         styles: Mapping[str, Mapping[str, str]] | None = None,
+        drop: Sequence[str] = (),
+        wraps: Sequence[str] = (),
     ) -> None:
         self.title = title
         self.header = tuple(header)
         self.rows = rows
         self.right = right
         self.styles = dict(styles or {})
+        self.drop, self.wraps = drop, wraps
 
     @property
     def row_count(self) -> int:
@@ -40,47 +51,77 @@ class LongTable:
         return len(self.rows)
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        columns = list(zip(self.header, *self.rows, strict=True))
+        places = shown_columns(
+            self.header,
+            self.rows,
+            options.max_width,
+            gap=len(GAP),
+            wraps=self.wraps,
+            drop=self.drop,
+            whole=WHOLE,
+        )
+        if places is None:
+            yield from self._stacked(options.max_width)
+            return
+        header = [self.header[place] for place in places]
+        rows = [[row[place] for place in places] for row in self.rows]
+        columns = list(zip(header, *rows, strict=True))
         widths = [max(map(len, column)) for column in columns]
         simple = all(cell.isascii() and cell.isprintable() for column in columns for cell in column)
-        if not self.rows or not simple or sum(widths) + len(GAP) * (len(widths) - 1) > options.max_width:
-            yield self._by_rich(self.rows, None)
+        if not rows or not simple or sum(widths) + len(GAP) * (len(widths) - 1) > options.max_width:
+            yield self._by_rich(header, rows, None)
             return
-        yield self._by_rich([], widths)
-        yield from self._lines(console, widths)
+        yield self._by_rich(header, [], widths)
+        yield from self._lines(console, header, rows, widths)
 
-    def _lines(self, console: Any, widths: Sequence[int]) -> Iterator[Any]:
+    def _stacked(self, width: int) -> Iterator[Any]:
+        from rich.text import Text
+
+        yield Text(self.title, style="italic")
+        for line, first in stacked(self.header, self.rows, width):
+            yield Text(line, style="bold" if first else "")
+
+    def _style(self, name: str, cell: str) -> str:
+        return self.styles.get(name, {}).get(cell.partition(" ")[0], "")
+
+    def _lines(
+        self, console: Any, header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]
+    ) -> Iterator[Any]:
         from rich.segment import Segment
 
-        styled = {
-            place: {text: console.get_style(style) for text, style in self.styles[name].items()}
-            for place, name in enumerate(self.header)
-            if name in self.styles
-        }
-        pads = [str.rjust if name in self.right else str.ljust for name in self.header]
-        for row in self.rows:
+        styled = [place for place, name in enumerate(header) if name in self.styles]
+        pads = [str.rjust if name in self.right else str.ljust for name in header]
+        for row in rows:
             cells = [pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)]
             start = 0
-            for place, styles in styled.items():
+            for place in styled:
                 yield Segment(GAP.join([*cells[start:place], ""]))
-                yield Segment(cells[place], styles.get(row[place]))
+                style = self._style(header[place], row[place])
+                yield Segment(cells[place], console.get_style(style) if style else None)
                 start = place + 1
             yield Segment(GAP.join(["", *cells[start:]] if start else cells))
             yield Segment.line()
 
-    def _by_rich(self, rows: Sequence[Sequence[str]], widths: Sequence[int] | None) -> Any:
+    def _by_rich(
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int] | None
+    ) -> Any:
         from rich.table import Table
         from rich.text import Text
 
         table = Table(title=Text(self.title), title_justify="left", box=None, pad_edge=False)
-        for place, name in enumerate(self.header):
+        for place, name in enumerate(header):
             justify: Any = "right" if name in self.right else "left"
+            cells = [name, *(row[place] for row in rows)]
+            least = max((least_width(cell, WHOLE) if name in self.wraps else len(cell)) for cell in cells)
             table.add_column(
-                name, justify=justify, overflow="fold", width=None if widths is None else widths[place]
+                name,
+                justify=justify,
+                overflow="fold",
+                width=None if widths is None else widths[place],
+                min_width=least if widths is None else None,
             )
         for row in rows:
-            styles = (
-                self.styles.get(name, {}).get(cell, "") for name, cell in zip(self.header, row, strict=True)
+            table.add_row(
+                *(Text(cell, style=self._style(name, cell)) for name, cell in zip(header, row, strict=True))
             )
-            table.add_row(*(Text(cell, style=style) for cell, style in zip(row, styles, strict=True)))
         return table

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import visible
+from tutelage.reporting.fitted import Fitted
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.statistics import Summary
 from tutelage.reporting.verdict import FEWEST_SEEDS, LEVEL, Verdict, exact_test_decides, smallest_corrected_p
@@ -161,9 +162,10 @@ def terminal(report: Report) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    shown: list[Any] = [_rich_table(report.title, *arms_table(report))]
+    shown: list[Any] = [_fitted(report.title, *arms_table(report))]
     if report.comparisons:
-        shown.append(_rich_table("comparisons", *comparisons_table(report)))
+        shown.append(_fitted("comparisons", *comparisons_table(report)))
+        shown.append(Text(comparisons_explained(report), style="dim"))
     shown += [Text(note, style="dim") for note in report.notes]
     shown += [Text(f"needed: {line}", style="dim") for line in needed_lines(report)]
     return Group(*shown)
@@ -236,16 +238,9 @@ def _code(text: str) -> str:
     return visible(text).replace("\n", "\\n").replace("```", "` ` `")
 
 
-def _rich_table(title: str, header: list[str], rows: list[list[str]]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title), title_justify="left")
-    for place, name in enumerate(header):
-        table.add_column(name, justify="left" if place == 0 or name in ("verdict", "metric") else "right")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+def _fitted(title: str, header: list[str], rows: list[list[str]]) -> Fitted:
+    words = (header[0], "metric", "verdict", "published", "chosen on validation")
+    return Fitted(title, header, rows, left=words, wraps=words)
 
 
 def _csv(header: list[str], rows: list[list[str]]) -> str:

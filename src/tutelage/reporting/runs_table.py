@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from typing import Any
 
@@ -12,7 +12,7 @@ from tutelage.reporting.collect import Row, collect
 from tutelage.reporting.long_table import LongTable
 from tutelage.reporting.render import number
 from tutelage.runs.run import State
-from tutelage.runs.store import Store
+from tutelage.runs.store import Store, shortest
 
 COLOURS = {State.COMPLETE: "green", State.RUNNING: "cyan", State.FAILED: "red", State.INTERRUPTED: "yellow"}
 
@@ -66,26 +66,94 @@ def filtered_rows(
     return rows
 
 
-def render_runs_table(store: Store, **filters: Any) -> LongTable:
-    """Return the runs as a table for rich's `Console.print`; the filters are those of `filtered_rows`."""
-    rows = filtered_rows(store, **filters)
+SORTS: dict[str, Callable[[Row], Any]] = {
+    "name": lambda row: row.key,
+    "seed": lambda row: row.seed,
+    "state": lambda row: str(row.state),
+    "value": lambda row: row.value,
+    "time": lambda row: row.train_s,
+    "progress": lambda row: row.step / row.steps if row.step and row.steps else None,
+    "started": lambda row: row.started or None,
+    "finished": lambda row: row.finished or None,
+}
+"""What runs can be sorted by; what has none comes last."""
+
+
+def sorted_rows(rows: Sequence[Row], by: str | None) -> list[Row]:
+    """Return runs in an order of `SORTS`, with a minus before it the largest first.
+
+    Raises:
+        UserError: there is no such order.
+    """
+    if not by:
+        return list(rows)
+    name = by.removeprefix("-")
+    if name not in SORTS:
+        raise UserError(
+            f"runs cannot be sorted by '{name}'; {choices(name, SORTS)}; the largest first: sort=-value"
+        )
+    there = [row for row in rows if SORTS[name](row) is not None]
+    ordered = sorted(there, key=SORTS[name], reverse=by.startswith("-"))
+    return ordered + [row for row in rows if SORTS[name](row) is None]
+
+
+def render_runs_table(
+    store: Store, *, sort: str | None = None, most: int | None = None, **filters: Any
+) -> LongTable:
+    """Return the runs as a table for rich's `Console.print`.
+
+    Args:
+        store: where the runs are.
+        sort: their order, see `sorted_rows`.
+        most: how many are shown; None: all.
+        filters: those of `filtered_rows`.
+    """
+    found = filtered_rows(store, **filters)
+    rows = sorted_rows(found, sort)[:most]
+    digits = shortest(row.key.rpartition("/")[2] for row in found)
+    count = f"{len(rows)} of {len(found)}" if len(rows) < len(found) else f"{len(found)}"
     return LongTable(
-        f"{len(rows)} runs in {store.root}",
-        ("run", "seed", "state", "method", "data", "result", "started (UTC)"),
+        f"{count} runs in {store.root}",
+        ("run", "seed", "state", "result", "time", "method", "data", "started (UTC)"),
         [
             (
-                row.key,
+                _short(row.key, digits),
                 str(row.seed),
-                str(row.state),
-                *(next(iter(kinds(row, kind)), "-") for kind in ("method", "data")),
+                _state(row),
                 _result(row),
+                duration(row.train_s),
+                *(next(iter(kinds(row, kind)), "-") for kind in ("method", "data")),
                 row.started[:16].replace("T", " "),
             )
             for row in rows
         ],
-        right=("seed",),
+        right=("seed", "time"),
         styles={"state": {str(state): colour for state, colour in COLOURS.items()}},
+        drop=("data", "method", "started (UTC)"),
+        wraps=("result",),
     )
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time as a person reads it: 48 s, 12:05 or 3:12:05."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _short(key: str, digits: int) -> str:
+    name, _, identity = key.rpartition("/")
+    return f"{name}/{identity[:digits]}"
+
+
+def _state(row: Row) -> str:
+    if row.state is State.COMPLETE or not row.step or not row.steps:
+        return str(row.state)
+    return f"{row.state} {min(99, 100 * row.step // row.steps)} %"
 
 
 def kinds(row: Row, kind: str) -> list[str]:
@@ -112,4 +180,6 @@ def _result(row: Row) -> str:
     metric = f"test/{row.monitor}"
     if metric in row.metrics:
         return f"{row.monitor} {number(row.metrics[metric], 4)}"
+    if row.so_far is not None and row.state is not State.FAILED:
+        return f"{row.monitor} {number(row.so_far, 4)} (val.)"
     return row.reason.removeprefix("failed: ") if row.state is not State.COMPLETE else ""

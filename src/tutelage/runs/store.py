@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from tutelage.runs.run import Run
 
 _NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 _SHORTEST_PREFIX = 3
+SHORT = 6
+"""How many digits of an identity a screen shows, where these tell the runs apart."""
 _IS_PREFIX = re.compile(rf"[0-9a-f]{{{_SHORTEST_PREFIX},{LENGTH}}}")
 log = logging.getLogger("tutelage")
 
@@ -183,6 +185,18 @@ class Store:
                 yield Run(self.root / name / entry, name=name, root=self.root)
             else:
                 yield from self._walk(folder / entry, f"{name}/{entry}" if name else entry, seen)
+
+
+def shortest(identities: Iterable[str]) -> int:
+    """Return how many first digits tell identities apart, at least `SHORT`: what a table shows of them, and every command takes."""
+    known = set(identities)
+    return next(n for n in range(SHORT, LENGTH + 1) if len({one[:n] for one in known}) == len(known))
+
+
+def short(key: str) -> str:
+    """Return a run's key with the first digits of its identity, which every command takes."""
+    name, _, identity = key.rpartition("/")
+    return f"{name}/{identity[:SHORT]}"
 
 
 def check_name(name: str) -> str:

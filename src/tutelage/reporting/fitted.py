@@ -1,0 +1,154 @@
+"""What fits a terminal of any width without cutting a word: columns wrap, others are left out, and last the rows are stacked."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+MOST_LINES = 3
+"""A cell that would take more lines than this makes its table too narrow."""
+_SEPARATOR = " · "
+
+
+def shown_columns(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    *,
+    gap: int,
+    edges: int = 0,
+    wraps: Collection[str] = (),
+    drop: Sequence[str] = (),
+    whole: int = 0,
+) -> list[int] | None:
+    """Return the places of the columns that fit side by side, as few as possible left out; None: not even without those of `drop`.
+
+    Args:
+        header: the columns' names.
+        rows: texts, as many as there are columns.
+        width: of the terminal.
+        gap: between two columns.
+        edges: beside the first and the last.
+        wraps: columns whose cells may take up to `MOST_LINES` lines, never within a word.
+        drop: columns that may be left out, in this order.
+        whole: how long a cell may be that is not wrapped, though its column's may be.
+    """
+    columns = list(zip(header, *rows, strict=True))
+    least = [
+        max((least_width(cell, whole) if name in wraps else len(cell)) for cell in column)
+        for name, column in zip(header, columns, strict=True)
+    ]
+    for left_out in range(len(drop) + 1):
+        places = [place for place, name in enumerate(header) if name not in drop[:left_out]]
+        if sum(least[place] for place in places) + gap * (len(places) - 1) + edges <= width:
+            return places
+    return None
+
+
+def stacked(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[tuple[str, bool]]:
+    """Yield the lines of rows one below the other, and whether each is a row's first: its first cell, and below it the others by name."""
+    for first, *others in rows:
+        yield from ((line, True) for line in _wrapped(first, width, "  "))
+        line = ""
+        for item in (f"{name} {cell}" for name, cell in zip(header[1:], others, strict=True) if cell):
+            if line and len(line) + len(_SEPARATOR) + len(item) + 2 > width:
+                yield from ((one, False) for one in _wrapped(line, width, "    ", "  "))
+                line = item
+            else:
+                line = f"{line}{_SEPARATOR}{item}" if line else item
+        yield from ((one, False) for one in _wrapped(line, width, "    ", "  "))
+
+
+def wrapped(text: str, width: int, indent: str = "  ") -> list[str]:
+    """Return a text's lines within a width, broken between words alone; further lines of a long one are indented."""
+    return [line for part in text.split("\n") for line in _wrapped(part, width, indent)]
+
+
+class Fitted:
+    """A table with lines around its cells, for rich's `Console.print`; too wide, its rows are stacked.
+
+    Args:
+        title: the line above.
+        header: the columns' names.
+        rows: texts, as many as there are columns.
+        left: columns that are aligned to the left, beside the first.
+        wraps: see `shown_columns`.
+        drop: see `shown_columns`.
+        boxed: whether there are lines around the cells.
+        styles: of a column, the style of its texts.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        left: Collection[str] = (),
+        wraps: Collection[str] = (),
+        drop: Sequence[str] = (),
+        boxed: bool = True,
+        styles: Mapping[str, str] | None = None,
+    ) -> None:
+        self.title, self.header, self.rows = title, list(header), rows
+        self.left, self.wraps, self.drop, self.boxed = left, wraps, drop, boxed
+        self.styles = styles or {}
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from rich.table import Table
+        from rich.text import Text
+
+        gap, edges = (3, 4) if self.boxed else (2, 0)
+        places = shown_columns(
+            self.header, self.rows, options.max_width, gap=gap, edges=edges, wraps=self.wraps, drop=self.drop
+        )
+        if places is None:
+            if self.title:
+                yield Text(self.title, style="italic")
+            for line, first in stacked(self.header, self.rows, options.max_width):
+                yield Text(line, style="bold" if first else "")
+            return
+        more: dict[str, Any] = {} if self.boxed else {"box": None, "pad_edge": False}
+        table = Table(title=Text(self.title) if self.title else None, title_justify="left", **more)
+        for place in places:
+            name = self.header[place]
+            cells = [name, *(row[place] for row in self.rows)]
+            table.add_column(
+                Text(name),
+                justify="left" if place == 0 or name in self.left else "right",
+                style=self.styles.get(name),
+                overflow="fold",
+                min_width=max(map(least_width if name in self.wraps else len, cells)),
+            )
+        for row in self.rows:
+            table.add_row(*(Text(row[place]) for place in places))
+        yield table
+
+
+def least_width(text: str, whole: int = 0) -> int:
+    """Return the width in which a text takes at most `MOST_LINES` lines, its words whole; one of `whole` letters or fewer takes one."""
+    if len(text) <= whole:
+        return len(text)
+    low = max(map(len, text.split()), default=0)
+    return next(
+        (
+            width
+            for width in range(low, len(text) + 1)
+            if len(textwrap.wrap(text, width, break_on_hyphens=False)) <= MOST_LINES
+        ),
+        len(text),
+    )
+
+
+def _wrapped(text: str, width: int, indent: str, first: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        max(width, 20),
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        drop_whitespace=True,
+    ) or [""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -101,6 +102,34 @@ def test_doctor_names_values_files_runs_and_layer_pairs(runs, capsys):
     assert "blocks.0.conv1" in shown
     assert "split_sha256" in shown
     assert main(["doctor", "--build", "data=image_folder", "data.root=/nowhere"]) == 2
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_doctor_marks_what_differs_from_the_defaults_and_fits(runs, capsys, monkeypatch, width):
+    from tutelage.reporting import console
+
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(console.sys, "stdout", screen := Screen())
+    assert (
+        main(["doctor", "--build", "experiment=demo/guided-untrained", "optimizer.lr=0.01", "guide.stages=3"])
+        == 0
+    )
+    lines = screen.getvalue().splitlines()
+    words = [line for line in lines if len(line) > width]
+    assert not words and "…" not in screen.getvalue()
+    marked = {line.split()[1]: line for line in lines if line.startswith("* ")}
+    assert (
+        "0.01 (default 0.001)" in marked["optimizer.lr"] and "1200 (default 2000)" in marked["fit.max_steps"]
+    )
+    assert (
+        "guide.stages" not in marked and "data.split_seed" not in marked
+    )  # the word says what the default is
+    assert any(line.split()[-1:] == ["shape"] or "network layer" in line for line in lines)
 
 
 @pytest.mark.parametrize(

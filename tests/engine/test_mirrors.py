@@ -27,7 +27,7 @@ class Broken:
     def log(self, row):
         self._do("log")
 
-    def finish(self, summary):
+    def finish(self, summary, pictures):
         self._do("finish")
 
 
@@ -149,6 +149,90 @@ def test_csv_and_tensorboard_by_one_word(command):
     run = command("fit.max_steps=4", "logger=tensorboard", folder="board")
     mirrors.drain()
     assert list((run.path / "tensorboard").glob("events*"))
+
+
+GUIDED = ["method=guidance", "model@guide=convnet", "fit.max_steps=4"]
+
+
+def test_tensorboard_has_test_values_hyperparameters_layers_commit_and_pictures(
+    command, monkeypatch, tmp_path
+):
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    picture = tmp_path / "grid.png"
+    Image.new("RGB", (3, 2)).save(picture)
+    monkeypatch.setattr("tutelage.engine.fit.pictures_in", lambda _: {"grid": picture})
+    run = command(*GUIDED, "logger=tensorboard", folder="board")
+    mirrors.drain()
+    events = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    assert events.Scalars("test/accuracy")[0].value == pytest.approx(run.result["best"]["test"]["accuracy"])
+    assert "grid" in events.Tags()["images"]
+    text = {t: events.Tensors(t)[0].tensor_proto.string_val[0].decode() for t in events.Tags()["tensors"]}
+    pair = run_pairs(run)[0]
+    assert f"similarity/01 | {pair['guide']} -> {pair['network']}" in text["layers/text_summary"]
+    assert run.attempts[-1]["code"]["commit"] in text["run/text_summary"]
+    assert "_hparams_/experiment" in events.summary_metadata
+
+
+def run_pairs(run):
+    from tutelage.runs.records import read_json
+
+    return read_json(run.path / "setup.json")["method"]["objectives"]["alignment"]["pairs"]
+
+
+def test_wandb_is_given_tags_commit_layers_and_test_values(command, monkeypatch):
+    import wandb
+
+    given = {}
+
+    class Seen(RaisingRun):
+        def update(self, summary):
+            given["summary"] = summary
+
+    monkeypatch.setattr(wandb, "init", lambda **arguments: given.update(arguments) or Seen("nothing"))
+    run = command(*GUIDED, "logger=wandb")
+    mirrors.drain()
+    assert (
+        given["tags"][:2] == ["Guidance", "Digits"]
+        and given["config"]["commit"] == run.attempts[-1]["code"]["commit"]
+    )
+    assert len(given["config"]["layers"]) == len(run_pairs(run))
+    assert given["summary"]["test/accuracy"] == run.result["best"]["test"]["accuracy"]
+
+
+def test_mlflow_and_csv_at_once_and_a_resumed_run_is_the_same_there(command, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    words = [
+        *GUIDED,
+        "fit.validate_every_steps=2",
+        "fit.checkpoint_every_s=0",
+        "logger=mlflow",
+        "logger.kind=[mlflow,csv]",
+    ]
+    save = Checkpoints.save
+
+    def stop(self, trainer):
+        save(self, trainer)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            command(*words)
+    run = command(*words)
+    mirrors.drain()
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=(run.path / run.config["runs_dir"] / ".mlflow").absolute().as_uri())
+    experiment = client.get_experiment_by_name("tutelage")
+    (there,) = client.search_runs([experiment.experiment_id])
+    assert there.info.status == "FINISHED" and there.data.tags["tutelage.identity"] == run.identity
+    assert there.data.metrics["test/accuracy"] == run.result["best"]["test"]["accuracy"]
+    assert there.data.params["fit.max_steps"] == "4" and "layers.similarity.01" in there.data.tags
+    history = client.get_metric_history(there.info.run_id, "validation/accuracy")
+    assert {2, 4} <= {point.step for point in history}
+    assert (run.path / "metrics.csv").is_file()
 
 
 def test_csv_after_a_resume_holds_the_rows_before_it_too(command, monkeypatch):

@@ -9,6 +9,7 @@ from typing import Any
 
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
+from tutelage.reporting.fitted import Fitted, wrapped
 from tutelage.runs.identity import flatten
 from tutelage.runs.needs import Plan
 from tutelage.runs.provenance import changed_files, changed_packages
@@ -20,26 +21,53 @@ def run(given: Given) -> int:
     """Run the command; return its exit code."""
     build, overrides = "--build" in given.flags, given.settings
     from tutelage.config.compose import plan_of
-    from tutelage.config.origins import origins
     from tutelage.reporting.console import console as console_of
 
     console = console_of(highlight=False, soft_wrap=True)
     plan = plan_of(overrides)
-    where = origins(overrides)
-    console.print("[bold]Values[/bold] (and what sets each)")
-    values = dict(flatten(plan.config))
-    width = max(map(len, values))
-    for key, value in values.items():
-        console.print(
-            f"  {key:<{width}}  {value!r:<24}  {where.get(key) or where.get(key.rpartition('.')[0], 'resolved')}",
-            markup=False,
-        )
+    _values(plan, overrides, console)
     console.print("\n[bold]Runs[/bold]")
     _runs(plan, console)
     problems = _build(plan, console) if build else []
     for problem in problems:
         console.print(f"missing: {problem}", style="red", markup=False)
     return 2 if problems and build else 0
+
+
+def _values(plan: Plan, overrides: Sequence[str], console: Any) -> None:
+    """Print every value and what sets it; where the terminal is too narrow for both in a line, what sets it stands above."""
+    from tutelage.config.origins import SETS_OTHERS, origins_and_defaults
+
+    where, defaults = origins_and_defaults(overrides)
+    console.print("[bold]Values[/bold] (and what sets each; * differs from the default of what was chosen)")
+    rows = []
+    for key, value in flatten(plan.config):
+        origin = where.get(key) or where.get(key.rpartition(".")[0], "resolved")
+        said = origin.startswith(("command: ", *(f"conf/{group}" for group in SETS_OTHERS)))
+        differs = said and (key not in defaults or defaults[key] != value)
+        text = repr(value)
+        if differs and key in defaults and not isinstance(defaults[key], dict):
+            text += f" (default {defaults[key]!r})"
+        rows.append(("*" if differs else " ", key, text, origin))
+    keys, texts = (max(len(row[place]) for row in rows) for place in (1, 2))
+    texts = min(texts, 40)
+    wide = all(keys + max(texts, len(text)) + len(origin) + 6 <= console.width for _, _, text, origin in rows)
+    above = None
+    for mark, key, text, origin in rows:
+        if wide:
+            line = f"{mark} {key:<{keys}}  {text:<{texts}}  {origin}"
+        else:
+            if origin != above:
+                _say(f"{origin}:", console, "dim", indent="    ")
+            above = origin
+            line = f"{mark} {key:<{min(keys, 40)}}  {text}"
+        _say(line, console, "bold" if mark == "*" else None, indent="      ")
+
+
+def _say(line: str, console: Any, style: str | None = None, *, indent: str = "  ") -> None:
+    """Print a line within the terminal's width, broken between words."""
+    for part in wrapped(line, console.width, indent) if len(line) > console.width else [line]:
+        console.print(part, style=style, markup=False)
 
 
 def _runs(plan: Plan, console: Any) -> None:
@@ -53,7 +81,7 @@ def _runs(plan: Plan, console: Any) -> None:
         files = changed_files(run.attempts, item.config) if run.is_complete else []
         if run.is_complete and (packages := [*files, *changed_packages(run.attempts)]):
             note = f" (the code of {', '.join(packages)} has changed since)"
-        console.print(f"  {role:<9} {item.key}  {run.state}{note}", markup=False)
+        _say(f"  {role:<9} {item.key}  {run.state}{note}", console, indent="            ")
 
 
 def _build(plan: Plan, console: Any) -> list[str]:
@@ -104,7 +132,7 @@ def _build(plan: Plan, console: Any) -> list[str]:
         _facts(facts, console)
         if pairs and isinstance(pairs[0], dict):
             console.print(f"Layer pairs ({len(pairs)})")
-            console.print(_pair_table(pairs))
+            console.print(_pair_table(pairs), soft_wrap=False)
         elif pairs:
             _facts({"pairs": pairs}, console)
     return []
@@ -116,7 +144,7 @@ def _facts(facts: dict[str, Any], console: Any) -> None:
     width = max((len(key) for key, value in shown.items() if value), default=0)
     for key, value in shown.items():
         if value:
-            console.print(f"  {key:<{width}}  {value}", markup=False)
+            _say(f"  {key:<{width}}  {value}", console, indent="    ")
 
 
 def _plain(value: Any) -> str:
@@ -135,20 +163,36 @@ def _plain(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _pair_table(pairs: Sequence[dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("", "guide layer", "kind", "shape", "network layer", "kind", "shape"):
-        table.add_column(title, no_wrap=True)
-    for number, pair in enumerate(pairs, start=1):
-        sides = [
-            cell
-            for role in ("guide", "network")
-            for cell in (pair[role], pair[f"{role}_kind"], " x ".join(map(str, pair[f"{role}_shape"])))
+def _pair_table(pairs: Sequence[dict[str, Any]]) -> Fitted:
+    header = [
+        "",
+        "guide layer",
+        "guide kind",
+        "guide shape",
+        "network layer",
+        "network kind",
+        "network shape",
+    ]
+    rows = [
+        [
+            f"  {number:02d}",
+            *(
+                cell
+                for role in ("guide", "network")
+                for cell in (pair[role], pair[f"{role}_kind"], " x ".join(map(str, pair[f"{role}_shape"])))
+            ),
         ]
-        table.add_row(f"  {number:02d}", *sides)
-    return table
+        for number, pair in enumerate(pairs, start=1)
+    ]
+    return Fitted(
+        "",
+        header,
+        rows,
+        left=header,
+        wraps=header[2:4] + header[5:],
+        drop=("guide kind", "network kind"),
+        boxed=False,
+    )
 
 
 def _without_needs(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,23 @@ from tutelage.config.groups import PRIMARY, folders
 from tutelage.runs.bounded import load_yaml
 from tutelage.runs.identity import flatten
 
+SETS_OTHERS = ("experiment/", "sweep/", "chain/")
+"""Groups whose files set values of other groups: what they say is no default."""
+
 
 def origins(overrides: Sequence[str]) -> dict[str, str]:
     """Return {dotted key: the file or the word of the command that set it last}."""
+    return origins_and_defaults(overrides)[0]
+
+
+def origins_and_defaults(overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return {dotted key: what set it last} and {dotted key: its default}.
+
+    The default is what the chosen models, data, methods, ... and the root say themselves, before an experiment or the command says
+    otherwise; a key that these alone know has none.
+    """
     found: dict[str, str] = {}
+    defaults: dict[str, Any] = {}
     with hydra_ready():
         loader = GlobalHydra.instance().config_loader()
         listed = loader.compute_defaults_list(PRIMARY, [*search_path(), *readable(overrides)], RunMode.RUN)
@@ -31,15 +44,17 @@ def origins(overrides: Sequence[str]) -> dict[str, str]:
         content.pop("defaults", None)
         content.pop("hydra", None)
         prefix = f"{entry.package}." if entry.package and entry.package != "_global_" else ""
-        for key, _ in flatten(content):
+        for key, value in flatten(content):
             found[f"{prefix}{key}"] = f"conf/{entry.config_path}.yaml"
+            if not entry.config_path.startswith(SETS_OTHERS):
+                defaults[f"{prefix}{key}"] = value
     for word in overrides:
         key, equals, text = word.lstrip("+~").partition("=")
         if key in found or "." in key:
             found[key] = f"command: {word}"
         if equals and text.startswith("{"):  # a dictionary: each value of it comes from this word
             found |= {f"{key}.{name}": f"command: {word}" for name, _ in flatten(setting_value(word))}
-    return found
+    return found, defaults
 
 
 def _file(name: str) -> Path | None:

@@ -67,7 +67,10 @@ class Hardware:
 class Logger:
     """Which mirrors of the record are kept."""
 
-    kind: Literal["wandb", "tensorboard", "csv", "none"] | list[Literal["wandb", "tensorboard", "csv"]]
+    kind: (
+        Literal["wandb", "tensorboard", "mlflow", "csv", "none"]
+        | list[Literal["wandb", "tensorboard", "mlflow", "csv"]]
+    )
     project: str
     mode: Literal["offline", "online", "disabled"]
 

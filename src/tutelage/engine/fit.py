@@ -19,7 +19,8 @@ from tutelage.engine.build import Built, build
 from tutelage.engine.callbacks import Progress, Recording, StopBelow
 from tutelage.engine.checkpoints import Checkpoints, WholeFiles, best_weights
 from tutelage.engine.cpu import prepared_cpu
-from tutelage.engine.mirrors import Mirrors, open_mirrors
+from tutelage.engine.mirror_kinds import about
+from tutelage.engine.mirrors import Mirrors, open_mirrors, pictures_in, summary_of
 from tutelage.engine.outcome import cost, evaluate_and_save
 from tutelage.engine.rank_environment import lightning_environment
 from tutelage.engine.validation_intervals import ValidationIntervals
@@ -57,7 +58,11 @@ def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) ->
     first_step = 0 if checkpoint is None else checkpoint[1]
     trainer, recording, checkpoints, mirrors = assemble(config, run, built, max_steps)
     if trainer.is_global_zero:
-        record = {"data": built.data.summary(), "method": built.method.describe(), "heads": built.heads}
+        record: dict[str, Any] = {
+            "data": built.data.summary(),
+            "method": built.method.describe(),
+            "heads": built.heads,
+        }
         selection = {"monitor": checkpoints.monitor, "mode": checkpoints.mode, "split": "validation"}
         record |= {"steps": max_steps, "selection": selection}
         write_json(run.path / "setup.json", record | ({"reads": reads} if reads else {}))
@@ -89,7 +94,7 @@ def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) ->
             if recording.writer is not None:
                 recording.writer.close()
         finally:
-            mirrors.finish(result.get("metrics", {}))
+            mirrors.finish(summary_of(result), pictures_in(run.path))
             built.method.release()
             built.data.teardown()
     return result
@@ -117,9 +122,11 @@ def assemble(
     """Return the trainer and the callbacks of this run."""
     settings, task = read(Fit, config["fit"], "fit"), built.data.task
     is_first = _rank() == 0
-    mirrors = (
-        open_mirrors(read(Logger, config["logger"], "logger"), run.path, config) if is_first else Mirrors([])
-    )
+    mirrors = Mirrors([])
+    if is_first:
+        code = (run.attempts[-1] if run.attempts else {}).get("code") or {}
+        facts = about(config, run.path.name, code, built.method.describe())
+        mirrors = open_mirrors(read(Logger, config["logger"], "logger"), run.path, config, facts)
     per_epoch = built.data.steps_per_epoch / settings.accumulate
     recording = Recording(
         run.writer() if is_first else None,

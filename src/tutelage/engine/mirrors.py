@@ -1,4 +1,4 @@
-"""Mirrors of the record: W&B, TensorBoard, CSV. They can be absent, slow or broken; the run and its own record stay the same.
+"""Mirrors of the record: W&B, TensorBoard, MLflow, CSV. They can be absent, slow or broken; the run and its own record stay the same.
 
 All mirrors of a process are served by one background thread, in order, so that starting and finishing W&B never holds up a step
 and several runs of one process never merge. What a mirror raises is logged once, and that mirror is left for the rest of the run.
@@ -7,7 +7,6 @@ and several runs of one process never merge. What a mirror raises is logged once
 from __future__ import annotations
 
 import atexit
-import csv
 import functools
 import logging
 import os
@@ -15,118 +14,46 @@ import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tutelage.config.settings import Logger
-from tutelage.runs.records import read_metrics, replacing
+from tutelage.engine.mirror_kinds import About, CsvMirror, MlflowMirror, TensorBoardMirror, WandbMirror
 
 log = logging.getLogger("tutelage")
 DRAIN_TIMEOUT_S = 60.0  # how long the end of the process waits for a slow mirror
 
 
-class Mirror(Protocol):
-    """One place that rows are copied to."""
-
-    def start(self) -> None:
-        """Open it."""
-
-    def log(self, row: dict[str, float]) -> None:
-        """Copy one row; `step` is among its values."""
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Close it with the result."""
-
-
-class WandbMirror:
-    """Weights & Biases: offline unless asked otherwise. Its run has the identity of ours, so a resumed run continues there too."""
-
-    def __init__(
-        self,
-        folder: Path,
-        config: dict[str, Any],
-        *,
-        project: str,
-        mode: str,
-        name: str,
-        group: str,
-        run_id: str,
-    ) -> None:
-        self.arguments: dict[str, Any] = {
-            "dir": str(folder), "config": config, "project": project, "mode": os.environ.get("WANDB_MODE", mode),
-            "name": name, "group": group, "id": run_id, "resume": "allow", "reinit": "create_new",
-        }  # fmt: skip
-        self.run: Any = None
-
-    def start(self) -> None:
-        import wandb
-
-        settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=30)
-        self.run = wandb.init(settings=settings, **self.arguments)
-        self.run.define_metric("*", step_metric="step")
-
-    def log(self, row: dict[str, float]) -> None:
-        self.run.log(row)
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        try:
-            self.run.summary.update(summary)
-        finally:
-            self.run.finish()
-
-
-class TensorBoardMirror:
-    """TensorBoard event files in the run's folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.writer: Any = None
-
-    def start(self) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(self.folder / "tensorboard"))
-
-    def log(self, row: dict[str, float]) -> None:
-        for name, value in row.items():
-            if name != "step":
-                self.writer.add_scalar(name, value, int(row["step"]))
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        self.writer.close()
-
-
-class CsvMirror:
-    """One CSV file, written at the end from the record: then all columns are known, and the rows before a resume are there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def start(self) -> None:
-        """Nothing to open."""
-
-    def log(self, row: dict[str, float]) -> None:
-        """The record has it."""
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        rows = read_metrics(self.folder / "metrics.jsonl").rows
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        with replacing(self.folder / "metrics.csv") as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-def open_mirrors(logger: Logger, folder: Path, config: dict[str, Any]) -> Mirrors:
+def open_mirrors(logger: Logger, folder: Path, config: dict[str, Any], about: About) -> Mirrors:
     """Return the mirrors that the `logger` section of a configuration asks for: `kind` is one or a list."""
-    mirrors: list[Mirror] = []
+    mirrors: list[Any] = []
     for kind in logger.kind if isinstance(logger.kind, list | tuple) else [logger.kind]:
         if kind == "wandb":
-            name = f"{config['name']}/seed{config['seed']}"
-            where = {"project": logger.project, "mode": logger.mode, "name": name, "group": config["name"]}
-            mirrors.append(WandbMirror(folder, config, run_id=folder.name, **where))
+            mirrors.append(WandbMirror(folder, config, about, project=logger.project, mode=logger.mode))
+        elif kind == "mlflow":
+            mirrors.append(MlflowMirror(Path(config["runs_dir"]), about, project=logger.project))
         elif kind != "none":
-            mirrors.append(TensorBoardMirror(folder) if kind == "tensorboard" else CsvMirror(folder))
+            mirrors.append(TensorBoardMirror(folder, about) if kind == "tensorboard" else CsvMirror(folder))
     return Mirrors(mirrors)
+
+
+def summary_of(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what mirrors show of a result: the selected network's metrics on every split, its step, and the cost; empty without one."""
+    best = result.get("best") or {}
+    values = {
+        f"{split}/{name}": v
+        for split, found in best.items()
+        if isinstance(found, dict)
+        for name, v in found.items()
+    }
+    cost = {f"cost/{name}": value for name, value in (result.get("cost") or {}).items()}
+    return values | ({"best_step": best["step"]} if "step" in best else {}) | cost
+
+
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """Return the figures and sample grids of a run's folder, the last grid of those made while training, by name."""
+    found = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    grids = sorted((folder / "samples").glob("*.png"))
+    return found | ({"samples": grids[-1]} if grids else {})
 
 
 class Mirrors:
@@ -140,9 +67,9 @@ class Mirrors:
         """Queue one row."""
         self._each("log", dict(row))
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: dict[str, Any], pictures: dict[str, Path] | None = None) -> None:
         """Queue the end of the run."""
-        self._each("finish", summary)
+        self._each("finish", summary, pictures or {})
 
     def _each(self, action: str, *arguments: Any) -> None:
         for mirror in self._live:
@@ -194,7 +121,7 @@ class _Worker:
         self.thread.join(timeout_s)
         if self.thread.is_alive():
             log.warning(
-                "a mirror (W&B, TensorBoard) did not finish within %.0f s and was left; the run's own files are complete",
+                "a mirror (W&B, TensorBoard, MLflow) did not finish within %.0f s and was left; the run's own files are complete",
                 timeout_s,
             )
 

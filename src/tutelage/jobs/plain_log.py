@@ -90,8 +90,8 @@ def speak_plainly(*, verbose: bool = False) -> None:
             handler.terminator = end
             logging.getLogger(name).addHandler(handler)
             _screen.append(handler)
-    for handler in _screen:
-        handler.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for one in _screen:
+        one.setLevel(logging.DEBUG if verbose else logging.INFO)
     if _held not in logging.root.handlers:
         logging.root.addHandler(_held)  # without a handler there, Python prints warnings of every library
     logger.setLevel(logging.INFO)
@@ -99,7 +99,9 @@ def speak_plainly(*, verbose: bool = False) -> None:
     warnings.formatwarning = _in_a_line
 
 
-def _in_a_line(message: Any, category: type[Warning], filename: str, *_: Any) -> str:
+def _in_a_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int = 0, line: str | None = None
+) -> str:
     text = f"{category.__name__}: {message}\n"
     if _is_foreign(filename) and len(_foreign) < 1000:
         _foreign.add(text)

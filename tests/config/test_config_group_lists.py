@@ -6,6 +6,7 @@ import pytest
 
 from tutelage.cli.main import main
 from tutelage.config.compose import compose
+from tutelage.config.group_lists import without_lists
 from tutelage.config.origins import origins
 from tutelage.errors import UserError
 
@@ -79,3 +80,10 @@ def test_the_values_of_a_dictionary_come_from_its_word():
     found = origins(["optimizer=adam", word])
     assert found["optimizer.lr"] == found["optimizer.betas"] == f"command: {word}"
     assert found["optimizer.schedule"] == "conf/shared/schedule.yaml"
+
+
+@pytest.mark.parametrize(
+    "word", ["logger=csv", "logger=[csv", "logger=csv]", "fit.steps=[1,2]", "no_group=[a,b]"]
+)
+def test_what_is_no_list_of_a_group_stays_as_it_is(word):
+    assert without_lists([word]) == [word]

@@ -7,6 +7,7 @@ import torch
 
 from tutelage.data.images import Digits
 from tutelage.data.series import Series
+from tutelage.engine import seen
 from tutelage.engine.seen import seen_in_training
 
 
@@ -53,3 +54,16 @@ def test_images_of_another_set_are_known_by_their_bytes():
     trained = {its.store.images[i].numpy().tobytes() for i in its.splits["train"]}
     expected = sum(given.store.images[i].numpy().tobytes() in trained for i in given.splits["test"])
     assert expected > 100 and seen_in_training(its, given, "test") == expected
+
+
+def test_of_what_is_no_image_or_too_large_to_compare_nothing_is_known(series, tmp_path, monkeypatch):
+    one, other = series([120, 40, 40]), series([120, 40, 40])
+    other.fingerprint = "another"
+    assert seen_in_training(one, other, "test") == 0
+    its, given = digits(0), digits(1)
+    given.fingerprint = "another"
+    assert seen_in_training(its, given, "test") > 0
+    monkeypatch.setattr(seen, "LARGEST_BYTES", its.store.images.numel())
+    assert seen_in_training(its, given, "test") > 0
+    monkeypatch.setattr(seen, "LARGEST_BYTES", its.store.images.numel() - 1)
+    assert seen_in_training(its, given, "test") == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf, nan
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from tutelage.config.compose import compose
 from tutelage.config.groups import group_options
 from tutelage.engine.build import build
 from tutelage.errors import UserError
+from tutelage.methods.base import NonFiniteLoss
 from tutelage.objectives.base import NotPrepared
 
 GUIDE = ["model@guide=residual_convnet", "guide.width=4", "guide.blocks=1"]
@@ -182,3 +185,23 @@ def test_the_neighbours_of_a_sample_are_two_or_more_of_the_other_samples_of_a_ba
 )  # fmt: skip
 def test_it_is_known_whether_every_step_reaches_every_trained_parameter(tmp_path, words, reaches):
     assert built(tmp_path, *words).method.objectives.reaches_all is reaches
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ([[3, 1, 2], [nan, nan, 2]], "step 1: task (terms"),
+        ([[nan, 1, inf]], "step 0: soft (terms"),
+        ([[nan, nan, inf]], "step 0: task, soft (terms"),
+        ([[nan, 1, 2]], "step 0: the weighted sum (terms"),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_named_by_its_first_step_and_its_terms(tmp_path, values, named):
+    method = built(tmp_path, *TEACHER, "+objective@method.objectives.soft=soft_targets").method
+    history = [
+        (step, ("task", "soft"), torch.tensor(row, dtype=torch.float)) for step, row in enumerate(values)
+    ]
+    method._history = history
+    with pytest.raises(NonFiniteLoss) as error:
+        method.flush()
+    assert named in str(error.value)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.config.compose import hydra_ready, plan_of
+from tutelage.config.compose import hydra_ready
+from tutelage.config.planner import Planner
 from tutelage.reporting.table_file import load
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ QUICK = ("demo/demo", "guidance/digits", "transfer/digits")
 
 def digest(path: Path, folder: Path) -> str:
     """Return a hash of the labels and identities of a table's arms; the data are a folder without a file."""
-    table, known = load(path), {}
+    table, plan = load(path), Planner()
     with hydra_ready():
         config = " ".join(" ".join(arm.command) for arm in table.arms)
         root = "chain.root" if "experiment=transfer" in config else "data.root"
@@ -28,7 +29,7 @@ def digest(path: Path, folder: Path) -> str:
             if not any(name in config for name in ("demo/", "chain=digits", "copy_paste", "parity"))
             else []
         )
-        plans = [(arm.label, plan_of([*arm.command, *given], known).identity) for arm in table.arms]
+        plans = [(arm.label, plan([*arm.command, *given]).identity) for arm in table.arms]
     return hashlib.sha256(json.dumps(plans).encode()).hexdigest()[:16]
 
 

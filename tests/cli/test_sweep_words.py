@@ -101,13 +101,13 @@ def test_a_frozen_network_is_left_out_where_a_method_has_no_place_for_it(caplog)
         for c in arm
     ]
     with caplog.at_level(logging.INFO, logger="tutelage"):
-        plain, guided, distilled = fitting(given)
+        plain, guided, distilled = fitting(given, compose)
     assert plain == ["method=supervised"]
     assert guided == ["method=guidance", *FROZEN[:2]] and distilled == ["method=distillation", *FROZEN[2:]]
     assert "method=supervised has no place for a guide: it is left out" in caplog.text
     assert "method=distillation has no place for a guide" in caplog.text
     useless = [["method=supervised", *FROZEN[:2]], ["method=distillation", *FROZEN[:2]]]
-    assert fitting(useless) == useless  # nobody reads it: the mistake is said
+    assert fitting(useless, compose) == useless  # nobody reads it: the mistake is said
 
 
 def test_a_sweep_over_methods_with_frozen_networks_runs(here, capsys):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tutelage.cli.main import main
 from tutelage.config.compose import compose, hydra_ready, plan_of
+from tutelage.config.planner import Planner
 from tutelage.engine.build import build
 from tutelage.reporting.table_file import load
 from tutelage.runs import needs, setting
@@ -94,9 +95,9 @@ def test_every_arm_of_a_table_plans_and_arms_share_the_recipe_of_the_target(path
     table = load(path)
     assert len(table.seeds) >= 3
     root = [] if table.name == "transfer/digits" else [f"chain.root={images}"]
-    known: dict = {}
+    plan = Planner()
     with hydra_ready():
-        plans = {arm.label: plan_of([*arm.command, *root], known) for arm in table.arms}
+        plans = {arm.label: plan([*arm.command, *root]) for arm in table.arms}
     assert len({plan.identity for plan in plans.values()}) == len(plans)
     base = next(iter(plans.values())).config
     for label, plan in plans.items():

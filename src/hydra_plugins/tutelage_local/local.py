@@ -13,17 +13,22 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-# processes: jobs at a time; null: one per GPU where there are GPUs, else one per core. A plain node: Hydra scans this file
-# before Python knows it as a module, which a dataclass with postponed annotations does not survive.
-NODE = {"_target_": "hydra_plugins.tutelage_local.local.LocalLauncher", "processes": None}
+# processes: jobs at a time; null: one per GPU where there are GPUs, else one per core. gpu_memory_gb: GiB that a job may take of a GPU,
+# which as many share as have room; null: one each. A plain node: Hydra scans this file before Python knows it as a module, which a
+# dataclass with postponed annotations does not survive.
+NODE = {
+    "_target_": "hydra_plugins.tutelage_local.local.LocalLauncher",
+    "processes": None,
+    "gpu_memory_gb": None,
+}
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=NODE, provider="tutelage")
 
 
 class LocalLauncher(Launcher):
     """Fork each job from this process, which holds the imports: isolation costs milliseconds, not an import of torch."""
 
-    def __init__(self, processes: int | None = None) -> None:
-        self.processes = processes
+    def __init__(self, processes: int | None = None, gpu_memory_gb: float | None = None) -> None:
+        self.processes, self.gpu_memory_gb = processes, gpu_memory_gb
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See Hydra's Launcher."""
@@ -48,7 +53,9 @@ class LocalLauncher(Launcher):
                 (as_given(job_overrides[i]), plans[i][0], functools.partial(self._job, configs[i]))
                 for i in missing
             ]
-            made = Jobs(Path(self.config.hydra.sweep.dir)).fork(jobs, self.processes)
+            launched = Jobs(Path(self.config.hydra.sweep.dir))
+            launched.gpu_memory_gb = self.gpu_memory_gb
+            made = launched.fork(jobs, self.processes)
             for i, value in zip(missing, made, strict=True):
                 values[i] = value
         returned = []

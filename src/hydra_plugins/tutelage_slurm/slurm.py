@@ -46,7 +46,6 @@ class SlurmLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit every job whose result is not stored, wait for all, and return their values in order; NaN where there is none."""
         from tutelage.config.compose import as_given
-        from tutelage.jobs.cluster import submit
         from tutelage.jobs.outcomes import Jobs, stored_plan
 
         setup_globals()
@@ -57,10 +56,16 @@ class SlurmLauncher(Launcher):
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
             wanted.append((as_given(config.hydra.overrides.task), *stored_plan(config)))
-        values = submit(jobs, wanted, self.options)
+        values = self.submit(jobs, wanted)
         returned = []
         for words, value in zip(job_overrides, values, strict=True):
             done = JobReturn(overrides=list(words), status=JobStatus.COMPLETED)
             done.return_value = value
             returned.append(done)
         return returned
+
+    def submit(self, jobs: Any, wanted: Sequence[Any]) -> list[float]:
+        """See `tutelage.jobs.cluster.submit`."""
+        from tutelage.jobs.cluster import submit
+
+        return submit(jobs, wanted, self.options)

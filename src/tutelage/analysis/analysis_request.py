@@ -117,12 +117,13 @@ def _arms(runs: Sequence[Run], store: Store) -> list[tuple[Run, str]]:
 
 
 def _of_table(path: Path, role: str, words: list[str]) -> Iterator[Subject]:
-    from tutelage.config.compose import hydra_ready, plan_of
+    from tutelage.config.compose import hydra_ready
+    from tutelage.config.planner import Planner
     from tutelage.reporting.table_file import load
     from tutelage.reporting.tables import choose, finder
     from tutelage.runs.store import Store
 
-    table, find, empty = load(path), finder(words, plan_of), True
+    table, find, empty = load(path), finder(words, Planner()), True
     store = Store(words[0].partition("=")[2])
     with hydra_ready():
         for arm in table.arms:

@@ -23,18 +23,17 @@ def rows(jobs: int = 8) -> list[Row]:
 def measure(logger: str, jobs: int) -> Row:
     """Return the seconds of each job after the first, of one update each."""
     from tutelage.cli import train
-    from tutelage.jobs import sweep
     from tutelage.jobs.outcomes import Jobs
 
     ends: list[float] = []
-    original = sweep.job
+    original = Jobs.do
 
-    def timed(node: Any, swept: Any, jobs: Jobs) -> float:
-        value = original(node, swept, jobs)
+    def timed(*given: Any, **options: Any) -> float:
+        value = original(*given, **options)
         ends.append(time.perf_counter())
         return value
 
-    sweep.job = timed
+    Jobs.do = timed  # type: ignore[method-assign]
     try:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             seeds = ",".join(map(str, range(jobs + 1)))
@@ -43,7 +42,7 @@ def measure(logger: str, jobs: int) -> Row:
 
             mirrors.drain()
     finally:
-        sweep.job = original
+        Jobs.do = original  # type: ignore[method-assign]
     spent = sorted(later - earlier for earlier, later in itertools.pairwise(ends))
     middle = spent[len(spent) // 2]
     return Row(

@@ -43,7 +43,8 @@ def report_runs(name: str, runs_dir: str) -> None:
 
 def report_table(path: Path, words: Sequence[str], *, replace: bool = False) -> None:
     """Report on a table file, from whatever runs of it exist. replace: also where a table of more runs stands on the disk."""
-    from tutelage.config.compose import hydra_ready, plan_of
+    from tutelage.config.compose import hydra_ready
+    from tutelage.config.planner import Planner
     from tutelage.reporting.console import console
     from tutelage.reporting.render import terminal
     from tutelage.reporting.table_file import load
@@ -56,7 +57,7 @@ def report_table(path: Path, words: Sequence[str], *, replace: bool = False) -> 
     with hydra_ready():
         report, said = write_table(
             table,
-            finder(words, plan_of),
+            finder(words, Planner()),
             Store(root),
             path.parent / "results" if path.resolve().is_relative_to(Path.cwd()) else Path(root) / table.name,
             path.stem,

@@ -22,7 +22,8 @@ def run(given: Given) -> int:
             f"there is no table '{name}': tables are files {TABLES}/<paper>/<table>.yaml of the folder in which the command is given; "
             f"{choices(name, tables())}"
         )
-    from tutelage.config.compose import compose, hydra_ready, plan_of
+    from tutelage.config.compose import compose, hydra_ready
+    from tutelage.config.planner import Planner
     from tutelage.jobs.outcomes import Jobs
     from tutelage.jobs.sweep import launcher_of
     from tutelage.reporting.table_file import load
@@ -32,10 +33,11 @@ def run(given: Given) -> int:
     table = load(path)
     with hydra_ready():
         jobs: Jobs | None = None
+        planner = Planner()
         tried: set[tuple[str, ...]] = set()
         # The finder remembers states, so each round asks anew; a failed cell is tried once.
         while cells := [
-            c for c in unfinished(table, finder(extra, plan_of)) if tuple(c.overrides) not in tried
+            c for c in unfinished(table, finder(extra, planner)) if tuple(c.overrides) not in tried
         ]:
             tried |= {tuple(cell.overrides) for cell in cells}
             log.info("%d runs of %s are missing", len(cells), path)

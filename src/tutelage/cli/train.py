@@ -71,21 +71,22 @@ def multirun(overrides: Sequence[str]) -> int:
 def _commands(overrides: Sequence[str]) -> int:
     """Run the commands that the words, or a table and the words, make; show the table of their runs."""
     from tutelage.cli.sweep_words import arms_of, table_of
-    from tutelage.config.compose import compose
+    from tutelage.config.planner import Planner
     from tutelage.jobs.frozen_words import fitting
     from tutelage.jobs.sweep import launcher_of, run_commands
 
+    plan = Planner()
     table, words = table_of(overrides)
     launch, words = launcher_of(words, table.processes if table else 1)
     arms = arms_of(table, words)
     if sys.stderr.isatty():  # a word at once; elsewhere a mistake is the one message
         log.info("%d commands", sum(map(len, arms.values())))
     given = [command for commands in arms.values() for command in commands]
-    commands = fitting(given)
+    commands = fitting(given, plan.compose)
     if not commands:
         raise UserError(f"the sweep has no job: one of {' '.join(words)} has no value")
-    runs_dir = compose([word for word in words if word.startswith("runs_dir=")])["runs_dir"]
-    jobs, plans = run_commands(commands, launch, runs_dir)
+    runs_dir = plan.compose([word for word in words if word.startswith("runs_dir=")])["runs_dir"]
+    jobs, plans = run_commands(commands, launch, runs_dir, plan)
     code = jobs.close()
     of_command = {command: plan for command, plan in zip(given, plans, strict=True) if plan is not None}
     _show_table(
@@ -97,18 +98,21 @@ def _commands(overrides: Sequence[str]) -> int:
 
 
 def _show_table(table: Table | None, arms: Mapping[str, Sequence[Plan]], runs_dir: str) -> None:
-    from tutelage.reporting.collect import row_of
+    from tutelage.reporting.collect import Known, row_of
     from tutelage.reporting.console import console
+    from tutelage.reporting.index import Index
     from tutelage.reporting.render import terminal
     from tutelage.reporting.runs_report import FILES, sweep_report, write
     from tutelage.runs.run import State
     from tutelage.runs.store import Store
 
     store = Store(runs_dir)
+    known = Known(index := Index(store.root))
     rows = {
-        label: [row_of(store.run(plan.name, plan.identity), store) for plan in plans]
+        label: [row_of(store.run(plan.name, plan.identity), store, known) for plan in plans]
         for label, plans in arms.items()
     }
+    index.save()
     if not any(row.state is State.COMPLETE for found in rows.values() for row in found):
         return
     report = sweep_report(

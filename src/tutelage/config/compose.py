@@ -114,11 +114,22 @@ def compose(overrides: Sequence[str], primary: str = PRIMARY) -> dict[str, Any]:
     overrides = readable(one_length(overrides))
     with hydra_ready():
         try:
-            node = hydra_compose(primary, overrides=[*search_path(), *overrides], return_hydra_config=True)
+            node = merged(overrides, primary)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise explain(error, overrides, primary) from error
-        _check_lists(overrides, primary)
-        return resolve(node, overrides, primary)
+        return _resolved(node, overrides, primary)
+
+
+def merged(overrides: Sequence[str], primary: str = PRIMARY) -> DictConfig:
+    """Return what Hydra makes of words, unresolved and without its own part. It must be ready; what it raises is passed on."""
+    node = hydra_compose(primary, overrides=[*search_path(), *overrides], return_hydra_config=True)
+    _check_lists(overrides, primary)
+    return _without_hydra(node)
+
+
+def _without_hydra(node: DictConfig) -> DictConfig:
+    keys: Any = [key for key in node if key != "hydra"]
+    return OmegaConf.masked_copy(node, keys)
 
 
 def _check_lists(overrides: Sequence[str], primary: str) -> None:
@@ -133,15 +144,25 @@ def _check_lists(overrides: Sequence[str], primary: str) -> None:
 
 def resolve(node: DictConfig, overrides: Sequence[str] = (), primary: str = PRIMARY) -> dict[str, Any]:
     """Return a composed configuration as a plain, complete and checked dictionary. overrides: for messages."""
-    keys: Any = [
-        key for key in node if key != "hydra"
-    ]  # a launcher's node has Hydra's too, which is not complete
+    return _resolved(_without_hydra(node), overrides, primary)  # a launcher's node has Hydra's part too
+
+
+def _resolved(node: DictConfig, overrides: Sequence[str], primary: str) -> dict[str, Any]:
     try:
-        config: Any = OmegaConf.to_container(
-            OmegaConf.masked_copy(node, keys), resolve=True, throw_on_missing=True
-        )
+        config = plain(node)
     except OmegaConfBaseException as error:
         raise explain(error, overrides, primary) from error
+    return checked(config, overrides, primary)
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """Return a node as a plain dictionary, interpolations resolved. What OmegaConf raises is passed on."""
+    config: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    return dict(config)
+
+
+def checked(config: dict[str, Any], overrides: Sequence[str], primary: str = PRIMARY) -> dict[str, Any]:
+    """Return a plain configuration without what only helped to compose it. Raises UserError for what no setting is."""
     for aid in AIDS:
         config.pop(aid, None)
     if isinstance(config.get("needs"), dict):
@@ -151,7 +172,7 @@ def resolve(node: DictConfig, overrides: Sequence[str] = (), primary: str = PRIM
         stamp(config)
     else:
         check_command(config)
-    return dict(config)
+    return config
 
 
 def _leave_out_unused(config: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -237,20 +258,11 @@ def multirun(
         sys.argv = before
 
 
-def plan_of(overrides: Sequence[str], known: dict[tuple[str, ...], dict[str, Any]] | None = None) -> Plan:
-    """Return the plan of a command: its run and the runs it needs.
+def plan_of(overrides: Sequence[str]) -> Plan:
+    """Return the plan of a command: its run and the runs it needs. Of several commands: `planner.Planner`."""
+    from tutelage.config.planner import Planner
 
-    known: what needs were composed to, kept between the calls of one command: the cells of a table share most of theirs.
-    """
-    known = {} if known is None else known
-
-    def needed(words: Sequence[str]) -> dict[str, Any]:
-        if tuple(words) not in known:
-            known[tuple(words)] = compose(words)
-        return known[tuple(words)]  # the planner copies it
-
-    with hydra_ready():
-        return needs.plan(compose(overrides), needed)
+    return Planner()(overrides)
 
 
 @dataclass(frozen=True)

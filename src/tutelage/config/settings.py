@@ -6,6 +6,7 @@ No torch here: a mistake in a command is found before anything heavy is imported
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import typing
 from collections.abc import Mapping
@@ -114,6 +115,9 @@ SECTIONS: dict[str, type] = {"fit": Fit, "hardware": Hardware, "logger": Logger}
 Settings = typing.TypeVar("Settings", Fit, Hardware, Logger, Command, Configuration)
 
 
+_hints: Any = functools.cache(functools.partial(typing.get_type_hints, include_extras=True))
+
+
 def read(kind: type[Settings], section: Mapping[str, Any], where: str = "") -> Settings:
     """Return a section of a configuration as its settings.
 
@@ -125,7 +129,7 @@ def read(kind: type[Settings], section: Mapping[str, Any], where: str = "") -> S
         UserError: an unknown or missing key, or a value of another type or out of range.
     """
     prefix = f"{where}." if where else ""
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     for key in section:
         if key not in hints:
             raise UserError(f"there is no setting '{prefix}{key}'; {choices(str(key), hints)}")

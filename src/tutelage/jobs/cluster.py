@@ -7,7 +7,6 @@ still waits or runs, and why it ended without one. A job that an earlier command
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import logging
 import re
@@ -21,7 +20,7 @@ from tutelage.errors import UserError
 from tutelage.jobs import cluster_request, slurm_queue
 from tutelage.jobs.cluster_request import Request
 from tutelage.jobs.cluster_task import Task
-from tutelage.jobs.outcomes import Jobs, Note, Outcome, headline, monitored
+from tutelage.jobs.outcomes import Jobs, Note, Outcome, headline, monitored, plan_here
 from tutelage.runs.needs import Plan
 from tutelage.runs.records import read_json, write_json
 from tutelage.runs.store import Store
@@ -97,11 +96,12 @@ def submit(
     waiting: dict[str, _Job] = {}
     for place, (words, planned, stored) in enumerate(wanted):
         name = " ".join(names[place]) if len(wanted) > 1 else "the job"
-        plan = planned or _plan_here(jobs, words, name)
+        plan = planned or plan_here(jobs, words, name)
         if plan is None:
             continue
-        if stored:  # a stored result is taken here and now: it needs no place in a queue
-            values[place] = jobs.do(functools.partial(_itself, plan), words=words)
+        # a stored result is taken here and now: it needs no place in a queue
+        if stored and (value := jobs.take(plan, words)) is not None:
+            values[place] = value
             continue
         keys[place] = plan.key
         request = cluster_request.request_of(plan, options)
@@ -119,24 +119,6 @@ def submit(
         )
     made = _Queue(jobs, waiting, options).work_off()
     return [made.get(key, value) for key, value in zip(keys, values, strict=True)]
-
-
-def _itself(plan: Plan) -> Plan:
-    return plan
-
-
-def _plan_here(jobs: Jobs, words: Sequence[str], name: str) -> Plan | None:
-    """Plan a job; words that mean nothing are noted here: a node would say no more."""
-    from tutelage.config.compose import plan_of
-
-    try:
-        return plan_of(words)
-    except UserError as error:
-        log.error("%s: %s", name, error)
-        jobs.note(" ".join(words), Outcome.FAILED, str(error), True, words=words)
-        if "on_failure=stop" in words:
-            jobs.stop()
-        return None
 
 
 class _Queue:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.runs.frozen_networks import ROLES, frozen_read, where_of
@@ -14,15 +15,19 @@ log = logging.getLogger("tutelage")
 _CHOICE = re.compile(r"model@(?P<network>[\w.]+)$")
 
 
-def fitting(commands: Sequence[Sequence[str]]) -> list[list[str]]:
+def fitting(
+    commands: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], dict[str, Any]]
+) -> list[list[str]]:
     """Return the commands without the frozen networks that their method has no place for; what is left out is said.
+
+    compose: from a command to its configuration.
 
     A network that no method of the sweep has a place for stays, and is the mistake that it is in a single command.
     """
     offered = {network for words in commands for network in _chosen(words)}
     if not offered or len({value_of(words, "method") for words in commands}) < 2:
         return [list(words) for words in commands]
-    places = [_places(words) for words in commands]
+    places = [_places(words, compose) for words in commands]
     somewhere = {network for found in places if found is not None for network in found}
     fitted, said = [], set()
     for words, found in zip(commands, places, strict=True):
@@ -47,9 +52,8 @@ def _speaks_of(word: str, networks: set[str]) -> bool:
     return any(key == f"model@{network}" or key.startswith(f"{network}.") for network in networks)
 
 
-def _places(words: Sequence[str]) -> set[str] | None:
+def _places(words: Sequence[str], compose: Callable[[Sequence[str]], dict[str, Any]]) -> set[str] | None:
     """Return the frozen networks that a command's method reads; None: the command has a mistake, which its own job says."""
-    from tutelage.config.compose import compose
     from tutelage.engine.instantiate import parameters_of, resolve
 
     try:

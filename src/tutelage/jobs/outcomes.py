@@ -80,7 +80,10 @@ class Jobs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._process = os.getpid()
-        self._unwritten: dict[str, Note] = {}
+        self.gpu_memory_gb: float | None = None  # what each of several on one GPU may take of it
+        self._here: dict[
+            str, Note
+        ] = {}  # what no other process need know, and what a full disk had no room for
 
     @classmethod
     def new(cls, runs_dir: str) -> Jobs:
@@ -97,11 +100,15 @@ class Jobs:
         processes: int | None = 1,
         wait: bool = True,
         kind: Kind | None = None,
+        here: bool = False,
+        say: Callable[..., None] = log.info,
     ) -> float:
         """Do one job and note its outcome; an error ends in the notes, not here. Return the value of its result, or NaN.
 
         wait: whether to wait for another process that works on the same run; otherwise the job is noted as busy.
         kind: of run; None: one that trains.
+        here: whether the outcome matters to this process alone, so that no file is written.
+        say: takes lines on what went well.
         """
         from tutelage.jobs.launch import first_line, fit_or_synthesize, run_plan
 
@@ -110,7 +117,8 @@ class Jobs:
         def note(
             key: str, outcome: Outcome, reason: str = "", mistake: bool = False, log: str | None = None
         ) -> None:
-            self.note(key, outcome, reason, mistake, log, words, processes, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            self.note(key, outcome, reason, mistake, log, words, processes, seconds, here=here)
 
         key, plan = " ".join(words) or "the job", None
         try:
@@ -120,7 +128,7 @@ class Jobs:
                 note(key, Outcome.LEFT)
                 return float("nan")
             kind = kind or Kind(fit_or_synthesize, headline, monitored)
-            result = run_plan(plan, rerun=plan.config["rerun"], wait=wait, make=kind.make)
+            result = run_plan(plan, rerun=plan.config["rerun"], wait=wait, make=kind.make, say=say)
         except RunBusy:
             note(key, Outcome.BUSY)
         except StoppedBelow as error:
@@ -133,9 +141,17 @@ class Jobs:
                 self.stop()
         else:
             note(key, Outcome.DONE)
-            log.info("%s seed %s: %s", short(key), plan.config["seed"], kind.headline(result))
+            say("%s seed %s: %s", short(key), plan.config["seed"], kind.headline(result))
             return kind.value(result)
         return float("nan")
+
+    def take(
+        self, plan: Plan | None, words: Sequence[str], say: Callable[..., None] = log.info
+    ) -> float | None:
+        """Return the value of a job whose result is stored, and note it; None where it is not. Costs no process, no file, no torch."""
+        if plan is None or self.stopped or not is_stored(plan):
+            return None
+        return self.do(lambda: plan, words=words, here=True, say=say)
 
     def run_all(
         self,
@@ -203,21 +219,33 @@ class Jobs:
                 died=died,
                 outputs=self.folder,
             )
+        return run_forked(
+            [job for _, _, job in jobs],
+            processes=processes,
+            names=[" ".join(words) or "the job" for words in distinguishing([words for words, _, _ in jobs])],
+            retries=[plan.config["retry"] if plan else 0 for plan in plans],
+            died=died,
+            outputs=self.folder,
+            gpu_memory_gb=self.gpu_memory_gb,
+        )
 
     def note(
         self, key: str, outcome: Outcome, reason: str = "", mistake: bool = False, log: str | None = None,
-        words: Sequence[str] = (), processes: int | None = 1, seconds: float | None = None,
+        words: Sequence[str] = (), processes: int | None = 1, seconds: float | None = None, *, here: bool = False,
     ) -> None:  # fmt: skip
-        """Note the outcome of a job, in place of an earlier one."""
+        """Note the outcome of a job, in place of an earlier one. here: in this process alone."""
         note = Note(key, outcome, reason, mistake, log, tuple(words), processes, seconds)
+        if here:
+            self._here[key] = note
+            return
         try:
             write_json(self.note_path(key), asdict(note))
         except OSError:
             if os.getpid() != self._process:
                 raise  # the process that forked this one notes how it ended
-            self._unwritten[key] = note  # a full disk must not end the other jobs
+            self._here[key] = note  # a full disk must not end the other jobs
         else:
-            self._unwritten.pop(key, None)
+            self._here.pop(key, None)
 
     def note_path(self, key: str) -> Path:
         """Return the file that holds the note of a job."""
@@ -226,12 +254,12 @@ class Jobs:
     def note_of(self, key: str) -> Note | None:
         """Return the note of a job, None while there is none."""
         path = self.note_path(key)
-        return self._unwritten.get(key) or (_read(path) if path.is_file() else None)
+        return self._here.get(key) or (_read(path) if path.is_file() else None)
 
     def notes(self) -> list[Note]:
         """Return the notes of all jobs, ordered by key."""
         read = {note.key: note for note in map(_read, self.folder.glob("*.json"))}
-        return sorted((read | self._unwritten).values(), key=lambda one: one.key)
+        return sorted((read | self._here).values(), key=lambda one: one.key)
 
     def stop(self) -> None:
         """Let no further job begin."""
@@ -303,8 +331,14 @@ def stored_plan(node: Any) -> tuple[Plan | None, bool]:
         plan = needs.plan(resolve(node), lambda words: compose(words))
     except UserError:
         return None, False  # its own job says what is wrong
-    stored = Store(plan.config["runs_dir"]).run(plan.name, plan.identity).is_complete
-    return plan, stored and not plan.config["rerun"]
+    return plan, is_stored(plan)
+
+
+def is_stored(plan: Plan | None) -> bool:
+    """Whether a job's result is there already, and no other is asked for."""
+    if plan is None or plan.config["rerun"]:
+        return False
+    return Store(plan.config["runs_dir"]).run(plan.name, plan.identity).is_complete
 
 
 def _log_of(plan: Plan | None) -> str | None:
@@ -322,3 +356,17 @@ def plan_or_none(words: Sequence[str]) -> Plan | None:
         return plan_of(words)
     except UserError:
         return None  # its own job says what is wrong
+
+
+def plan_here(jobs: Jobs, words: Sequence[str], name: str) -> Plan | None:
+    """Plan a job that others are to do; words that mean nothing are noted here: a node would say no more."""
+    from tutelage.config.compose import plan_of
+
+    try:
+        return plan_of(words)
+    except UserError as error:
+        log.error("%s: %s", name, error)
+        jobs.note(" ".join(words), Outcome.FAILED, str(error), True, words=words)
+        if "on_failure=stop" in words:
+            jobs.stop()
+        return None

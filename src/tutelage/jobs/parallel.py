@@ -20,6 +20,7 @@ from typing import Any
 from tutelage.engine import progress
 from tutelage.engine.progress import Status
 from tutelage.errors import UserError
+from tutelage.jobs import gpu_places
 
 log = logging.getLogger("tutelage")
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -63,6 +64,21 @@ class _Child:
         return float(json.loads(last)) if last and not last.startswith(b"{") else None
 
 
+@dataclass(frozen=True)
+class _Share:
+    """A part of a GPU. need_gb: GiB of its memory."""
+
+    name: str
+    need_gb: float
+
+    def limit(self) -> None:
+        """Let PyTorch take no more of the GPU in this process: what wants more than its share fails, and its neighbours go on."""
+        import torch
+
+        (gpu,) = gpu_places.look()  # CUDA_VISIBLE_DEVICES names this one alone
+        torch.cuda.set_per_process_memory_fraction(gpu_places.share(self.need_gb, gpu), 0)
+
+
 def preload(data_nodes: Sequence[Any], runs_dir: str) -> None:
     """Import what jobs need and load their data once, in the process they are forked from: they share its memory.
 
@@ -89,12 +105,14 @@ def run_forked(
     retries: Sequence[int] | None = None,
     died: Callable[[int, str], None] | None = None,
     outputs: Path | None = None,
+    gpu_memory_gb: float | None = None,
 ) -> list[float]:
     """Run each job in a process of its own and return their values in order; NaN for one that raised or died.
 
     processes: jobs at a time; None: the number of GPUs, or of cores where there are none. Each of `processes` slots has its own GPU
     (CUDA_VISIBLE_DEVICES) or share of the cores. retries: how often each job is started again whose process dies (for what it
     raises, the job itself is responsible); died: called with the job's number and how, when no try is left.
+    gpu_memory_gb: what each job may take of a GPU: as many as fit share one; None: one job a GPU.
     outputs: a folder for what jobs print, `<number>.txt`; none: it goes nowhere, since a run has its log.
     An interrupt reaches the jobs too, and is raised here when they have ended; they do not outlive this process.
     Raises UserError on a system that cannot fork, or for another number of processes.
@@ -105,10 +123,15 @@ def run_forked(
         )
     if processes is not None and (type(processes) is not int or processes < 1):
         raise UserError(f"hydra.launcher.processes must be a whole number of at least 1, got {processes!r}")
+    gpu_places.check(gpu_memory_gb)
     import tutelage.engine.fit  # noqa: F401 - torch and Lightning are imported once, here; the children share the pages
 
     gpus = _gpus()
-    slots = min(len(jobs), processes or gpus or cores())
+    shared = [] if gpu_memory_gb is None else gpu_places.places(gpu_memory_gb, gpu_places.look())
+    most = (
+        min(processes, len(shared)) if processes and shared else len(shared) or processes or gpus or cores()
+    )
+    slots = min(len(jobs), most)
     values = [float("nan")] * len(jobs)
     tries = [1 + (retries[i] if retries else 0) for i in range(len(jobs))]
     waiting, running = list(range(len(jobs))), dict[int, _Child]()
@@ -116,9 +139,14 @@ def run_forked(
     try:
         while waiting or running:
             while waiting and free:
-                number, slot = waiting.pop(0), free.pop(0)
+                slot = free[0] if not (shared and running) else _with_room(free, shared, gpu_memory_gb or 0.0)
+                if slot is None:
+                    break  # somebody else has taken the room: wait until one of ours has ended
+                free.remove(slot)
+                number = waiting.pop(0)
+                gpu = _Share(shared[slot], gpu_memory_gb or 0) if shared else None
                 output = outputs / f"{number}.txt" if outputs else None
-                pid, pipe = _start(jobs[number], slot, slots, gpus, output)
+                pid, pipe = _start(jobs[number], slot, slots, gpu or gpus, output)
                 running[pid] = _Child(number, slot, pipe, time.monotonic())
             pid, status = _wait(list(running.values()))
             if pid not in running:
@@ -174,6 +202,12 @@ def _wait(children: Sequence[_Child]) -> tuple[int, int]:
             shown.refresh()
 
 
+def _with_room(free: Sequence[int], shared: Sequence[str], need_gb: float) -> int | None:
+    """Return the first free slot whose GPU has room for a job at the moment."""
+    now = gpu_places.look()
+    return next((slot for slot in free if gpu_places.has_room(shared[slot], need_gb, now)), None)
+
+
 def _end_all(pids: Sequence[int]) -> None:
     """Interrupt processes and wait for them; who has not ended after `GRACE_S` is killed, which a run survives."""
     # A shell starts what it puts into the background with SIGINT ignored, and its children inherit that.
@@ -198,7 +232,7 @@ def _end_all(pids: Sequence[int]) -> None:
 
 
 def _start(
-    job: Callable[[], float], slot: int, slots: int, gpus: int, output: Path | None
+    job: Callable[[], float], slot: int, slots: int, gpus: int | _Share, output: Path | None
 ) -> tuple[int, int]:
     read, write = os.pipe()
     pid = os.fork()
@@ -210,7 +244,9 @@ def _start(
     try:  # the child: it must never return into the parent's code
         os.close(read)
         die_with_parent()
-        if gpus:
+        if isinstance(gpus, _Share):
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus.name
+        elif gpus:
             given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
             os.environ["CUDA_VISIBLE_DEVICES"] = given[slot % len(given)] if given else str(slot % gpus)
         _print_to(output)
@@ -218,6 +254,8 @@ def _start(
         import torch
 
         torch.set_num_threads(max(1, cores() // slots))
+        if isinstance(gpus, _Share):
+            gpus.limit()
         os.set_blocking(write, False)
         value = job()
         os.set_blocking(write, True)

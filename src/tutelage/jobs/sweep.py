@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import UserError
-from tutelage.jobs.outcomes import Jobs
+from tutelage.jobs.outcomes import Jobs, is_stored
 from tutelage.runs.needs import Plan
 from tutelage.runs.store import Store
 from tutelage.runs.words import one_length
@@ -17,7 +19,11 @@ if TYPE_CHECKING:
     from tutelage.config.compose import SweepJob
 
 log = logging.getLogger("tutelage")
-ROLES = ("guide", "teacher", "source")
+NAMED = 50
+"""Of a sweep of more jobs, what is stored is counted, not named."""
+SAY_EVERY_S = 10.0
+CLUSTERS = {"tutelage_slurm": "tutelage.jobs.cluster", "tutelage_ray": "tutelage.jobs.ray_cluster"}
+"""By the package of a launcher that submits jobs, the module that does so."""
 
 Launch = Callable[[Jobs, Sequence[Sequence[str]], Mapping[tuple[str, ...], Plan]], None]
 """Does the jobs of commands; those whose plan is known already come with it."""
@@ -58,9 +64,11 @@ def job(node: Any, swept: SweepJob, jobs: Jobs) -> float:
 
 
 def run_commands(
-    commands: Sequence[Sequence[str]], launch: Launch, runs_dir: str
+    commands: Sequence[Sequence[str]], launch: Launch, runs_dir: str, plan: Callable[[Sequence[str]], Plan]
 ) -> tuple[Jobs, list[Plan | None]]:
     """Run the commands of a sweep; return their jobs, none of which is busy any more, and the plan of each (None: it has none).
+
+    plan: from a command to its plan.
 
     Raises:
         UserError: no command can be planned, for one and the same reason.
@@ -68,7 +76,7 @@ def run_commands(
     from tutelage.config.compose import hydra_ready
 
     with hydra_ready():
-        plans, mistakes = plans_of(commands)
+        plans, mistakes = plans_of(commands, plan)
         if len(set(mistakes)) == 1 and len(mistakes) == len(commands):
             raise UserError(mistakes[0])
         announce(plans)
@@ -81,7 +89,7 @@ def run_commands(
 
 def announce(plans: Sequence[Plan | None]) -> None:
     """Say what a sweep will do, before anything heavy is loaded."""
-    stored = sum(map(_is_stored, plans))
+    stored = sum(map(is_stored, plans))
     there = {plan.key for plan in plans if plan is not None}
     needs = {need.key: need for plan in plans if plan is not None for need in plan.prerequisites()}
     missing = [
@@ -98,20 +106,29 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def plans_of(commands: Sequence[Sequence[str]]) -> tuple[list[Plan | None], list[str]]:
+def plans_of(
+    commands: Sequence[Sequence[str]], plan: Callable[[Sequence[str]], Plan]
+) -> tuple[list[Plan | None], list[str]]:
     """Return the plan of each command, None where it has none, and the mistakes that these have."""
-    from tutelage.config.compose import plan_of
-
     plans: list[Plan | None] = []
     mistakes: list[str] = []
-    needed: dict[tuple[str, ...], dict[str, Any]] = {}
-    for words in commands:
+    for words in walked(commands, "planned"):
         try:
-            plans.append(plan_of(words, needed))
+            plans.append(plan(words))
         except UserError as error:
             plans.append(None)
             mistakes.append(str(error))
     return plans, mistakes
+
+
+def walked(commands: Sequence[Sequence[str]], done: str) -> Iterator[Sequence[str]]:
+    """Yield the commands, and say now and then how many are done."""
+    said = time.monotonic()
+    for number, words in enumerate(commands):
+        if time.monotonic() - said > SAY_EVERY_S:
+            log.info("%s: %s of %s commands", done, f"{number:,}", f"{len(commands):,}")
+            said = time.monotonic()
+        yield words
 
 
 def launcher_of(words: Sequence[str], processes: int | None) -> tuple[Launch, list[str]]:
@@ -119,6 +136,7 @@ def launcher_of(words: Sequence[str], processes: int | None) -> tuple[Launch, li
 
     processes: how many at a time where the words do not say; None: one per device or core.
     """
+    gpu_memory_gb = None
     counts = [word.partition("=")[2] for word in words if word.startswith("processes=")]
     chosen = [word for word in words if word.startswith(("hydra/launcher=", "hydra.launcher."))]
     rest = [word for word in words if word not in chosen and not word.startswith("processes=")]
@@ -138,10 +156,10 @@ def launcher_of(words: Sequence[str], processes: int | None) -> tuple[Launch, li
         if not any(word.startswith("hydra/launcher=") for word in chosen):
             chosen = ["hydra/launcher=local", *chosen]
         options = launcher(chosen)
-        if "tutelage_slurm" in options.pop("_target_"):
-            return functools.partial(_submit, options=options), rest
-        processes = options.get("processes", 1)
-    return functools.partial(_run, processes=processes), rest
+        if (kind := options.pop("_target_").split(".")[1]) in CLUSTERS:
+            return functools.partial(_submit, module=CLUSTERS[kind], options=options), rest
+        processes, gpu_memory_gb = options.get("processes", 1), options.get("gpu_memory_gb")
+    return functools.partial(_run, processes=processes, gpu_memory_gb=gpu_memory_gb), rest
 
 
 def _run(
@@ -150,11 +168,19 @@ def _run(
     plans: Mapping[tuple[str, ...], Plan],
     *,
     processes: int | None,
+    gpu_memory_gb: float | None = None,
 ) -> None:
-    # A stored result costs no process and no import of torch.
-    stored = [words for words in commands if _is_stored(plans.get(tuple(words)))]
-    jobs.run_all(stored, 1, plans=plans)
-    missing = [words for words in commands if words not in stored]
+    jobs.gpu_memory_gb = gpu_memory_gb
+    say = log.info if len(commands) <= NAMED else log.debug
+    missing = [
+        words
+        for words in walked(commands, "looked up")
+        if jobs.take(plans.get(tuple(words)), words, say=say) is None
+    ]
+    if say == log.debug and (stored := len(commands) - len(missing)):
+        log.info(
+            "%s of %s runs are complete: their stored results are used", f"{stored:,}", f"{len(commands):,}"
+        )
     if len(missing) > 1:
         at_a_time = f"{min(processes, len(missing))}" if processes else "as many as there are GPUs or cores"
         log.info(
@@ -166,21 +192,16 @@ def _run(
     jobs.run_all(missing, processes, plans=plans)
 
 
-def _is_stored(plan: Plan | None) -> bool:
-    if plan is None or plan.config["rerun"]:
-        return False
-    return Store(plan.config["runs_dir"]).run(plan.name, plan.identity).is_complete
-
-
 def _submit(
     jobs: Jobs,
     commands: Sequence[Sequence[str]],
     plans: Mapping[tuple[str, ...], Plan],
     *,
+    module: str,
     options: dict[str, Any],
 ) -> None:
-    from tutelage.jobs.cluster import submit
     from tutelage.jobs.outcomes import plan_or_none
 
     wanted = [(words, plans.get(tuple(words)) or plan_or_none(words)) for words in commands]
-    submit(jobs, [(list(words), plan, _is_stored(plan)) for words, plan in wanted], options)
+    submit = importlib.import_module(module).submit
+    submit(jobs, [(list(words), plan, is_stored(plan)) for words, plan in wanted], options)

@@ -95,11 +95,14 @@ class Index:
         self._lines = {**self._known(), **self._read}
         self._read = {}
 
-    def save(self, under: str, keys: Iterable[str]) -> None:
-        """Keep what was read, and of runs at or below a name these alone. A folder that cannot be written is left as it is."""
+    def save(self, under: str = "", keys: Iterable[str] | None = None) -> None:
+        """Keep what was read. A folder that cannot be written is left as it is.
+
+        keys: the runs that exist at or below a name, of which no others are kept; None: all are.
+        """
         if len(self._read) < self._worthwhile:
             return
-        there = set(keys)
+        there = set(self._known() if keys is None else keys)
         prefix = f"{under}/" if under else ""
         kept = {
             key: line for key, line in self._known().items() if key in there or not key.startswith(prefix)

@@ -13,7 +13,6 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tutelage.errors import UserError, choices
 from tutelage.reporting.collect import Row, gap_reason, row_of
@@ -304,19 +303,18 @@ def _point(point: Sequence[str]) -> str:
     )
 
 
-def finder(words: Sequence[str], plan_of: Callable[..., Plan]) -> Find:
+def finder(words: Sequence[str], plan_of: Callable[[Sequence[str]], Plan]) -> Find:
     """Return the function from a table's cell to its run, planning each cell once.
 
     words: added to every cell's command.
-    plan_of: from a command, and what needs were composed to so far, to its plan.
+    plan_of: from a command to its plan.
     """
     plans: dict[tuple[str, ...], Plan] = {}
-    known: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def find(cell: Cell) -> Row:
         command = (*cell.overrides, *words)
         if command not in plans:
-            plans[command] = plan_of(command, known)
+            plans[command] = plan_of(command)
         plan = plans[command]
         store = Store(plan.config["runs_dir"])
         return row_of(store.run(plan.name, plan.identity), store)

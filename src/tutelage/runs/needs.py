@@ -99,16 +99,16 @@ def ensure(
 
 
 def _plan(config: dict[str, Any], compose: Compose, above: tuple[tuple[str, str], ...]) -> Plan:
-    name = name_of(config)
+    name, commands = name_of(config), _commands(config)
     # Before its needs are known a configuration is distinguished by their commands; that is enough to see a
-    # circle.
-    mark = (name, identify(config))
+    # circle. One without needs ends every chain.
+    mark = (name, identify(config) if commands else "")
     pixel_scale.check(config)
-    if mark in above:
+    if commands and mark in above:
         circle = [step for step, _ in (*above[above.index(mark) :], mark)]
         raise UserError(f"runs need each other in a circle: {' -> '.join(circle)}")
     needs: dict[str, Plan] = {}
-    for role, command in _commands(config).items():
+    for role, command in commands.items():
         needed = copy.deepcopy(dict(compose(list(command))))
         _inherit(needed, config, command)
         needs[role] = _plan(needed, compose, (*above, mark))

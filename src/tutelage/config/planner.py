@@ -1,0 +1,109 @@
+"""Plans of many commands: what Hydra makes of the files they choose is made once for all that choose the same.
+
+Hydra composes in two steps. It merges the files that the words choose (95 % of the time), then applies the other words to the result, in
+their order. Here the second step, by Hydra's own code, goes to a copy of what the first one gave. Whatever else there is to it (a word of
+Hydra's own, one that cannot be read, an error) is composed as a whole, as a single command is.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tutelage.config import compose
+from tutelage.config.groups import PRIMARY, user_folder
+from tutelage.errors import UserError
+from tutelage.runs import needs
+from tutelage.runs.needs import Plan
+from tutelage.runs.words import one_length
+
+_MISTAKES = (HydraException, OmegaConfBaseException, ValueError)
+
+
+class Planner:
+    """Plans the commands of one moment: files are read when first chosen, and not again if they change meanwhile."""
+
+    def __init__(self, primary: str = PRIMARY) -> None:
+        self.primary = primary
+        self._parsed: dict[str, Override] = {}
+        self._groups: dict[str, bool] = {}
+        self._bases: dict[tuple[str, ...], bytes | None] = {}
+        self._needed: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> Plan:
+        """Return the plan of a command: its run and the runs it needs. Raises UserError as `compose.compose` does."""
+        with compose.hydra_ready():
+            return needs.plan(self.compose(overrides), self._need)
+
+    def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """Return what `compose.compose` returns."""
+        with compose.hydra_ready():
+            words = compose.readable(one_length(overrides))
+            try:
+                node = self._on_base(words)
+                if node is not None:
+                    return compose.checked(compose.plain(node), words, self.primary)
+            except _MISTAKES:
+                pass  # said by the whole composition, which knows the words
+            return compose.compose(overrides, self.primary)
+
+    def _need(self, words: Sequence[str]) -> dict[str, Any]:
+        if tuple(words) not in self._needed:
+            self._needed[tuple(words)] = self.compose(words)
+        return self._needed[tuple(words)]  # the planner copies it
+
+    def _on_base(self, words: Sequence[str]) -> DictConfig | None:
+        """Return the composed node without Hydra's part; None where it has to be composed as a whole."""
+        parsed = [self._read(word) for word in words]
+        if any(word.is_sweep_override() or word.key_or_group.startswith("hydra") for word in parsed):
+            return None
+        chosen = [self._chooses(word) for word in parsed]
+        base = self._base(tuple(word for word, choice in zip(words, chosen, strict=True) if choice))
+        if base is None:
+            return None
+        node: DictConfig = pickle.loads(base)
+        OmegaConf.set_struct(node, True)
+        ConfigLoaderImpl._apply_overrides_to_config(
+            [word for word, choice in zip(parsed, chosen, strict=True) if not choice], node
+        )
+        OmegaConf.set_struct(node, None)
+        OmegaConf.clear_cache(node)
+        return node
+
+    def _read(self, word: str) -> Override:
+        if word not in self._parsed:
+            self._parsed[word] = OverridesParser.create().parse_override(word)
+        return self._parsed[word]
+
+    def _chooses(self, word: Override) -> bool:
+        """Say whether a word chooses a file, which is Hydra's rule: its key is a group, and its value no dictionary."""
+        if isinstance(word.value(), dict):
+            return False
+        key = word.key_or_group
+        if key not in self._groups:
+            sources = GlobalHydra.instance().config_loader().get_sources()
+            own = user_folder()
+            self._groups[key] = any(source.is_group(key) for source in sources) or (
+                own is not None and Path(own, key).is_dir()
+            )
+        return self._groups[key]
+
+    def _base(self, choices: tuple[str, ...]) -> bytes | None:
+        """Return what the chosen files give, as bytes to make copies of; None where that has a mistake."""
+        if choices not in self._bases:
+            try:
+                node = compose.merged(choices, self.primary)
+                self._bases[choices] = pickle.dumps(node, pickle.HIGHEST_PROTOCOL)
+            except (*_MISTAKES, UserError, pickle.PicklingError):
+                self._bases[choices] = None
+        return self._bases[choices]

@@ -1,0 +1,154 @@
+"""A command planned among others has the plan that it has alone, whatever its words."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tutelage.config.compose import compose, hydra_ready
+from tutelage.config.planner import Planner
+from tutelage.errors import UserError
+from tutelage.runs import needs
+
+# What a sweep has values of, and words that mean something of their own or nothing.
+PLAIN = [
+    "seed=3", "seed=1e2", "name=study/one", "fit.max_steps=7", "fit.max_steps=1e3", "fit.epochs=0.5", "fit={max_steps:9}",
+    "optimizer.lr=1e-3", "optimizer.lr=0.1", "optimizer.lr=${seed}", "seed=${fit.accumulate}", "model.width=8",
+    "model.width=${fit.accumulate}", "model.depth=${oc.env:NOWHERE,4}", "model={width:12}", "++model.head=null", "+model.new=1",
+    "+model.new={a:[1,2]}", "++model.width=9", "++notes='a, b'", "logger.kind=[csv,tensorboard]", "logger.mode=disabled",
+    "hardware.threads=1", "hardware.devices=[0,1]", "runs_dir=elsewhere", "data.batch_size=16", "data.split_seed=7",
+    "data.split_seed=${seed}", "needs={}", "guide=null", "retry=1", "+needs.other=[method=supervised,'seed=1']",
+    "+method.objectives.task.weight=0.5", "fit.stop_below=[[1,0.5]]", "~optimizer.weight_decay",
+]  # fmt: skip
+ODD = [
+    "seed=-1", "optimizer.lr=fast", "model.widht=8", "~model.width=64", "~fit", "~model.width", "+frozen.two.weights=x",
+    "tags=[a,b]", "+tags=[a,b]", "needs.guide=[model=convnet]", "guide.weights=need:guide",
+    "+method.objectives.more={_target_:x}", "~needs", "~method.objectives.task", "a=${hydra:runtime.cwd}", "+a=${hydra.job.name}",
+    "+a=${now:%Y}", "+a=${word:seed}", "retry=two", "on_failure=stop", "x", "model.width=1,2", "model@guide.width=3",
+    "hydra.job.name=x", "seed=${nowhere}", "+seed=2", "model=[fcn,convnet]",
+]  # fmt: skip
+CHOICES = [
+    "data=digits", "model=fcn", "model=convnet", "model@guide=convnet", "model@guide=null", "model@teacher=fcn",
+    "+model@frozen.two=fcn", "method=guidance", "method=distillation", "method=supervised", "experiment=demo/guided-trained",
+    "experiment=demo/plain", "+objective@method.objectives.hint=attention", "optimizer=sgd", "logger=none",
+    "logger=[csv,tensorboard]", "hardware=gpu",
+]  # fmt: skip
+ODD_CHOICES = [
+    "model=nowhere", "~optimizer", "hydra/launcher=local", "++data=digits", "data@other=digits", "sweep=search_digits",
+    "+model=fcn",
+]  # fmt: skip
+VALUE = st.sampled_from(PLAIN * 3 + ODD)
+CHOICE = st.sampled_from(CHOICES * 3 + ODD_CHOICES)
+
+
+@functools.cache
+def alone(words):
+    """Return what a command comes to by itself: its plan, or its message."""
+    with hydra_ready():
+        try:
+            return needs.plan(compose(list(words)), lambda command: compose(list(command)))
+        except UserError as error:
+            return str(error)
+
+
+def among_others(planner, words):
+    try:
+        return planner(list(words))
+    except UserError as error:
+        return str(error)
+
+
+@pytest.fixture(scope="module")
+def planner():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(hydra_ready())
+        yield Planner()
+
+
+SWEEPS = given(
+    st.lists(CHOICE, max_size=2), st.lists(st.lists(VALUE, max_size=3), min_size=1, max_size=3), st.booleans()
+)
+
+
+def compare(planner, choices, several, choices_last):
+    for values in several:
+        words = (*values, *choices) if choices_last else (*choices, *values)
+        expected = alone(words)
+        found = among_others(planner, words)
+        assert found == expected, words
+        if not isinstance(found, str):
+            assert repr(found.config) == repr(expected.config), (
+                words
+            )  # 1 is not 1.0, and keys keep their order
+
+
+@settings(max_examples=10, deadline=None)
+@SWEEPS
+@example(["model=fcn"], [["model.width=8"], ["model.width=${model.depth}"], ["~model.width"]], True)
+@example(["experiment=demo/guided-trained"], [["seed=3"], ["needs.guide=[model=convnet]"]], False)
+@example([], [["seed=${fit.accumulate}", "data.split_seed=${seed}"], ["data.split_seed=${seed}"]], False)
+def test_a_command_among_others_has_the_plan_that_it_has_alone(planner, choices, several, choices_last):
+    compare(planner, choices, several, choices_last)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@SWEEPS
+def test_a_command_among_many_others_has_the_plan_that_it_has_alone(planner, choices, several, choices_last):
+    compare(planner, choices, several, choices_last)
+
+
+def test_plans_share_nothing_that_one_could_change_for_another(planner):
+    first = planner(["experiment=demo/guided-trained", "seed=1"])
+    expected = repr(planner(["experiment=demo/guided-trained", "seed=2"]).config)
+
+    def spoil(node):
+        for key, value in list(node.items()):
+            if isinstance(value, dict):
+                spoil(value)
+            elif isinstance(value, list):
+                value.append("spoilt")
+            node[key] = "spoilt"
+
+    for need in first.prerequisites():
+        spoil(need.config)
+    spoil(first.config)
+    assert repr(planner(["experiment=demo/guided-trained", "seed=2"]).config) == expected
+
+
+def test_a_folder_of_the_users_is_a_group_here_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "conf" / "model"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("_target_: tutelage.models.fcn.FCN\ndepth: 1\nwidth: ${seed}\n")
+    planner = Planner()
+    for words in (["model=mine", "seed=9"], ["model=mine", "seed=10"], ["model=mine", "model.depth=2"]):
+        assert planner(words).config == alone((*words,)).config
+
+
+def test_files_are_read_anew_for_each_command_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "conf" / "model"
+    folder.mkdir(parents=True)
+    file = folder / "mine.yaml"
+    file.write_text("_target_: tutelage.models.fcn.FCN\ndepth: 1\nwidth: 5\n")
+    assert Planner()(["model=mine"]).config["model"]["width"] == 5
+    file.write_text("_target_: tutelage.models.fcn.FCN\ndepth: 1\nwidth: 6\n")
+    assert Planner()(["model=mine"]).config["model"]["width"] == 6
+
+
+def test_what_many_commands_choose_is_merged_once(monkeypatch):
+    from tutelage.config import compose as module
+
+    asked = []
+    merged = module.merged
+    monkeypatch.setattr(module, "merged", lambda *given: asked.append(given) or merged(*given))
+    planner = Planner()
+    with hydra_ready():
+        plans = [planner(["model=fcn", f"seed={seed}", f"model.width={8 + seed}"]) for seed in range(20)]
+    assert len({plan.identity for plan in plans}) == 20
+    assert len(asked) == 1

@@ -112,3 +112,16 @@ def test_a_run_that_exists_or_has_no_number_of_updates_is_begun_from_no_other(tm
     state = longer.checkpoint("last")
     state.unlink()
     assert begin_from_shorter(config, longer, store) == {} and not state.exists()
+
+
+def test_a_complete_run_is_used_and_done_anew_only_where_that_is_asked_for(command) -> None:
+    lines: list[str] = []
+    first = command("name=once", say=lines.append)
+    attempt = read_json(first.path / "provenance.json")["attempts"][0]["started"]
+    assert command("name=once", say=lines.append).path == first.path
+    assert [line for line in lines if "is complete: its stored result is used" in line]
+    assert read_json(first.path / "provenance.json")["attempts"][0]["started"] == attempt
+    (first.path / "mark").touch()
+    lines.clear()
+    again = command("name=once", rerun=True, say=lines.append)
+    assert again.is_complete and not (again.path / "mark").exists() and "stored result" not in "".join(lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -44,16 +43,13 @@ def test_the_whole_counts_what_is_half_done(monkeypatch):
     )  # 2.5 of 4 are left, at 100 s each
 
 
-def test_without_a_terminal_there_is_a_line_a_minute(monkeypatch, caplog):
-    log = logging.getLogger("tutelage")
-    monkeypatch.setattr(log, "propagate", True)
-    board, clock = Board(2), [0.0]
+def test_without_a_terminal_there_is_a_line_a_minute(monkeypatch):
+    lines, board, clock = [], Board(2), [0.0]
+    monkeypatch.setattr(progress.log, "info", lambda form, *words: lines.append(form % words))
     monkeypatch.setattr(progress.time, "monotonic", lambda: board.began + clock[0])
-    with caplog.at_level(logging.INFO, "tutelage"):
-        for second in range(0, 200, 5):
-            clock[0] = float(second)
-            board.show(AT_WORK)
-    lines = [record.getMessage() for record in caplog.records]
+    for second in range(0, 200, 5):
+        clock[0] = float(second)
+        board.show(AT_WORK)
     assert len(lines) == 3 and all("0 of 2 runs done" in line and "loss 0.312" in line for line in lines)
 
 

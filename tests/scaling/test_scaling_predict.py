@@ -9,7 +9,7 @@ import sympy
 from tutelage.errors import UserError
 from tutelage.scaling import tropical
 from tutelage.scaling.layers import Attention, Convolution, Dense, has_power
-from tutelage.scaling.phases import phase_diagram, plot_phase_diagram, transitions
+from tutelage.scaling.phases import phase_diagram, plot_phase_diagram, plot_transitions, transitions
 from tutelage.scaling.predict import crossover, energies, energy_of, predict
 
 d, N, N1, N2, M1, M2, D1 = sympy.symbols("d N N1 N2 M1 M2 D1", positive=True)
@@ -140,6 +140,24 @@ def test_minimum_of_two_monomials_over_a_bounded_quantity_by_hand():
     assert {"d": one} in found
     assert {"N": Fraction(1, 2), "d": Fraction(1, 2)} in found
     assert len(found) == 2
+
+
+def test_the_drawn_energies_of_patterns_are_those_of_the_formula_and_the_least_of_them():
+    import matplotlib.pyplot as plt
+
+    candidates = [three(label) for label in PUBLISHED]
+    figure, axes = plt.subplots()
+    plot_transitions(candidates, "N1", axes, fixed={"N2": 2})
+    drawn = {line.get_label(): line for line in axes.get_lines()}
+    for place in (0, 40, 75):
+        at = {"d": 1, "N1": drawn["least"].get_xdata()[place], "N2": 2}
+        expected = [
+            max(sum(p * at[n] for n, p in m.items()) for m in energy.minimum) for energy in candidates
+        ]
+        for energy, exponent in zip(candidates, expected, strict=True):
+            assert drawn[energy.label].get_ydata()[place] == pytest.approx(float(exponent))
+        assert drawn["least"].get_ydata()[place] == pytest.approx(float(min(expected)))
+    plt.close(figure)
 
 
 def test_phase_diagram_regions_and_figure():

@@ -34,6 +34,8 @@ class Fit:
     stop_below: list[tuple[int, float]]
     accumulate: Count
     gradient_clip: Annotated[float, Range(0, above=True)] | None
+    metrics: list[str]
+    monitor: str | None
 
     def __post_init__(self) -> None:
         if (self.max_steps is None) == (self.epochs is None):

@@ -73,6 +73,8 @@ class DataModule(pl.LightningDataModule, ABC):
         if self._loaded:
             return
         self.load()
+        self.task.class_names = self.facts.get("classes")
+        self.task.class_counts = self.facts.get("train_class_counts")
         splitting.check_disjoint(self.splits)
         for name in splitting.SPLITS:
             if len(self.splits.get(name, ())) == 0:

@@ -65,6 +65,10 @@ def build_data(config: dict[str, Any]) -> DataModule:
             "that class, or from tutelage.data.image_set.ImageData where all of it fits into memory"
         )
     _set_up("data", data, config)
+    fit = config.get("fit") or {}
+    if fit.get("metrics") or fit.get("monitor"):
+        with worded("fit", ("metrics", "monitor")):
+            data.task.ask(fit.get("metrics") or (), fit.get("monitor"))
     return data
 
 

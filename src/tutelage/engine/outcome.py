@@ -36,6 +36,7 @@ def evaluate_and_save(
     else:
         method.load_state_dict(checkpoints.load_best())
         best["test"] = _test(trainer, method, batches)
+    arrays = method.metrics_of["test"].arrays()  # on every rank, which computing them waits for
     if trainer.is_global_zero:
         state = {
             n.removeprefix("network."): t
@@ -44,13 +45,20 @@ def evaluate_and_save(
         }
         with replacing(run.path / "network.safetensors") as part:
             save_file(state, part, metadata={"normalization": json.dumps(data.normalization)})
-    selection = {"monitor": checkpoints.monitor, "mode": checkpoints.mode, "split": "validation"}
+    selection = {
+        "monitor": checkpoints.monitor,
+        "mode": checkpoints.mode,
+        "split": "validation",
+        "directions": built.data.task.directions(),
+    }
     result = {
         "metrics": {split: best[split] for split in ("validation", "test")},
         "best": best,
         "last": last,
         "selection": selection,
     }
+    if arrays:
+        result["arrays"] = {"test": arrays, "classes": built.data.task.class_names}
     if checkpoints.keep_all:
         result["best_on_test"] = _best_on_test(trainer, method, batches, checkpoints)
     return result

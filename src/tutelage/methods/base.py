@@ -86,7 +86,11 @@ class Method(pl.LightningModule):
         self.gradient_clip: float | None = (
             None  # likewise: heeded by methods that update by hand, by Lightning for all others
         )
-        self.metrics_of = {"validation": task.metrics(), "test": task.metrics(), "train": task.metrics()}
+        self.metrics_of = {
+            "validation": task.metrics(),
+            "test": task.metrics(),
+            "train": task.metrics(asked=False),  # of one batch: most others would say nothing
+        }
         self.resting: tuple[nn.Module, ...] = ()
         """Parts of the network that are not trained, and stay in eval mode."""
         self.values: dict[str, dict[str, float]] = {}  # split -> metrics of the last complete evaluation

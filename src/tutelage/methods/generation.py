@@ -54,6 +54,11 @@ class Generation(Method):
         if quality_samples < 8:
             raise UserError(f"method.quality_samples must be at least 8, got {quality_samples}")
         self.quality_samples = quality_samples
+        if self.task.asked:
+            raise UserError(
+                f"fit.metrics={list(self.task.asked)}: {type(self).__name__} trains a generator, which is judged by frechet_distance, "
+                "precision and recall of its images: leave fit.metrics and fit.monitor empty"
+            )
         self.task.monitor, self.task.mode = "frechet_distance", "min"
         self._features = HeadInput(source.network, source.head(example.inputs))
         self._kept: dict[str, list[Tensor]] = {}

@@ -14,7 +14,7 @@ from tutelage.losses.logits import standardised
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.heads import HeadInput, head_of
 from tutelage.objectives.base import Objective, Setup, Step
-from tutelage.tasks import Forecasting, mean_of_counted
+from tutelage.tasks import Binary, mean_of_counted
 
 
 class ComparedOutputs(Objective):
@@ -52,10 +52,17 @@ class ComparedOutputs(Objective):
         """See `Objective.prepare`."""
         frozen = self.frozen_in(setup)
         self.task = setup.task
-        if isinstance(self.task, Forecasting) and not self.fits_forecasts:
+        kind = self.task.kind if self.task is not None else ""
+        if self.task is not None and kind in ("values", "labels") and not self.fits_any_task:
+            it = {"forecasting": "a forecast"}.get(self.task.name, f"a task of {self.task.name}")
+            other = "mean squared distance" if kind == "values" else "divergence, label by label,"
             raise UserError(
-                f"{type(self).__name__} with label_space={self.label_space} compares classes, which a forecast has not: choose "
-                "soft_targets, the mean squared distance of the two forecasts, with label_space=same and standardise=false"
+                f"{type(self).__name__} with label_space={self.label_space} compares classes, which {it} has not: choose soft_targets, "
+                f"the {other} of the two networks' answers, with label_space=same and standardise=false"
+            )
+        if isinstance(self.task, Binary) and self.standardise:
+            raise UserError(
+                "`standardise` brings a row of logits to deviation 1: of one logit nothing would be left"
             )
         self.extra_head: ExtraHead | None = None
         if self.label_space == "same":
@@ -64,8 +71,8 @@ class ComparedOutputs(Objective):
             self.extra_head = ExtraHead(setup, frozen)
 
     @property
-    def fits_forecasts(self) -> bool:
-        """Whether it means something for numbers that are no classes."""
+    def fits_any_task(self) -> bool:
+        """Whether it means something for values or labels too, rather than for the classes of one choice alone."""
         return False
 
     def seen(self, mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from tutelage.objectives.outputs import OutputObjective
 class SoftTargets(OutputObjective):
     """The task's loss against the teacher's output at a temperature (Hinton et al. 2015, arXiv 1503.02531).
 
-    Of a forecast, the mean squared distance from the teacher's, which has no temperature. temperature: above 0.
+    Of values, the mean squared distance from the teacher's, which has no temperature. temperature: above 0.
     """
 
     def __init__(self, *, temperature: float = 2.0, **common: Any) -> None:
@@ -25,8 +25,8 @@ class SoftTargets(OutputObjective):
         self.temperature = temperature
 
     @property
-    def fits_forecasts(self) -> bool:
-        """See `ComparedOutputs.fits_forecasts`."""
+    def fits_any_task(self) -> bool:
+        """See `ComparedOutputs.fits_any_task`."""
         return self.label_space == "same" and not self.standardise
 
     def loss(self, step: Step) -> Tensor:

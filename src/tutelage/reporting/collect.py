@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tutelage.errors import UserError
@@ -37,6 +37,7 @@ class Row:
     metrics: Mapping[str, float]
     monitor: str | None = None
     mode: str | None = None
+    directions: Mapping[str, str] = field(default_factory=dict)
     best_step: int | None = None
     reason: str = ""
     commits: tuple[str, ...] = ()
@@ -157,6 +158,7 @@ def _row(run: Run, state: State, facts: Facts, store: Store, known: Known) -> Ro
         metrics=facts.metrics,
         monitor=facts.monitor,
         mode=facts.mode,
+        directions=facts.directions,
         best_step=facts.best_step,
         reason=facts.reason(state) or "",
         commits=facts.commits,

@@ -56,6 +56,7 @@ class Facts:
     metrics: Mapping[str, float]
     monitor: str | None
     mode: str | None
+    directions: Mapping[str, str]
     best_step: int | None
     commits: tuple[str, ...]
     started: str
@@ -126,6 +127,7 @@ def read_facts(run: Run, state: State) -> Facts:
         | _metrics({"best_on_test": result.get("best_on_test", {}).get("test")}),
         monitor=selection.get("monitor"),
         mode=selection.get("mode"),
+        directions=_directions(selection),
         best_step=best.get("step"),
         commits=tuple(commits(attempts)),
         started=str(attempts[0].get("started", "")) if attempts else "",
@@ -176,6 +178,15 @@ def _metrics(best: Mapping[str, Any]) -> dict[str, float]:
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
+
+
+def _directions(selection: Mapping[str, Any]) -> dict[str, str]:
+    """Which way each metric is better, as the run's task said; of older runs that of the one that selected."""
+    stated = selection.get("directions")
+    known = {str(name): str(mode) for name, mode in stated.items()} if isinstance(stated, Mapping) else {}
+    if selection.get("monitor") and selection.get("mode"):
+        known[str(selection["monitor"])] = str(selection["mode"])
+    return known
 
 
 def _machine(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ _OF_COMPLETE = ("config.yaml", "provenance.json", "setup.json", "result.json")
 _OF_OTHERS = (*_OF_COMPLETE, "failed.json", "metrics.jsonl")
 _STALE_S = 3600.0
 _KEY = re.compile(r"[A-Za-z0-9._+=/-]+")
-_PLAIN = ("complete", "metrics", "monitor", "mode", "best_step", "started", "finished", "train_s", "machine",
+_PLAIN = ("complete", "metrics", "monitor", "mode", "directions", "best_step", "started", "finished", "train_s", "machine",
           "step", "steps", "so_far")  # fmt: skip
 """Facts that JSON gives back as they were."""
 log = logging.getLogger("tutelage")

@@ -125,7 +125,9 @@ def choose(table: Table, arm: Arm, find: Find) -> Choice:
             c for c, row in zip(cells, rows, strict=True) if row.state not in (State.COMPLETE, State.FAILED)
         ]
         values = [row.metrics.get(f"validation/{table.metric}", math.nan) for row in rows]
-        mode = mode or next((row.mode for row in rows if row.monitor == table.metric), None)
+        mode = mode or next(
+            (row.directions[table.metric] for row in rows if table.metric in row.directions), None
+        )
         if all(map(math.isfinite, values)):
             means[point] = math.fsum(values) / len(values)
         else:
@@ -136,7 +138,7 @@ def choose(table: Table, arm: Arm, find: Find) -> Choice:
         return Choice(arm.points[0], "nothing to choose from yet", tuple(notes), tuple(pending))
     if mode is None:
         raise UserError(
-            f"'{table.title}': no run was selected by {table.metric}; give the table 'mode: max' or 'mode: min'"
+            f"'{table.title}': no run says which way {table.metric} is better; give the table 'mode: max' or 'mode: min'"
         )
     best = (max if mode == "max" else min)(means, key=lambda point: means[point])
     provisional = ", provisional" if pending else ""

@@ -70,6 +70,10 @@ ABSENT_WHEN: dict[str, Any] = {
     "method.objectives.*.standardise": False,
     "method.objectives.*.distribution_alignment": None,
     "method.objectives.*.momentum": 0.999,
+    "method.objectives.*.class_weight": None,
+    "fit.metrics": [],
+    "fit.monitor": None,
+    "data.sampling": None,
 }
 """Dotted patterns of keys that came later, with the value that says nothing: runs made before keep their identity."""
 

@@ -1,0 +1,320 @@
+"""Metrics by name: what each is, which tasks it is for, and which way is better. torchmetrics' own wherever it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torchmetrics.classification as of_classes
+import torchmetrics.regression as of_values
+from torch import Tensor
+from torchmetrics import Metric
+
+from tutelage.errors import UserError, choices
+from tutelage.tasks.base import Task
+from tutelage.tasks.means import Mean, RowMean
+
+ECE_BINS = 15  # Guo et al. 2017, arXiv 1706.04599
+FEW_TOKENS = 100
+"""Of larger vocabularies, no metric is computed token by token."""
+_FAMILIES = {"classes": "Multiclass", "tokens": "Multiclass", "binary": "Binary", "labels": "Multilabel"}
+
+
+@dataclass(frozen=True)
+class Named:
+    """One metric. mode: which way is better; None: it is no one number, and selects nothing. make: builds it for a task of `kinds`."""
+
+    mode: Literal["max", "min"] | None
+    kinds: tuple[str, ...]
+    make: Callable[[Task], Metric]
+
+
+def _classes_of(task: Task) -> dict[str, int]:
+    return {
+        "classes": {"num_classes": task.output_size},
+        "tokens": {"num_classes": task.output_size},
+        "labels": {"num_labels": task.output_size},
+    }.get(task.kind, {})
+
+
+def _standard(name: str, average: str | None = None, **options: Any) -> Callable[[Task], Metric]:
+    def make(task: Task) -> Metric:
+        how = {"average": average} if average and task.kind != "binary" else {}
+        kind = getattr(of_classes, f"{_FAMILIES[task.kind]}{name}")
+        return kind(**_classes_of(task), **how, **options, validate_args=False)  # type: ignore[no-any-return]
+
+    return make
+
+
+class _OfPresent(Metric):
+    """The mean of a ranking metric over the classes (or labels) that have both positive and negative samples; NaN where none has."""
+
+    full_state_update = False
+    positives: Tensor
+    count: Tensor
+
+    def __init__(self, ranking: Metric, size: int, *, one_of: bool) -> None:
+        super().__init__()
+        self.ranking, self.size, self.one_of = ranking, size, one_of
+        self.add_state("positives", default=torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:
+        self.ranking.update(probabilities, targets)
+        rows = torch.bincount(targets, minlength=self.size) if self.one_of else targets.sum(dim=0)
+        self.positives += rows
+        self.count += len(targets)
+
+    def compute(self) -> Tensor:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of absent classes, which are left out
+            values = self.ranking.compute().reshape(-1)
+        there = (self.positives > 0) & (self.positives < self.count)
+        there = there[-1:] if len(values) == 1 else there
+        return values[there].mean() if bool(there.any()) else torch.tensor(torch.nan)
+
+    def reset(self) -> None:
+        super().reset()
+        self.ranking.reset()
+
+
+def _ranking(name: str) -> Callable[[Task], Metric]:
+    def make(task: Task) -> Metric:
+        average = {} if task.kind == "binary" else {"average": None}
+        kind = getattr(of_classes, f"{_FAMILIES[task.kind]}{name}")
+        ranking = kind(**_classes_of(task), **average, validate_args=False)
+        size = 2 if task.kind == "binary" else task.output_size
+        return _OfPresent(ranking, size, one_of=task.kind != "labels")
+
+    return make
+
+
+class _Recalls(Metric):
+    """Recall of each class that has samples, from counts: as their mean (balanced accuracy), or each by the name of its class."""
+
+    full_state_update = False
+    right: Tensor
+    of: Tensor
+
+    def __init__(self, size: int, names: Sequence[str] | None) -> None:
+        super().__init__()
+        self.size, self.names = size, names
+        self.add_state("right", default=torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("of", default=torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:
+        if probabilities.ndim == 1:  # of the second of two classes
+            answer = (probabilities > 0.5).long()
+        elif targets.ndim == 1:
+            answer = probabilities.argmax(dim=1)
+        else:  # labels: the share of samples on which each is right
+            self.right += ((probabilities > 0.5) == (targets > 0)).sum(dim=0)
+            self.of += len(targets)
+            return
+        self.of += torch.bincount(targets, minlength=self.size)
+        self.right += torch.bincount(targets[answer == targets], minlength=self.size)
+
+    def compute(self) -> Any:
+        there = self.of > 0
+        values = self.right[there].double() / self.of[there]
+        if self.names is None:
+            return values.mean()
+        return dict(
+            zip(
+                [n for n, t in zip(self.names, there.tolist(), strict=True) if t],
+                values.tolist(),
+                strict=True,
+            )
+        )
+
+
+def _recalls(task: Task, *, each: bool) -> Metric:
+    size = 2 if task.kind == "binary" else task.output_size
+    names = (
+        task.class_names
+        if task.class_names and len(task.class_names) == size
+        else [str(i) for i in range(size)]
+    )
+    return _Recalls(size, list(map(str, names)) if each else None)
+
+
+class _Brier(Mean):
+    """Squared distance of the probabilities from what came (Brier 1950): summed over classes, of one probability or labels their mean."""
+
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:  # type: ignore[override]
+        if probabilities.ndim == targets.ndim:
+            super().update((probabilities - targets).square())
+            return
+        there = probabilities.gather(1, targets[:, None]).squeeze(1)
+        super().update(probabilities.square().sum(dim=1) - 2 * there + 1)
+
+
+class _R2(Metric):
+    """1 - squared error / variance, mean over outputs that vary; in double precision where the device has it, against the first sample."""
+
+    full_state_update = False
+    sums: Tensor
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.add_state("seen", default=[], dist_reduce_fx="cat")
+        self.seen: list[Tensor]
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        self.seen.append(torch.stack([predictions, targets], dim=1).cpu())
+
+    def compute(self) -> Tensor:
+        rows = torch.cat(list(self.seen)) if isinstance(self.seen, list) else self.seen
+        predictions, targets = rows.double().unbind(dim=1)
+        error = (predictions - targets).square().sum(dim=0)
+        spread = (targets - targets.mean(dim=0)).square().sum(dim=0)
+        there = spread > 0
+        return (1 - error[there] / spread[there]).mean() if bool(there.any()) else torch.tensor(torch.nan)
+
+
+class _Root(RowMean):
+    def compute(self) -> Tensor:
+        return super().compute().sqrt()
+
+
+class _MeanOfOutputs(Metric):
+    """The mean over outputs of a metric that gives one value for each."""
+
+    full_state_update = False
+
+    def __init__(self, inner: Metric) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        if predictions.shape[1] == 1:
+            predictions, targets = predictions[:, 0], targets[:, 0]
+        self.inner.update(predictions, targets)
+
+    def compute(self) -> Tensor:
+        return self.inner.compute().mean()  # type: ignore[no-any-return]
+
+    def reset(self) -> None:
+        super().reset()
+        self.inner.reset()
+
+
+_SINGLE, _ONE = ("classes", "binary"), ("classes", "binary", "tokens")
+_ANY = (*_ONE, "labels")
+METRICS: dict[str, Named] = {
+    "f1": Named("max", _ANY, _standard("F1Score", "macro")),
+    "f1_micro": Named("max", ("classes", "labels"), _standard("F1Score", "micro")),
+    "f1_weighted": Named("max", ("classes", "labels"), _standard("F1Score", "weighted")),
+    "precision": Named("max", _ANY, _standard("Precision", "macro")),
+    "recall": Named("max", _ANY, _standard("Recall", "macro")),
+    "specificity": Named("max", _ANY, _standard("Specificity", "macro")),
+    "jaccard": Named("max", _ANY, _standard("JaccardIndex", "macro")),
+    "balanced_accuracy": Named("max", _ONE, partial(_recalls, each=False)),
+    "class_accuracy": Named(None, _ANY, partial(_recalls, each=True)),
+    "top5_accuracy": Named("max", ("classes", "tokens"), _standard("Accuracy", "micro", top_k=5)),
+    "exact_match": Named("max", ("labels",), _standard("ExactMatch")),
+    "auroc": Named("max", (*_SINGLE, "labels"), _ranking("AUROC")),
+    "average_precision": Named("max", (*_SINGLE, "labels"), _ranking("AveragePrecision")),
+    "mcc": Named("max", _SINGLE, _standard("MatthewsCorrCoef")),
+    "kappa": Named("max", _SINGLE, _standard("CohenKappa")),
+    "ece": Named("min", _ONE, _standard("CalibrationError", n_bins=ECE_BINS, norm="l1")),
+    "brier": Named("min", _ANY, lambda task: _Brier()),
+    "confusion_matrix": Named(None, _ANY, _standard("ConfusionMatrix")),
+    "mse": Named("min", ("values",), lambda task: RowMean(squared=True)),
+    "mae": Named("min", ("values",), lambda task: RowMean(squared=False)),
+    "rmse": Named("min", ("values",), lambda task: _Root(squared=True)),
+    "r2": Named("max", ("values",), lambda task: _R2(task.output_size)),
+    "mape": Named("min", ("values",), lambda task: _MeanOfOutputs(of_values.MeanAbsolutePercentageError())),
+    "smape": Named(
+        "min", ("values",), lambda task: _MeanOfOutputs(of_values.SymmetricMeanAbsolutePercentageError())
+    ),
+    "pearson": Named(
+        "max", ("values",), lambda task: _MeanOfOutputs(of_values.PearsonCorrCoef(_outputs(task)))
+    ),
+    "spearman": Named(
+        "max", ("values",), lambda task: _MeanOfOutputs(of_values.SpearmanCorrCoef(_outputs(task)))
+    ),
+}
+"""Every metric that can be asked for. Of classes and labels: macro averages where the name does not say otherwise; of two classes by one
+output: of the positive class. A ranking metric keeps every probability of a split in memory."""
+_EVERY_TOKEN = (
+    "f1",
+    "precision",
+    "recall",
+    "specificity",
+    "jaccard",
+    "balanced_accuracy",
+    "class_accuracy",
+    "confusion_matrix",
+)
+_OWN = {
+    "loss": "min",
+    "accuracy": "max",
+    "top5_accuracy": "max",
+    "perplexity": "min",
+    "mse": "min",
+    "mae": "min",
+}
+"""Which way what tasks compute anyway is better."""
+
+
+def _outputs(task: Task) -> int:
+    return task.output_size
+
+
+def ask(task: Task, names: Sequence[str], monitor: str | None) -> None:
+    """See `Task.ask`."""
+    own = list(_own(task))
+    for name in names:
+        if name in own:
+            continue
+        _check(task, name)
+    named = [name for name in dict.fromkeys(names) if name not in own]
+    if monitor is not None:
+        if monitor not in own and monitor not in named:
+            _check(task, monitor)
+            named.append(monitor)
+        mode = _OWN.get(monitor) if monitor in own else METRICS[monitor].mode
+        mode = mode or (METRICS[monitor].mode if monitor in METRICS else None)
+        if mode is None:
+            one = [name for name, metric in METRICS.items() if metric.mode and task.kind in metric.kinds]
+            raise UserError(
+                f"`monitor`={monitor} is no one number, so it cannot select; {choices(monitor, [*own, *one])}"
+            )
+        task.monitor, task.mode = monitor, mode  # type: ignore[assignment]
+    task.asked = tuple(named)
+
+
+def _own(task: Task) -> list[str]:
+    """The metrics that a task computes anyway."""
+    names = ["loss", *(name for name, _ in task.metric_parts()), *task.usual]
+    return [*names, *(name for name in task.derive(dict.fromkeys(names, 0.0)) if name not in names)]
+
+
+def directions(task: Task) -> dict[str, str]:
+    """See `Task.directions`."""
+    names = dict.fromkeys((*_own(task), *task.asked))
+    found = {name: (METRICS[name].mode if name in METRICS else None) or _OWN.get(name) for name in names}
+    return {name: mode for name, mode in found.items() if mode} | {task.monitor: task.mode}
+
+
+def _check(task: Task, name: str) -> None:
+    fitting = [one for one, metric in METRICS.items() if task.kind in metric.kinds]
+    if name not in METRICS:
+        raise UserError(f"there is no metric '{name}'; {choices(name, fitting, limit=40)}")
+    if task.kind not in METRICS[name].kinds:
+        raise UserError(
+            f"the metric '{name}' does not fit a task of {task.name}; {choices(name, fitting, limit=40)}"
+        )
+    if name == "top5_accuracy" and task.output_size < 5:
+        raise UserError(f"the metric 'top5_accuracy' needs at least 5 classes, there are {task.output_size}")
+    if task.kind == "tokens" and name in _EVERY_TOKEN and task.output_size > FEW_TOKENS:
+        raise UserError(
+            f"the metric '{name}' is taken class by class, which {task.output_size} tokens are too many for"
+        )

@@ -127,7 +127,7 @@ def test_erf_is_the_error_function():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FCN((4,), 2, depth=0), "depth must be a whole number of at least 1, got 0"),
+        (lambda: FCN((4,), 2, depth=-1), "depth must be a whole number, 0 for a linear model, got -1"),
         (lambda: FCN((4,), 2, width=-1), "width must be .* got -1"),
         (lambda: FCN((4,), 2, widths=[8, 0]), r"widths\[1\] must be"),
         (lambda: FCN((4,), 2, widths=[]), "widths must name at least one layer"),

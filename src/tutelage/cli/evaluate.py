@@ -40,7 +40,15 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
     loaded = load_run(run.path, runs_dir=runs_dir, code=trust.modules(code))
     data = loaded.data
     if overrides is not None:
-        data = build_data(loaded.config | {"data": overrides})
+        data = build_data(loaded.config | {"data": overrides}, judged_as=loaded.data)
+        theirs, ours = loaded.data.facts.get("classes"), data.facts.get("classes")
+        if theirs and ours and list(theirs) != list(ours) and data.renumber(theirs):
+            log.info(
+                "%s: classes are matched by their names: %d of the %d that the network knows",
+                run.key,
+                len(ours),
+                len(theirs),
+            )
         if (
             tuple(data.input_shape) != tuple(loaded.data.input_shape)
             or data.task.output_size != loaded.data.task.output_size

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ from torch import Tensor
 from tutelage.data import splits as splitting
 from tutelage.data.streams import SplitBatches, Store, TrainStream
 from tutelage.errors import TestSetClosed, UserError, choices
-from tutelage.tasks import Task
+from tutelage.tasks import Classification, Task
+
+SAMPLINGS = ("balanced",)
 
 
 class DataModule(pl.LightningDataModule, ABC):
@@ -25,6 +29,7 @@ class DataModule(pl.LightningDataModule, ABC):
     eval_batch_size: samples per evaluation batch over all ranks, by default twice batch_size.
     split_seed: the only seed that splits, subsets and corruption depend on, so that training seeds compare on the same data.
     fingerprint: identity of a user's files as recorded with the run; None where the set has a name.
+    sampling: "balanced" draws the training samples of every class as often, with replacement; None: each once an epoch.
 
     A subclass implements `load`, which sets `task`, `input_shape`, `store`, `splits`, and where they apply `vocab_size`,
     `normalization` and `facts` (for the summary). `tables` holds what else is known of a sample by its index, for guides that are
@@ -45,8 +50,13 @@ class DataModule(pl.LightningDataModule, ABC):
         eval_batch_size: int | None = None,
         split_seed: int = 0,
         fingerprint: str | None = None,
+        sampling: str | None = None,
     ) -> None:
         super().__init__()
+        if sampling not in (None, *SAMPLINGS):
+            raise UserError(
+                f"`sampling` '{sampling}' does not exist: {choices(str(sampling), SAMPLINGS)}, or null"
+            )
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if size is not None and (not isinstance(size, int) or size < 1):
                 raise UserError(f"data.{name} must be a whole number of samples, at least 1, got {size!r}")
@@ -54,6 +64,9 @@ class DataModule(pl.LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size or 2 * batch_size
         self.split_seed = split_seed
         self.fingerprint = fingerprint
+        self.sampling = sampling
+        self.only_test = False
+        """Whether all samples are there to judge a network that others trained, see `judged_as`."""
         self.facts: dict[str, Any] = {}
         self.tables: dict[str, Tensor] = {}
         self._loaded = self._test_open = False
@@ -77,19 +90,56 @@ class DataModule(pl.LightningDataModule, ABC):
         self.task.class_counts = self.facts.get("train_class_counts")
         splitting.check_disjoint(self.splits)
         for name in splitting.SPLITS:
-            if len(self.splits.get(name, ())) == 0:
+            if len(self.splits.get(name, ())) == 0 and not (self.only_test and name != "test"):
                 raise UserError(
                     f"the {name} split of {type(self).__name__} is empty: give `{name}` or the data more samples"
                     if name != "train"
                     else f"no sample of {type(self).__name__} is left to train on: take less for `validation` and `test`"
                 )
         available = len(self.splits["train"])
-        if self.batch_size > available:
+        if self.batch_size > available and not self.only_test:
             warnings.warn(
                 f"`batch_size`={self.batch_size} exceeds the {available} training samples: using {available}"
             )
             self.batch_size = available
         self._loaded = True
+
+    def judged_as(self, trained: DataModule) -> None:
+        """Get ready to judge a network that was trained on other data: what those learnt of their training samples counts here too.
+
+        Called before `setup`. A set that learns nothing but its normalisation, which the network carries, has nothing to do.
+        """
+
+    def renumber(self, names: Sequence[str]) -> bool:
+        """Number the classes as another list of their names does, which has all of them; say whether that is possible.
+
+        Called after `setup`, by who judges a network that was trained on more classes, or on the same in another order.
+        """
+        ours, store = self.facts.get("classes"), self.store
+        labels = getattr(store, "labels", None)
+        if (
+            not ours
+            or not isinstance(labels, Tensor)
+            or not set(ours) <= set(names)
+            or not isinstance(self.task, Classification)
+        ):
+            return False
+        place = {name: number for number, name in enumerate(names)}
+        table = torch.tensor([place[name] for name in ours], dtype=labels.dtype, device=labels.device)
+        self.store = dataclasses.replace(
+            store, labels=torch.where(labels >= 0, table[labels.clamp(min=0)], labels)
+        )  # type: ignore[type-var]
+        self._on_device.clear()
+        self._evaluations.clear()
+        asked = self.task.asked, self.task.monitor
+        self.task = Classification(len(names))
+        self.task.class_names = self.facts["classes"] = list(names)
+        self.task.ask(*asked)
+        return True
+
+    def labels(self) -> Tensor | None:
+        """Return the class of every sample, (N,); None where a sample has no single one."""
+        return getattr(self.store, "labels", None)
 
     @property
     def mixes_targets(self) -> bool:
@@ -143,9 +193,22 @@ class DataModule(pl.LightningDataModule, ABC):
             batch_size=self.batch_size,
             rank=rank,
             world_size=world_size,
+            weights=self._weights(),
         )
         self._streams.append(stream)
         return stream
+
+    def _weights(self) -> Tensor | None:
+        """How often each training sample is drawn against the others; None: each once an epoch."""
+        if self.sampling is None:
+            return None
+        labels = self.labels()
+        if labels is None or labels.ndim != 1 or labels.is_floating_point():
+            raise UserError(
+                f"`sampling`={self.sampling} draws class by class, and a sample of {type(self).__name__} has no one class"
+            )
+        own = labels.cpu()[torch.as_tensor(self.splits["train"], dtype=torch.int64)]
+        return (1 / own.bincount().clamp(min=1).double())[own]
 
     def batches(
         self, split: str, *, rank: int = 0, world_size: int = 1, device: torch.device | str

@@ -26,7 +26,7 @@ from tutelage.tasks import Classification
 class ImageData(DataModule):
     """Image classification: splits, subsets, hard data, normalisation and augmentation of any image source.
 
-    batch_size, eval_batch_size, split_seed, fingerprint: see `DataModule`.
+    batch_size, eval_batch_size, split_seed, fingerprint, sampling: see `DataModule`.
     test: fraction of all images, or their number, held out (stratified) where the set has no test part.
     validation: the same of the training images, where the set has no validation part.
     classes: names or numbers of the classes to keep, re-numbered in this order.
@@ -62,12 +62,14 @@ class ImageData(DataModule):
         eval_batch_size: int | None = None,
         split_seed: int = 0,
         fingerprint: str | None = None,
+        sampling: str | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             split_seed=split_seed,
             fingerprint=fingerprint,
+            sampling=sampling,
         )
         if missing_in not in ("train", "all"):
             raise UserError(

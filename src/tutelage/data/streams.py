@@ -97,11 +97,19 @@ class _Draws:
     """The draws of a range of steps. Apart from the stream, so that nothing refers in a circle to a reader: its workers end with it."""
 
     def __init__(
-        self, store: Store, indices: np.ndarray, seed: int, batch_size: int, offset: int, share: int
+        self,
+        store: Store,
+        indices: np.ndarray,
+        seed: int,
+        batch_size: int,
+        offset: int,
+        share: int,
+        weights: Tensor | None,
     ) -> None:
         self.seed, self.batch_size, self.offset, self.share = seed, batch_size, offset, share
         self.indices = torch.from_numpy(np.ascontiguousarray(indices, dtype=np.int64))
         self.width, self.device = store.draws, store.index_device
+        self.bounds = None if weights is None else weights.double().cumsum(0)
         self.steps_per_epoch = len(indices) // batch_size
         self.steps = range(self.steps_per_epoch)
         self._epoch: tuple[int, Tensor, Tensor | None] | None = None
@@ -123,14 +131,24 @@ class _Draws:
 
     def _draw_epoch(self, epoch: int) -> Draw:
         generator = torch.Generator().manual_seed(splitting.derive_seed("epoch", self.seed, epoch))
-        order = self.indices[torch.randperm(len(self.indices), generator=generator)].to(self.device)
+        order = self.indices[self._order(generator)].to(self.device)
         if self.width == 0:
             return order, None
         return order, torch.rand(len(order), self.width, generator=generator).to(self.device)
 
+    def _order(self, generator: torch.Generator) -> Tensor:
+        count = len(self.indices)
+        if self.bounds is None:
+            return torch.randperm(count, generator=generator)
+        drawn = torch.rand(count, dtype=torch.float64, generator=generator) * self.bounds[-1]
+        return torch.searchsorted(self.bounds, drawn, right=True).clamp(max=count - 1)
+
 
 class TrainStream:
-    """Augmented training batches of a range of steps; `seek` chooses the range, at first one epoch from step 0."""
+    """Augmented training batches of a range of steps; `seek` chooses the range, at first one epoch from step 0.
+
+    weights: (indices,) how often each is drawn against the others, with replacement; None: each once an epoch.
+    """
 
     def __init__(
         self,
@@ -141,13 +159,14 @@ class TrainStream:
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        weights: Tensor | None = None,
     ) -> None:
         if batch_size % world_size:
             raise UserError(
                 f"the global batch of {batch_size} cannot be shared by {world_size} ranks: choose a multiple of {world_size}"
             )
         share = batch_size // world_size
-        self._draws = _Draws(store, indices, seed, batch_size, rank * share, share)
+        self._draws = _Draws(store, indices, seed, batch_size, rank * share, share, weights)
         self._reader = store.reader(self._draws)
 
     def seek(self, start_step: int, stop_step: int) -> None:

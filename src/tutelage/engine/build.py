@@ -51,8 +51,11 @@ class Built:
     heads: dict[str, str] = field(default_factory=dict)
 
 
-def build_data(config: dict[str, Any]) -> DataModule:
-    """Build the data module, fetch or check its files (one process at a time), and make its splits."""
+def build_data(config: dict[str, Any], *, judged_as: DataModule | None = None) -> DataModule:
+    """Build the data module, fetch or check its files (one process at a time), and make its splits.
+
+    judged_as: the data of the network that is to be judged on these, see `DataModule.judged_as`.
+    """
     node = (
         config["data"] | {"root": place("data.root", config)}
         if is_need(config["data"].get("root"))
@@ -64,7 +67,7 @@ def build_data(config: dict[str, Any]) -> DataModule:
             f"data._target_ must be a tutelage.data.base.DataModule, with splits and a task, got {type(data).__name__}: derive it from "
             "that class, or from tutelage.data.image_set.ImageData where all of it fits into memory"
         )
-    _set_up("data", data, config)
+    _set_up("data", data, config, judged_as)
     fit = config.get("fit") or {}
     if fit.get("metrics") or fit.get("monitor"):
         with worded("fit", ("metrics", "monitor")):
@@ -72,7 +75,7 @@ def build_data(config: dict[str, Any]) -> DataModule:
     return data
 
 
-def _set_up(where: str, data: DataModule, config: dict[str, Any]) -> None:
+def _set_up(where: str, data: DataModule, config: dict[str, Any], judged_as: DataModule | None = None) -> None:
     runs_dir = Path(config["runs_dir"]).expanduser()
     # What is only looked at makes no runs folder.
     locks = (runs_dir if runs_dir.is_dir() else cache_folder()) / ".locks"
@@ -81,6 +84,8 @@ def _set_up(where: str, data: DataModule, config: dict[str, Any]) -> None:
         # Ranks and parallel jobs would else download or decode the same files at once.
         with lock_at(locks / "data.lock"):
             data.prepare()
+        if judged_as is not None:
+            data.judged_as(judged_as)
         data.setup()
 
 

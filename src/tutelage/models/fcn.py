@@ -18,7 +18,7 @@ class FCN(nn.Sequential):
 
     input_shape: shape of one input, flattened whatever it is.
     output_size: width of the output (n, output_size); a forecast is horizon * channels values, as its task reads them.
-    depth, width: number of hidden layers, and neurons in each.
+    depth, width: number of hidden layers, and neurons in each; depth 0 is a linear model, a perceptron.
     widths: neurons layer by layer, in place of depth and width.
     activation: a name of `activations`. batch_norm: after each hidden linear layer. dropout: after each activation.
 
@@ -38,7 +38,9 @@ class FCN(nn.Sequential):
         batch_norm: bool = True,
         dropout: float = 0.0,
     ) -> None:
-        positive("FCN", depth=depth, width=width, output_size=output_size)
+        positive("FCN", width=width, output_size=output_size)
+        if not isinstance(depth, int) or depth < 0:
+            raise UserError(f"FCN: depth must be a whole number, 0 for a linear model, got {depth!r}")
         fraction("FCN", dropout=dropout)
         widths = [width] * depth if widths is None else list(widths)
         if not widths:

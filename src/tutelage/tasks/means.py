@@ -35,6 +35,8 @@ class Mean(Metric):
 class RowMean(Mean):
     """Mean over rows of the mean squared (or absolute) error. scale (outputs,): what errors are multiplied by first."""
 
+    scale: Tensor | None
+
     def __init__(self, *, squared: bool, scale: Tensor | None = None) -> None:
         super().__init__()
         self.squared = squared

@@ -1,0 +1,288 @@
+"""A table of rows from a CSV, Parquet or JSON lines file: numbers as numbers, words as words, empty cells as such (no torch)."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tutelage.data import csv_cells
+from tutelage.errors import UserError, choices
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+"""How the files of a folder are called that hold a part each: their name ends so (`train.csv`, `sst2-dev.csv`)."""
+ENDINGS = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".gz", ".bz2", ".xz", ".zip")
+_PARQUET, _LINES = (".parquet", ".pq"), (".jsonl", ".ndjson")
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """columns: rows by named columns. official: rows of the parts that files of their own held. notes: what was done otherwise than by
+    default, in sentences.
+    """
+
+    columns: pd.DataFrame
+    official: dict[str, np.ndarray]
+    notes: list[str]
+
+
+def read(
+    root: Path, *, texts: Collection[str] = (), empty: Sequence[str] = (), decimal: str | None = None
+) -> Frame:
+    """Read a file, or a folder of files that are called after the parts they hold, see `PARTS`.
+
+    texts: columns of running text, read as they are: "NA" is a word. empty: what else stands for an empty cell. decimal: "point" or
+    "comma", by default what the cells say. Raises UserError for what is no table.
+    """
+    import pandas as pd
+
+    if root.is_dir():
+        paths = _parts(root)
+    elif root.is_file():
+        paths = {"": root}
+    else:
+        raise UserError(
+            f"there is no file {root}: `root` must name a CSV, Parquet or JSON lines file, or a folder of them"
+        )
+    notes: list[str] = []
+    frames = {}
+    for part, path in paths.items():
+        frame, said = _file(path, texts, empty, decimal)
+        notes += [note if len(paths) == 1 else f"{path.name}: {note}" for note in said]
+        frames[part] = frame
+    first = next(iter(frames.values()))
+    for part, frame in frames.items():
+        if missing := [name for name in first.columns if name not in frame.columns]:
+            raise UserError(
+                f"{paths[part]} has no column '{missing[0]}', which {next(iter(paths.values())).name} has"
+            )
+    official, start = {}, 0
+    for part, frame in frames.items():
+        official[part] = np.arange(start, start + len(frame))
+        start += len(frame)
+    columns = (
+        first
+        if len(frames) == 1
+        else pd.concat([f[first.columns] for f in frames.values()], ignore_index=True)
+    )
+    return Frame(columns, {} if "" in official else official, notes)
+
+
+def column(frame: Frame | pd.DataFrame, name: str, what: str, root: Any) -> pd.Series:
+    """Return a column; UserError, with the columns there are, where it is missing."""
+    columns = frame.columns if isinstance(frame, Frame) else frame
+    if name not in columns:
+        raise UserError(f"{root} has no column '{name}' (`{what}`): {choices(name, columns.columns)}")
+    return columns[name]
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix.lower() in ENDINGS and path.name[0] != "."
+    ]
+    found: dict[str, Path] = {}
+    for part, words in PARTS.items():
+        pattern = rf"(?:.*[-_.])?(?:{'|'.join(words)})(?:-00000-of-00001)?"
+        matching = [path for path in files if re.fullmatch(pattern, path.name.split(".")[0].lower())]
+        if len(matching) > 1:
+            raise UserError(
+                f"{folder} holds more than one {part} file: {', '.join(p.name for p in matching)}; keep one of them there"
+            )
+        if matching:
+            found[part] = matching[0]
+    if "train" in found:
+        return found
+    if len(files) == 1:
+        return {"": files[0]}
+    names = ", ".join(path.name for path in files[:6]) or "none"
+    raise UserError(
+        f"{folder}: `root` must be one file, or a folder with a file called train (and validation and test, if there are such), for "
+        f"instance train.csv; its tables are: {names}"
+    )
+
+
+def _file(
+    path: Path, texts: Collection[str], empty: Sequence[str], decimal: str | None
+) -> tuple[pd.DataFrame, list[str]]:
+    import pandas as pd
+
+    kind = path.suffix.lower()
+    notes: list[str] = []
+    try:
+        if kind in _PARQUET:
+            frame = pd.read_parquet(path)
+        elif kind in _LINES:
+            frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+        else:
+            return _csv(path, texts, empty, decimal)
+    except ImportError as error:
+        raise UserError(
+            f"{path}: Parquet files need the package pyarrow: pip install 'tutelage[huggingface]'"
+        ) from error
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} is no {'Parquet' if kind in _PARQUET else 'JSON lines'} file: {reason}"
+        ) from error
+    frame.columns = [str(name) for name in frame.columns]
+    _unique(path, list(frame.columns))
+    if frame.empty:
+        raise UserError(f"{path} has no rows")
+    for name in frame.columns:
+        if name not in texts:
+            frame[name] = _plain(path, name, frame[name], empty, notes)
+    return frame.reset_index(drop=True), notes
+
+
+def _csv(
+    path: Path, texts: Collection[str], empty: Sequence[str], decimal: str | None
+) -> tuple[pd.DataFrame, list[str]]:
+    import pandas as pd
+
+    text, notes = csv_cells.text_of(path)
+    lines = text.split("\n")
+    filled = [number for number, line in enumerate(lines, start=1) if line.strip()]
+    body = [lines[number - 1] for number in filled]
+    if not body:
+        raise UserError(f"{path} is empty: a header and rows are expected")
+    marks = {mark: csv_cells.fields(body[0], mark) for mark in csv_cells.DELIMITERS}
+    delimiter = max(marks, key=lambda mark: len(marks[mark]))
+    if len(marks[delimiter]) > 1 and delimiter != ",":
+        notes.append(f"columns are separated by {csv_cells.DELIMITERS[delimiter]}")
+    if len(body) == 1:
+        raise UserError(f"{path} has a header and no rows")
+    header = csv_cells.of_one_width(path, body, filled, marks[delimiter], delimiter)
+    _unique(path, header)
+    try:
+        frame = pd.read_csv(
+            io.StringIO("\n".join(body)),
+            sep=delimiter,
+            header=0,
+            names=list(range(len(header))),
+            index_col=False,
+            dtype={place: str for place, name in enumerate(header) if name in texts},
+            keep_default_na=False,
+            na_values={  # type: ignore[arg-type]  # columns are called by numbers here
+                place: [*csv_cells.DEFAULT_EMPTY, *csv_cells.EMPTY, *empty]
+                for place, name in enumerate(header)
+                if name not in texts
+            },
+            skipinitialspace=True,
+            low_memory=False,
+        )
+    except ValueError as error:
+        raise UserError(f"{path} is no CSV file: {error}") from error
+    if header[0] == "" and np.array_equal(frame[0].to_numpy(), np.arange(len(frame))):
+        notes.append("the first column, which has no name and counts the rows, is left out")
+        frame, header = frame.drop(columns=0), header[1:]
+    frame.columns = header
+    if "" in header:
+        bare = frame[""]
+        if not (bare.isna().all() if isinstance(bare, pd.Series) else bare.isna().all(axis=None)):
+            raise UserError(f"{path}: a column without a name holds values; give it one")
+        frame = frame.drop(columns="")
+    _decimals(path, frame, texts, decimal, notes)
+    for name in frame.columns:
+        if name not in texts:
+            frame[name] = _plain(path, name, frame[name], empty, notes)
+    return frame, notes
+
+
+def _unique(path: Path, names: Sequence[str]) -> None:
+    if twice := sorted({name for name in names if name and list(names).count(name) > 1}):
+        raise UserError(
+            f"{path} has more than one column named {', '.join(map(repr, twice))}: give each its own name"
+        )
+
+
+def _decimals(
+    path: Path, frame: pd.DataFrame, texts: Collection[str], decimal: str | None, notes: list[str]
+) -> None:
+    """Make numbers of columns that are written with a decimal comma or with groups of thousands, in place."""
+    if decimal not in (None, *csv_cells.DECIMALS):
+        raise UserError(f"`decimal` '{decimal}' does not exist: {choices(str(decimal), csv_cells.DECIMALS)}")
+    found = {}
+    for name in frame.columns:
+        if name not in texts and is_text(frame[name]):
+            cells = csv_cells.cleaned(frame[name].astype("string").astype(object))
+            if any(csv_cells.fits(cells, sign).all() for sign in csv_cells.DECIMALS):
+                found[name] = cells
+    if not found:
+        return
+    sign = decimal or csv_cells.decimal_sign(path, list(found.values()), list(found))
+    for name, cells in found.items():
+        if csv_cells.fits(cells, sign).all():
+            frame[name] = csv_cells.parsed(cells, sign)
+    if sign == "comma":
+        notes.append("the decimal sign is the comma")
+
+
+def is_text(series: pd.Series) -> bool:
+    """Say whether a column holds words (or mixes them with others), rather than numbers, truths or times."""
+    from pandas.api import types
+
+    return bool(
+        types.is_object_dtype(series)
+        or types.is_string_dtype(series)
+        or isinstance(series.dtype, types.CategoricalDtype)
+    )
+
+
+def _plain(path: Path, name: str, series: pd.Series, empty: Sequence[str], notes: list[str]) -> pd.Series:
+    """Return a column as float64, bool or text (object, None for an empty cell); times stay. UserError for what mixes them."""
+    import pandas as pd
+    from pandas.api import types
+
+    if types.is_bool_dtype(series) and not series.isna().any():
+        return series.astype(bool)
+    if types.is_bool_dtype(series) or types.is_numeric_dtype(series):
+        return series.astype("float64")
+    if not is_text(series):
+        return series
+    cells = series.astype(object).where(series.notna(), None)
+    there = cells.dropna()
+    if not len(there):
+        return (
+            series.astype("float64")
+            if types.is_numeric_dtype(series)
+            else pd.Series(np.nan, index=series.index)
+        )
+    kinds = {type(cell) for cell in there}
+    if kinds <= {bool, np.bool_} and len(there) == len(cells):
+        return cells.astype(bool)
+    if kinds <= {int, float, bool, np.bool_}:
+        return cells.astype("float64")
+    if odd := [kind for kind in kinds if kind not in (str, int, float, bool, np.bool_)]:
+        if all(getattr(kind, "__module__", "") == "decimal" for kind in odd):
+            return pd.to_numeric(cells, errors="coerce").astype("float64")
+        return cells  # lists, pictures: its reader knows, or says, what it is
+    words = there.astype(str).str.strip()
+    words = words[~words.isin([*csv_cells.DEFAULT_EMPTY, *csv_cells.EMPTY, *empty])]
+    numbers = pd.to_numeric(words, errors="coerce")
+    share = float(numbers.notna().mean()) if len(words) else 0.0
+    if share == 1.0 and len(words):
+        notes.append(f"the numbers of the column '{name}' are written as text: taken as numbers")
+        return numbers.reindex(series.index).astype("float64")
+    if share >= 0.5:
+        wrong = words[numbers.isna()]
+        more = f" and {wrong.nunique() - 1} others" if wrong.nunique() > 1 else ""
+        raise UserError(
+            f"{path}: the column '{name}' mixes {int(numbers.notna().sum())} numbers with {len(wrong)} texts ('{wrong.iloc[0]}' in row "
+            f"{int(wrong.index[0]) + 1}{more}): say that it stands for an empty cell (`empty`=['{wrong.iloc[0]}']), mend the file, or "
+            f"leave the column out (`without`=[{name}])"
+        )
+    return words.reindex(series.index).astype(object).where(lambda column: column.notna(), None)

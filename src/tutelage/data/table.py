@@ -1,0 +1,148 @@
+"""Tables: rows of numbers and categories with a target column, from a file or scikit-learn."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tutelage.data import cache, features
+from tutelage.data.frame import Frame, column
+from tutelage.data.rows import Rows
+from tutelage.data.splits import content_numbers
+from tutelage.data.streams import Resident
+from tutelage.errors import UserError, choices
+from tutelage.tasks import Batch
+
+log = logging.getLogger("tutelage")
+EMBEDDED = ("breast_cancer", "diabetes", "iris", "wine", "linnerud", "digits")
+"""Tables that scikit-learn brings along."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TableStore(Resident):
+    """Features (N, width) float32, and targets (N,) int64 or (N, outputs) float32."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
+        """See `Resident`."""
+        return Batch(self.inputs.index_select(0, index), self.targets.index_select(0, index), index)
+
+
+class Table(Rows):
+    """Rows of numbers and categories. A network sees (features,): see `features.learn`.
+
+    Numbers are brought to mean 0 and deviation 1; where training rows have empty cells, those are the mean and a feature beside says so.
+    Words become one feature each, an empty cell is one of them. A word that no training row has is 0 in all of them, and counted.
+
+    dataset: one of `EMBEDDED`, in place of `root`. columns: the inputs, by default all others than target, group and time. without: the
+    ones to leave out. categories: columns whose numbers are names. Other arguments: see `Rows`.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: str | None = None,
+        columns: Sequence[str] | None = None,
+        without: Sequence[str] = (),
+        categories: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if (dataset is None) == (self.root is None):
+            raise UserError(
+                f"give either `root`, a file, or `dataset`, one of scikit-learn's: {', '.join(EMBEDDED)}"
+            )
+        if dataset is not None and dataset not in EMBEDDED:
+            raise UserError(f"`dataset` '{dataset}' does not exist: {choices(dataset, EMBEDDED)}")
+        self.dataset, self.columns, self.without, self.categories = (
+            dataset,
+            columns,
+            list(without),
+            list(categories),
+        )
+        self.encoding: features.Encoding | None = None
+
+    @property
+    def named(self) -> str:
+        """See `Rows.named`."""
+        return self.dataset or super().named
+
+    def frame(self) -> Frame:
+        """See `Rows.frame`."""
+        if self.dataset is None:
+            return super().frame()
+        name = self.dataset
+        frame, targets = cache.remember(("sklearn", name), lambda: embedded(name))
+        self.target = self.target or targets
+        return frame
+
+    def encode(self, frame: Frame, train: np.ndarray, targets: Tensor) -> TableStore:
+        """See `Rows.encode`."""
+        for where, names in (
+            ("columns", self.columns or ()),
+            ("without", self.without),
+            ("categories", self.categories),
+        ):
+            for name in names:
+                column(frame, name, where, self.named)
+        if self.trained is not None:
+            self.encoding = self.trained.encoding
+        else:
+            names = [
+                name
+                for name in (self.columns or frame.columns.columns)
+                if name not in self.spoken_for and name not in self.without
+            ]
+            self.encoding, notes = features.learn(
+                frame.columns, names, train, categories=self.categories, root=self.named
+            )
+            for note in notes:
+                log.info("%s: %s", self.named, note)
+        assert self.encoding is not None
+        values, unknown = self.encoding.apply(frame.columns, self.named)
+        self.facts |= {"features": self.encoding.names, "unknown_categories": self._unknown(unknown)}
+        self.input_shape = (values.shape[1],)
+        self.tables["features"] = torch.from_numpy(values)
+        if self.trained is None:
+            self._check_repeats(content_numbers(values))
+        return TableStore(torch.from_numpy(values), targets)
+
+    def _unknown(self, unknown: dict[str, np.ndarray]) -> dict[str, dict[str, int]]:
+        """Count, and say, the rows of each split whose words no training row has."""
+        counts: dict[str, dict[str, int]] = {}
+        for name, rows in unknown.items():
+            found = {split: int(rows[part].sum()) for split, part in self.splits.items() if split != "train"}
+            if found := {split: count for split, count in found.items() if count}:
+                counts[name] = found
+                said = ", ".join(f"{count} {split}" for split, count in found.items())
+                log.warning(
+                    "%s: the column '%s' holds words that no training row has, in %s rows: taken as none of the known",
+                    self.named,
+                    name,
+                    said,
+                )
+        return counts
+
+
+def embedded(name: str) -> tuple[Frame, list[str]]:
+    """Return one of scikit-learn's tables and its target columns: classes by their names."""
+    from sklearn import datasets
+
+    bunch = getattr(datasets, f"load_{name}")(as_frame=True)
+    frame = bunch.frame.copy()
+    targets = ["target"] if "target" in frame else list(bunch.target.columns)
+    names = getattr(bunch, "target_names", None)
+    if targets == ["target"] and names is not None and len(names) and name != "digits":
+        frame["target"] = np.asarray([str(one) for one in names], dtype=object)[frame["target"].to_numpy()]
+    for one in frame.columns:
+        if frame[one].dtype.kind in "iuf" and not (name == "digits" and one == "target"):
+            frame[one] = frame[one].astype("float64")
+    return Frame(frame, {}, []), targets

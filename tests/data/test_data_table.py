@@ -101,7 +101,9 @@ def test_the_target_decides_the_task_unless_it_is_named(
     frame = people(600)
     frame["flag"] = (frame["score"] > 100).astype(int)
     data = loaded(write(tmp_path, frame), target=target, task=task)
-    assert type(data.task) is kind and data.task.output_size == outputs and data.facts.get("classes") == classes
+    assert (
+        type(data.task) is kind and data.task.output_size == outputs and data.facts.get("classes") == classes
+    )
 
 
 def test_a_regression_s_errors_are_in_the_unit_of_the_file(tmp_path: Path) -> None:
@@ -122,7 +124,9 @@ def test_rows_of_a_group_lie_in_one_split_and_the_latest_are_the_test(tmp_path: 
     grouped = loaded(path, group="patient")
     parts = [set(frame["patient"].iloc[part]) for part in grouped.splits.values()]
     assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
-    assert abs(len(grouped.splits["test"]) - 40) <= 5 and not any("patient" in name for name in grouped.facts["features"])
+    assert abs(len(grouped.splits["test"]) - 40) <= 5 and not any(
+        "patient" in name for name in grouped.facts["features"]
+    )
     latest = loaded(path, time="year")
     train, validation, test = (frame["year"].iloc[part] for part in latest.splits.values())
     assert train.max() < validation.min() and validation.max() < test.min()
@@ -158,12 +162,18 @@ def test_parts_in_files_of_their_own_are_taken(tmp_path: Path) -> None:
     for name, rows in (("train", 40), ("dev", 10), ("test", 12)):
         write(tmp_path, people(rows, seed=rows), f"{name}.csv")
     data = loaded(tmp_path)
-    assert {name: len(part) for name, part in data.splits.items()} == {"train": 40, "validation": 10, "test": 12}
+    assert {name: len(part) for name, part in data.splits.items()} == {
+        "train": 40,
+        "validation": 10,
+        "test": 12,
+    }
     with pytest.raises(UserError, match="`fold` makes the test from the rows"):
         loaded(tmp_path, fold=0)
 
 
-def test_words_that_no_training_row_has_are_counted_and_none_of_the_known(tmp_path: Path, caplog: Any) -> None:
+def test_words_that_no_training_row_has_are_counted_and_none_of_the_known(
+    tmp_path: Path, caplog: Any
+) -> None:
     write(tmp_path, people(40), "train.csv")
     other = people(20, seed=1)
     other.loc[:4, "colour"] = "ultraviolet"
@@ -220,14 +230,17 @@ def test_numbers_written_as_text_are_numbers_and_said(tmp_path: Path, caplog: An
     assert data.facts["classes"] == ["0", "1"] and "'outcome' are written as text" in caplog.text
 
 
-def test_a_run_is_judged_on_another_file_as_it_was_trained(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_a_run_is_judged_on_another_file_as_it_was_trained(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path, people(120))
     other = people(50, seed=3)
-    kept = other[other["outcome"] == "well"][other.columns[::-1]]  # a part of the classes, columns in another order
+    kept = other[other["outcome"] == "well"][other.columns[::-1]]  # a part of the classes, in other columns
     write(tmp_path, kept, "later.csv")
-    words = ["data=table", "data.root=people.csv", "data.target=outcome", "model=fcn", "model.depth=1", "model.width=8", "logger=none",
-             "fit.max_steps=4", "fit.validate_every_steps=2", "fit.metrics=[f1,confusion_matrix,class_accuracy]", "fit.monitor=f1"]  # fmt: skip
+    words = ["data=table", "data.root=people.csv", "data.target=outcome", "model.depth=1", "model.width=8", "logger=none",
+             "fit.max_steps=4", "fit.validate_every_steps=2", "fit.monitor=f1",
+             "fit.metrics=[f1,confusion_matrix,class_accuracy]"]  # fmt: skip
     assert main(["train", *words]) == 0
     (run,) = (tmp_path / "runs" / "adhoc").iterdir()
     from tutelage import load_run

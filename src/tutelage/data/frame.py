@@ -167,6 +167,8 @@ def _csv(
         raise UserError(f"{path} has a header and no rows")
     header = csv_cells.of_one_width(path, body, filled, marks[delimiter], delimiter)
     _unique(path, header)
+    words = [*csv_cells.DEFAULT_EMPTY, *csv_cells.EMPTY, *empty]
+    marks_of_empty: Any = {place: words for place, name in enumerate(header) if name not in texts}
     try:
         frame = pd.read_csv(
             io.StringIO("\n".join(body)),
@@ -176,11 +178,7 @@ def _csv(
             index_col=False,
             dtype={place: str for place, name in enumerate(header) if name in texts},
             keep_default_na=False,
-            na_values={  # type: ignore[arg-type]  # columns are called by numbers here
-                place: [*csv_cells.DEFAULT_EMPTY, *csv_cells.EMPTY, *empty]
-                for place, name in enumerate(header)
-                if name not in texts
-            },
+            na_values=marks_of_empty,
             skipinitialspace=True,
             low_memory=False,
         )

@@ -118,7 +118,7 @@ def _labels(names: Sequence[str], columns: Sequence[Any], root: Any) -> Targets:
 def as_names(cells: Any) -> np.ndarray:
     """Return class names (rows,): whole numbers without a decimal point, words without spaces around them."""
     if is_text(cells):
-        return cells.astype(str).str.strip().to_numpy(dtype=object)  # type: ignore[no-any-return]
+        return cells.astype(str).str.strip().to_numpy(dtype=object)
     if cells.dtype == bool:
         return np.where(cells.to_numpy(), "true", "false").astype(object)
     values = cells.to_numpy(dtype=np.float64)

@@ -7,7 +7,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +76,9 @@ class Rows(DataModule):
         self.sizes = {"validation": validation, "test": test}
         self.train_size, self.group, self.time, self.fold, self.folds = train_size, group, time, fold, folds
         self.empty, self.decimal = list(empty), decimal
-        self.trained: Self | None = None
+        self.trained: Any = None  # the set that a network was trained on, where this one is there to judge it
+
+    kind_of_task: str
 
     @abstractmethod
     def encode(self, frame: Frame, train: np.ndarray, targets: Tensor) -> Store:
@@ -219,7 +221,7 @@ class Rows(DataModule):
             raise UserError(
                 f"{self.named}: the column '{self.time}' (`time`) is empty in {int(cells.isna().sum())} rows"
             )
-        return cells.astype("int64" if not pd.api.types.is_float_dtype(cells) else "float64").to_numpy()  # type: ignore[no-any-return]
+        return cells.astype("int64" if not pd.api.types.is_float_dtype(cells) else "float64").to_numpy()
 
     def labels(self) -> Tensor | None:
         """See `DataModule.labels`."""

@@ -1,7 +1,7 @@
 """From a `_target_` and its arguments to an object, under a stated policy of what may be built.
 
 Policy: a target is (1) a class or function that Tutelage's models, data, methods, generators, alignment or scaling cases define, (2) a
-class derived from torch.nn.Module or LightningDataModule, or (3) a function that a module in the folder of the command defines, installed
+class derived from torch.nn.Module, LightningDataModule or torch.utils.data.Dataset, or (3) a function that a module in the folder of the command defines, installed
 packages excepted: their environment often lies in that folder. Everything else is refused: a configuration from somebody else can
 name `os.system`, and must not reach it. What a stored run may name is decided before, without an import: see `trust`.
 """
@@ -60,7 +60,11 @@ def _allowed(found: Any, module_name: str) -> bool:
         bases = {f"{base.__module__}.{base.__name__}" for base in inspect.getmro(found)}
         return bool(
             bases
-            & {"torch.nn.modules.module.Module", "pytorch_lightning.core.datamodule.LightningDataModule"}
+            & {
+                "torch.nn.modules.module.Module",
+                "pytorch_lightning.core.datamodule.LightningDataModule",
+                "torch.utils.data.dataset.Dataset",
+            }
         )
     if inspect.isfunction(found):
         source = getattr(sys.modules.get(found.__module__), "__file__", None)

@@ -69,7 +69,8 @@ def check_words(target: Any, where: str) -> str:
 
 
 ALLOWED = (
-    "a configuration may name Tutelage's own classes and functions, classes derived from torch.nn.Module or LightningDataModule, "
+    "a configuration may name Tutelage's own classes and functions, classes derived from torch.nn.Module, LightningDataModule or "
+    "torch.utils.data.Dataset, "
     "and functions defined in a module of your own folder"
 )
 

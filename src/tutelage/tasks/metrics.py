@@ -44,7 +44,7 @@ def _standard(name: str, average: str | None = None, **options: Any) -> Callable
     def make(task: Task) -> Metric:
         how = {"average": average} if average and task.kind != "binary" else {}
         kind = getattr(of_classes, f"{_FAMILIES[task.kind]}{name}")
-        return kind(**_classes_of(task), **how, **options, validate_args=False)  # type: ignore[no-any-return]
+        return kind(**_classes_of(task), **how, **options, validate_args=False)
 
     return make
 
@@ -198,7 +198,7 @@ class _MeanOfOutputs(Metric):
         self.inner.update(predictions, targets)
 
     def compute(self) -> Tensor:
-        return self.inner.compute().mean()  # type: ignore[no-any-return]
+        return self.inner.compute().mean()
 
     def reset(self) -> None:
         super().reset()
@@ -287,7 +287,7 @@ def ask(task: Task, names: Sequence[str], monitor: str | None) -> None:
             raise UserError(
                 f"`monitor`={monitor} is no one number, so it cannot select; {choices(monitor, [*own, *one])}"
             )
-        task.monitor, task.mode = monitor, mode  # type: ignore[assignment]
+        task.monitor, task.mode = monitor, "max" if mode == "max" else "min"
     task.asked = tuple(named)
 
 

@@ -1,0 +1,219 @@
+"""Texts with a target each: sentences to classify, from a file of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tutelage.data import cache
+from tutelage.data.frame import Frame, column, is_text
+from tutelage.data.rows import Rows
+from tutelage.data.splits import content_numbers, digest
+from tutelage.data.streams import Resident
+from tutelage.data.vocabulary import LEVELS, UNKNOWN
+from tutelage.errors import UserError, choices
+from tutelage.tasks import Batch
+
+log = logging.getLogger("tutelage")
+PADDING = "<pad>"
+
+
+@dataclasses.dataclass(frozen=True)
+class TextStore(Resident):
+    """Tokens (N, length) int32, of which the first `lengths` (N,) of each row are real; targets (N,) int64 or (N, outputs) float32."""
+
+    tokens: Tensor
+    lengths: Tensor
+    targets: Tensor
+
+    def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
+        """See `Resident`."""
+        position = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        mask = position < self.lengths.index_select(0, index)[:, None]
+        targets = self.targets.index_select(0, index)
+        return Batch(self.tokens.index_select(0, index).long(), targets, index, mask)
+
+
+class TextRows(Rows):
+    """Texts and a target: classes, labels or values. A network sees tokens (length,), and which of them are real.
+
+    text: the column of texts. level: "word" (split at whitespace) or "character": the vocabulary is that of the training rows, <pad> and
+    <unk> before it; min_count: rarer entries are <unk>. "tokenizer": that of a Hugging Face tokenizer.json. tokenizer: that file, or a
+    folder with it; level is then "tokenizer". special_tokens: whether the tokeniser adds its own ([CLS], ...). length: the most tokens of a
+    text; the rest of a longer one is cut off, and counted. tokenizer_digest: of the tokeniser's content, for the run's identity.
+    Other arguments: see `Rows`.
+    """
+
+    vocab_size: int
+
+    def __init__(
+        self,
+        *,
+        text: str = "text",
+        target: str | Sequence[str] | None = "label",
+        length: int = 128,
+        level: str = "word",
+        min_count: int = 1,
+        tokenizer: str | os.PathLike[str] | None = None,
+        tokenizer_digest: str | None = None,
+        special_tokens: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(target=target, **options)
+        if level not in LEVELS:
+            raise UserError(f"`level` '{level}' does not exist: {choices(level, LEVELS)}")
+        if level == "tokenizer" and tokenizer is None:
+            raise UserError(
+                "`tokenizer` must name a tokenizer.json, or a folder with it, where `level`=tokenizer"
+            )
+        if length < 1 or min_count < 1:
+            raise UserError(f"`length` and `min_count` must be at least 1, got {length} and {min_count}")
+        self.text, self.length, self.min_count, self.special_tokens = text, length, min_count, special_tokens
+        self.tokenizer = None if tokenizer is None else Path(tokenizer).expanduser()
+        self.level = "tokenizer" if tokenizer is not None else level
+        self.tokenizer_digest = tokenizer_digest
+        self.entries: list[str] = []
+
+    def texts(self) -> Sequence[str]:
+        """See `Rows.texts`."""
+        return (self.text,)
+
+    def encode(self, frame: Frame, train: np.ndarray, targets: Tensor) -> TextStore:
+        """See `Rows.encode`."""
+        cells = column(frame, self.text, "text", self.named)
+        if not is_text(cells):
+            raise UserError(f"{self.named}: the column '{self.text}' (`text`) holds numbers, no texts")
+        empty = cells.isna() | cells.astype(str).str.strip().eq("")
+        if empty.any():
+            raise UserError(
+                f"{self.named}: the text is empty in {int(empty.sum())} of {len(cells)} rows, the first of them row "
+                f"{int(np.flatnonzero(empty.to_numpy())[0]) + 1}: remove these rows"
+            )
+        if self.trained is not None:
+            self.entries, self.length = self.trained.entries, int(self.trained.input_shape[0])
+        key = (
+            "text rows", self.fingerprint, self.named, self.text, self.level, self.min_count, self.length, str(self.tokenizer),
+            self.tokenizer_digest, self.special_tokens, digest(train), hashlib.sha256("\0".join(self.entries).encode()).hexdigest(),
+        )  # fmt: skip
+        name = hashlib.sha256(repr(key).encode()).hexdigest()[:24]
+        arrays, facts = cache.remember(
+            key,
+            lambda: cache.stored(name, lambda folder: self._write(folder, cells.astype(str).tolist(), train)),
+        )
+        self.entries = arrays["entries"].tobytes().decode().split("\0")
+        longest = max(1, int(arrays["lengths"][train].max())) if self.trained is None else self.length
+        tokens, lengths = arrays["tokens"][:, :longest], np.minimum(arrays["lengths"], longest)
+        if missing := longest - tokens.shape[1]:
+            tokens = np.pad(tokens, ((0, 0), (0, missing)), constant_values=facts["padding"])
+        self.vocab_size, self.input_shape = facts["vocab_size"], (longest,)
+        unknown = {split: int(arrays["unknown"][part].sum()) for split, part in self.splits.items()}
+        self.facts |= {
+            "cut_texts": facts["cut"],
+            "unknown_tokens": unknown,
+            "vocabulary_sha256": facts["vocabulary_sha256"],
+        }
+        if facts["cut"]:
+            log.info(
+                "%s: %d texts are longer than %d tokens, the rest of them is cut off (data.length)",
+                self.named,
+                facts["cut"],
+                self.length,
+            )
+        if self.trained is None:
+            self._check_repeats(content_numbers(np.ascontiguousarray(tokens)))
+        return TextStore(torch.from_numpy(np.ascontiguousarray(tokens)), torch.from_numpy(lengths), targets)
+
+    def _write(self, folder: Path, texts: list[str], train: np.ndarray) -> dict[str, Any]:
+        """Write tokens, their numbers and the vocabulary of all rows; return facts."""
+        if self.level == "tokenizer":
+            rows, size, vocabulary, padding, unk = _tokenised(
+                self._tokenizer_file(), texts, special=self.special_tokens
+            )
+            entries: list[str] = []
+        else:
+            split = [list(text) if self.level == "character" else text.split() for text in texts]
+            entries = (
+                self.entries
+                if self.trained is not None
+                else _entries((split[row] for row in train), self.min_count)
+            )
+            number = {entry: place for place, entry in enumerate(entries)}
+            rows = [[number.get(word, 1) for word in words] for words in split]
+            size, vocabulary, padding, unk = len(entries), "\0".join(entries).encode(), 0, 1
+        counts = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        if not counts.all():
+            row = int(np.flatnonzero(counts == 0)[0]) + 1
+            raise UserError(f"{self.named}: the tokeniser makes nothing of the text in row {row}: remove it")
+        lengths = np.minimum(counts, self.length)
+        tokens = np.full((len(rows), int(lengths.max())), padding, dtype=np.int32)
+        inside = np.arange(tokens.shape[1]) < lengths[:, None]
+        tokens[inside] = np.fromiter(
+            chain.from_iterable(row[: self.length] for row in rows), dtype=np.int32, count=int(lengths.sum())
+        )
+        np.save(folder / "tokens.npy", tokens)
+        np.save(folder / "lengths.npy", lengths)
+        np.save(
+            folder / "unknown.npy",
+            ((tokens == unk) & inside).sum(axis=1)
+            if unk is not None
+            else np.zeros(len(rows), dtype=np.int64),
+        )
+        np.save(folder / "entries.npy", np.frombuffer("\0".join(entries).encode() or b"\0", dtype=np.uint8))
+        return {
+            "vocab_size": size,
+            "padding": padding,
+            "cut": int((counts > self.length).sum()),
+            "vocabulary_sha256": hashlib.sha256(vocabulary).hexdigest(),
+        }
+
+    def _tokenizer_file(self) -> Path:
+        assert self.tokenizer is not None
+        path = self.tokenizer / "tokenizer.json" if self.tokenizer.is_dir() else self.tokenizer
+        if not path.is_file():
+            raise UserError(
+                f"there is no file {path}: `tokenizer` must name a Hugging Face tokenizer.json, or a folder with it"
+            )
+        return path
+
+
+def _entries(rows: Iterator[list[str]], min_count: int) -> list[str]:
+    """The vocabulary of the training texts: padding, unknown, then by falling count."""
+    counts: dict[str, int] = {}
+    for words in rows:
+        for word in words:
+            counts[word] = counts.get(word, 0) + 1
+    kept = sorted(
+        (word for word, count in counts.items() if count >= min_count), key=lambda word: (-counts[word], word)
+    )
+    return [PADDING, UNKNOWN, *(word for word in kept if word not in (PADDING, UNKNOWN) and "\0" not in word)]
+
+
+def _tokenised(
+    path: Path, texts: list[str], *, special: bool
+) -> tuple[list[list[int]], int, bytes, int, int | None]:
+    """Return the tokens of each text, the vocabulary's size and bytes, and the numbers of padding and of what is unknown."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise UserError("`tokenizer` needs the package tokenizers: pip install 'tutelage[text]'") from error
+    try:
+        encoder = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for a malformed file
+        raise UserError(f"{path} is no Hugging Face tokenizer.json: {error}") from error
+    encoder.no_padding()
+    encoder.no_truncation()
+    rows = [found.ids for found in encoder.encode_batch(texts, add_special_tokens=special)]
+    known = encoder.get_vocab(with_added_tokens=True)
+    padding = next((known[word] for word in ("[PAD]", PADDING, "<|endoftext|>") if word in known), 0)
+    unk = next((known[word] for word in ("[UNK]", UNKNOWN) if word in known), None)
+    return rows, encoder.get_vocab_size(with_added_tokens=True), path.read_bytes(), padding, unk

@@ -11,6 +11,12 @@ from tutelage.engine.instantiate import construct
 FOLDER = Path(__file__).parents[2] / "conf" / "data"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 SMALL = {
+    "own": [
+        "data.source._target_=tutelage.data.own.Arrays",
+        f"+data.source.inputs={[[0.5 * i] for i in range(12)]}".replace(" ", ""),
+        f"+data.source.targets={[i % 2 for i in range(12)]}".replace(" ", ""),
+        "data.batch_size=4",
+    ],
     "digits": [],
     "synthetic": [],
     "copy_paste": ["data.train_size=300", "data.validation_size=10", "data.test_size=10"],

@@ -60,7 +60,7 @@ def test_words_are_those_of_the_training_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level", ["word", "character"])
 def test_long_texts_are_cut_and_counted(tmp_path: Path, level: str) -> None:
     data = loaded(reviews(tmp_path), level=level, length=3)
-    assert data.input_shape == (3,) and data.facts["cut_texts"] == (30 if level == "word" else 40)
+    assert data.input_shape == (3,) and data.facts["cut_texts"] == (25 if level == "word" else 40)
     rare = loaded(reviews(tmp_path), level=level, min_count=10**6)
     assert rare.vocab_size == 2
 
@@ -84,8 +84,8 @@ def test_a_tokeniser_s_pieces(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text, options, said",
     [("text,label\n" + "good,1\n,0\n" * 9, {}, "the text is empty in 9 of 18 rows, the first of them row 2"),
-     ("words,label\ngood,1\nbad,0\n", {}, r"has no column 'text' \(`text`\): .*Known: label, words"),
-     ("text,sentiment\ngood,1\nbad,0\n", {}, r"has no column 'label' \(`target`\)"),
+     ("words,label\n" + "good,1\nbad,0\n" * 5, {}, r"has no column 'text' \(`text`\): .*Known: label, words"),
+     ("text,sentiment\n" + "good,1\nbad,0\n" * 5, {}, r"has no column 'label' \(`target`\)"),
      ("text,label\n" + "good,1\nbad,1\n" * 5, {}, "one class only"),
      ("text,label\n" + "good,1\nbad,\n" * 5, {}, "target 'label' is empty in 5 of 10"),
      ("text,label\n" + "good,1\nbad,0\n" * 5, {"level": "words"}, "did you mean 'word'"),

@@ -25,10 +25,10 @@ def prepare() -> None:
     OmegaConf.register_new_resolver("chain_part", _chain_part, replace=True)
 
 
-def _fingerprint(path: Any, kind: str | None = None) -> str | None:
+def _fingerprint(path: Any, kind: str | None = None, setting: str = "root") -> str | None:
     from tutelage.data.fingerprint import fingerprint
 
-    return None if path is None else _of_root(lambda root: fingerprint(root, kind), path)
+    return None if path is None else _of_root(lambda root: fingerprint(root, kind), path, setting)
 
 
 def _pseudo_fingerprint(path: Any) -> str | None:
@@ -38,11 +38,11 @@ def _pseudo_fingerprint(path: Any) -> str | None:
     return None if path is None or is_need(path) else _of_root(pseudo_fingerprint, path)
 
 
-def _of_root(function: Callable[[Any], str], path: Any) -> str:
+def _of_root(function: Callable[[Any], str], path: Any, setting: str = "root") -> str:
     try:
         return function(path)
     except UserError as error:
-        raise UserError(in_keys(str(error), "data", {"root"})) from None
+        raise UserError(in_keys(str(error).replace("`root`", f"`{setting}`"), "data", {setting})) from None
 
 
 def _word(key: str, under: str | None = None, *, _root_: DictConfig) -> str:

@@ -144,7 +144,7 @@ def _file(
         raise UserError(f"{path} has no rows")
     for name in frame.columns:
         if name not in texts:
-            frame[name] = _plain(path, name, frame[name], empty, notes)
+            frame[name] = plain(path, name, frame[name], empty, notes)
     return frame.reset_index(drop=True), notes
 
 
@@ -196,7 +196,7 @@ def _csv(
     _decimals(path, frame, texts, decimal, notes)
     for name in frame.columns:
         if name not in texts:
-            frame[name] = _plain(path, name, frame[name], empty, notes)
+            frame[name] = plain(path, name, frame[name], empty, notes)
     return frame, notes
 
 
@@ -240,7 +240,7 @@ def is_text(series: pd.Series) -> bool:
     )
 
 
-def _plain(path: Path, name: str, series: pd.Series, empty: Sequence[str], notes: list[str]) -> pd.Series:
+def plain(path: Any, name: str, series: pd.Series, empty: Sequence[str], notes: list[str]) -> pd.Series:
     """Return a column as float64, bool or text (object, None for an empty cell); times stay. UserError for what mixes them."""
     import pandas as pd
     from pandas.api import types

@@ -86,6 +86,15 @@ class Files:
         """Return where an image lies."""
         return self.layout.root / self.layout.paths[index]
 
+    def bytes_of(self, index: int) -> bytes:
+        """Return an image's bytes."""
+        return self.path(index).read_bytes()
+
+    def stamp(self, index: int) -> tuple[int, int]:
+        """Return an image's length in bytes and when it was changed last, in nanoseconds."""
+        status = os.stat(os.path.join(self.layout.root, self.layout.paths[index]))  # noqa: PTH116, PTH118 # a million times
+        return status.st_size, status.st_mtime_ns
+
     def decode(self, index: int, box: Box | None = None) -> np.ndarray:
         """Return one image (channels, height, width), resized with antialiased bilinear interpolation.
 

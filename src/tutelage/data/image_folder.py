@@ -105,6 +105,10 @@ class ImageFolder(ImageData):
         """Return the files with their labels and official splits."""
         return read_layout(self.root, self.absent)
 
+    def files(self, layout: Layout) -> Files:
+        """Return the files to be decoded."""
+        return Files(layout, self.form)
+
     def source(self) -> ImageSource:
         """See `ImageData`."""
         content = (*self.content(), self.form, self.absent)
@@ -125,7 +129,7 @@ class ImageFolder(ImageData):
     def _read(self, content: tuple[Any, ...]) -> tuple[ImageSource, Found, Files]:
         layout = self.layout()
         self._check_fingerprint(layout)
-        files = self._first_form(Files(layout, self.form))
+        files = self._first_form(self.files(layout))
         bytes_each = int(np.prod(files.shape)) * np.dtype(files.dtype).itemsize
         stream = self.storage == "stream" or (
             self.storage == "auto" and len(files) * bytes_each > RESIDENT_BYTES

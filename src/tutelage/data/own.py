@@ -101,7 +101,7 @@ class _ItemReader:
 
         loader: DataLoader[Any] = DataLoader(
             self.store.samples,
-            batch_sampler=planned(),  # type: ignore[arg-type]  # read once, which is all that a loader does
+            batch_sampler=planned(),  # read once, which is all that a loader does
             num_workers=self.store.num_workers,
             collate_fn=self.store.collate,
             generator=torch.Generator(),  # drawing from the global one would change the network's dropout
@@ -163,7 +163,8 @@ class Own(DataModule):
     def load(self) -> None:
         """See `DataModule`."""
         parts, collate = _parts(self.source)
-        official, start = {}, 0
+        official: dict[str, np.ndarray] = {}
+        start = 0
         for name, part in parts.items():
             official[name] = np.arange(start, start + len(part))
             start += len(part)
@@ -172,7 +173,7 @@ class Own(DataModule):
         if resident:
             inputs, targets = _read(parts.values(), collate)
         else:
-            few = [whole[place] for place in range(min(len(whole), 64))]  # type: ignore[arg-type]
+            few = [whole[place] for place in range(min(len(whole), 64))]
             inputs, targets = map(torch.as_tensor, _pair((collate or torch.utils.data.default_collate)(few)))
         self.task = self._task(targets)
         targets = _targets(targets, floats=self.task.kind in ("labels", "values"))
@@ -182,8 +183,7 @@ class Own(DataModule):
             if resident and targets.ndim == 1 and self.task.kind in ("classes", "binary")
             else None
         )
-        train = official.pop("train", None)
-        train = official.pop("", train)
+        train = official.pop("train" if "train" in official else "")
         for name, size in self.sizes.items():
             if name not in official:
                 train, official[name] = hold_out(train, size, seed=self.split_seed, name=name, labels=labels)
@@ -354,10 +354,9 @@ def _read(parts: Iterable[Any], collate: Any) -> tuple[Tensor, Tensor]:
             found.append((part.inputs, part.targets))
             continue
         try:
-            found += [
-                tuple(map(torch.as_tensor, _pair(pair)))
-                for pair in DataLoader(part, batch_size=512, collate_fn=collate, generator=torch.Generator())
-            ]
+            for pair in DataLoader(part, batch_size=512, collate_fn=collate, generator=torch.Generator()):
+                inputs, targets = map(torch.as_tensor, _pair(pair))
+                found.append((inputs, targets))
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError) as error:
             raise UserError(
                 f"`source`: the samples of {type(part).__name__} cannot be put into one tensor: {str(error).splitlines()[0]:.300}. "

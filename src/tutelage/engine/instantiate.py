@@ -1,9 +1,10 @@
 """From a `_target_` and its arguments to an object, under a stated policy of what may be built.
 
 Policy: a target is (1) a class or function that Tutelage's models, data, methods, generators, alignment or scaling cases define, (2) a
-class derived from torch.nn.Module, LightningDataModule or torch.utils.data.Dataset, or (3) a function that a module in the folder of the command defines, installed
-packages excepted: their environment often lies in that folder. Everything else is refused: a configuration from somebody else can
-name `os.system`, and must not reach it. What a stored run may name is decided before, without an import: see `trust`.
+class derived from torch.nn.Module, LightningDataModule or torch.utils.data.Dataset, or (3) a function that a module in the folder of
+the command defines, installed packages excepted: their environment often lies in that folder. Everything else is refused: a
+configuration from somebody else can name `os.system`, and must not reach it. What a stored run may name is decided before, without an
+import: see `trust`.
 """
 
 from __future__ import annotations

@@ -52,6 +52,9 @@ class Row:
     steps: int | None = None
     so_far: float | None = None
     """Of a run that is not complete, the best value of `monitor` on validation."""
+    folds: int = 0
+    """Of how many folds this is the mean; 0: it is one run."""
+    by_fold: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def value(self) -> float | None:

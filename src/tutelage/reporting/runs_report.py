@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from tutelage.errors import UserError, choices
-from tutelage.reporting import curves, page, render
+from tutelage.reporting import curves, folds, page, render
 from tutelage.reporting.collect import Group, Row, collect, group, prerequisites
 from tutelage.reporting.differences import notes_on_differences, same_test_data
 from tutelage.reporting.index import Index
@@ -33,6 +33,7 @@ def free_report(store: Store, under: str = "", index: Index | None = None) -> Re
     if not rows:
         raise UserError(f"no runs below '{under}' in {store.root}: {choices(under, store.names())}")
     needed = prerequisites(rows)
+    rows = folds.together(rows)
     groups = group(rows)
     arms = [g for g in groups if any(identity_of(row.key) not in needed for row in g.rows)] or groups
     shown = {row.key for arm in arms for row in arm.rows}
@@ -52,6 +53,7 @@ def free_report(store: Store, under: str = "", index: Index | None = None) -> Re
 
 def sweep_report(title: str, arms: Mapping[str, Sequence[Row]], seeds: Sequence[int]) -> Report:
     """Report the runs of a sweep by the labels of its arms, each on the metric it was selected by, on the test split."""
+    arms = folds.of_sweep(arms)
     groups = [Group(label, tuple(sorted(rows, key=lambda row: row.seed))) for label, rows in arms.items()]
     usual = _usual_monitor(groups)
     lines = tuple(_line(arm, seeds, usual) for arm in groups)
@@ -129,6 +131,7 @@ def notes_on(
         if odd:
             notes.append(f"{line.label}: not a finite number at seed {', '.join(odd)}, hence no mean")
     done = {row.key: (line.label, row) for line in lines for row in line.rows if row.state is State.COMPLETE}
+    notes += [said for line in lines if (said := folds.note(line.label, line.rows, line.metric))]
     notes += notes_on_differences(lines, swept)
     return [
         *notes,

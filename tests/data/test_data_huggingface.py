@@ -1,0 +1,87 @@
+"""Sets of the datasets library, from the disk and without a network: tables, texts and images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tutelage.data.huggingface import load
+from tutelage.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
+def loaded(**options: Any) -> Any:
+    data = load(**{"batch_size": 4, **options})
+    data.prepare()
+    data.setup()
+    return data
+
+
+def reviews() -> Any:
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    rows = {"sentence": ["dull film", "fine film"] * 10, "label": [0, 1] * 10}
+    return DatasetDict(
+        {part: Dataset.from_dict(rows, features=features) for part in ("train", "validation", "test")}
+    )
+
+
+def test_texts_with_classes_by_name_in_the_parts_that_a_set_has(tmp_path: Path) -> None:
+    reviews().save_to_disk(str(tmp_path / "set"))
+    data = loaded(root=tmp_path / "set", text="sentence", target="label", length=5)
+    assert data.facts["classes"] == ["bad", "good"] and {
+        n: len(s) for n, s in data.splits.items()
+    } == dict.fromkeys(data.splits, 20)
+    assert data.input_shape == (2,) and sorted(data.entries[2:]) == ["dull", "film", "fine"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_table_in_any_file(tmp_path: Path, ending: str) -> None:
+    frame = pd.DataFrame({"x": np.arange(30.0), "kind": ["a", "b", "c"] * 10, "y": np.arange(30.0) ** 2 / 7})
+    path = tmp_path / f"rows.{ending}"
+    {"csv": lambda: frame.to_csv(path, index=False), "parquet": lambda: frame.to_parquet(path),
+     "jsonl": lambda: frame.to_json(path, orient="records", lines=True)}[ending]()  # fmt: skip
+    data = loaded(root=path, target="y")
+    assert data.task.name == "regression" and data.facts["features"] == ["x", "kind=a", "kind=b", "kind=c"]
+
+
+def test_images(tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 3), dtype=np.uint8)
+    features = Features({"img": Image(), "label": ClassLabel(names=["cat", "dog"])})
+    from PIL import Image as Pillow
+
+    Dataset.from_dict(
+        {"img": [Pillow.fromarray(x) for x in pixels], "label": [i % 2 for i in range(20)]}, features=features
+    ).save_to_disk(str(tmp_path / "set"))
+    data = loaded(root=tmp_path / "set", image="img", normalization=None)
+    assert data.facts["classes"] == ["cat", "dog"] and data.input_shape == (3, 6, 6)
+    torch.testing.assert_close(data.store.images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [({}, "either `root`, a local folder or file, or `name`"), ({"name": "nobody/nothing", "target": "y"}, "without a network"),
+     ({"root": "nowhere", "target": "y"}, "no file or folder nowhere"), ({"root": "set", "text": "a", "image": "b"}, "not both"),
+     ({"root": "set", "text": "words", "target": "label"}, "has no column 'words'"), ({"root": "set"}, "`target` must name"),
+     ({"root": "set", "image": "picture"}, "has no column 'picture'"), ({"root": "set", "target": "label", "length": 5}, "length")],
+)  # fmt: skip
+def test_a_mistake_is_one_message_before_training(
+    tmp_path: Path, monkeypatch: Any, options: Any, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reviews().save_to_disk("set")
+    with pytest.raises(UserError, match=said):
+        loaded(**options)

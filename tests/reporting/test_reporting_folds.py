@@ -1,0 +1,75 @@
+"""Folds count as one value each seed: they are no independent samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tutelage.reporting.collect import Row, group
+from tutelage.reporting.folds import note, of_sweep, together
+from tutelage.runs.run import State
+
+
+def row(seed: int, fold: int | None, value: float, state: State = State.COMPLETE, **inputs: Any) -> Row:
+    key = f"cv/{seed}{fold}{''.join(map(str, inputs.values()))}"
+    texts = {
+        "data.fold": "null" if fold is None else str(fold),
+        "data.folds": "3",
+        "model.depth": "2",
+        "seed": str(seed),
+    }
+    return Row(
+        key,
+        "cv",
+        seed,
+        state,
+        {**texts, **inputs},
+        {"test/accuracy": value} if state is State.COMPLETE else {},
+        "accuracy",
+        "max",
+    )
+
+
+ROWS = [row(seed, fold, 0.1 * seed + 0.01 * fold) for seed in range(2) for fold in range(3)]
+
+
+def test_folds_are_one_value_for_each_seed() -> None:
+    (arm,) = group(together([*ROWS[1:], ROWS[0]]))
+    assert arm.values("test/accuracy") == pytest.approx({0: 0.01, 1: 0.11})
+    said = note("cv", arm.rows, "test/accuracy")
+    assert said is not None and "mean over 3 folds, which reach from 0 to 0.12; n counts seeds" in said
+
+
+def test_arms_keep_apart_and_a_run_without_folds_stays() -> None:
+    others = [row(0, fold, 0.5, **{"model.depth": "3"}) for fold in range(3)]
+    plain = row(0, None, 0.9, **{"model.depth": "4"})
+    found = together([*ROWS, *others, plain])
+    assert [len(arm.rows) for arm in group(found)] == [2, 1, 1] and found[-1] is plain
+    assert note("plain", [plain], "test/accuracy") is None
+
+
+def test_a_fold_that_is_missing_leaves_a_gap_with_its_reason() -> None:
+    failed = row(0, 2, 0.0, State.FAILED)
+    (found,) = together([*ROWS[:2], failed])
+    assert (
+        found.state is State.FAILED
+        and found.metrics == {}
+        and found.reason == "of 3 folds 2 are not complete"
+    )
+    (found,) = together(ROWS[:2])
+    assert found.state is State.MISSING and "2 are not" in found.reason
+
+
+def test_the_arms_of_a_sweep_over_folds_are_its_others() -> None:
+    arms = {
+        f"data.fold={fold} model.depth={d}": [row(0, fold, 0.5, **{"model.depth": d})]
+        for fold in range(3)
+        for d in ("2", "3")
+    }
+    assert {label: len(rows) for label, rows in of_sweep(arms).items()} == {
+        "model.depth=2": 1,
+        "model.depth=3": 1,
+    }
+    alone = {f"data.fold={fold}": [ROWS[fold]] for fold in range(3)}
+    assert list(of_sweep(alone)) == ["all folds"] and len(of_sweep(alone)["all folds"]) == 1

@@ -252,6 +252,7 @@ def test_a_run_is_judged_on_another_file_as_it_was_trained(
     capsys.readouterr()
     assert main(["evaluate", str(run), "data.root=later.csv"]) == 0
     line = capsys.readouterr().out
+    assert main(["evaluate", str(run), "data.root=later.csv", "split=train"]) == 2
     trained = load_run(run)
     encoding = trained.data.encoding  # type: ignore[attr-defined]
     inputs = torch.from_numpy(encoding.apply(pd.read_csv(tmp_path / "later.csv"), "")[0])

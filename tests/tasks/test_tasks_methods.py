@@ -65,7 +65,7 @@ TASKS: dict[str, Any] = {
 }
 FLAT = ["model=fcn", "model.depth=2", "model.width=16"]
 SEQUENCE = ["model=lstm", "model.depth=2", "model.width=8"]
-OF_IMAGES = ("gan", "diffusion", "pseudo_ssl")
+OF_IMAGES = ("gan", "diffusion", "pseudo_ssl", "semi_supervised")
 
 
 @functools.cache
@@ -91,7 +91,7 @@ def config_of(method: str, *words: str, sequence: bool = False) -> dict[str, Any
             for word in METHODS[method]
             if not word.startswith(("data.", "model.", "source.", "model=")) and "@source" not in word
         ]
-        if not method.startswith("pseudo"):
+        if method in ("gan", "diffusion"):
             given += ["model@source=fcn"]
     if method == "fitnets":
         given += ["method.hint_steps=1"]

@@ -88,7 +88,7 @@ class _Source:
             self.revision,
             None if self.root is None else fingerprint_of(self.root),
         )
-        return cache.remember(key, self._read)  # type: ignore[no-any-return]
+        return cache.remember(key, self._read)
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -197,7 +197,7 @@ class HubImages(ImageData):
             self.target,
             self.form,
         )
-        return cache.remember(key, lambda: self._decoded(key))  # type: ignore[no-any-return]
+        return cache.remember(key, lambda: self._decoded(key))
 
     def _decoded(self, key: tuple[Any, ...]) -> ImageSource:
         import datasets

@@ -82,7 +82,7 @@ class ImageStore(Resident):
         )
 
 
-MOMENT_IMAGES = {Tensor: 10_000, Files: 1_000}
+MOMENT_IMAGES, MOMENT_FILES = 10_000, 1_000
 """Training images, evenly spaced, that the mean and deviation are taken from: in memory, and from files."""
 
 
@@ -92,7 +92,8 @@ def moments(
     """Mean and standard deviation per channel of the training images scaled to [0, 1]; a constant channel
     has deviation 1.
     """
-    chosen = train[:: -(-len(train) // MOMENT_IMAGES[type(images)])]
+    most = MOMENT_IMAGES if isinstance(images, Tensor) else MOMENT_FILES
+    chosen = train[:: -(-len(train) // most)]
     totals, count = [], 0
     for start in range(0, len(chosen), 500):
         part = chosen[start : start + 500]

@@ -75,7 +75,9 @@ def build_data(config: dict[str, Any], *, judged_as: DataModule | None = None) -
     return data
 
 
-def _set_up(where: str, data: DataModule, config: dict[str, Any], judged_as: DataModule | None = None) -> None:
+def _set_up(
+    where: str, data: DataModule, config: dict[str, Any], judged_as: DataModule | None = None
+) -> None:
     runs_dir = Path(config["runs_dir"]).expanduser()
     # What is only looked at makes no runs folder.
     locks = (runs_dir if runs_dir.is_dir() else cache_folder()) / ".locks"

@@ -218,7 +218,7 @@ class DataModule(pl.LightningDataModule, ABC):
             raise UserError(f"there is no split '{split}': {choices(split, splitting.SPLITS)}")
         if self.only_test and split != "test":
             raise UserError(
-                f"all samples of {type(self).__name__} are there to judge a network by: they are its split 'test', not '{split}'"
+                f"all samples of {type(self).__name__} are there to judge a network by: they are its test split, not {split}"
             )
         if split == "test" and not self._test_open:
             raise TestSetClosed("the test split opens once, after a checkpoint was selected on validation")

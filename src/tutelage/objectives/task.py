@@ -84,4 +84,7 @@ class Task(Objective):
             return self.task.loss(step.output, step.batch)
         predictions, targets = self.task.select(step.output, step.batch)
         self.weights = self.weights.to(targets.device)
-        return mean_of_counted(self.task.pointwise(predictions, targets) * self.weights[targets], step.batch)
+        weights = (
+            self.weights[targets] if targets.ndim == 1 else targets.float() @ self.weights
+        )  # of mixed classes
+        return mean_of_counted(self.task.pointwise(predictions, targets) * weights, step.batch)

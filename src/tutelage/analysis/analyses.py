@@ -366,6 +366,13 @@ def _monitored(subject: Subject) -> tuple[str, dict[str, float]]:
     return monitor, {f"test_{monitor}": float(result["best"]["test"][monitor])}
 
 
+def phases(request: Request) -> Outcome:
+    """The metric over two settings of the runs, beside what their networks show before any training."""
+    from tutelage.analysis.phases import outcome
+
+    return outcome(request)
+
+
 ANALYSES: dict[str, Callable[[Request], Outcome]] = {
     "errors": errors,
     "similarity": similarity,
@@ -374,6 +381,7 @@ ANALYSES: dict[str, Callable[[Request], Outcome]] = {
     "guidance": guidance,
     "quality": quality,
     "cost": cost,
+    "phases": phases,
 }
 
 

@@ -154,17 +154,28 @@ COMMANDS: dict[str, Command] = {
     ),
     "reproduce": Command(
         "reproduce",
-        "run what a table under experiments/ misses, then report",
-        ("<table> [--dry] [processes=N | hydra/launcher=...] [key=value ...]",),
+        "run what a table under experiments/ misses, then report; or a programme of tables, as far as the time goes",
+        (
+            "<table> [--dry] [processes=N | hydra/launcher=...] [key=value ...]",
+            "<programme> [minutes=15] [--dry] [--tiny] [<place>=<folder> ...] [key=value ...]",
+        ),
         (
             "<table>: a file such as experiments/guidance/digits.yaml, or guidance/digits. Runs the cells "
             "that are not complete (first those that hyperparameters are chosen from, on validation), then "
             "reports. Interrupted, the same command continues.",
             "key=value words are added to every command (data.root=..., hardware=gpu, retry=2, "
             "on_failure=stop).",
+            "<programme>: experiments/programmes/<name>.yaml, such as paper: stages that need more than one session. It measures this "
+            "machine, shows what fits, works in the order of worth per minute and stops when the minutes are over; the same command "
+            "goes on, also on another machine to which the runs were copied.",
         ),
         (
-            Flag("--dry", "list the commands that would run"),
+            Flag(
+                "--dry",
+                "list the commands that would run; of a programme: the order, and what fits into the time",
+            ),
+            Flag("--tiny", "a programme: a rehearsal with its smallest settings"),
+            Option("minutes", "", "a programme: how long it may take", value="15"),
             Option("processes", "1", "runs at a time, each in a process of its own; 1: in this process"),
             Example("hydra/launcher=local|slurm", "with their hydra.launcher.key=value, those of a sweep"),
         ),
@@ -182,6 +193,7 @@ COMMANDS: dict[str, Command] = {
             "alignment <runs> ...",
             "guidance <runs> ...",
             "cost <runs> ...",
+            "phases <runs> ... x=model.width y=model.depth",
             "quality <run> <runs> ...",
         ),
         (
@@ -218,6 +230,8 @@ COMMANDS: dict[str, Command] = {
                 "unbiased_cka",
                 "similarity: or procrustes, svcca, pwcca, rbf_cka, mutual_neighbours, regression, beside what chance gives",
             ),
+            Option("x", "", "phases: the setting along the map", value="model.width"),
+            Option("y", "", "phases: the setting down the map", value="model.depth"),
             Option("device", "cpu", "cpu | cuda | mps"),
             _RUNS_DIR,
             _CODE,
@@ -231,6 +245,7 @@ COMMANDS: dict[str, Command] = {
             "gap": "training against validation and test: the overfitting gap",
             "alignment": "similarity to the guide over training",
             "guidance": "layer pairs by step, one arm beside another: a figure, and an animation (guidance.webp)",
+            "phases": "the metric over two settings, the others chosen on validation, beside gradients and ranks before training",
             "cost": "parameters, operations, size, latency and memory, beside the metric",
             "quality": "pseudo data sets against real images, in a classifier's features",
         },
@@ -304,6 +319,33 @@ COMMANDS: dict[str, Command] = {
             Flag("-m", "passed over: a train command may have it", also=_SWEEP),
         ),
         settings=ANY,
+    ),
+    "diagnose": Command(
+        "diagnose",
+        "say before any training how signal and gradients pass a network, whether it trains alone, and which guide would help",
+        ("[guides=a,b] [steps=60] [the words of a train command]",),
+        (
+            "Builds the network and the data of the command. Shows for each layer what it is given and how gradients reach it; says how "
+            "likely such a network is to train alone, by a rule calibrated on networks that did and did not; then trains a few steps "
+            "alone and under each guide (runs diagnose/...), and ranks them by how deep the classes can be read. It does not replace the "
+            "training: experiments/guidance/README.md says how often it was right.",
+        ),
+        (
+            Option(
+                "guides",
+                "",
+                "models to try as untrained guides; default: that of the command, or a few for the kind of data",
+                value="residual_convnet,vit",
+            ),
+            Option("steps", "60", "updates under each guide; 0: none are tried"),
+            Option("out", "", "a JSON file for all values", value="<file>"),
+            _RUNS_DIR,
+        ),
+        settings=ANY,
+        examples=(
+            "diagnose data=digits model=fcn model.depth=40 model.width=128",
+            "diagnose experiment=demo/guided-untrained steps=0",
+        ),
     ),
     "list": Command(
         "listing",

@@ -141,3 +141,17 @@ def take_held(handler: logging.Handler) -> None:
     for record in _held.buffer:
         handler.handle(record)
     _held.buffer.clear()
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Show warnings alone of what is logged; a run's own log has the rest."""
+    shown = _screen[:]
+    levels = [handler.level for handler in shown]
+    for handler in shown:
+        handler.setLevel(max(handler.level, logging.WARNING))
+    try:
+        yield
+    finally:
+        for handler, level in zip(shown, levels, strict=True):
+            handler.setLevel(level)

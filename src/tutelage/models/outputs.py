@@ -117,14 +117,17 @@ class Call:
 
 
 @contextmanager
-def undisturbed(network: nn.Module) -> Iterator[None]:
-    """Run a network inside without leaving a trace: in eval mode, without gradients; modes, buffers and the random state return."""
+def undisturbed(network: nn.Module, *, training: bool = False) -> Iterator[None]:
+    """Run a network inside without leaving a trace: in eval mode, without gradients; modes, buffers and the random state return.
+
+    training: in training mode and with gradients instead.
+    """
     modes = [(module, module.training) for module in network.modules()]
     buffers = [(module, key, value) for module in network.modules() for key, value in module._buffers.items()]
     saved = [None if value is None else value.clone() for _, _, value in buffers]
     try:
-        network.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        network.train(training)
+        with torch.set_grad_enabled(training), torch.random.fork_rng(devices=[]):
             yield
     finally:
         for module, mode in modes:

@@ -1,0 +1,172 @@
+"""`tutelage diagnose`: before any training, what passes a network's layers, whether it trains alone, and which guide would help."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage.cli.reader import Given
+from tutelage.errors import UserError, choices
+from tutelage.reporting.console import console, say
+
+if TYPE_CHECKING:
+    from tutelage.analysis.diagnosis import Probe, State, Subject
+    from tutelage.analysis.signal import Signal
+
+MOST_LAYERS = 16
+"""Layers that the table shows; of more, evenly spaced ones, the first and the last among them."""
+
+
+def run(given: Given) -> int:
+    """Run the command; return its exit code."""
+    from tutelage.analysis import diagnosis, trainability
+    from tutelage.config.compose import hydra_ready
+
+    steps = _steps(given.options["steps"])
+    words = given.as_settings("runs_dir")
+    with hydra_ready():
+        subject = diagnosis.opened(words)
+        guides = _guides(given.options["guides"], words, subject) if steps else {}
+        seen = subject.signal()
+        state = subject.state([layer.name for layer in seen.layers])
+        verdict = trainability.verdict(seen)
+        console().print(_layer_table(seen, state))
+        say(
+            "\n"
+            + "\n".join(
+                [
+                    *_findings(seen, state),
+                    verdict.sentence,
+                    *filter(None, [trainability.guide_sentence(seen.gradient_ratio)]),
+                ]
+            )
+        )
+        found = [*_probed(words, guides, steps, subject)] if steps else []
+        if found:
+            say("\n" + "\n".join(_advice(found, words, subject)))
+    _write(given.options["out"], seen, state, verdict, found)
+    return 0
+
+
+def _steps(text: str) -> int:
+    if not text.isdigit():
+        raise UserError(f"steps must be a whole number, 0 for no probe of guides, got {text!r}")
+    return int(text)
+
+
+def _guides(given: str, words: Sequence[str], subject: Subject) -> dict[str, list[str]]:
+    """Return the guides to try, by name: those given, that of the command, or those for the kind of data."""
+    from tutelage.analysis.diagnosis import guides_for
+    from tutelage.config.groups import group_options
+
+    usual = guides_for(subject.data)
+    if not given:
+        return {"yours": []} if subject.config.get("guide") else usual
+    found = {}
+    for name in filter(None, given.strip("[]").split(",")):
+        if name not in usual and name not in (known := group_options("model")):
+            raise UserError(f"there is no guide '{name}'; {choices(name, [*usual, *known])}")
+        found[name] = list(usual.get(name, [f"model@guide={name}"]))
+    return found
+
+
+def _layer_table(seen: Signal, state: State) -> Any:
+    from rich.table import Table
+
+    table = Table(title="what each layer is given, and its gradient, before training", title_justify="left")
+    titles: tuple[str, ...] = (
+        "layer",
+        "shape",
+        "scale out",
+        "correlation of two samples",
+        "effective rank",
+        "dead inputs",
+    )
+    titles += ("gradient / weight", "batches agree")
+    classes = bool(state.readable)
+    for title in (*titles, *(["classes read"] if classes else [])):
+        table.add_column(title, justify="left" if title in ("layer", "shape") else "right")
+    count = min(len(seen.layers), MOST_LAYERS)
+    shown = sorted({round(i * (len(seen.layers) - 1) / max(1, count - 1)) for i in range(count)})
+    for i in shown:
+        layer = seen.layers[i]
+        row = [layer.name, " x ".join(map(str, layer.shape)), f"{layer.scale:.3g}", f"{layer.correlation:.3f}", f"{layer.rank:.1f}",
+               f"{layer.dead:.0%}", f"{layer.gradient:.2g}", f"{layer.agreement:+.3f}"]  # fmt: skip
+        table.add_row(*row, *([f"{state.readable[i]:.0%}"] if classes else []))
+    return table
+
+
+def _findings(seen: Signal, state: State) -> list[str]:
+    lines = [
+        f"loss {seen.loss:.3f}; gradient of the first layer over the last's: {seen.gradient_ratio:.3g}; "
+        f"gradients of two batches agree by {seen.agreement:+.3f} in the median layer"
+    ]
+    last = seen.layers[-1]
+    read = f", classes read {state.readable[-1]:.0%} of {state.readable[0]:.0%}" if state.readable else ""
+    lines.append(
+        f"at the last layer: two samples correlate by {last.correlation:.3f}, effective rank {last.rank:.1f} of "
+        f"{seen.input_rank:.1f} at the inputs{read}"
+    )
+    if seen.dead > 0.5:
+        lines.append(f"up to {seen.dead:.0%} of a layer's inputs are dead: the same for every sample")
+    return lines
+
+
+def _probed(
+    words: Sequence[str], guides: Mapping[str, Sequence[str]], steps: int, subject: Subject
+) -> list[Probe]:
+    from tutelage.analysis.diagnosis import probes
+
+    found = []
+    for one in probes(words, guides, steps=steps, subject=subject):
+        if isinstance(one, tuple):
+            say(f"{one[0]}: not tried, {one[1]}")
+        else:
+            found.append(one)
+    return found
+
+
+def _advice(found: Sequence[Probe], words: Sequence[str], subject: Subject) -> list[str]:
+    from tutelage.analysis.diagnosis import ranked, told_apart
+
+    monitor = subject.data.task.monitor
+    lines = [f"after {found[0].steps} steps, on validation samples:"]
+    order = ranked(found)
+    for probe in order:
+        read = (
+            f", classes read {probe.state.depth_read:.1%} (mean over layers)" if probe.state.readable else ""
+        )
+        lines.append(
+            f"  {probe.label}: loss {probe.state.loss:.3f}, {monitor} {probe.state.metric:.3f}{read}; gradient first over last "
+            f"{probe.signal.gradient_ratio:.3g}; {probe.seconds:.0f} s"
+        )
+    alone = next(probe for probe in found if probe.label == "alone")
+    best = order[0]
+    if best is alone:
+        lines.append("no guide of these is ahead of training alone; to try first:")
+    elif told_apart(best, alone):
+        lines.append(f"ahead after these steps: {best.label}; to try, beside the network alone:")
+    else:
+        lines.append(
+            "no guide of these is told apart from training alone after these steps: more of them (steps=200), or the training, decide:"
+        )
+    tried = [alone] if best is alone else [best, alone]
+    lines += [f"  tutelage train {shlex.join(probe.words)}" for probe in tried]
+    return lines
+
+
+def _write(out: str, seen: Signal, state: State, verdict: Any, found: Sequence[Probe]) -> None:
+    if not out:
+        return
+    from tutelage.runs.folders import make_folder
+    from tutelage.runs.records import write_json
+
+    path = Path(out).expanduser()
+    make_folder(path.parent)
+    record: dict[str, Any] = {"signal": asdict(seen), "state": asdict(state), "verdict": asdict(verdict)}
+    record["probes"] = [asdict(probe) for probe in found]
+    write_json(path, record)
+    print(f"written: {path}")

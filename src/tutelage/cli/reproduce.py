@@ -8,6 +8,7 @@ import shlex
 from tutelage.cli.reader import Given
 from tutelage.cli.report import report_table
 from tutelage.errors import UserError, choices
+from tutelage.reporting.programme_file import programme_path, programmes
 from tutelage.reporting.table_paths import TABLES, table_path, tables
 
 log = logging.getLogger("tutelage")
@@ -16,12 +17,18 @@ log = logging.getLogger("tutelage")
 def run(given: Given) -> int:
     """Run the command; return its exit code."""
     name, dry = given.names[0], "--dry" in given.flags
+    if (programme := programme_path(name)) is not None:
+        from tutelage.cli import programme as stages
+
+        return stages.run(programme, given)
     path = table_path(name)
     if path is None:
         raise UserError(
-            f"there is no table '{name}': tables are files {TABLES}/<paper>/<table>.yaml of the folder in which the command is given; "
-            f"{choices(name, tables())}"
+            f"there is no table or programme '{name}': tables are files {TABLES}/<paper>/<table>.yaml of the folder in which the "
+            f"command is given; {choices(name, [*tables(), *programmes()])}"
         )
+    if only := [word for word in ("--tiny", "minutes") if word in given.flags | given.spoken]:
+        raise UserError(f"{only[0]} belongs to a programme ({', '.join(programmes())}); {name} is a table")
     from tutelage.config.compose import compose, hydra_ready
     from tutelage.config.planner import Planner
     from tutelage.jobs.outcomes import Jobs

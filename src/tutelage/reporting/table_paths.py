@@ -7,6 +7,8 @@ from pathlib import Path
 from tutelage.errors import UserError, choices
 
 TABLES = Path("experiments")
+PROGRAMMES = "programmes"
+"""The folder below it that holds no tables, but what `programme_file` reads."""
 
 
 def table_path(what: str) -> Path | None:
@@ -24,7 +26,8 @@ def tables() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in (TABLES, shipped()):
         for path in sorted(folder.rglob("*.yaml")):
-            found.setdefault(name_of(path), path)
+            if path.parent.name != PROGRAMMES:
+                found.setdefault(name_of(path), path)
     return dict(sorted(found.items()))
 
 

@@ -1,0 +1,396 @@
+"""`tutelage reproduce <programme>`: stages of long work, in the order of worth per minute here, as far as the time goes.
+
+Nothing is kept of a programme but its runs, and a note for each stage that is a command: copied to another machine, they are where it
+goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tutelage.cli.reader import Given
+from tutelage.cli.report import report_table
+from tutelage.cli.speed import Speed, alone
+from tutelage.errors import UserError
+from tutelage.jobs.outcomes import Jobs, Outcome
+from tutelage.jobs.plain_log import quietly
+from tutelage.reporting.console import console, say
+from tutelage.reporting.programme_file import Programme, Stage, load
+from tutelage.reporting.tables import finder, unfinished, write_table
+from tutelage.runs.identity import identify, is_need
+from tutelage.runs.needs import Plan
+from tutelage.runs.records import read_json, write_json
+from tutelage.runs.run import State
+from tutelage.runs.store import Store
+from tutelage.runs.words import joined, key_of, value_of
+
+log = logging.getLogger("tutelage")
+PlanOf = Callable[..., Plan]
+"""From a command, and what needs were composed to so far, to its plan."""
+RESERVE_S = 5.0
+"""Seconds that the end of the time keeps for tables and what is to be said."""
+
+
+class TimeIsUp(KeyboardInterrupt):
+    """The minutes that were given are over: what runs stops as at an interrupt."""
+
+
+@dataclass
+class Work:
+    """A stage on this machine: what it misses, and how many seconds each of it takes, about (NaN: not known)."""
+
+    stage: Stage
+    words: tuple[str, ...]
+    missing: list[tuple[tuple[str, ...], float]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that are left to do; what is not known counts as nothing."""
+        return math.fsum(seconds for _, seconds in self.missing if seconds == seconds)
+
+    @property
+    def value(self) -> float:
+        """Worth per minute."""
+        return self.stage.worth / max(self.seconds, 1.0)
+
+
+def run(path: Path, given: Given) -> int:
+    """Run a programme; return the exit code: 0 also where the time was over, 1 where something failed."""
+    begun = time.monotonic()
+    until = begun + 60 * _minutes(given.options["minutes"]) - RESERVE_S
+    programme, tiny = load(path), "--tiny" in given.flags
+    places, extra = _places(programme, given)
+    runs_dir = value_of(extra, "runs_dir") or "runs"
+    from tutelage.config.compose import hydra_ready
+
+    speed = Speed()
+    failed: list[str] = []
+    with hydra_ready():
+        plan_of = _planner(tiny)
+        works, left_out = _works(programme, places, extra, tiny, runs_dir)
+        ahead = ", ".join(work.stage.label for work in works) or "nothing"
+        say(f"{programme.title}\nmeasuring the speed of this machine on: {ahead}")
+        with _alarm(until):
+            try:
+                works = _measured(works, plan_of, speed, left_out)
+                console().print(_plan_table(works, until - time.monotonic()))
+                _say_left_out(left_out)
+                if "--dry" in given.flags:
+                    return 0
+                _work_off(works, plan_of, until, runs_dir, speed, failed)
+                over = False
+            except TimeIsUp:
+                over = True
+        _report(works, plan_of, runs_dir, tiny)
+        return _end(works, plan_of, failed, over, time.monotonic() - begun, runs_dir)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text) if text else math.inf
+    except ValueError:
+        minutes = math.nan
+    if not minutes > 0:
+        raise UserError(f"minutes must be a number above 0, such as minutes=15, got {text!r}")
+    return minutes
+
+
+def _places(programme: Programme, given: Given) -> tuple[dict[str, str], list[str]]:
+    """Return the places that the command names, and its other words."""
+    words = given.as_settings("processes")
+    if value_of(words, "processes") is not None or any(key_of(w).startswith("hydra") for w in words):
+        raise UserError(
+            "a programme does its runs one after the other in this process: leave processes= and hydra/launcher= away"
+        )
+    named = {key_of(word): word.partition("=")[2] for word in words if key_of(word) in programme.places}
+    for key, value in named.items():
+        if not Path(value).expanduser().exists():
+            raise UserError(f"{key}={value}: there is nothing; expected {programme.places[key]}")
+    return named, [word for word in words if key_of(word) not in programme.places]
+
+
+def _works(
+    programme: Programme, places: dict[str, str], extra: Sequence[str], tiny: bool, runs_dir: str
+) -> tuple[list[Work], dict[str, str]]:
+    """Return what can be done here, and why the rest cannot."""
+    found, left_out = [], {}
+    for stage in programme.stages:
+        if lacking := [name for name in stage.needs if name not in places]:
+            left_out[stage.label] = f"give {lacking[0]}=<{programme.places[lacking[0]]}>"
+        elif stage.gpu and not tiny and not _gpu():
+            left_out[stage.label] = "needs a GPU, and this machine has none"
+        else:
+            words = [word.format(**places) for word in stage.words]
+            try:
+                if stage.table:
+                    stage.read_table()
+                elif _done(stage, runs_dir):
+                    continue
+            except UserError as error:
+                left_out[stage.label] = str(error)
+                continue
+            found.append(
+                Work(stage, tuple(joined(joined(words, extra), stage.tiny if tiny and stage.table else ())))
+            )
+            if tiny and stage.command:
+                found[-1].words = stage.tiny or ("-c", "pass")
+    return found, left_out
+
+
+def _gpu() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _planner(tiny: bool) -> PlanOf:
+    """Return what plans a command, each once; in a rehearsal a run needs no other one, whose settings would not be small."""
+    from tutelage.config.compose import plan_of
+
+    plans: dict[tuple[str, ...], Plan] = {}
+    composed: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def planned(words: Sequence[str], _known: Any = None) -> Plan:
+        if tuple(words) not in plans:
+            plan = plan_of(words, composed)
+            plans[tuple(words)] = _alone(plan) if tiny else plan
+        return plans[tuple(words)]
+
+    return planned
+
+
+def _alone(plan: Plan) -> Plan:
+    config = alone(plan.config)
+    if is_need(config["data"].get("root")):
+        raise UserError("its data are made by another run, which a rehearsal leaves out")
+    return Plan(config=config, name=config["name"], identity=identify(config))
+
+
+def _missing(work: Work, plan_of: PlanOf) -> list[tuple[str, ...]]:
+    """Return the commands of the runs that a stage misses, the first seed of every arm first."""
+    _, table = work.stage.read_table()
+    cells = unfinished(table, finder(list(work.words), plan_of))
+    order = {seed: place for place, seed in enumerate(table.seeds)}
+    return [
+        (*cell.overrides, *work.words) for cell in sorted(cells, key=lambda cell: order.get(cell.seed, 0))
+    ]
+
+
+def _measured(works: Sequence[Work], plan_of: PlanOf, speed: Speed, left_out: dict[str, str]) -> list[Work]:
+    """Fill in what is missing of each stage and how long it takes; return those that miss something, the most worth per minute first."""
+    found = []
+    for work in works:
+        try:
+            if work.stage.command:
+                work.missing = [(work.words or work.stage.command, 60 * work.stage.minutes)]
+            else:
+                planned: set[str] = set()
+                for command in _missing(work, plan_of):
+                    work.missing.append((command, _seconds(plan_of(command), speed, planned)))
+        except UserError as error:
+            left_out[work.stage.label] = str(error).splitlines()[0]
+            continue
+        if work.missing:
+            found.append(work)
+    return sorted(found, key=lambda work: -work.value)
+
+
+def _seconds(plan: Plan, speed: Speed, planned: set[str]) -> float:
+    """Return how long a run takes with those that it needs and nobody makes before. planned: keys of these; added to."""
+    store = Store(plan.config["runs_dir"])
+    ahead = [p for p in plan.prerequisites() if p.key not in planned and not store.at(p.key).is_complete]
+    planned.update(p.key for p in ahead)
+    return math.fsum(speed.seconds(one) for one in [*ahead, plan])
+
+
+def _plan_table(works: Sequence[Work], left: float) -> Any:
+    from rich.table import Table
+
+    table = Table(title="in the order of worth per minute on this machine", title_justify="left")
+    for title in ("stage", "decides", "missing", "each", "all of it", "fits into the time"):
+        table.add_column(title, justify="left" if title in ("stage", "decides") else "right")
+    for work in works:
+        known = [seconds for _, seconds in work.missing if seconds == seconds]
+        fits = 0
+        for seconds in known:
+            if seconds > left:
+                break
+            left, fits = left - seconds, fits + 1
+        each = (
+            f"{_time(min(known))}" + (f" to {_time(max(known))}" if max(known) > 1.2 * min(known) else "")
+            if known
+            else "not known"
+        )
+        of = "all" if fits == len(work.missing) else f"{fits} of {len(work.missing)}"
+        table.add_row(
+            work.stage.label, work.stage.decides, str(len(work.missing)), each, _time(work.seconds), of
+        )
+    return table
+
+
+def _time(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _say_left_out(left_out: dict[str, str]) -> None:
+    for label, why in left_out.items():
+        say(f"left out, {label}: {why}")
+
+
+def _work_off(
+    works: Sequence[Work], plan_of: PlanOf, until: float, runs_dir: str, speed: Speed, failed: list[str]
+) -> None:
+    """Do what fits, in order; then begin what does not, which another machine ends."""
+    jobs = Jobs.new(runs_dir)
+    tried: set[tuple[str, ...]] = set()
+    try:
+        for whole in (True, False):
+            for work in works:
+                room = until - time.monotonic()
+                if work.stage.command:
+                    if work.missing and work.missing[0][0] not in tried and (work.seconds <= room) == whole:
+                        tried.add(work.missing[0][0])
+                        failed += [] if _command(work, runs_dir) else [work.stage.label]
+                    continue
+                # A choice of hyperparameters makes new cells: a stage is asked until it has no more that fit.
+                while words := _next(_timed(work, plan_of, speed), tried, room if whole else math.inf):
+                    tried.add(words)
+                    _one(jobs, plan_of(words), words, speed)
+                    room = until - time.monotonic()
+    finally:
+        failed += [note.key for note in jobs.notes() if note.outcome is Outcome.FAILED]
+        jobs.close()
+
+
+def _next(
+    commands: Sequence[tuple[tuple[str, ...], float]], tried: set[tuple[str, ...]], room: float
+) -> tuple[str, ...] | None:
+    """Return the first command that was not tried and takes no longer than there is room; what is not known fits into no bounded room."""
+    fits = (
+        words for words, seconds in commands if words not in tried and (seconds <= room or room == math.inf)
+    )
+    return next(fits, None)
+
+
+def _timed(work: Work, plan_of: PlanOf, speed: Speed) -> list[tuple[tuple[str, ...], float]]:
+    planned: set[str] = set()
+    work.missing = [
+        (command, _seconds(plan_of(command), speed, planned)) for command in _missing(work, plan_of)
+    ]
+    return work.missing
+
+
+def _one(jobs: Jobs, plan: Plan, command: Sequence[str], speed: Speed) -> None:
+    jobs.do(lambda: plan, words=command)
+    result = Store(plan.config["runs_dir"]).run(plan.name, plan.identity).result
+    if result and not result["cost"].get("resumed_at_step"):
+        speed.learn(plan, result["cost"]["total_s"])
+
+
+def _note(stage: Stage, runs_dir: str) -> Path:
+    return Path(runs_dir).expanduser() / "reproduce" / f"{stage.label.replace(' ', '-')}.json"
+
+
+def _done(stage: Stage, runs_dir: str) -> bool:
+    path = _note(stage, runs_dir)
+    return path.is_file() and read_json(path).get("exit_code") == 0
+
+
+def _command(work: Work, runs_dir: str) -> bool:
+    """Do a stage that is a command of this Python; say whether it went well. Its output is shown, its outcome noted."""
+    from tutelage.runs import provenance
+    from tutelage.runs.folders import make_folder
+
+    words = work.missing[0][0]
+    say(f"{work.stage.label}: python {' '.join(words)}")
+    begun = time.monotonic()
+    process = subprocess.Popen([sys.executable, *words])
+    try:
+        code = process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    path = _note(work.stage, runs_dir)
+    make_folder(path.parent)
+    seconds = round(time.monotonic() - begun, 1)
+    record = {"command": list(words), "exit_code": code, "seconds": seconds}
+    write_json(path, record | {"machine": provenance.machine(), "date": provenance.now()})
+    if code == 0:
+        work.missing = []
+    return code == 0
+
+
+@contextmanager
+def _alarm(until: float) -> Iterator[None]:
+    """Raise TimeIsUp in the main thread when the time is over."""
+    if until == math.inf or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(0.01, until - time.monotonic()))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _report(works: Sequence[Work], plan_of: PlanOf, runs_dir: str, tiny: bool) -> None:
+    """Write the table of every stage that has a complete run; of a rehearsal below the runs."""
+    shown: set[str] = set()
+    for work in works:
+        if not work.stage.table or work.stage.table in shown:
+            continue
+        path, table = work.stage.read_table()
+        find = finder(list(work.words), plan_of)
+        cells = [cell for arm in table.arms for point in arm.points for cell in table.cells(arm, point)]
+        if not any(find(cell).state is State.COMPLETE for cell in cells):
+            continue
+        if tiny:
+            _, said = write_table(table, find, Store(runs_dir), Path(runs_dir) / table.name, path.stem)
+            say(said)
+            continue
+        shown.add(work.stage.table)
+        with quietly():
+            report_table(path, list(work.words))
+
+
+def _end(
+    works: Sequence[Work], plan_of: PlanOf, failed: Sequence[str], over: bool, seconds: float, runs_dir: str
+) -> int:
+    left = {}
+    for work in works:
+        missing = len(work.missing) if work.stage.command else len(_missing(work, plan_of))
+        if missing:
+            left[work.stage.label] = missing
+    if not left:
+        say(f"the programme is complete ({_time(seconds)})")
+    else:
+        listed = ", ".join(f"{label} ({count})" for label, count in left.items())
+        say(
+            f"{'the time is over' if over else 'stopped'} after {_time(seconds)}; missing: {listed}.\nThe same command continues, here or "
+            f"on another machine to which {runs_dir}/ was copied: complete runs are found, begun ones go on from their last checkpoint"
+        )
+    return 1 if failed else 0

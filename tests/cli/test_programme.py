@@ -1,0 +1,203 @@
+"""`tutelage reproduce <programme>`: measured, ordered by worth per minute, stopped when the time is over, continued from copied runs."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tutelage.cli import programme as programme_command
+from tutelage.cli.main import main
+from tutelage.cli.speed import Speed
+from tutelage.config.compose import plan_of
+from tutelage.errors import UserError
+from tutelage.reporting.programme_file import load, programme_path
+from tutelage.reporting.table_paths import tables
+from tutelage.runs.store import Store
+
+TABLE = """
+title: Two depths
+metric: accuracy
+seeds: 2
+base: [data=digits, model=fcn, model.width=8, logger=none, hardware.threads=1, fit.max_steps=4, fit.validate_every_steps=2,
+  fit.checkpoint_every_s=0]
+arms:
+  shallow: [model.depth=1]
+  deep: [model.depth=2, fit.max_steps=6]
+compare: shallow
+"""
+PROGRAMME = """
+title: A programme
+places: {photos: a folder of photographs}
+stages:
+  both:
+    table: small/depths
+    worth: 1
+  said:
+    command: [-c, "print('said')"]
+    minutes: 0.01
+    worth: 100
+  first seed:
+    table: small/depths
+    decides: which depth
+    seeds: [0]
+    worth: 50
+  with photos:
+    table: small/depths
+    words: ["data.root={photos}"]
+  not there:
+    table: small/nothing
+  on a card:
+    command: [-c, pass]
+    gpu: true
+"""
+
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "experiments/small").mkdir(parents=True)
+    (tmp_path / "experiments/programmes").mkdir()
+    (tmp_path / "experiments/small/depths.yaml").write_text(TABLE)
+    (tmp_path / "experiments/programmes/own.yaml").write_text(PROGRAMME)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def finished(runs: str) -> list[str]:
+    return [run.key for run in Store(runs).runs() if run.is_complete]
+
+
+def test_stages_run_in_the_order_of_worth_per_minute_and_a_copy_of_the_runs_goes_on(folder, capfd):
+    assert main(["reproduce", "own", "minutes=5", "--dry"]) == 0
+    shown = capfd.readouterr().out
+    order = [shown.index(f" {label} ") for label in ("said", "first seed", "both")]
+    assert order == sorted(order)
+    assert "left out, with photos: give photos=<a folder of photographs>" in shown
+    assert "left out, not there: the table small/nothing is not in this checkout" in shown
+    assert "left out, on a card: needs a GPU" in shown
+    assert not Path("runs").exists() or not finished("runs")
+    assert main(["reproduce", "own", "minutes=5"]) == 0
+    shown = capfd.readouterr().out
+    assert "said" in shown and "the programme is complete" in shown and "which depth" in shown
+    done = finished("runs")
+    assert len(done) == 4 and (folder / "experiments/small/results/depths.csv").is_file()
+    begun = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("result.json")}
+    shutil.copytree("runs", "copied", symlinks=True)
+    assert main(["reproduce", "own", "runs_dir=copied"]) == 0
+    assert "the programme is complete" in capfd.readouterr().out
+    assert finished("copied") == done
+    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("result.json")} == begun
+
+
+def test_the_time_ends_a_run_in_order_and_the_same_command_ends_it(folder, monkeypatch, capfd):
+    Path("experiments/programmes/long.yaml").write_text(
+        "title: Long\nstages: {deep: {table: small/depths, arms: [deep], seeds: [0]}}\n"
+    )
+    more = ["fit.max_steps=100000", "fit.validate_every_steps=20"]
+    monkeypatch.setattr(programme_command, "RESERVE_S", 0.0)
+    monkeypatch.setattr(Speed, "seconds", lambda self, plan: 3600.0)
+    begun = time.monotonic()
+    assert main(["reproduce", "long", "minutes=0.06", *more]) == 0
+    assert time.monotonic() - begun < 15
+    shown = capfd.readouterr().out
+    assert "0 of 1" in shown and "the time is over" in shown and "deep (1)" in shown
+    plan = plan_of(
+        [*load(programme_path("long")).stages[0].read_table()[1].cells(*_only())[0].overrides, *more]
+    )
+    run = Store("runs").run(plan.name, plan.identity)
+    assert not run.is_complete and run.checkpoint("last").is_file()
+    assert len(run.metrics.rows) > 0
+
+
+def _only():
+    arm = load(programme_path("long")).stages[0].read_table()[1].arms[0]
+    return arm, arm.points[0]
+
+
+def test_the_speed_of_a_kind_of_run_is_measured_once_and_corrected(folder, monkeypatch):
+    from tutelage.cli import speed as module
+
+    calls = []
+    sizes = {"batch_size": 10, "steps_per_epoch": 7, "sizes": {"validation": 30, "test": 60}}
+    monkeypatch.setattr(module, "_measured", lambda config: calls.append(1) or (0.01, 2.0, sizes))
+    speed = Speed()
+    words = ["data=digits", "model=fcn", "fit.max_steps=100", "fit.validate_every_steps=50", "logger=none"]
+    # 2 s beside, 1,000 samples trained on, and two validations of 30 and a test of 60 at a third of the price
+    assert speed.seconds(plan_of(words)) == pytest.approx(2 + 10 + (2 * 30 + 60) / 3 * 0.01)
+    assert speed.seconds(plan_of([*words, "seed=3", "optimizer.lr=1e-2"])) == speed.seconds(plan_of(words))
+    in_epochs = [*words[:2], "fit.epochs=2", "fit.validate_every_steps=null", "logger=none"]
+    assert speed.seconds(plan_of(in_epochs)) == pytest.approx(2 + 1.4 + (2 * 30 + 60) / 3 * 0.01)
+    assert len(calls) == 1
+    speed.learn(plan_of(words), 2 * speed.seconds(plan_of(words)))
+    assert speed.seconds(plan_of(words)) == pytest.approx(2 * (2 + 10 + 0.4))
+    speed.seconds(plan_of([*words, "model.depth=9"]))
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("title: a\nstages: {}\n", "must be a mapping"),
+        ("title: a\nstages: {b: {}}\n", "must name a table or a command"),
+        ("title: a\nstages: {b: {table: c, command: [d]}}\n", "must name a table or a command"),
+        ("title: a\nstages: {b: {tabel: c}}\n", "did you mean 'table'"),
+        ("title: a\nstages: {b: {table: c, worth: 0}}\n", "worth must be a number above 0, got 0"),
+        ("title: a\nstages: {b: {table: c, arms: d}}\n", "arms must be a list, got 'd'"),
+        (
+            "title: a\nplaces: {photos: x}\nstages: {b: {table: c, words: ['data.root={foto}']}}\n",
+            "did you mean 'photos'",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_programme_is_named(tmp_path, text, said):
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(UserError, match=said):
+        load(tmp_path / "wrong.yaml")
+
+
+def test_words_that_do_not_belong_are_refused(folder, capfd):
+    assert main(["reproduce", "own", "minutes=-1"]) == 2
+    assert "minutes must be a number above 0" in capfd.readouterr().err
+    assert main(["reproduce", "own", "processes=2"]) == 2
+    assert main(["reproduce", "own", "photos=/nowhere"]) == 2
+    assert "a folder of photographs" in capfd.readouterr().err
+    assert main(["reproduce", "small/depths", "minutes=3"]) == 2
+    assert "belongs to a programme" in capfd.readouterr().err
+    assert main(["reproduce", "onw"]) == 2
+    assert "did you mean 'own'" in capfd.readouterr().err
+
+
+def test_the_shipped_programme_names_tables_and_arms_that_are_there():
+    programme = load(programme_path("paper"))
+    assert len(programme.stages) >= 8
+    for stage in programme.stages:
+        assert stage.tiny, f"{stage.label} has no rehearsal"
+        if stage.table:
+            stage.read_table()
+    assert not any(name.startswith("programmes") for name in tables())
+
+
+@pytest.mark.slow
+def test_the_shipped_programme_is_rehearsed_to_its_end(tmp_path, monkeypatch, capfd):
+    import numpy as np
+    from PIL import Image
+
+    for split, count in (("train", 8), ("test", 4)):
+        for name in CLASSES:
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.random.default_rng(hash((split, name, number)) % 2**32).integers(
+                    0, 255, (32, 32, 3), dtype=np.uint8
+                )
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.png")
+    runs = f"runs_dir={tmp_path / 'runs'}"
+    assert main(["reproduce", "paper", "--tiny", f"cifar10={tmp_path / 'photos'}", runs]) == 0
+    shown = capfd.readouterr().out
+    assert "the programme is complete" in shown
+    assert "left out, P-SSL and its controls" in shown  # its chain of needs cannot be small
+    assert len(finished(str(tmp_path / "runs"))) > 100

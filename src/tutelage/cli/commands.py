@@ -174,7 +174,7 @@ COMMANDS: dict[str, Command] = {
                 "--dry",
                 "list the commands that would run; of a programme: the order, and what fits into the time",
             ),
-            Flag("--tiny", "a programme: a rehearsal with its smallest settings"),
+            Flag("--tiny", "a programme: a rehearsal with its smallest settings, one seed"),
             Option("minutes", "", "a programme: how long it may take", value="15"),
             Option("processes", "1", "runs at a time, each in a process of its own; 1: in this process"),
             Example("hydra/launcher=local|slurm", "with their hydra.launcher.key=value, those of a sweep"),

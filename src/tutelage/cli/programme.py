@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,8 @@ def _works(
             words = [word.format(**places) for word in stage.words]
             try:
                 if stage.table:
-                    stage.read_table()
+                    _, table = stage.read_table()
+                    stage = replace(stage, seeds=table.seeds[:1]) if tiny else stage
                 elif _done(stage, runs_dir):
                     continue
             except UserError as error:

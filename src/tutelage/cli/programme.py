@@ -36,8 +36,8 @@ from tutelage.runs.store import Store
 from tutelage.runs.words import joined, key_of, value_of
 
 log = logging.getLogger("tutelage")
-PlanOf = Callable[..., Plan]
-"""From a command, and what needs were composed to so far, to its plan."""
+PlanOf = Callable[[Sequence[str]], Plan]
+"""From a command to its plan."""
 RESERVE_S = 5.0
 """Seconds that the end of the time keeps for tables and what is to be said."""
 
@@ -157,14 +157,14 @@ def _gpu() -> bool:
 
 def _planner(tiny: bool) -> PlanOf:
     """Return what plans a command, each once; in a rehearsal a run needs no other one, whose settings would not be small."""
-    from tutelage.config.compose import plan_of
+    from tutelage.config.planner import Planner
 
     plans: dict[tuple[str, ...], Plan] = {}
-    composed: dict[tuple[str, ...], dict[str, Any]] = {}
+    planner = Planner()
 
-    def planned(words: Sequence[str], _known: Any = None) -> Plan:
+    def planned(words: Sequence[str]) -> Plan:
         if tuple(words) not in plans:
-            plan = plan_of(words, composed)
+            plan = planner(words)
             plans[tuple(words)] = _alone(plan) if tiny else plan
         return plans[tuple(words)]
 

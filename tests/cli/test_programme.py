@@ -166,6 +166,11 @@ def test_words_that_do_not_belong_are_refused(folder, capfd):
     assert main(["reproduce", "own", "processes=2"]) == 2
     assert main(["reproduce", "own", "photos=/nowhere"]) == 2
     assert "a folder of photographs" in capfd.readouterr().err
+    Path("experiments/programmes/far.yaml").write_text(
+        "title: Far\nstages: {card: {command: [-c, pass], gpu: true}}\n"
+    )
+    assert main(["reproduce", "far"]) == 2
+    assert "nothing of the programme far can be done here" in capfd.readouterr().err
     assert main(["reproduce", "small/depths", "minutes=3"]) == 2
     assert "belongs to a programme" in capfd.readouterr().err
     assert main(["reproduce", "onw"]) == 2

@@ -79,6 +79,11 @@ def run(path: Path, given: Given) -> int:
     with hydra_ready():
         plan_of = _planner(tiny)
         works, left_out = _works(programme, places, extra, tiny, runs_dir)
+        if left_out and not works:
+            _say_left_out(left_out)
+            raise UserError(
+                f"nothing of the programme {path.stem} can be done here: give what is asked for, or --tiny for a rehearsal"
+            )
         ahead = ", ".join(work.stage.label for work in works) or "nothing"
         say(f"{programme.title}\nmeasuring the speed of this machine on: {ahead}")
         with _alarm(until):
@@ -93,7 +98,7 @@ def run(path: Path, given: Given) -> int:
             except TimeIsUp:
                 over = True
         _report(works, plan_of, runs_dir, tiny)
-        return _end(works, plan_of, failed, over, time.monotonic() - begun, runs_dir)
+        return _end(works, plan_of, failed, over, time.monotonic() - begun, runs_dir, len(left_out))
 
 
 def _minutes(text: str) -> float:
@@ -379,7 +384,13 @@ def _report(works: Sequence[Work], plan_of: PlanOf, runs_dir: str, tiny: bool) -
 
 
 def _end(
-    works: Sequence[Work], plan_of: PlanOf, failed: Sequence[str], over: bool, seconds: float, runs_dir: str
+    works: Sequence[Work],
+    plan_of: PlanOf,
+    failed: Sequence[str],
+    over: bool,
+    seconds: float,
+    runs_dir: str,
+    left_out: int,
 ) -> int:
     left = {}
     for work in works:
@@ -387,7 +398,8 @@ def _end(
         if missing:
             left[work.stage.label] = missing
     if not left:
-        say(f"the programme is complete ({_time(seconds)})")
+        but = f", but for {left_out} stages that are left out here" if left_out else ""
+        say(f"the programme is complete{but} ({_time(seconds)})")
     else:
         listed = ", ".join(f"{label} ({count})" for label, count in left.items())
         say(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tutelage.analysis import alignment_curves
-from tutelage.analysis.analysis_request import Request, Subject
+from tutelage.analysis.analysis_request import Request, Subject, told_apart
 from tutelage.analysis.overfitting import gap_of
 from tutelage.cli.analyse import run
 from tutelage.cli.commands import COMMANDS
@@ -287,3 +287,12 @@ def test_folders_of_results_have_names_that_a_shell_takes_as_they_are(arm, tmp_p
     options = {"out": "", "split": "test", "samples": "1", "layers": "", "measure": "cka", "runs_dir": "runs"}
     folder = Request([subject], options, {}).folder
     assert shlex.quote(folder.name.replace("ö", "o")) == folder.name.replace("ö", "o")
+
+
+def test_runs_of_one_beginning_are_told_apart_by_further_digits():
+    from types import SimpleNamespace
+
+    runs = [SimpleNamespace(identity=f"abcdef{end}") for end in ("111111", "112222", "112222")]
+    found = told_apart([Subject(run, "small") for run in runs])
+    assert [one.label for one in found] == ["small abcdef111", "small abcdef112"]
+    assert [one.label for one in told_apart(found[:1])] == ["small abcdef"]

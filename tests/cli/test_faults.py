@@ -149,6 +149,9 @@ def test_a_damaged_file_of_an_unfinished_run_is_mended_by_the_same_command(tmp_p
     if name != "result.json":
         (run.path / "result.json").unlink()
     assert main(["list", "runs", "--runs-dir", str(tmp_path)]) == 0
+    if name == "result.json":
+        assert main(["evaluate", str(run.path)]) == 2
+        assert "result.json is damaged" in capsys.readouterr().err
     assert main(words) == 0
     assert numbers(run.result) == expected
     assert run.config["seed"] == 0

@@ -5,26 +5,31 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import UserError, choices
+from tutelage.runs.frozen_networks import ROLES
+from tutelage.runs.identity import LENGTH
 
 if TYPE_CHECKING:
     from tutelage.runs.run import Run
     from tutelage.runs.store import Store
 
-ROLES = ("guide", "teacher", "source")
-
 
 @dataclass(frozen=True)
 class Subject:
-    """One network to analyse: of a finished run, or of a role in it; arm: what its seeds are summarised under."""
+    """One network to analyse: of a finished run, or of a role in it.
+
+    arm: what its seeds are summarised under.
+    digits: how many of its run's identity tell it from the others.
+    """
 
     run: Run
     arm: str
     role: str = ""
+    digits: int = 6
 
     @property
     def seed(self) -> int:
@@ -34,7 +39,7 @@ class Subject:
     @property
     def label(self) -> str:
         """What figures and tables call it; told apart by its identity's first digits, never by a seed alone."""
-        return f"{self.arm} {self.run.identity[:6]}" + (f":{self.role}" if self.role else "")
+        return f"{self.arm} {self.run.identity[: self.digits]}" + (f":{self.role}" if self.role else "")
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,17 @@ def read(names: Sequence[str], options: dict[str, str], settings: Sequence[str])
     if not names:
         raise UserError("analyse needs the runs to look at, such as demo/plain (`tutelage list runs`)")
     found = [subject for name in names for subject in subjects(name, options["runs_dir"], data)]
-    return Request(list({s.label: s for s in found}.values()), options, data)
+    return Request(told_apart(found), options, data)
+
+
+def told_apart(found: Sequence[Subject]) -> list[Subject]:
+    """Return the subjects, each once, with as many digits of their identities as it takes that no two are called the same."""
+    whole = {(s.arm, s.run.identity, s.role): s for s in found}
+    for digits in range(6, LENGTH + 1):
+        named = {(s := replace(one, digits=digits)).label: s for one in whole.values()}
+        if len(named) == len(whole):
+            break
+    return list(named.values())
 
 
 def subjects(word: str, runs_dir: str, data: dict[str, Any]) -> Iterator[Subject]:

@@ -71,6 +71,10 @@ def load_run(
     """
     run = Store(runs_dir).find(str(path))
     if not run.is_complete:
+        if (result := run.path / "result.json").exists():
+            raise UserError(
+                f"{result} is damaged: give the run's train command again, which makes it anew (`tutelage list runs` shows {run.key})"
+            )
         raise UserError(
             f"{run.key} is {run.state}: only a complete run can be loaded; give its train command again to finish it"
         )

@@ -11,6 +11,7 @@ import pytest
 from tutelage.errors import UserError
 from tutelage.jobs import gpu_places, parallel
 from tutelage.jobs.gpu_places import Gpu
+from tutelage.jobs.outcomes import Jobs
 
 GIB = 2**30
 TOOL = """#!/bin/sh
@@ -108,3 +109,12 @@ def test_a_job_waits_while_somebody_else_has_the_room(two, monkeypatch):
 
     first, second = sorted(parallel.run_forked([job, job], gpu_memory_gb=4))
     assert second - first >= 0.2
+
+
+def test_the_share_of_a_launcher_reaches_its_jobs(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(parallel, "run_forked", lambda jobs, **more: given.update(more) or [])
+    jobs = Jobs(tmp_path)
+    jobs.gpu_memory_gb = 4
+    jobs.fork([(["seed=0"], None, lambda: 0.0)], 2)
+    assert given["gpu_memory_gb"] == 4

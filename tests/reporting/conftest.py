@@ -35,6 +35,7 @@ def maker(store):
     """Return what makes runs in a store.
 
     `test` and `validation` are a run's metrics, None leaves it interrupted. tested_on: what its setup says of the data.
+    words: of its command; None: as old records, which have none.
     """
     clock = iter(range(10_000))
 
@@ -50,6 +51,7 @@ def maker(store):
         failed=None,
         steps=(100, 200),
         tested_on=None,
+        words=None,
         **more,
     ):
         config = {
@@ -71,7 +73,8 @@ def maker(store):
         second = next(clock)
         started = f"2026-01-{1 + second // 3600:02d}T00:{second // 60 % 60:02d}:{second % 60:02d}+00:00"
         with run.lock():
-            run.begin(config, {"started": started, "code": code or CODE, "machine": MACHINE})
+            given = {} if words is None else {"words": words.split()}
+            run.begin(config, {"started": started, "code": code or CODE, "machine": MACHINE, **given})
             validation = test if validation is None else validation
             with MetricsWriter(run.path / "metrics.jsonl") as writer:
                 for step in steps:

@@ -28,6 +28,38 @@ def test_other_hyperparameters_are_another_group(store, make):
     assert groups_of(store) == {"plain (lr=0.001)": [0, 1], "plain (lr=0.01)": [0, 1]}
 
 
+def test_arms_of_one_name_are_called_by_the_words_that_differ(store, make):
+    same = "fit.max_steps=9 runs_dir=runs"
+    for seed in (0, 1):
+        make("adhoc", seed, 0.1, words=f"{same} seed={seed}")
+        guided = f"method=guidance optimizer.lr=0.1 {same} seed={seed}"
+        make("adhoc", seed, 0.1, words=guided, method__guide=1, optimizer__lr=0.1)
+        make("adhoc", seed, 0.1, words=f"seed={seed} +model=mine {same}", model__width=8)
+    assert set(groups_of(store)) == {"adhoc", "method=guidance, optimizer.lr=0.1", "model=mine"}
+    make("other/arm", 0, 0.1, words="model=mine", model__width=8, model__depth=2)
+    assert set(groups_of(store)) == {
+        "adhoc",
+        "adhoc (method=guidance, optimizer.lr=0.1)",
+        "adhoc (model=mine)",
+        "arm",
+    }
+
+
+def test_a_word_that_changed_nothing_names_no_arm(store, make):
+    make("adhoc", 0, 0.1, words="optimizer.lr=0.001 model.width=8", model__width=8)
+    make("adhoc", 0, 0.1, words="model.width=16", model__width=16)
+    assert set(groups_of(store)) == {"model.width=8", "model.width=16"}
+
+
+def test_without_the_words_of_all_arms_settings_tell_them_apart(store, make):
+    make("adhoc", 0, 0.1, words="method=guidance", method__guide=1)
+    make("adhoc", 0, 0.1, method__guide=2)
+    assert set(groups_of(store)) == {"adhoc (guide=1)", "adhoc (guide=2)"}
+    make("a/b", 0, 0.1, words="model=mine", model__width=1)  # what a name means was edited between them
+    make("a/b", 0, 0.1, words="model=mine", model__width=2)
+    assert {"b (width=1)", "b (width=2)"} < set(groups_of(store))
+
+
 def test_the_fewest_keys_tell_groups_apart(store, make):
     make("a/x", 0, 0.1, model__depth=4, data__name="digits", data__size=8)
     make("a/x", 0, 0.1, model__depth=8, data__name="digits", data__size=8)

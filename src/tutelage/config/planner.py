@@ -43,7 +43,7 @@ class Planner:
     def __call__(self, overrides: Sequence[str]) -> Plan:
         """Return the plan of a command: its run and the runs it needs. Raises UserError as `compose.compose` does."""
         with compose.hydra_ready():
-            return needs.plan(self.compose(overrides), self._need)
+            return needs.plan(self.compose(overrides), self._need, overrides)
 
     def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Return what `compose.compose` returns."""

@@ -178,9 +178,9 @@ def execute(plan: Plan, run: Run, make: Make = fit_or_synthesize) -> None:
                 "%s was begun with another %s, and goes on with this one", run.key, " and ".join(changed)
             )
         trust.note(plan.config)
-        run.begin(
-            plan.config, provenance.collect() | {"own_code": provenance.own_code(plan.config)} | history
-        )
+        given = {} if plan.words is None else {"words": [*map(provenance.scrub, plan.words)]}
+        own_code = {"own_code": provenance.own_code(plan.config)}
+        run.begin(plan.config, provenance.collect() | given | own_code | history)
         provenance.keep_own_code(plan.config, run.path / "own_code")
     try:
         with logging_to(run.log) if first else contextlib.nullcontext():

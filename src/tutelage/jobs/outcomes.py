@@ -218,16 +218,8 @@ class Jobs:
                 retries=[plan.config["retry"] if plan else 0 for plan in plans],
                 died=died,
                 outputs=self.folder,
+                gpu_memory_gb=self.gpu_memory_gb,
             )
-        return run_forked(
-            [job for _, _, job in jobs],
-            processes=processes,
-            names=[" ".join(words) or "the job" for words in distinguishing([words for words, _, _ in jobs])],
-            retries=[plan.config["retry"] if plan else 0 for plan in plans],
-            died=died,
-            outputs=self.folder,
-            gpu_memory_gb=self.gpu_memory_gb,
-        )
 
     def note(
         self, key: str, outcome: Outcome, reason: str = "", mistake: bool = False, log: str | None = None,

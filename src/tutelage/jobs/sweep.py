@@ -56,7 +56,7 @@ def job(node: Any, swept: SweepJob, jobs: Jobs) -> float:
     from tutelage.runs import needs
 
     return jobs.do(
-        lambda: needs.plan(resolve(node), lambda words: compose(words)),
+        lambda: needs.plan(resolve(node), lambda words: compose(words), swept.words),
         words=swept.words,
         processes=swept.processes,
         wait=swept.searched,  # who searches needs the value now; a grid may look at the run again when the others are done

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.errors import UserError
+from tutelage.reporting.arm_labels import is_seed, labels
 from tutelage.reporting.facts import Facts, NoConfig, Settings, TestData, read_facts, settings_of
 from tutelage.reporting.index import Index
 from tutelage.reporting.inputs import Inputs, Kinds
@@ -16,8 +16,6 @@ from tutelage.runs.run import Run, State
 from tutelage.runs.store import Store
 
 _MOST_INPUTS = 4_000
-_FEW = 4
-"""How many settings an arm's label may name."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,8 @@ class Row:
     folds: int = 0
     """Of how many folds this is the mean; 0: it is one run."""
     by_fold: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    words: tuple[str, ...] | None = None
+    """Of the command; None in old records."""
 
     @property
     def value(self) -> float | None:
@@ -174,6 +174,7 @@ def _row(run: Run, state: State, facts: Facts, store: Store, known: Known) -> Ro
         step=facts.step,
         steps=facts.steps,
         so_far=facts.so_far,
+        words=facts.words,
     )
 
 
@@ -231,7 +232,8 @@ def group(rows: Sequence[Row]) -> list[Group]:
         for row in members:
             groups.setdefault((kind, *(row.inputs.get(key) for key in fixed)), []).append(row)
     ordered = sorted(groups.values(), key=lambda g: (min(r.started or "~" for r in g), g[0].name, g[0].key))
-    return _label([Group("", tuple(sorted(rows, key=lambda row: (row.seed, row.key)))) for rows in ordered])
+    arms = [tuple(sorted(rows, key=lambda row: (row.seed, row.key))) for rows in ordered]
+    return [Group(label, rows) for label, rows in zip(labels(arms), arms, strict=True)]
 
 
 def prerequisites(rows: Iterable[Row]) -> set[str]:
@@ -244,92 +246,3 @@ def gap_reason(row: Row | None, metric: str) -> str:
     if row is None:
         return "missing"
     return row.reason or (f"no {metric} in its result" if row.state is State.COMPLETE else str(row.state))
-
-
-def _label(groups: list[Group]) -> list[Group]:
-    short: dict[str, set[str]] = {}
-    for item in groups:
-        short.setdefault(item.name.rpartition("/")[2], set()).add(item.name)
-    twins: dict[str, list[Group]] = {}
-    for item in groups:
-        twins.setdefault(item.name, []).append(item)
-    labels = []
-    telling = {name: _telling_keys([twin.rows[0].inputs for twin in same]) for name, same in twins.items()}
-    for item in groups:
-        last = item.name.rpartition("/")[2]
-        label = last if len(short[last]) == 1 else item.name
-        keys = telling[item.name]
-        inputs = item.rows[0].inputs
-        told = [f"{name}={shown(key, inputs.get(key))}" for key, name in _short_names(keys).items()]
-        labels.append(f"{label} ({', '.join(told)})" if told else label)
-    return [replace(item, label=label) for item, label in zip(groups, labels, strict=True)]
-
-
-def _telling_keys(inputs: list[Mapping[str, str]]) -> list[str]:
-    # A few settings that differ are all named, lest one be taken for the cause of what two did; what goes hand in hand within a section (a
-    # change of data set alters ten keys) is named by one. Of many, the fewest that tell all groups apart, found greedily.
-    keys = sorted({key for one in inputs for key in one})
-    differing = [key for key in keys if len({one.get(key) for one in inputs}) > 1]
-    kinds_of = {k: _kinds([one.get(k) for one in inputs]) for k in differing}
-    legible = {k for k in differing if not any(is_digest(one.get(k)) for one in inputs)}
-    together: dict[tuple[Any, ...], list[str]] = {}
-    for key in sorted(legible):
-        together.setdefault((key.split(".")[0], *kinds_of[key]), []).append(key)
-    few = sorted(min(keys, key=lambda key: (key.count("."), len(key))) for keys in together.values())
-    if len(few) <= _FEW and len({tuple(one.get(k) for k in few) for one in inputs}) == len(inputs):
-        return few
-
-    def preference(key: str) -> tuple[bool, int, int]:
-        return key in legible, -key.count("."), -len(key)
-
-    alike: dict[
-        tuple[int, ...], list[str]
-    ] = {}  # keys that tell the same apart: the best of them stands for all
-    for key in differing:
-        alike.setdefault(kinds_of[key], []).append(key)
-    differing = sorted(max(keys, key=preference) for keys in alike.values())
-    chosen: list[str] = []
-    told = 1
-    while differing and told < len(inputs):
-        kinds = {key: len({tuple(one.get(k) for k in (*chosen, key)) for one in inputs}) for key in differing}
-        best = max(differing, key=lambda key: (kinds[key], *preference(key)))
-        if kinds[best] == told:
-            break
-        chosen.append(best)
-        told = kinds[best]
-    return sorted(chosen)
-
-
-def _kinds(values: list[str | None]) -> tuple[int, ...]:
-    """Return the values by number, in the order in which they first come."""
-    numbers: dict[str | None, int] = {}
-    return tuple(numbers.setdefault(value, len(numbers)) for value in values)
-
-
-def _short_names(keys: list[str]) -> dict[str, str]:
-    last = [key.rpartition(".")[2] for key in keys]
-    return {
-        key: name if last.count(name) == 1 and name != "_target_" else key
-        for key, name in zip(keys, last, strict=True)
-    }
-
-
-def shown(key: str, text: str | None) -> str:
-    """Return an input's JSON text as a label shows it."""
-    if text is None:
-        return "-"
-    text = text.strip('"')
-    if is_digest(text):
-        return text[:8]
-    return text.rpartition(".")[2] if key.endswith("_target_") else text
-
-
-def is_digest(text: str | None) -> bool:
-    """Say whether an input's JSON text is a digest."""
-    return bool(re.fullmatch(r'"?[0-9a-f]{32,}"?', text or ""))
-
-
-def is_seed(key: str) -> bool:
-    """Say whether a key is that of a seed."""
-    last = key.rpartition(".")[2]
-    return last == "seed" or last.endswith("_seed")

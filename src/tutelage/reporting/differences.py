@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from tutelage.reporting.collect import Row, is_seed, shown
+from tutelage.reporting.arm_labels import is_seed, shown
+from tutelage.reporting.collect import Row
 from tutelage.reporting.facts import TestData
 from tutelage.reporting.report_model import Line
 from tutelage.runs.run import State

@@ -49,6 +49,7 @@ class Facts:
     unfinished: of a run that is not complete, what to say in one of the states (`failed`, else `begun`), as (state, text).
     step, steps: the last step that is recorded, and how many there are to be.
     so_far: of a run that is not complete, the best value on validation of the metric that selects.
+    words: of the command; None in old records.
     """
 
     settings: Settings
@@ -68,6 +69,7 @@ class Facts:
     step: int | None = None
     steps: int | None = None
     so_far: float | None = None
+    words: tuple[str, ...] | None = None
 
     def reason(self, state: State) -> str | None:
         """Say why a run in a state is not complete; None: these facts do not say it."""
@@ -139,7 +141,13 @@ def read_facts(run: Run, state: State) -> Facts:
         step=cost.get("steps") if complete else last.get("step"),
         steps=cost.get("steps") if complete else setup.get("steps"),
         so_far=_so_far(rows, selection),
+        words=_words(attempts),
     )
+
+
+def _words(attempts: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
+    words = attempts[-1].get("words") if attempts else None
+    return None if words is None else tuple(map(str, words))
 
 
 def _setup(run: Run) -> dict[str, Any]:

@@ -217,6 +217,7 @@ def _encode(facts: Facts) -> str | None:
         tested_on,
         facts.commits,
         facts.unfinished,
+        facts.words,
         *others,
     ]
     try:
@@ -227,9 +228,9 @@ def _encode(facts: Facts) -> str | None:
 
 
 def _decode(values: Any, sections: Iterator[Section]) -> Facts:
-    seed, names, needs, tested_on, commits, unfinished, *others = values
+    seed, names, needs, tested_on, commits, unfinished, words, *others = values
     kept = dict(zip(_PLAIN, others, strict=True))
-    texts = (kept["started"], kept["finished"], kept["machine"], *unfinished, *names)
+    texts = (kept["started"], kept["finished"], kept["machine"], *unfinished, *(words or ()), *names)
     if not all(isinstance(text, str) for text in texts) or not all(map(_is_metric, kept["metrics"].items())):
         raise TypeError("facts are not what they were written as")
     inputs = Inputs(dict(zip(names, sections, strict=True)))
@@ -238,6 +239,7 @@ def _decode(values: Any, sections: Iterator[Section]) -> Facts:
         tested_on=None if tested_on is None else TestData(*tested_on),
         commits=tuple(commits),
         unfinished=(unfinished[0], unfinished[1]),
+        words=None if words is None else tuple(words),
         **kept,
     )
 

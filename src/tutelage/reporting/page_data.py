@@ -10,7 +10,8 @@ from typing import Any
 
 from tutelage.errors import visible
 from tutelage.reporting import quantities
-from tutelage.reporting.collect import Row, is_digest, is_seed, shown
+from tutelage.reporting.arm_labels import is_digest, is_seed, shown
+from tutelage.reporting.collect import Row
 from tutelage.reporting.differences import SUBJECTS
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.run_details import MOST_RUNS, Record, Share, details, progress, record_of, thin

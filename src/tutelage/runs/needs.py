@@ -9,7 +9,7 @@ is, is part of the identity of the run that needs it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,8 @@ class Plan:
     name: str
     identity: str
     needs: dict[str, Plan] = field(default_factory=dict)
+    words: tuple[str, ...] | None = field(default=None, compare=False)
+    """Of the command, as they were given: the record keeps them, and two ways of saying one run make one plan."""
 
     @property
     def key(self) -> str:
@@ -55,12 +57,13 @@ class Plan:
             yield from need.lines(depth + 1, name)
 
 
-def plan(config: Mapping[str, Any], compose: Compose) -> Plan:
+def plan(config: Mapping[str, Any], compose: Compose, words: Sequence[str] | None = None) -> Plan:
     """Plan a run and all it needs.
 
     Args:
         config: the resolved configuration; it is not changed.
         compose: from the overrides of a command to its resolved configuration.
+        words: the overrides that `config` was composed of; None: of none that are known.
 
     A need inherits from the run that needs it: `INHERITED`, `hardware` unless its command speaks of it, and
     the places of the data (`data.root`, caches, loader workers) when both use the same data.
@@ -69,7 +72,7 @@ def plan(config: Mapping[str, Any], compose: Compose) -> Plan:
         UserError: a need is not a list of overrides, runs need each other in a circle, or a source-free
             stage would open the source data (`setting`).
     """
-    return _plan(copy.deepcopy(dict(config)), compose, above=())
+    return _plan(copy.deepcopy(dict(config)), compose, words, above=())
 
 
 def ensure(
@@ -98,7 +101,9 @@ def ensure(
         store.also_called(need.name, run)
 
 
-def _plan(config: dict[str, Any], compose: Compose, above: tuple[tuple[str, str], ...]) -> Plan:
+def _plan(
+    config: dict[str, Any], compose: Compose, words: Sequence[str] | None, above: tuple[tuple[str, str], ...]
+) -> Plan:
     name, commands = name_of(config), _commands(config)
     # Before its needs are known a configuration is distinguished by their commands; that is enough to see a
     # circle. One without needs ends every chain.
@@ -111,9 +116,15 @@ def _plan(config: dict[str, Any], compose: Compose, above: tuple[tuple[str, str]
     for role, command in commands.items():
         needed = copy.deepcopy(dict(compose(list(command))))
         _inherit(needed, config, command)
-        needs[role] = _plan(needed, compose, (*above, mark))
+        needs[role] = _plan(needed, compose, command, (*above, mark))
         config["needs"][role] = {"command": command, "run": needs[role].key}
-    planned = Plan(config=config, name=name, identity=identify(config), needs=needs)
+    planned = Plan(
+        config=config,
+        name=name,
+        identity=identify(config),
+        needs=needs,
+        words=None if words is None else tuple(words),
+    )
     setting.check(planned)
     return planned
 

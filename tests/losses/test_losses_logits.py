@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tutelage.errors import UserError
-from tutelage.losses.logits import correlation, multi_level, normalised, standardised
+from tutelage.losses.logits import adapted, correlation, multi_level, normalised, self_taught, standardised
 
 N, CLASSES = 6, 5
 
@@ -135,3 +135,54 @@ def test_what_holds_of_all(loss, pair):
     before = loss(moving, teacher, targets)
     before.backward()
     assert float(loss((moving - 0.05 * moving.grad).detach(), teacher, targets)) < float(before.detach())
+
+
+def test_adapted_is_the_sum_written_by_hand_and_soft_targets_at_emphasis_1(pair):
+    student, teacher, targets = pair
+    for temperature, emphasis in ((1.0, 1.0), (4.0, 1.4)):
+        ours = adapted(student, teacher, targets, temperature=temperature, emphasis=emphasis)
+        for row, found in enumerate(ours.tolist()):
+            p, q = softmax(student[row], temperature), softmax(teacher[row], temperature)
+            true = [float(c == targets[row]) for c in range(CLASSES)]
+            wanted = [(b + t) ** emphasis - t for b, t in zip(q, true, strict=True)]
+            assert found == pytest.approx(-sum(w * math.log(a) for w, a in zip(wanted, p, strict=True)))
+    plain = adapted(student, teacher, targets, temperature=2.0, emphasis=1.0)
+    entropy = [-sum(b * math.log(b) for b in softmax(row, 2.0)) for row in teacher]
+    divergence = [kl(softmax(t, 2.0), softmax(s, 2.0)) for s, t in zip(student, teacher, strict=True)]
+    assert plain.tolist() == pytest.approx([a + b for a, b in zip(divergence, entropy, strict=True)])
+
+
+def test_self_taught_is_the_sum_written_by_hand(pair):
+    student, weak, targets = pair
+    true = [softmax(row)[t] for row, t in zip(student, targets.tolist(), strict=True)]
+    mean_square = statistics.mean(p * p for p in true)
+    ours = self_taught(
+        student, weak, targets, mean_square=torch.tensor(mean_square), other_weight=0.3, weak_weight=0.2
+    )
+    for row, target in enumerate(targets.tolist()):
+        others = [c for c in range(CLASSES) if c != target]
+        mine, theirs = softmax(student[row, others]), softmax(weak[row, others])
+        order = sorted(range(len(others)), key=lambda i: -(mine[i] + theirs[i]))
+        zipf = [0.0] * len(others)
+        for rank, place in enumerate(order, start=1):
+            zipf[place] = 1 / rank / sum(1 / r for r in range(1, CLASSES))
+        smooth = [0.1 / CLASSES + 0.9 * (c == target) for c in range(CLASSES)]
+        expected = -(true[row] ** 2 + 1 - mean_square) * math.log(true[row])
+        expected -= 0.3 * sum(z * math.log(p) for z, p in zip(zipf, mine, strict=True))
+        expected -= 0.2 * sum(s * math.log(p) for s, p in zip(smooth, softmax(weak[row]), strict=True))
+        assert float(ours[row]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_labels_of_self_taught_are_constants_and_a_shift_of_the_logits_changes_nothing(pair):
+    student, weak, targets = pair
+    options = {"mean_square": torch.tensor(0.2), "other_weight": 0.3, "weak_weight": 0.0}
+    moved = self_taught(student + 5, weak - 3, targets, **options)
+    assert torch.allclose(self_taught(student, weak, targets, **options), moved)
+    weak = weak.clone().requires_grad_()
+    student = student.clone().requires_grad_()
+    self_taught(student, weak, targets, **options).sum().backward()
+    assert not weak.grad.any()
+    p = student.detach().softmax(1)
+    value = p.gather(1, targets[:, None]).square() + 1 - 0.2
+    at_target = -value * (1 - p.gather(1, targets[:, None]))
+    assert torch.allclose(student.grad.gather(1, targets[:, None]), at_target)

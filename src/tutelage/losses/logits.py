@@ -1,4 +1,4 @@
-"""Losses between the logits of a student and of its teacher, beyond soft targets: relations, levels and standardised logits."""
+"""Losses between logits beyond soft targets: relations, levels, standardised ones, labels that a network makes itself."""
 
 from __future__ import annotations
 
@@ -140,3 +140,79 @@ def multi_level(student: Tensor, teacher: Tensor, *, temperatures: Sequence[floa
         single = soft_target(student, teacher, temperature=temperature).mean()
         levels = levels + torch.stack([single, samples, classes])
     return levels
+
+
+@in_single
+def adapted(
+    student: Tensor, teacher: Tensor, targets: Tensor, *, temperature: float, emphasis: float
+) -> Tensor:
+    """OFA's loss: soft targets in which the true class's part grows with the teacher's confidence in it.
+
+    Args:
+        student: logits (n, classes), of the network or of a branch.
+        teacher: logits (n, classes).
+        targets: (n,) true classes.
+        temperature: T, of both.
+        emphasis: the exponent gamma of 1 + p_teacher(target) and of the others' probabilities; 1: plain soft targets.
+
+    Returns:
+        (n,), one for each row: -sum_c ((p_teacher(c) + [c is the target])^gamma - [c is the target]) log p_student(c). No T^2.
+
+    Raises:
+        UserError: the shapes differ.
+
+    Source: Hao et al. 2023, arXiv 2310.19444, eq. 5 and its code.
+    """
+    check_classes(student, teacher)
+    true = F.one_hot(targets, student.shape[-1]).to(student.dtype)
+    wanted = (F.softmax(teacher / temperature, dim=-1) + true).pow(emphasis) - true
+    return -(wanted * F.log_softmax(student / temperature, dim=-1)).sum(dim=-1)
+
+
+@in_single
+def self_taught(
+    student: Tensor,
+    weak: Tensor,
+    targets: Tensor,
+    *,
+    mean_square: Tensor,
+    other_weight: float,
+    weak_weight: float,
+    smoothing: float = 0.1,
+) -> Tensor:
+    """USKD: labels that a network without a teacher makes of its own logits and of those of a weak branch.
+
+    Args:
+        student: logits (n, classes), at least 2 classes.
+        weak: logits (n, classes) of a branch on an inner layer.
+        targets: (n,) true classes.
+        mean_square: mean of p_student(target)^2 over the whole batch, one number.
+        other_weight: beta, of the other classes' part.
+        weak_weight: mu, of the weak branch's cross-entropy with smoothed labels.
+        smoothing: of those labels.
+
+    Returns:
+        (n,), one for each row: -V log p_student(target) with V = p^2 + 1 - mean_square, a constant; beta times the cross-entropy among the
+        other classes from Zipf's law, 1 / rank to a sum of 1, ranks by both branches' probabilities among the others, added;
+        mu times the weak branch's cross-entropy.
+
+    Raises:
+        UserError: the shapes differ.
+
+    Source: Yang et al. 2023, arXiv 2303.13005. Deviations from its code, which adds a probability to a log-probability to rank, and lets
+    the true class take a rank: here probabilities are added, and ranks are those among the others.
+    """
+    check_classes(student, weak)
+    label = targets[:, None]
+    log_p = F.log_softmax(student, dim=-1)
+    true = log_p.gather(1, label)[:, 0]
+    value = (true.exp().square() + 1 - mean_square).detach()
+    place = torch.arange(student.shape[-1] - 1, device=targets.device)
+    others = place + (place >= label)
+    mine, theirs = (x.gather(1, others) for x in (student, weak))
+    both = (F.softmax(mine, dim=1) + F.softmax(theirs, dim=1)).detach()
+    ranks = both.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
+    zipf = 1 / ranks.to(student.dtype)
+    rest = -(zipf / zipf.sum(dim=1, keepdim=True) * F.log_softmax(mine, dim=1)).sum(dim=1)
+    weakly = F.cross_entropy(weak, targets, reduction="none", label_smoothing=smoothing)
+    return -value * true + other_weight * rest + weak_weight * weakly

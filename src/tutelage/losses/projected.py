@@ -1,4 +1,4 @@
-"""Losses between a student's projected features and its teacher's normalised ones, (n, width) both."""
+"""Losses between a student's projected features and its teacher's: normalised rows (n, width), or maps at several sizes."""
 
 from __future__ import annotations
 
@@ -31,6 +31,26 @@ def normalised_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """
     _equal(student, teacher)
     return F.smooth_l1_loss(student, F.layer_norm(teacher, teacher.shape[1:]))
+
+
+@in_single
+def hierarchical(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of maps, and of both averaged down to 4, 2 and 1 positions a side, where that is smaller.
+
+    student, teacher: (n, channels, height, width). Weights 1, 1/2, 1/4, 1/8 of the sizes that there are, in this order, to a sum of 1.
+    Source: Chen et al. 2021 (ReviewKD, its hierarchical context loss), arXiv 2104.09044. Raises UserError on unequal shapes.
+    """
+    if student.shape != teacher.shape or student.ndim != 4:
+        raise UserError(
+            f"the hierarchical loss needs maps (n, channels, height, width) alike, got {tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    total, weight, weights = F.mse_loss(student, teacher), 1.0, 1.0
+    for side in (4, 2, 1):
+        if side < min(student.shape[2:]):
+            weight /= 2
+            smaller = (F.adaptive_avg_pool2d(x, side) for x in (student, teacher))
+            total, weights = total + weight * F.mse_loss(*smaller), weights + weight
+    return total / weights
 
 
 def _equal(student: Tensor, teacher: Tensor) -> None:

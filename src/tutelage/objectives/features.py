@@ -44,6 +44,10 @@ class PairObjective(Objective):
         """Return what brings a pair of features, of these shapes without the batch axis, together; its parameters are trained."""
         return Projector(student, teacher, self.needs)
 
+    def make_projectors(self) -> nn.ModuleList:
+        """Return a projector for each pair of `pairs`, by `make_projector`."""
+        return nn.ModuleList(self.make_projector(pair.network.shape, pair.guide.shape) for pair in self.pairs)
+
     @abstractmethod
     def compare_pair(self, projector: Projector, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the loss of what a pair's projector gave, one number."""
@@ -54,9 +58,7 @@ class PairObjective(Objective):
         self.pairs = self.pairing(setup.frozen_layers(str(self.network)), setup.layers())
         self.network_layers = tuple(dict.fromkeys(pair.network.name for pair in self.pairs))
         self.frozen_layers = tuple(dict.fromkeys(pair.guide.name for pair in self.pairs))
-        self.projectors = nn.ModuleList(
-            self.make_projector(pair.network.shape, pair.guide.shape) for pair in self.pairs
-        )
+        self.projectors = self.make_projectors()
         example = setup.example._replace(mask=None)
         was_training = setup.network.training
         try:

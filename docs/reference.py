@@ -28,7 +28,10 @@ GROUPS = {
     "sweep": "Sweeps",
     "experiment": "Experiments",
 }
-FIGURES = {"figures/demo-curves.png": "experiments/demo/curves.png"}
+FIGURES = {
+    "figures/demo-curves.png": "experiments/demo/curves.png",
+    "figures/guidance.webp": "experiments/demo/guidance.webp",
+}
 """Pictures that results have, by their place on the site."""
 PACKAGES = (
     "tasks",

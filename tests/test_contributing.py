@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ USES = {
     "an objective": ["+objective@method.objectives.entropy=entropy"],
     "a similarity": [*GUIDE, "similarity@method.objectives.alignment.similarity=profile"],
     "a method": ["method=resting"],
+    "a data set": ["data=rings", "+objective@method.objectives.entropy=entropy"],
 }
 
 
@@ -39,7 +41,15 @@ def outside(tmp_path, monkeypatch):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_text("".join(line[1:] + "\n" for line in body.splitlines()))
             modules += [path.removesuffix(".py")] if path.endswith(".py") else []
-    assert len(modules) == len(USES)
+    assert len(modules) == len(USES) + 1  # and the command
+    points = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]["entry-points"]
+    installed = tmp_path / "census-1.dist-info"  # what an installer makes of it
+    installed.mkdir()
+    (installed / "METADATA").write_text("Name: census\nVersion: 1\n")
+    lines = [
+        f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in named.items()) for group, named in points.items()
+    ]
+    (installed / "entry_points.txt").write_text("".join(lines))
     yield tmp_path
     for name in modules:
         sys.modules.pop(name, None)
@@ -53,3 +63,23 @@ def test_one_of_each_made_outside_the_checkout_as_the_page_shows_it_trains(outsi
     assert run.is_complete
     recorded = {key for row in run.metrics.rows for key in row}
     assert ("train/alignment" if what == "a similarity" else "train/entropy") in recorded
+
+
+def test_a_command_of_an_installed_package_is_one_of_tutelages(outside, capsys, monkeypatch):
+    assert main(["train", *QUICK]) == 0
+    capsys.readouterr()
+    assert main(["census"]) == 0
+    assert capsys.readouterr().out == "1 complete\n"
+    assert main(["census", "--help"]) == main(["--help"]) == 0
+    assert "Count the runs in each state" in (said := capsys.readouterr().out)
+    assert "Of installed packages: census" in said
+    assert main(["census", "rnus_dir=x"]) == 2
+    assert "census takes runs_dir=" in capsys.readouterr().err
+    assert main(["cencus"]) == 2
+    assert "did you mean 'census'" in capsys.readouterr().err
+    for value, said in (("my_census:run", "must be a Command"), ("my_cencus:COMMAND", "No module named")):
+        (outside / "census-1.dist-info" / "entry_points.txt").write_text(
+            f"[tutelage.commands]\ncensus = {value}\n"
+        )
+        assert main(["census"]) == 2
+        assert said in capsys.readouterr().err

@@ -10,11 +10,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tutelage.cli import added
 from tutelage.cli.commands import COMMANDS, RENAMED
 from tutelage.cli.reader import help_of, overview, read, wants_help
 from tutelage.engine import torch_room
 from tutelage.engine.cpu import set_openmp_wait
-from tutelage.errors import UserError, choices, exit_code, out_of_memory, refused, visible
+from tutelage.errors import UserError, exit_code, out_of_memory, refused, visible
 from tutelage.jobs.plain_log import speak_plainly, warnings_logged
 
 VERBOSE = ("-v", "--verbose")
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code: 0 done, 1 a run failed, 2 a mistake in the command, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview(COMMANDS))
+        print(overview(COMMANDS, added.names()))
         return 0
     if arguments[0] in ("-V", "--version"):
         from tutelage import __version__
@@ -102,15 +103,13 @@ def _run(arguments: Sequence[str]) -> int:
         raise UserError(
             f"'{arguments[0]}' is called '{RENAMED[arguments[0]]}' now: tutelage {RENAMED[arguments[0]]} ..."
         )
-    if arguments[0] not in COMMANDS:
-        raise UserError(f"there is no command '{arguments[0]}'; {choices(arguments[0], COMMANDS)}")
     name, words = arguments[0], arguments[1:]
-    command = COMMANDS[name]
+    module, command = added.find(name)
     if wants_help(command, words):
         print(help_of(name, command))
         return 0 if words else 2
     given = read(name, command, words)
-    return int(importlib.import_module(f"tutelage.cli.{command.module}").run(given) or 0)
+    return int(importlib.import_module(module).run(given) or 0)
 
 
 if __name__ == "__main__":

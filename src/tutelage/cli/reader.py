@@ -64,7 +64,7 @@ class Example:
 class Command:
     """One command.
 
-    module: the file of `tutelage.cli` that has its `run`.
+    module: the file of `tutelage.cli` that has its `run`; of a command that a package adds, the module.
     summary: what it does, in a line.
     usage: the lines of its usage, behind its name.
     about: paragraphs of help.
@@ -211,14 +211,15 @@ def help_of(name: str, command: Command) -> str:
     return "\n".join(lines)
 
 
-def overview(commands: dict[str, Command]) -> str:
-    """Return the help of `tutelage` itself."""
+def overview(commands: dict[str, Command], added: Sequence[str] = ()) -> str:
+    """Return the help of `tutelage` itself. added: the names of commands of installed packages."""
     width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
     return "\n".join(
         [
             "usage: tutelage <command> [...]",
             "",
             *_two_columns([(name, command.summary) for name, command in commands.items()], width),
+            *(["", f"Of installed packages: {', '.join(added)}"] if added else []),
             "",
             "`tutelage <command> --help` says more. Examples:",
             "  tutelage train -m sweep=demo",

@@ -97,6 +97,12 @@ def preload(data_nodes: Sequence[Any], runs_dir: str) -> None:
                 build_data({"data": node, "runs_dir": runs_dir})
 
 
+def check_processes(processes: object) -> None:
+    """Raise UserError for what is no number of jobs at a time."""
+    if processes is not None and (type(processes) is not int or processes < 1):
+        raise UserError(f"hydra.launcher.processes must be a whole number of at least 1, got {processes!r}")
+
+
 def run_forked(
     jobs: Sequence[Callable[[], float]],
     *,
@@ -121,8 +127,7 @@ def run_forked(
         raise UserError(
             "hydra/launcher=local forks processes, which this system cannot: use hydra/launcher=basic"
         )
-    if processes is not None and (type(processes) is not int or processes < 1):
-        raise UserError(f"hydra.launcher.processes must be a whole number of at least 1, got {processes!r}")
+    check_processes(processes)
     gpu_places.check(gpu_memory_gb)
     import tutelage.engine.fit  # noqa: F401 - torch and Lightning are imported once, here; the children share the pages
 

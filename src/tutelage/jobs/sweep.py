@@ -152,13 +152,16 @@ def launcher_of(words: Sequence[str], processes: int | None) -> tuple[Launch, li
         processes = int(counts[-1])
     if chosen:
         from tutelage.config.compose import launcher
+        from tutelage.jobs.parallel import check_processes
 
         if not any(word.startswith("hydra/launcher=") for word in chosen):
             chosen = ["hydra/launcher=local", *chosen]
         options = launcher(chosen)
         if (kind := options.pop("_target_").split(".")[1]) in CLUSTERS:
             return functools.partial(_submit, module=CLUSTERS[kind], options=options), rest
-        processes, gpu_memory_gb = options.get("processes", 1), options.get("gpu_memory_gb")
+        check_processes(options.get("processes"))
+        gpu_memory_gb = options.get("gpu_memory_gb")
+        processes = processes if counts else options.get("processes", 1)
     return functools.partial(_run, processes=processes, gpu_memory_gb=gpu_memory_gb), rest
 
 

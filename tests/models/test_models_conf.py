@@ -11,7 +11,9 @@ import yaml
 from tutelage.models.weights import digest
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
-FILES = sorted(path for path in CONF.glob("*.yaml") if path.stem != "own")  # its class is the user's
+FILES = sorted(
+    path for path in CONF.glob("*.yaml") if path.stem not in ("own", "huggingface")
+)  # their class or folder is the user's
 PASSED = {"input_shape", "output_size", "vocab_size"}  # what the builder passes by itself
 IMAGE, SERIES, TOKENS = (3, 32, 32), (12, 2), (12,)
 SMALL = {

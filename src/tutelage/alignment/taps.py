@@ -280,6 +280,10 @@ def _first(output: Any) -> Any:
 
 
 def _kind(module: nn.Module) -> str:
+    if (
+        type(module).__module__ == "transformers.pytorch_utils"
+    ):  # GPT-2's Conv1D: a linear layer, its weight transposed
+        return "linear"
     known = KINDS | _OTHER_KINDS
     return next((kind for kind, types in known.items() if isinstance(module, types)), type(module).__name__)
 

@@ -13,6 +13,7 @@ from tutelage.config.values import in_keys
 from tutelage.errors import UserError, choices
 from tutelage.runs.bounded import load_yaml
 from tutelage.runs.identity import is_need
+from tutelage.runs.model_folders import model_digest
 
 _QUOTED = str.maketrans({"'": r"\'"})
 
@@ -21,6 +22,7 @@ def prepare() -> None:
     """Register the resolvers. Harmless when repeated."""
     OmegaConf.register_new_resolver("fingerprint", _fingerprint, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("pseudo_fingerprint", _pseudo_fingerprint, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("model_digest", _model_digest, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("word", _word, replace=True)
     OmegaConf.register_new_resolver("chain_part", _chain_part, replace=True)
 
@@ -36,6 +38,13 @@ def _pseudo_fingerprint(path: Any) -> str | None:
 
     # A needed run need not exist yet; its identity stands for its content.
     return None if path is None or is_need(path) else _of_root(pseudo_fingerprint, path)
+
+
+def _model_digest(name: str, revision: str | None = None) -> str:
+    try:
+        return model_digest(name, revision)
+    except UserError as error:
+        raise UserError(str(error).replace("`name`", "a Hugging Face model's name")) from None
 
 
 def _of_root(function: Callable[[Any], str], path: Any, setting: str = "root") -> str:

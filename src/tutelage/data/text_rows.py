@@ -55,6 +55,8 @@ class TextRows(Rows):
     """
 
     vocab_size: int
+    padding: int
+    """The number of padding among the tokens."""
 
     def __init__(
         self,
@@ -115,7 +117,7 @@ class TextRows(Rows):
         tokens, lengths = arrays["tokens"][:, :longest], np.minimum(arrays["lengths"], longest)
         if missing := longest - tokens.shape[1]:
             tokens = np.pad(tokens, ((0, 0), (0, missing)), constant_values=facts["padding"])
-        self.vocab_size, self.input_shape = facts["vocab_size"], (longest,)
+        self.vocab_size, self.padding, self.input_shape = facts["vocab_size"], facts["padding"], (longest,)
         unknown = {split: int(arrays["unknown"][part].sum()) for split, part in self.splits.items()}
         self.facts |= {
             "cut_texts": facts["cut"],

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.data.base import DataModule, SplitBatches
 from tutelage.data.memory import room_bytes
-from tutelage.engine.inherited import expected_normalization, recorded_data, recorded_sizes
+from tutelage.engine.inherited import VOCABULARY, expected_normalization, recorded_data, recorded_sizes
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.errors import UserError
 from tutelage.methods.base import step_seed
@@ -51,6 +51,9 @@ def sizes_of(data: DataModule) -> dict[str, Any]:
         **dict.fromkeys(_OF_CLASSES, data.task.output_size),
         "vocab_size": data.vocab_size,
         "per_position": data.task.per_position,
+        "next_token": getattr(data.task, "next_token", False),
+        "padding_token": getattr(data, "padding", None),
+        "vocabulary_sha256": data.facts.get(VOCABULARY),
         "class_names": data.facts.get("classes"),
         "tables": data.tables,
     }

@@ -50,6 +50,9 @@ EXCLUDED: dict[str, str] = {
 WEIGHTS_DIGEST = "weights_digest"
 """Beside the `weights` of a network that are a file: the sha256 of its bytes, which counts in place of the path."""
 
+CONTENT_DIGEST = "content_digest"
+"""Beside the `name` of a network whose folder it names: of the files there, which count in place of the path."""
+
 ABSENT_WHEN: dict[str, Any] = {
     "setting": None,
     "data.date_format": None,
@@ -117,6 +120,8 @@ def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
         ):
             continue
         if key == "weights" and config.get(WEIGHTS_DIGEST):
+            continue
+        if key in ("name", "revision") and config.get(CONTENT_DIGEST):
             continue
         if _NEEDED_RUN.match(dotted) and isinstance(value, str):
             value = identity_of(value)  # a needed run is the same under another name

@@ -124,6 +124,8 @@ class Weights:
                 + (
                     f" (the run in {path.parent} has no {FILE})"
                     if (path.parent / "config.yaml").is_file()
+                    else " (the folder of a Hugging Face model is its `name`, with weights=pretrained)"
+                    if (path.parent / "config.json").is_file()
                     else ""
                 )
                 + f". Expected {EXPECTED}"

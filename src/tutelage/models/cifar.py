@@ -17,7 +17,9 @@ RESNETS = {
     "resnet8x4": (8, (32, 64, 128, 256)),
     "resnet32x4": (32, (32, 64, 128, 256)),
 }
-WIDE = {f"wrn_{depth}_{width}": (depth, width) for depth, width in ((16, 1), (16, 2), (40, 1), (40, 2))}
+WIDE = {
+    f"wrn_{depth}_{width}": (depth, width) for depth, width in ((16, 1), (16, 2), (28, 2), (40, 1), (40, 2))
+}
 VGGS = {
     "vgg8": (1, 1, 1, 1, 1),
     "vgg11": (1, 1, 2, 2, 2),
@@ -34,7 +36,8 @@ def cifar(input_shape: Sequence[int], output_size: int, name: str = "resnet20") 
         input_shape: (channels, height, width), at least 8 px; the benchmark has 32.
         output_size: classes.
         name: resnet8, 14, 20, 32, 44, 56, 110, 8x4 or 32x4 (of 6n + 2 layers; shortcuts that change the width are 1 x 1 convolutions,
-            He et al.'s option B, where their own CIFAR networks pad with zeros); wrn_16_1, 16_2, 40_1 or 40_2; vgg8, 11, 13, 16 or 19;
+            He et al.'s option B, where their own CIFAR networks pad with zeros); wrn_16_1, 16_2, 28_2 (not
+            the benchmark's, but semi-supervised learning's), 40_1 or 40_2; vgg8, 11, 13, 16 or 19;
             mobilenetv2_half, shufflenetv1 or shufflenetv2.
 
     Raises:

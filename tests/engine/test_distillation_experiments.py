@@ -1,0 +1,138 @@
+"""The tables of distillation and of semi-supervised learning on real images: every arm plans, one of each kind takes a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tutelage.config.compose import hydra_ready
+from tutelage.config.planner import Planner
+from tutelage.engine.build import build
+from tutelage.reporting.table_file import load
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+TABLES = ("distillation/cifar10_small", "distillation/cifar100")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A few images of each class of CIFAR-10, as a folder, which stands for CIFAR-100, too."""
+    folder = tmp_path_factory.mktemp("cifar10")
+    generator = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name in CLASSES:
+            (folder / part / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{i}.png")
+    return folder
+
+
+def arms(table: str) -> dict[str, tuple[str, ...]]:
+    return {arm.label: arm.command for arm in load(ROOT / f"experiments/{table}.yaml").arms}
+
+
+def words_for(command, root: Path, runs: Path) -> list[str]:
+    """An arm's words on the few images; its needs inherit their folder."""
+    small = ["data.validation=8", "data.train_size=null", f"runs_dir={runs}"]
+    return ["data=cifar10_folder", *command, f"data.root={root}", *small]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_arm_plans_and_all_share_recipe_and_teachers(table, tmp_path, monkeypatch):
+    monkeypatch.setattr("tutelage.data.fingerprint.fingerprint", lambda *_: "some data")
+    given = [f"data.root={tmp_path}"] if "small" in table else []
+    plan, recipes, teachers = Planner(), set(), {}
+    with hydra_ready():
+        plans = {label: plan([*command, *given, "seed=1"]) for label, command in arms(table).items()}
+    for label, found in plans.items():
+        assert len(found.needs) == ("alone" not in label and "no teacher" not in label)
+        recipes.add(repr([found.config[key] for key in ("optimizer", "data", "fit")]))
+        for name, need in found.needs.items():
+            teachers.setdefault(name, set()).add(need.identity)
+            assert need.config["model"]["name"] == name == found.config["teacher"]["name"]
+    assert len(recipes) == 1
+    assert all(len(identities) == 1 for identities in teachers.values())
+    assert len({found.identity for found in plans.values()}) == len(plans)
+
+
+def take_a_step(words) -> None:
+    with hydra_ready():
+        config = Planner()(words).config
+    if config["teacher"]:  # what a trained one was trained to be does not matter here
+        config["teacher"]["weights"] = "scratch"
+    built = build(config)
+    method = built.method.train()
+    method.max_steps = 100
+    method.on_fit_start()
+    batch = next(iter(built.data.train_stream(seed=0, device="cpu")))
+    last = list(method.network.parameters())[-1]
+    before = last.detach().clone()
+    optimizer = method.configure_optimizers()
+    optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
+    loss = method.training_step(batch, 0)
+    loss.backward()
+    optimizer.step()
+    assert loss.isfinite() and last.isfinite().all() and not torch.equal(last, before)
+
+
+SMALL = arms("distillation/cifar10_small")
+LARGE = arms("distillation/cifar100")
+QUICK = ("CNN, ReviewKD", "CNN, OFA-KD", "ResNet-8, USKD (no teacher)", "ResNet-8, CKA")
+
+
+@pytest.mark.parametrize(
+    "arm", [pytest.param(arm, marks=[] if arm in QUICK else [pytest.mark.slow]) for arm in SMALL]
+)
+def test_an_arm_of_the_small_table_takes_a_step(arm, root, tmp_path):
+    take_a_step([*words_for(SMALL[arm], root, tmp_path)[1:], "data.batch_size=8"])
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        pytest.param(arm, marks=[] if arm == "R56 -> R20, ReviewKD" else [pytest.mark.slow])
+        for arm in LARGE
+        if not arm.startswith("R56 -> R20") or arm.endswith(("ReviewKD", "alone"))
+    ],
+)
+def test_an_arm_of_the_benchmark_takes_a_step(arm, root, tmp_path):
+    words = [*LARGE[arm], "data=cifar10_folder", f"data.root={root}", "data.validation=8"]
+    take_a_step([*words, f"runs_dir={tmp_path}", "data.batch_size=8"])
+
+
+SEMI = arms("semi_supervised/cifar10")
+
+
+def test_every_arm_of_the_semi_supervised_benchmark_plans_and_all_share_the_recipe(monkeypatch):
+    monkeypatch.setattr("tutelage.data.fingerprint.fingerprint", lambda *_: "some data")
+    plan = Planner()
+    with hydra_ready():
+        plans = {label: plan([*command, "seed=1"]) for label, command in SEMI.items()}
+    for label, found in plans.items():
+        labels = int(label.rpartition(", ")[2].replace(",", ""))
+        assert found.config["data"].pop("per_class") * 10 == labels
+        assert ("supervised" in label) == (found.config["method"].get("unlabelled") is None)
+    assert (
+        len({repr([p.config[key] for key in ("optimizer", "data", "fit", "model")]) for p in plans.values()})
+        == 1
+    )
+    assert len({found.identity for found in plans.values()}) == len(plans) == 27
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        pytest.param(a, marks=[] if a == "FixMatch, 40" else [pytest.mark.slow])
+        for a in SEMI
+        if a.endswith(" 40")
+    ],
+)
+def test_an_arm_of_the_semi_supervised_benchmark_takes_a_step(arm, root, tmp_path):
+    words = [*SEMI[arm], "data=cifar10_folder", f"data.root={root}", "data.validation=8", "data.per_class=1"]
+    take_a_step([*words, f"runs_dir={tmp_path}", "data.batch_size=2"])

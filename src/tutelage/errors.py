@@ -133,6 +133,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     names = list(known)
     same = [one for one in names if _spelled(one) == _spelled(name)]
     same = same or [one for one in names if _is_short_for(one, name) or _is_short_for(name, one)]
+    same = same or [one for one in names if sorted(one) == sorted(name)]  # letters that changed places
     if same:
         return same[0]
     sections = {one.rpartition(".")[0] for one in (name, *names)}

@@ -29,6 +29,7 @@ def test_an_experiment_of_ones_own_extends_a_shipped_one(own, arm):
 def test_doctor_names_the_file_of_an_empty_mapping(own, capsys):
     own.write_text("# @package _global_\nname: mine/deeper\ndata: {augment: {}}\n")
     assert main(["doctor", "experiment=mine/deeper"]) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("  ", "* "))]
+    lines = {line[2:].split()[0]: line for line in shown if line[2:].strip()}
     assert "conf/train.yaml" in lines["needs"]
     assert "conf/experiment/mine/deeper.yaml" in lines["data.augment"]

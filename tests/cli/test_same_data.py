@@ -118,11 +118,15 @@ def test_a_run_whose_images_were_changed_since_is_not_judged_on_what_is_left(tmp
     )
 
 
-def test_classes_in_another_order_are_refused_and_other_classes_are_said(trained, capsys):
+def test_classes_in_another_order_are_matched_by_name_and_other_classes_are_said(trained, capsys):
     root, runs, run = trained
     words = [str(run.path), f"runs_dir={runs}"]
-    assert main(["evaluate", *words, "data.classes=[dog,cat]"]) == 2
-    assert "give data.classes=[cat,dog]" in capsys.readouterr().err
+    assert main(["evaluate", *words]) == 0
+    as_trained = capsys.readouterr().out
+    assert main(["evaluate", *words, "data.classes=[dog,cat]"]) == 0
+    told = capsys.readouterr()
+    assert told.out == as_trained
+    assert "classes are matched by their names: 2 of the 2 that the network knows" in told.err
     assert main(["evaluate", *words, *FOLDER, f"data.root={root}/others", "data.validation=4"]) == 0
     assert "was trained on the classes cat, dog and is judged on ship, truck" in capsys.readouterr().err
 

@@ -173,6 +173,9 @@ def _run(
     processes: int | None,
     gpu_memory_gb: float | None = None,
 ) -> None:
+    from tutelage.jobs.parallel import check_processes
+
+    check_processes(processes)
     jobs.gpu_memory_gb = gpu_memory_gb
     say = log.info if len(commands) <= NAMED else log.debug
     missing = [

@@ -265,9 +265,11 @@ class Objectives(nn.Module):
 
     def start(self, start: Start) -> None:
         """Get every objective ready for training. Raises UserError for one whose others, or which itself, would never begin."""
+        lasting = any(o.schedule.name not in ("from", "until") and o.weight for o in self)
         for objective in self:
             schedule = objective.schedule
-            watched = schedule.name == "from" and schedule.watched  # it may be there to be watched alone
+            # It may be there to be watched alone, beside others that go on.
+            watched = schedule.name == "from" and schedule.watched and lasting
             waits = schedule.name in ("from", "alone_first") and not watched
             if waits and 0 < start.max_steps <= (schedule.steps or 0):
                 raise UserError(

@@ -222,7 +222,7 @@ def test_runs_of_one_name_that_differ_in_more_than_the_seed_are_arms_of_their_ow
             )
     assert main(["gap", "small/tuned", f"runs_dir={runs['root']}", f"out={tmp_path}"]) == 0
     told = capsys.readouterr().out
-    assert "tuned (lr=0.002)" in told and "tuned (lr=0.01)" in told and "over 2 runs" in told
+    assert "optimizer.lr=2e-3: " in told and "optimizer.lr=1e-2: " in told and "over 2 runs" in told
     assert main(["errors", "small/tuned", "small/plain", f"runs_dir={runs['root']}", f"out={tmp_path}"]) == 0
     told = capsys.readouterr().out
     assert told.count("runs of one seed: mean kappa") == 3 and "over 2 seeds" in told

@@ -9,7 +9,7 @@ from tutelage.errors import UserError, choices
 from tutelage.reporting.table_file import load
 from tutelage.reporting.table_paths import table_path, tables
 from tutelage.reporting.tables import Table
-from tutelage.runs.words import distinguishing, joined, key_of, value_of
+from tutelage.runs.words import brief, distinguishing, joined, key_of, value_of
 
 
 def table_of(words: Sequence[str]) -> tuple[Table | None, list[str]]:
@@ -58,7 +58,7 @@ def _short(commands: list[list[str]]) -> list[list[str]]:
     if len(set(short.values())) < len(values):
         short = {value: value for value in values}
     return [
-        [short[word.partition("=")[2]] if key_of(word) == "experiment" else word for word in words]
+        [short[word.partition("=")[2]] if key_of(word) == "experiment" else brief(word) for word in words]
         for words in commands
     ]
 

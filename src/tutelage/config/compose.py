@@ -30,6 +30,7 @@ from tutelage.config.groups import (
 from tutelage.config.hydra_messages import in_words
 from tutelage.config.resolvers import prepare
 from tutelage.config.settings import check, check_command
+from tutelage.config.shorthand import written_out
 from tutelage.errors import UserError
 from tutelage.runs import needs
 from tutelage.runs.identity import WEIGHTS_DIGEST, flatten
@@ -69,10 +70,10 @@ def hydra_ready() -> Iterator[None]:
         yield
 
 
-def readable(overrides: Sequence[str]) -> list[str]:
+def readable(overrides: Sequence[str], primary: str = PRIMARY) -> list[str]:
     """Return the words as Hydra takes them: with quotes around values that its grammar does not take bare, such as a folder named after
     Jürgen, ~/data, or a file that is there and has a comma in its name; and with a plus before settings that every network has and few
-    files name, such as `model.head`.
+    files name, such as `model.head`; and with the names of objectives written out (`shorthand`).
 
     Of what is no existing path, a value with a comma (a sweep), a bracket or quotes of its own is left as it is.
     """
@@ -81,6 +82,8 @@ def readable(overrides: Sequence[str]) -> list[str]:
             raise UserError(
                 f"{word}: a chain's parts are chosen by its file; say model=... or data=... for this stage"
             )
+    if primary == PRIMARY:
+        overrides = written_out(overrides)
     overrides = [f"++{word.lstrip('+')}" if _OF_EVERY_NETWORK.match(word) else word for word in overrides]
     return [_readable(word) for word in without_lists(overrides)]
 
@@ -111,7 +114,7 @@ def as_given(words: Sequence[str]) -> list[str]:
 
 def compose(overrides: Sequence[str], primary: str = PRIMARY) -> dict[str, Any]:
     """Return the resolved and checked configuration of a command's overrides; primary: the file of `conf/` to start from."""
-    overrides = readable(one_length(overrides))
+    overrides = readable(one_length(overrides), primary)
     with hydra_ready():
         try:
             node = merged(overrides, primary)
@@ -240,14 +243,20 @@ def multirun(
 
     def of_hydra(node: DictConfig) -> float:
         found = _this_job()
-        _check_lists(readable(found.words), primary)
+        _check_lists(readable(found.words, primary), primary)
         return job(node, found)
 
     prepare()
     # Hydra passes errors on instead of printing and leaving: `main` words them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     before = sys.argv
-    sys.argv = ["tutelage", *search_path(), *readable(overrides), f"hydra.sweep.dir='{folder}'", "-m"]
+    sys.argv = [
+        "tutelage",
+        *search_path(),
+        *readable(overrides, primary),
+        f"hydra.sweep.dir='{folder}'",
+        "-m",
+    ]
     try:
         hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=primary)(of_hydra)()
     except Exception as error:

@@ -11,6 +11,7 @@ from hydra.types import RunMode
 
 from tutelage.config.compose import hydra_ready, readable, search_path, setting_value
 from tutelage.config.groups import PRIMARY, folders
+from tutelage.config.shorthand import written_out
 from tutelage.runs.bounded import load_yaml
 from tutelage.runs.identity import flatten
 
@@ -48,7 +49,7 @@ def origins_and_defaults(overrides: Sequence[str]) -> tuple[dict[str, str], dict
             found[f"{prefix}{key}"] = f"conf/{entry.config_path}.yaml"
             if not entry.config_path.startswith(SETS_OTHERS):
                 defaults[f"{prefix}{key}"] = value
-    for word in overrides:
+    for word in written_out(overrides):
         key, equals, text = word.lstrip("+~").partition("=")
         if key in found or "." in key:
             found[key] = f"command: {word}"

@@ -48,7 +48,7 @@ class Planner:
     def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Return what `compose.compose` returns."""
         with compose.hydra_ready():
-            words = compose.readable(one_length(overrides))
+            words = compose.readable(one_length(overrides), self.primary)
             try:
                 node = self._on_base(words)
                 if node is not None:

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tutelage.runs.identity import is_excluded
-from tutelage.runs.words import distinguishing, joined, key_of
+from tutelage.runs.words import brief, distinguishing, joined, key_of
 
 if TYPE_CHECKING:
     from tutelage.reporting.collect import Row
 
 _FEW = 4
-"""How many words or settings an arm's label may name."""
+"""How many settings an arm's label may name where fewer tell it apart."""
+_MOST_WORDS = 6
 _FOLD = "data.fold"
 
 
@@ -63,7 +64,8 @@ def _told_by_words(arms: Sequence[Sequence[Row]]) -> list[list[str]] | None:
 
     told = [[word for word in words if differs(word)] for words in distinguishing(commands)]
     apart = len({tuple(words) for words in told}) == len(arms)
-    return told if apart and max(map(len, told)) <= _FEW else None
+    told = [[brief(word) for word in words] for words in told]
+    return told if apart and max(map(len, told)) <= _MOST_WORDS else None
 
 
 def _words(row: Row) -> list[str]:

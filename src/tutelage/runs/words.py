@@ -43,3 +43,8 @@ def distinguishing(commands: Sequence[Sequence[str]]) -> list[list[str]]:
     """Return, for each command, its words that not all of them have."""
     common = set.intersection(*map(set, commands)) if len(commands) > 1 else set()
     return [[word for word in words if word not in common] for words in commands]
+
+
+def brief(word: str) -> str:
+    """Return a word as labels have it: an objective's setting by the objective's own name, as a command may say it too."""
+    return word.replace("method.objectives.", "", 1)

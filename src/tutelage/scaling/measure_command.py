@@ -169,7 +169,7 @@ def sweep(request: Request) -> int:
     from tutelage.config import compose
     from tutelage.jobs.outcomes import Jobs
 
-    words = compose.readable([f"scale={','.join(request.cases)}", *request.overrides])
+    words = compose.readable([f"scale={','.join(request.cases)}", *request.overrides], PRIMARY)
     root = compose.compose([word for word in words if word.startswith("runs_dir=")], PRIMARY)["runs_dir"]
     jobs = Jobs.new(root)
     compose.multirun(words, functools.partial(_job, jobs), folder=jobs.folder, primary=PRIMARY)

@@ -1,6 +1,6 @@
 """The shipped similarities by the names of their YAML."""
 
-from tutelage.alignment.similarity import CKA, RSA, Ridge
+from tutelage.alignment.similarity import CKA, RSA, Procrustes, Ridge
 
 SIMILARITIES = {
     "cka": CKA,
@@ -8,4 +8,5 @@ SIMILARITIES = {
     "rsa": RSA,
     "rsa_whole": lambda: RSA(whole=True),
     "ridge": Ridge,
+    "procrustes": Procrustes,
 }

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from named_similarities import SIMILARITIES
+from tutelage.alignment.comparisons import Centred, procrustes
 from tutelage.alignment.gram import gram
 from tutelage.alignment.ridge import projection
 from tutelage.alignment.similarity import (
     GramSimilarity,
+    Procrustes,
     Ridge,
     TokenCKA,
     cka,
@@ -83,6 +85,7 @@ FUNCTIONS = {
     "token unbiased": TokenCKA(unbiased=True),
     "rsa": rsa,
     "ridge": ridge,
+    "procrustes": Procrustes(),
 }
 
 
@@ -156,7 +159,37 @@ def test_rsa_and_ridge_agree_with_float64(name: str, d: int, mean: float, scale:
     assert relative(gradient.double() * scale, slope) < (2e-3 if name == "ridge" else 1e-4)
 
 
-@pytest.mark.parametrize("name", ["cka", "unbiased_cka", "rsa"])
+def reference_procrustes(x: Tensor, y: Tensor) -> Tensor:
+    """The largest trace of a rotated cross product over both norms, in float64; the best rotation is a constant to first order."""
+    x, y = (z.double() - z.double().mean(0) for z in (x, y))
+    u, _, v = torch.linalg.svd((x.T @ y).detach(), full_matrices=False)
+    return torch.trace((u @ v).T @ x.T @ y) / (x.norm() * y.norm())
+
+
+@pytest.mark.parametrize("n, d, e", [(30, 7, 5), (30, 50, 9), (30, 6, 80), (30, 90, 70), (64, 64, 64)])
+@pytest.mark.parametrize("mean, scale", [(0, 1), (20, 1), (1, 1e-20), (1, 1e19)])
+def test_procrustes_agrees_with_float64_and_with_the_measure_of_the_analysis(
+    n: int, d: int, e: int, mean: float, scale: float
+) -> None:
+    x, y = features(n, d, seed=3, mean=mean, scale=scale), features(n, e, seed=4)
+    y[:, :5] = x[:, :5] / scale
+    expected, slope = value_and_gradient(reference_procrustes, x.double() / scale, y)
+    value, gradient = value_and_gradient(Procrustes(), x, y)
+    assert float(value) == pytest.approx(float(expected), abs=1e-5)
+    assert relative(gradient.double() * scale, slope) < 1e-3
+    layers = [Centred.of_features(z.double()) for z in (x / scale, y)]
+    assert float(value) == pytest.approx(procrustes(*layers), abs=1e-5)
+
+
+def test_cka_is_near_1_where_small_directions_differ_which_procrustes_sees() -> None:
+    x = torch.randn(400, 20, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(400, 20, generator=torch.Generator().manual_seed(1))
+    y[:, 0] = x[:, 0] = 8 * x[:, 0]
+    assert float(cka(x, y)) > 0.98
+    assert float(Procrustes()(x, y)) < 0.9
+
+
+@pytest.mark.parametrize("name", ["cka", "unbiased_cka", "rsa", "procrustes"])
 def test_gradients_pass_finite_differences(name: str) -> None:
     x, y = features(8, 5, seed=5).double().requires_grad_(), features(8, 6, seed=6).double()
     torch.autograd.gradcheck(lambda z: SIMILARITIES[name]()(z, y), x)
@@ -176,7 +209,7 @@ def test_invariance_range_and_symmetry(name: str, seed: int, scale: float, d: in
     if name != "ridge":
         assert float(function(y, x)) == pytest.approx(value, abs=1e-4)
         assert float(function(x, x @ rotation)) == pytest.approx(1, abs=1e-4)
-    if "cka" in name or "unbiased" in name:
+    if name not in ("rsa", "ridge"):
         assert float(function(x + 7.0, y)) == pytest.approx(value, abs=1e-4)
 
 
@@ -276,6 +309,7 @@ def test_scores_of_many_pairs_equal_one_by_one_and_weigh_separately() -> None:
         TokenCKA(),
         TokenCKA(unbiased=True),
         Ridge(),
+        Procrustes(),
     ):
         together = [x.clone().requires_grad_() for x in layers]
         encoded = [measure.encode(y) for y in guides]

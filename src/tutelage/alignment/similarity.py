@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tutelage.alignment import procrustes, tokens
 from tutelage.alignment import ridge as ridge_regression
-from tutelage.alignment import tokens
 from tutelage.alignment.features import to_single
 from tutelage.alignment.gram import GramScores, Kind, embed
 from tutelage.errors import UserError
@@ -160,6 +160,38 @@ class Ridge(Similarity):
                     for guide in guides
                 ]
             )
+
+
+class Procrustes(Similarity):
+    """Cosine of the angular Procrustes distance (Williams et al. 2021, arXiv 2110.14739), as in `analyse similarity`.
+
+    The nuclear norm of X^T Y over both Frobenius norms, of centred features: 1 only where they differ by rotation and scale alone. It
+    weighs directions by their deviations, CKA by their variances, so that CKA says less of all but the largest (as losses: arXiv
+    2509.25253). The squared distance of the centred Gram matrices (n, n), each of norm 1, is 2 - 2 CKA: the Gram distance is `CKA`.
+    Costs an eigendecomposition for each pair, of the smallest of n and both widths, in double precision.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name, self.minimum_rows = "procrustes", 3
+
+    def encode(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See `Similarity.encode`: centred, scaled, of no more columns than rows."""
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+            return procrustes.reduced(procrustes.centred(_kept(features, mask)))
+
+    def scores(
+        self, features: Sequence[Tensor], references: Sequence[Sequence[Any]], mask: Tensor | None = None
+    ) -> Tensor:
+        """See `Similarity.scores`."""
+        with torch.autocast(features[0].device.type, enabled=False):
+            found = [
+                procrustes.nuclear(rows.T @ guide)
+                for layer, guides in zip(features, references, strict=True)
+                for rows in [procrustes.centred(_kept(layer, mask))]
+                for guide in guides
+            ]
+            return torch.stack(found).to(to_single(features[0]).dtype)
 
 
 def _kept(features: Tensor, mask: Tensor | None) -> Tensor:

@@ -94,17 +94,28 @@ def roots(tmp_path_factory) -> dict[str, Path]:
     start = datetime(2016, 7, 1)
     rows = [f"{start + timedelta(hours=i)},{i % 7}.5,{i % 5}.0" for i in range(14_400)]
     (root / "ETTh1.csv").write_text("\n".join(["date,HUFL,OT", *rows]))
+    (root / "sentences").mkdir()
+    for part in ("train", "dev", "test"):
+        rows = [f"{' '.join(generator.choice(['a', 'b', 'c', 'd'], 6))},{i % 2}" for i in range(80)]
+        (root / "sentences" / f"sst2-{part}.csv").write_text("\n".join(["text,label", *rows]))
     return {
         "imagenet": root / "imagenet",
         "cifar10": root / "cifar10",
         "language": root / "text",
         "etth1": root / "ETTh1.csv",
+        "sentences": root / "sentences",
     }
 
 
 def words_for(words: Sequence[str], roots: dict[str, Path]) -> list[str]:
     experiment = words[0].removeprefix("experiment=")
-    kinds = {"cifar10": "cifar10", "imagenet": "imagenet", "language": "language", "forecasting": "etth1"}
+    kinds = {
+        "cifar10": "cifar10",
+        "imagenet": "imagenet",
+        "language": "language",
+        "forecasting": "etth1",
+        "sst2": "sentences",
+    }
     kind = next((kind for part, kind in kinds.items() if part in experiment), None)
     return [*words, *([f"data.root={roots[kind]}"] if kind else [])]
 
@@ -210,7 +221,10 @@ def test_a_table_loads_and_names_experiments_that_exist(path):
     grids = {arm.points for arm in table.arms}
     assert len(grids) == 1  # the same grid for every arm
     for arm in table.arms:
-        name = arm.command[0].removeprefix("experiment=")
+        kind, _, name = arm.command[0].partition("=")
+        assert kind == "experiment" or kind in ("data", "method"), arm.command[0]
+        if kind != "experiment":
+            continue  # its words are all there
         assert (CONF / "experiment" / f"{name}.yaml").is_file(), name
 
 

@@ -84,13 +84,16 @@ def test_commands_take_the_names_that_list_runs_prints(tmp_path, capsys, monkeyp
         assert main([*words, f"seed={seed}"]) == 0
     keys = [run.key for run in Store(tmp_path).runs()]
     capsys.readouterr()
-    for name in (keys[0], keys[0][:-6], f"{tmp_path}/{keys[0]}"):
+    assert main(["list", "runs", f"runs_dir={tmp_path}"]) == 0
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("one/arm/")]
+    assert [key.startswith(name) for key, name in zip(keys, shown, strict=True)] == [True, True]
+    for name in (shown[0], keys[0], keys[0][:-6], f"{tmp_path}/{keys[0]}"):
         assert main(["list", "runs", name, f"runs_dir={tmp_path}"]) == 0
         out = capsys.readouterr().out
-        assert keys[0] in out and keys[1] not in out
+        assert shown[0] in out and shown[1] not in out
         assert main(["analyse", "gap", name, f"runs_dir={tmp_path}"]) == 0
         assert main(["report", name, f"runs_dir={tmp_path}"]) == 0
-        assert f"{keys[0]}/table.md" in capsys.readouterr().out
+        assert f"{keys[0]}/report.html, table.md" in capsys.readouterr().out
     assert main(["remove", keys[0], "--yes", f"runs_dir={tmp_path}"]) == 0
     assert [run.key for run in Store(tmp_path).runs()] == keys[1:]
 

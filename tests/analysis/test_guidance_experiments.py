@@ -54,7 +54,7 @@ BEYOND_TABLES = {
 }
 ARMS |= BEYOND_TABLES
 NARROW = {
-    "model=wide_fcn": "model.width=512",
+    "model.width=8192": "model.width=512",
     "guidance/paper/imagenet": "model.width=256",
     "paper/cifar10": "model.width=64",
 }
@@ -160,7 +160,7 @@ def test_one_of_each_kind_takes_a_step(arm, roots, tmp_path):
 
 
 def narrowed(words: Sequence[str]) -> list[str]:
-    if "resnet" in words[0] or any(word.startswith("model=deep_convnet") for word in words):
+    if "resnet" in words[0] or any(word == "model.residual=false" for word in words):
         return []
     return [word for part, word in NARROW.items() if part in " ".join(words)][:1]
 

@@ -69,11 +69,11 @@ WORDS: dict[str, list[str]] = {
     "supervised: copy-paste": [*COPY, *SHORT],
     "supervised: a series": [*SERIES, *SHORT],
     "guidance": GUIDE,
-    "guidance: unbiased_cka": [*GUIDE, f"similarity@{A}.similarity=unbiased_cka"],
+    "guidance: unbiased_cka": [*GUIDE, f"{A}.similarity.unbiased=true"],
     "guidance: rsa": [*GUIDE, f"similarity@{A}.similarity=rsa", f"{A}.weight=0.5"],
     "guidance: ridge": [*GUIDE, f"similarity@{A}.similarity=ridge", f"{A}.similarity.penalty=100", f"{A}.similarity.projection_size=64"],
     "guidance: tokens": [*TOKEN_GUIDE, f"{A}.tokens_per_step=100"],
-    "guidance: all tokens, unbiased_cka": [*TOKEN_GUIDE, f"{A}.tokens_per_step=null", f"similarity@{A}.similarity=unbiased_cka", *SHORT],
+    "guidance: all tokens, unbiased_cka": [*TOKEN_GUIDE, f"{A}.tokens_per_step=null", f"{A}.similarity.unbiased=true", *SHORT],
     "guidance: sequences as samples":
         [*PARITY, "method=guidance", "model@guide=relu_rnn", "guide.per_position=false", "guide.depth=1", "guide.width=8", *SHORT],
     "guidance: until": [*GUIDE, f"{A}.schedule.name=until", f"{A}.schedule.steps=101"],

@@ -105,8 +105,8 @@ def test_the_method_composes_the_choices_and_ends_after_301_steps(tmp_path) -> N
         "guide.width=4",
         f"runs_dir={tmp_path}",
     ]
-    similarity = "similarity@method.objectives.alignment.similarity=rsa_whole"
-    method = build(compose([*SMALL, *words, similarity])).method
+    similarity = ["similarity@alignment.similarity=rsa", "alignment.similarity.whole=true"]
+    method = build(compose([*SMALL, *words, *similarity])).method
     alignment = method.objectives["alignment"]
     assert alignment.pairing == Pairing(**RELEASED) and alignment.similarity.kind == "rsa_whole"
     assert [method.objectives.weights(step, 1000)["alignment"] for step in (0, 300, 301)] == [1, 1, 0]

@@ -48,8 +48,8 @@ def hierarchical(student: Tensor, teacher: Tensor) -> Tensor:
     for side in (4, 2, 1):
         if side < min(student.shape[2:]):
             weight /= 2
-            smaller = (F.adaptive_avg_pool2d(x, side) for x in (student, teacher))
-            total, weights = total + weight * F.mse_loss(*smaller), weights + weight
+            mine, theirs = (F.adaptive_avg_pool2d(x, side) for x in (student, teacher))
+            total, weights = total + weight * F.mse_loss(mine, theirs), weights + weight
     return total / weights
 
 

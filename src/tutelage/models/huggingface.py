@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -250,7 +250,7 @@ def _pretrained(folder: Path, label: str, config: Any, kind: str) -> nn.Module:
     if fresh := [*found["missing_keys"], *differing]:
         log.info("%s: not among its weights, so drawn afresh: %s", label, ", ".join(sorted(fresh)))
     network.train()
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 def _resize(
@@ -361,7 +361,7 @@ def _with_lora(
     )
     try:
         inject_adapter_in_model(
-            LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets), network
+            LoraConfig(r=rank, lora_alpha=cast(int, alpha), lora_dropout=dropout, target_modules=targets), network
         )
     except (ValueError, KeyError) as error:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from math import inf, nan
 
 import pytest
@@ -13,7 +14,7 @@ from tutelage.config.groups import group_options
 from tutelage.engine.build import build
 from tutelage.errors import UserError
 from tutelage.methods.base import NonFiniteLoss
-from tutelage.objectives.base import NotPrepared
+from tutelage.objectives.base import NotPrepared, Reading
 
 GUIDE = ["model@guide=residual_convnet", "guide.width=4", "guide.blocks=1"]
 TEACHER = ["model@teacher=residual_convnet", "teacher.width=4", "teacher.blocks=1"]
@@ -150,6 +151,34 @@ def test_several_guides_and_teachers_by_name_each_with_its_own_digest_and_pairs(
         built(tmp_path, "method=guidance", *GUIDE, *SECOND)
     with pytest.raises(UserError, match=r"frozen\.guide: this name is taken"):
         built(tmp_path, "method=guidance", *GUIDE, "+model@frozen.guide=convnet")
+
+
+ENSEMBLE = [*TEACHER, *SECOND, f"{AT}.network=[teacher,second]"]
+
+
+@pytest.mark.parametrize("name", ["soft_targets", "decoupled", "mlkd", "ofa", "logits"])
+def test_several_teachers_teach_the_mean_of_their_logits_each_run_once(tmp_path, name):
+    method, batch = added(tmp_path, name, *ENSEMBLE)
+    teachers = [method.frozen[role] for role in ("teacher", "second")]
+    counts = runs(method.network, *(teacher.network for teacher in teachers))
+    taken = method.objectives.take(batch, lambda inputs, mask: method.network(inputs), max_steps=10)
+    assert counts == [1, 1, 1]
+    objective = method.objectives["added"]
+    ours = objective.loss(taken)
+    mean = sum(teacher(batch.inputs) for teacher in teachers) / 2
+    objective.networks = ("teacher",)
+    alone = dataclasses.replace(taken, frozen={"teacher": Reading(mean, {})})
+    torch.testing.assert_close(ours, objective.loss(alone))
+
+
+def test_an_ensemble_is_for_losses_of_outputs_and_of_different_networks_of_one_size(tmp_path):
+    with pytest.raises(UserError, match=r"Hint reads one frozen network.*add an objective for each teacher"):
+        built(tmp_path, f"+objective@{AT}=hint", *ENSEMBLE)
+    soft = f"+objective@{AT}=soft_targets"
+    with pytest.raises(UserError, match="a list of different names"):
+        built(tmp_path, soft, *TEACHER, f"{AT}.network=[teacher,teacher]")
+    with pytest.raises(UserError, match="reads the frozen network 'second', which is not there"):
+        built(tmp_path, soft, *TEACHER, f"{AT}.network=[teacher,second]")
 
 
 def test_what_is_not_prepared_is_said_once_by_the_objectives_name():

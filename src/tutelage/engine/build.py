@@ -32,7 +32,14 @@ from tutelage.objectives.base import NotPrepared, Objective, missing
 from tutelage.objectives.total import Objectives
 from tutelage.objectives.unlabelled import Unlabelled, byte_affine
 from tutelage.runs.folders import lock_at, make_folder
-from tutelage.runs.frozen_networks import ROLES, frozen_named, frozen_read, objectives_of, where_of
+from tutelage.runs.frozen_networks import (
+    ROLES,
+    frozen_named,
+    frozen_read,
+    networks_of,
+    objectives_of,
+    where_of,
+)
 from tutelage.runs.identity import is_need
 from tutelage.runs.setting import overlap
 from tutelage.runs.weights import needed_folder, node_of
@@ -141,8 +148,9 @@ def check_frozen(config: dict[str, Any], own: Collection[str]) -> list[str]:
     if clash := [name for name in config.get("frozen") or {} if name in ROLES]:
         raise UserError(f"frozen.{clash[0]}: this name is taken by model@{clash[0]}; choose another")
     for name, node in objectives_of(config):
-        if node.get("network") and node["network"] not in given:
-            raise UserError(missing(name, node["network"], given))
+        for network in networks_of(node):
+            if network not in given:
+                raise UserError(missing(name, network, given))
     for name in own:
         if name not in given:
             raise UserError(
@@ -200,7 +208,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         check_vocabulary(where, config, data)
         check_unseen(where, config, data)
     for name in frozen:
-        readers = [o for o in objectives.values() if o.network == name]
+        readers = [o for o in objectives.values() if name in o.networks]
         if any(o.expects_trained for o in readers):
             same = any(o.compares_classes for o in readers)
             check_teacher(where_of(name), config, data, same_classes=same)

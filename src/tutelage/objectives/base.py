@@ -125,13 +125,15 @@ class Start(NamedTuple):
 class Objective(nn.Module):
     """One named term of a loss. A subclass writes `loss`, and `prepare` where it taps layers or trains parts of its own.
 
-    network: name of the frozen network that it reads. weight: what its number is multiplied by. schedule: when and how much of that
-    counts. The last two are read by `Objectives` alone: `loss` returns an unweighted number.
+    network: name of the frozen network that it reads; of several, a list, where it `reads_several`. weight: what its number is multiplied
+    by. schedule: when and how much of that counts. The last two are read by `Objectives` alone: `loss` returns an unweighted number.
     Modules and parameters that it holds are trained along and left out of the network that is kept.
     """
 
     reads_frozen: ClassVar[bool] = False
     """Whether it needs a frozen network at all."""
+    reads_several: ClassVar[bool] = False
+    """Whether it can read several frozen networks at once, an ensemble."""
     consumes: ClassVar[bool] = False
     """Whether it takes each activation of the frozen network as it appears, by `consume`, so that it need not be held."""
     singles_out_class: ClassVar[bool] = False
@@ -146,14 +148,27 @@ class Objective(nn.Module):
     """Whether it needs a method that keeps a moving average of the network."""
 
     def __init__(
-        self, *, network: str | None = None, weight: float = 1.0, schedule: Schedule | None = None
+        self,
+        *,
+        network: str | Sequence[str] | None = None,
+        weight: float = 1.0,
+        schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
         if self.reads_frozen and not network:
             raise UserError(
                 f"{type(self).__name__} reads a frozen network: set `network`, such as guide or teacher"
             )
-        self.network, self.weight, self.schedule = network, float(weight), schedule or Schedule()
+        self.networks = (network,) if isinstance(network, str) else tuple(network or ())
+        if len(self.networks) > 1 and not self.reads_several:
+            raise UserError(
+                f"{type(self).__name__} reads one frozen network, got `network`={list(self.networks)}: the mean of several "
+                "teachers' outputs is for losses of outputs, such as soft_targets; for others, add an objective for each teacher"
+            )
+        if len(set(self.networks)) < len(self.networks) or not all(isinstance(n, str) for n in self.networks):
+            raise UserError(f"`network` must be a name, or a list of different names, got {network}")
+        self.network = self.networks[0] if self.networks else None
+        self.weight, self.schedule = float(weight), schedule or Schedule()
         self.name = type(self).__name__.lower()  # until it is given its own
         self.network_layers: tuple[str, ...] = ()
         self.frozen_layers: tuple[str, ...] = ()
@@ -199,10 +214,14 @@ class Objective(nn.Module):
 
     def frozen_in(self, setup: Setup) -> FrozenNetwork:
         """Return the frozen network that it reads. Raises UserError where there is none of that name."""
-        assert self.network is not None
-        if self.network not in setup.frozen:
-            raise UserError(missing(self.name, self.network, setup.frozen))
-        return setup.frozen[self.network]
+        return self.all_frozen_in(setup)[0]
+
+    def all_frozen_in(self, setup: Setup) -> list[FrozenNetwork]:
+        """Return the frozen networks that it reads, at least one. Raises UserError where there is none of a name."""
+        for name in self.networks:
+            if name not in setup.frozen:
+                raise UserError(missing(self.name, name, setup.frozen))
+        return [setup.frozen[name] for name in self.networks]
 
 
 def missing(objective: str, network: str, known: Mapping[str, Any]) -> str:

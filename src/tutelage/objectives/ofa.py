@@ -53,8 +53,7 @@ class OFA(OutputObjective):
 
     def loss(self, step: Step) -> Tensor:
         """See `Objective.loss`: of the output, and of each branch."""
-        theirs = step.frozen[str(self.network)].output
-        assert theirs is not None
+        theirs = self.taught(step)
         total = super().loss(step)
         for name, branch in zip(self.network_layers, self.branches, strict=True):
             rows = self.rows(*self.seen(branch(step.activations[name]), theirs), step.batch.targets)

@@ -22,11 +22,12 @@ class ComparedOutputs(Objective):
 
     label_space: "same": the outputs meet class by class. "other": the frozen network knows other classes, so an extra linear head on the
     input of the network's final layer meets it; the head is trained along and left out of the network that is kept.
+    network: of several names, the mean of their logits is the teacher's.
     standardise: bring each row of logits, of both networks, to mean 0 and deviation 1 first (arXiv 2403.01427), whatever the loss; a
     temperature then acts on those.
     """
 
-    reads_frozen = True
+    reads_frozen = reads_several = True
     expects_trained = True
     spaces: tuple[str, ...] = ("same", "other")
 
@@ -50,7 +51,7 @@ class ComparedOutputs(Objective):
 
     def prepare(self, setup: Setup) -> None:
         """See `Objective.prepare`."""
-        frozen = self.frozen_in(setup)
+        every = self.all_frozen_in(setup)
         self.task = setup.task
         kind = self.task.kind if self.task is not None else ""
         if self.task is not None and kind in ("values", "labels") and not self.fits_any_task:
@@ -66,9 +67,21 @@ class ComparedOutputs(Objective):
             )
         self.extra_head: ExtraHead | None = None
         if self.label_space == "same":
-            check_outputs(setup, frozen)
-        else:
-            self.extra_head = ExtraHead(setup, frozen)
+            for frozen in every:
+                check_outputs(setup, frozen)
+            return
+        self.extra_head = ExtraHead(setup, every[0])
+        example = setup.example
+        shapes = [tuple(frozen(example.inputs, example.mask).shape[1:]) for frozen in every]
+        if len(set(shapes)) > 1:
+            raise UserError(
+                f"the teachers {', '.join(self.networks)} give {shapes} per sample, which have no mean"
+            )
+
+    def taught(self, step: Step) -> Tensor:
+        """Return the frozen network's output; of several, the mean."""
+        outputs = [output for name in self.networks if (output := step.frozen[name].output) is not None]
+        return outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(dim=0)
 
     @property
     def fits_any_task(self) -> bool:
@@ -89,8 +102,7 @@ class OutputObjective(ComparedOutputs):
 
     def loss(self, step: Step) -> Tensor:
         """See `Objective.loss`: the mean over what counts."""
-        theirs = step.frozen[str(self.network)].output
-        assert theirs is not None
+        theirs = self.taught(step)
         if self.extra_head is not None:
             mine = self.extra_head()[: len(step.batch.inputs)]  # an objective may have added inputs
             targets = step.batch.targets
@@ -114,8 +126,7 @@ class BatchOutputObjective(ComparedOutputs):
 
     def loss(self, step: Step) -> Tensor:
         """See `Objective.loss`: over all that counts; 0 where nothing does."""
-        theirs = step.frozen[str(self.network)].output
-        assert theirs is not None
+        theirs = self.taught(step)
         mine = step.output
         if self.extra_head is not None:
             mine = self.extra_head()[: len(step.batch.inputs)]

@@ -31,10 +31,9 @@ class SoftTargets(OutputObjective):
 
     def loss(self, step: Step) -> Tensor:
         """See `Objective.loss`."""
-        theirs = step.frozen[str(self.network)].output
-        if self.task is None or theirs is None or self.extra_head is not None:
+        if self.task is None or self.extra_head is not None:
             return super().loss(step)
-        return self.task.soft_loss(*self.seen(step.output, theirs), step.batch, self.temperature)
+        return self.task.soft_loss(*self.seen(step.output, self.taught(step)), step.batch, self.temperature)
 
     def rows(self, mine: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
         """See `OutputObjective.rows`."""

@@ -115,7 +115,8 @@ class Objectives(nn.Module):
         groups: dict[tuple[str, str], list[Objective]] = {}
         for objective in self:
             if objective.reads_frozen:
-                groups.setdefault((str(objective.network), objective.input), []).append(objective)
+                for name in objective.networks:
+                    groups.setdefault((name, objective.input), []).append(objective)
         for name in cache:
             if name not in {network for network, _ in groups}:
                 raise UserError(

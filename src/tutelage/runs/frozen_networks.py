@@ -21,7 +21,13 @@ def frozen_named(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def frozen_read(config: Mapping[str, Any]) -> list[str]:
     """Return the names of the frozen networks that the objectives of a configuration read."""
-    return list(dict.fromkeys(node["network"] for _, node in objectives_of(config) if node.get("network")))
+    return list(dict.fromkeys(name for _, node in objectives_of(config) for name in networks_of(node)))
+
+
+def networks_of(objective: Mapping[str, Any]) -> list[str]:
+    """Return the names of the frozen networks that an objective reads: one, several or none."""
+    named = objective.get("network") or []
+    return [named] if isinstance(named, str) else list(named)
 
 
 def objectives_of(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

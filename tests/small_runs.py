@@ -45,6 +45,7 @@ METHODS: dict[str, list[str]] = {
     **{f"pseudo_ssl/{name}": P_SSL for name in ("uda", "fixmatch", "pseudo_label")},
     "pseudo_ssl/mean_teacher": [*P_SSL, f"{C}.schedule.steps=6"],
     "semi_supervised": SEMI,
+    "self_supervised": ["method.objectives.views.projector=[16,8]", "model.dropout=0.2"],
     "guidance": [*GUIDE, "model.dropout=0.2"],
     "guidance_released": [*GUIDE, "model.dropout=0.2"],
     "intrinsic_dimension": ["method.objectives.dimension.neighbours=5", "model.dropout=0.2"],

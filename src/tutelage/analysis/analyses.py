@@ -175,6 +175,44 @@ def gap(request: Request) -> Outcome:
     return lines, {}, rows, lambda path: analysis.draw(arms, path)
 
 
+def probe(request: Request) -> Outcome:
+    """A linear classifier and the nearest neighbours on what the final layer is given, learnt on the runs' labelled training samples."""
+    from tutelage.analysis import probe as analysis
+    from tutelage.reporting.statistics import summarize
+
+    arms: dict[str, list[analysis.Probe]] = {}
+    rows = []
+    for subject in request.subjects:
+        network, data, _ = opened(subject, request)
+        device = request.options["device"]
+        batches = {split: data.batches(split, device=device) for split in SPLITS}
+        found = analysis.probe(network, data.task, batches)
+        arms.setdefault(subject.arm, []).append(found)
+        labelled = len(data.splits["train"])
+        rows.append(
+            {
+                "arm": subject.arm,
+                "run": subject.run.key,
+                "role": subject.role,
+                "seed": subject.seed,
+                "labelled": labelled,
+            }
+            | asdict(found)
+        )
+    lines = []
+    for arm, probes in arms.items():
+        said = []
+        for name, of in (
+            ("linear probe", "linear"),
+            (f"{analysis.NEIGHBOURS} nearest neighbours", "neighbours"),
+        ):
+            over = summarize([getattr(one, of) for one in probes], bounds=(0.0, 1.0))
+            spread = f" (95 % over {over.n} runs {_interval((over.low, over.high))})" if over.n > 1 else ""
+            said.append(f"{name} {over.mean:.3f}{spread}")
+        lines.append(f"{arm}: {', '.join(said)}; accuracy on test")
+    return lines, {}, rows, lambda path: analysis.draw(arms, path)
+
+
 def alignment(request: Request) -> Outcome:
     """Similarity of the guided layers over training; loads no network."""
     from tutelage.analysis import alignment_curves as analysis
@@ -377,6 +415,7 @@ ANALYSES: dict[str, Callable[[Request], Outcome]] = {
     "errors": errors,
     "similarity": similarity,
     "gap": gap,
+    "probe": probe,
     "alignment": alignment,
     "guidance": guidance,
     "quality": quality,

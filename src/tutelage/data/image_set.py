@@ -148,11 +148,12 @@ class ImageData(DataModule):
             images = (images.float() * (255 / self._peak)).round().to(torch.uint8)
         return images
 
-    def unlabelled(self, which: Literal["train", "rest"]) -> tuple[Tensor, np.ndarray, Tensor, Tensor]:
+    def unlabelled(self, which: Literal["train", "rest", "all"]) -> tuple[Tensor, np.ndarray, Tensor, Tensor]:
         """Return images to be looked at without their labels: (images uint8, which of them, scale, shift), the latter two as the data's.
 
         which: "train": all that `train_size` and `per_class` choose the labelled ones from, as semi-supervised learning's benchmarks
-        have it, and those that the set has no labels for; "rest": those without the labelled ones. Never one of validation or test.
+        have it, and those that the set has no labels for; "rest": those without the labelled ones; "all": as "train", also where all
+        have labels. Never one of validation or test.
         Raises UserError where there are none, or where they are not in memory.
         """
         images = self.unlabelled_pixels()
@@ -161,12 +162,12 @@ class ImageData(DataModule):
                 "data.missing_in=train hides pixels of labelled images alone: set data.missing_in=all"
             )
         rest = np.setdiff1d(self._training, self.splits["train"])
-        if not len(rest):
+        if which != "all" and not len(rest):
             raise UserError(
                 f"method.unlabelled={which}: all {len(self.splits['train'])} training images have their labels. data.per_class=<number> or "
                 "data.train_size=<number> say how many keep them"
             )
-        return images, self._training if which == "train" else rest, *self._affine(255.0)
+        return images, rest if which == "rest" else self._training, *self._affine(255.0)
 
     def _check_augmentation(self, images: Tensor | Files) -> None:
         eight_bits = images.dtype in (torch.uint8, np.uint8)

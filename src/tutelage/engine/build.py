@@ -106,9 +106,9 @@ def build_unlabelled(config: dict[str, Any], data: DataModule) -> Unlabelled | N
     if not isinstance(data, ImageData):
         raise UserError(f"method.unlabelled needs images with classes, got data {type(data).__name__}")
     if isinstance(wanted, str):
-        if wanted not in ("train", "rest"):
+        if wanted not in ("train", "rest", "all"):
             raise UserError(
-                f"method.unlabelled={wanted}: {choices(wanted, ('train', 'rest'))}; another set is "
+                f"method.unlabelled={wanted}: {choices(wanted, ('train', 'rest', 'all'))}; another set is "
                 "+data@method.unlabelled=<data>, a folder of images +data@method.unlabelled=image_folder method.unlabelled.root=<folder>"
             )
         images, index, scale, shift = data.unlabelled(wanted)  # type: ignore[arg-type]

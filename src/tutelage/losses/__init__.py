@@ -17,6 +17,7 @@ _MODULES = (
     "logits",
     "projected",
     "variational",
+    "views",
 )
 
 

@@ -80,8 +80,9 @@ class UnlabelledStream:
 
     def start(self, *, seed: int, rank: int, world_size: int, device: torch.device) -> None:
         """Bring the images to the device of a rank."""
+        self._placed = self._store.to(device)
         self._stream = TrainStream(
-            self._store.to(device),
+            self._placed,
             self.source.index,
             seed=seed,
             batch_size=self._count,
@@ -94,6 +95,13 @@ class UnlabelledStream:
         self._stream.seek(step, step + 1)
         batch = next(iter(self._stream))
         self.index = batch.index
+        return list(batch.inputs.chunk(len(self._store.augments)))
+
+    def fixed(self, index: Tensor, seed: int) -> list[Tensor]:
+        """Return the views of the images at index (n,), drawn from a seed: the same on every call and device."""
+        store = self._placed
+        noise = torch.rand(len(index), store.draws, generator=torch.Generator().manual_seed(seed))
+        batch = store.batch(index, noise.to(index.device))
         return list(batch.inputs.chunk(len(self._store.augments)))
 
 

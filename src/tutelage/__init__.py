@@ -11,6 +11,7 @@ __all__ = [
     "Alignment",
     "Taps",
     "__version__",
+    "load_exported",
     "load_run",
     "losses",
     "objectives",
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
     from tutelage.alignment import similarity
     from tutelage.alignment.alignment import Alignment
     from tutelage.alignment.taps import Taps
+    from tutelage.engine.exported import load_exported
     from tutelage.engine.load import load_run
 
 # Importing the package must stay cheap (`--help`, `list` and `report` load no torch), so what needs torch comes on demand.
 _HOMES = {
+    "load_exported": "tutelage.engine.exported",
     "load_run": "tutelage.engine.load",
     "Alignment": "tutelage.alignment.alignment",
     "Taps": "tutelage.alignment.taps",

@@ -82,6 +82,58 @@ COMMANDS: dict[str, Command] = {
         needs="a run, such as runs/demo/plain/<identity>,",
         settings=("data=", "data."),
     ),
+    "export": Command(
+        "export",
+        "write a finished run's network in a format that leaves, with a model card",
+        ("<run> [format=safetensors] [normalise=true] [out=<folder>] [licence=...] [hub=<repository>]",),
+        (
+            "A folder with the network for any batch size, a model card (README.md) and what `tutelage.load_exported(folder)` needs, "
+            "anywhere and without the run. It is read back and compared with the network on validation samples; the largest difference is "
+            "printed. Nothing of the run is changed.",
+        ),
+        (
+            Option(
+                "format",
+                "safetensors",
+                "safetensors | torch_export | onnx | openvino",
+                choices=("safetensors", "torch_export", "onnx", "openvino"),
+            ),
+            Option(
+                "normalise", "true", "true: the inputs are normalised inside | false: they come normalised"
+            ),
+            Option("out", "", "the folder; an earlier export there is replaced", value="runs/exports/..."),
+            Option("licence", "", "what the model card says the weights may be used for", value="apache-2.0"),
+            Option(
+                "hub", "", "send the folder to this repository of the Hugging Face hub, too", value="me/name"
+            ),
+            _RUNS_DIR,
+            _CODE,
+        ),
+        names=(1, 1),
+        needs="a run, such as runs/demo/plain/<identity>,",
+        examples=("export demo/plain/3f2a format=onnx", "export demo/plain/3f2a normalise=false out=plain"),
+    ),
+    "predict": Command(
+        "predict",
+        "write what a run's network, or an exported one, answers for files or data to a CSV",
+        (
+            "<run or export folder> <images, a folder of them, or a table> [out=predictions.csv]",
+            "<run> [data=<choice>] [data.key=value ...] [split=test] [out=predictions.csv]",
+        ),
+        (
+            "Classes by name with all probabilities, labels, or values in their own unit, a row for each sample. A table needs the columns "
+            "of the inputs alone. Nothing of the run is changed.",
+        ),
+        (
+            _SPLIT,
+            Option("out", "predictions.csv", "the file to write"),
+            _RUNS_DIR,
+            _CODE,
+        ),
+        names=(1, None),
+        needs="a run, or a folder of `tutelage export`,",
+        settings=("data=", "data."),
+    ),
     "synthesize": Command(
         "synthesize",
         "make a pseudo data set of a frozen generator, or finish or mend one",

@@ -23,18 +23,43 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
     """Evaluate a run's network and return the line to print."""
     from tutelage.runs import provenance
     from tutelage.runs.records import append_json_line
-    from tutelage.runs.store import Store
 
     if device not in DEVICES:
         raise UserError(f"there is no device '{device}'; {choices(device, DEVICES)}")
-    run = Store(runs_dir).find(name)
-    overrides = _data_overrides(run.config, data_words)
     import torch
 
+    from tutelage.engine.load import evaluate_network
+
+    run, loaded, data, network = opened(name, data_words, runs_dir=runs_dir, code=code)
+    data.open_test()
+    if split in data.splits:
+        _check_seen(run.key, loaded.data, data, split)
+    try:
+        target = torch.device(DEVICES[device])
+        metrics = evaluate_network(network.to(target), data.task, data.batches(split, device=target), target)
+    except RuntimeError as error:
+        raise UserError(f"cannot evaluate on device={device!r}: {error}") from error
+    (made_by,) = provenance.commits([{"code": provenance.code()}])
+    facts = {"at": provenance.now(), "code": made_by, "device": device}
+    append_json_line(
+        run.path / "evaluations.jsonl", {"split": split, "data": data.summary(), "metrics": metrics, **facts}
+    )
+    return f"{run.key} on {split}: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+
+
+def opened(name: str, data_words: list[str], *, runs_dir: str, code: str) -> tuple[Any, Any, Any, Any]:
+    """Return a run, what `load_run` gives of it, the data that the words name (its own without any), and its network made to take them.
+
+    Raises UserError where the network cannot answer on these data.
+    """
+    from tutelage.runs.store import Store
+
+    run = Store(runs_dir).find(name)
+    overrides = _data_overrides(run.config, data_words)
     from tutelage.engine import trust
     from tutelage.engine.build import build_data
     from tutelage.engine.inherited import VOCABULARY
-    from tutelage.engine.load import evaluate_network, load_run
+    from tutelage.engine.load import load_run
     from tutelage.models.frozen import FrozenNetwork, recorded
 
     loaded = load_run(run.path, runs_dir=runs_dir, code=trust.modules(code))
@@ -65,20 +90,7 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
     # Inputs come normalised as their own training split says; the network expects what it was trained with.
     expects = recorded(loaded.data.normalization, like=data.normalization)
     network = FrozenNetwork(loaded.network, expects=expects, given=data.normalization)
-    data.open_test()
-    if split in data.splits:
-        _check_seen(run.key, loaded.data, data, split)
-    try:
-        target = torch.device(DEVICES[device])
-        metrics = evaluate_network(network.to(target), data.task, data.batches(split, device=target), target)
-    except RuntimeError as error:
-        raise UserError(f"cannot evaluate on device={device!r}: {error}") from error
-    (made_by,) = provenance.commits([{"code": provenance.code()}])
-    facts = {"at": provenance.now(), "code": made_by, "device": device}
-    append_json_line(
-        run.path / "evaluations.jsonl", {"split": split, "data": data.summary(), "metrics": metrics, **facts}
-    )
-    return f"{run.key} on {split}: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+    return run, loaded, data, network
 
 
 def _check_seen(key: str, its: Any, given: Any, split: str) -> None:

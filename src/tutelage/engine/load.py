@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,19 +90,66 @@ def load_run(
     config["data"] |= data_overrides
     if "root" not in data_overrides and config["data"].get("root") and "download" in config["data"]:
         config["data"]["download"] = False  # a folder that the run names is read, never written to
-    node = config["model"] | {
-        "weights": "scratch"
-    }  # all weights come from the run: what it started from need not exist any more
     weights = run.path / FILE
-    most = max(_LARGEST, weights.stat().st_size if weights.is_file() else 0)
-    if too_large := [
-        f"model.{key}={value}" for key, value in flatten(node) if isinstance(value, int) and value > most
-    ]:
-        raise UserError(f"{run.key}: {too_large[0]} asks for a larger network than {weights.name} could fill")
-    try:
+    with _buildable(run.key):
+        check_size(run.key, config, weights)
         data = build_data(config)
-        with within(weights):
-            network = build_network("model", config | {"model": node}, sizes_of(data))
+        sizes = sizes_of(data)
+    network = restored(
+        run.key, config, sizes, weights, advice="The run's command with rerun=true makes it anew"
+    )
+    return LoadedRun(network=network, config=config, result=run.result or {}, data=data)
+
+
+def check_size(key: str, config: Mapping[str, Any], weights: Path) -> None:
+    """Raise UserError where a network's section asks for a number that its stored weights could not fill."""
+    most = max(_LARGEST, weights.stat().st_size if weights.is_file() else 0)
+    for name, value in flatten(dict(config["model"])):
+        if isinstance(value, int) and value > most:
+            raise UserError(
+                f"{key}: model.{name}={value} asks for a larger network than {weights.name} could fill"
+            )
+
+
+def restored(
+    key: str, config: dict[str, Any], sizes: Mapping[str, Any], weights: Path, *, advice: str
+) -> nn.Module:
+    """Build the network of a stored configuration, and give it all its weights from a file: in eval mode, on the CPU.
+
+    What the network once started from need not exist any more.
+
+    Args:
+        key: what messages call it.
+        config: with the section `model`, once `trust.check_stored` has seen it.
+        sizes: see `networks.sizes_of`.
+        weights: a safetensors file.
+        advice: what to do where the weights do not fit.
+
+    Raises:
+        UserError: it cannot be built, is larger than its weights, or does not fit them.
+    """
+    check_size(key, config, weights)
+    with _buildable(key), within(weights):
+        network = build_network("model", config | {"model": config["model"] | {"weights": "scratch"}}, sizes)
+    try:
+        load_weights(network, weights)
+    except UserError as error:
+        raise UserError(f"{error}\n{advice}") from error
+    if broken := not_finite(network.state_dict()):
+        log.warning(
+            "the weights of %s are not finite numbers in %d of its tensors (%s, ...): what it answers means nothing",
+            key,
+            len(broken),
+            broken[0],
+        )
+    return network.eval()
+
+
+@contextlib.contextmanager
+def _buildable(key: str) -> Iterator[None]:
+    """Have what a damaged configuration may raise end in one message."""
+    try:
+        yield
     except (
         AttributeError,
         KeyError,
@@ -113,19 +160,7 @@ def load_run(
         RuntimeError,
     ) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{run.key} cannot be built from its configuration ({reason:.300})") from error
-    try:
-        load_weights(network, weights)
-    except UserError as error:
-        raise UserError(f"{error}\nThe run's command with rerun=true makes it anew") from error
-    if broken := not_finite(network.state_dict()):
-        log.warning(
-            "the weights of %s are not finite numbers in %d of its tensors (%s, ...): what it answers means nothing",
-            run.key,
-            len(broken),
-            broken[0],
-        )
-    return LoadedRun(network=network.eval(), config=config, result=run.result or {}, data=data)
+        raise UserError(f"{key} cannot be built from its configuration ({reason:.300})") from error
 
 
 def stored_config(run: Run, *, runs_dir: str | Path, code: Collection[str] = ()) -> dict[str, Any]:

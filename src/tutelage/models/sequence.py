@@ -49,4 +49,5 @@ def pool(states: Tensor, mask: Tensor | None, how: str) -> Tensor:
     # argmax gives the first of equal maxima, so the position itself is weighed in to find the last.
     position = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     index = (mask * position).argmax(dim=1) if how == "last" else mask.int().argmax(dim=1)
-    return states[torch.arange(len(states), device=states.device), index]
+    # len() would fix the batch in an exported network
+    return states[torch.arange(states.shape[0], device=states.device), index]

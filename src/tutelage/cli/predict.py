@@ -1,0 +1,201 @@
+"""`tutelage predict`: what a run's network, or an exported one, answers for files or data, as a CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage.cli.reader import Given
+from tutelage.errors import UserError
+from tutelage.reporting.console import say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Rows = Iterator[tuple[list[dict[str, Any]], "Tensor", "Tensor | None"]]
+"""Batches: what stands first in each row, inputs, and a mask."""
+BATCH = 64
+TABLES = (".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson")
+
+
+def run(given: Given) -> int:
+    """Run the command; return its exit code."""
+    say(predict(given.names[0], given.names[1:], given.settings, **given.options))
+    return 0
+
+
+def predict(
+    name: str, files: list[str], words: list[str], *, split: str, out: str, runs_dir: str, code: str
+) -> str:
+    """Write the CSV and return the line to print. Nothing of the run is changed."""
+    if files and words:
+        raise UserError("predict takes files, or data=... with split=..., not both")
+    is_export = Path(name, "export.json").is_file()
+    if is_export and not files:
+        raise UserError(
+            "an exported network has no data: name image files, a folder of them, or a CSV of its inputs"
+        )
+    target = Path(out).expanduser()
+    if not target.parent.is_dir() or target.is_dir():
+        raise UserError(f"out must be a file in a folder that exists, got {out}")
+    network, answer, rows = (
+        _exported(name, files, code) if is_export else _of_run(name, files, words, split, runs_dir, code)
+    )
+    from tutelage.engine.predictions import answers
+
+    table = []
+    for first, inputs, mask in rows:
+        found = answers(network(inputs, mask), answer)
+        table += [start | row for start, row in zip(first, found, strict=True)]
+    _write(target, table)
+    return f"{len(table)} predictions: written: {target}"
+
+
+def _write(path: Path, table: list[dict[str, Any]]) -> None:
+    import csv
+    import io
+
+    from tutelage.runs.records import spreadsheet_safe, write_text
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: spreadsheet_safe(value) for key, value in row.items()} for row in table)
+    write_text(path, text.getvalue())
+
+
+def _exported(name: str, files: list[str], code: str) -> tuple[Callable[..., Tensor], dict[str, Any], Rows]:
+    import torch
+
+    from tutelage.engine import trust
+    from tutelage.engine.exported import load_exported
+
+    network = load_exported(name, code=trust.modules(code))
+    facts = network.facts
+    shape = tuple(facts["input_shape"])
+    if len(shape) == 3:
+        mean, std = (torch.tensor(part).view(-1, 1, 1) for part in facts["normalization"] or ([0.0], [1.0]))
+        inside = facts["normalise"]
+        return (
+            network,
+            facts["answer"],
+            _images(files, shape, None, lambda x: x if inside else (x - mean) / std),
+        )
+    if len(shape) == 1 and facts["inputs"] == "float32":
+        return network, facts["answer"], _numbers(files, shape[0])
+    raise UserError(
+        f"{name} takes inputs {shape}, which no image file and no row of a CSV is: predict with its run and data=..."
+    )
+
+
+def _of_run(
+    name: str, files: list[str], words: list[str], split: str, runs_dir: str, code: str
+) -> tuple[Callable[..., Tensor], dict[str, Any], Rows]:
+    import torch
+
+    from tutelage.cli.evaluate import opened
+    from tutelage.data.table import Table
+    from tutelage.engine.predictions import answer_of
+    from tutelage.models.frozen import FrozenNetwork
+
+    run, loaded, data, network = opened(name, words, runs_dir=runs_dir, code=code)
+    if not files:
+        data.open_test()
+        return network, answer_of(loaded.data), _split(data, split)
+    network = FrozenNetwork(loaded.network)
+    if len(data.input_shape) == 3:
+        mean, std = (torch.tensor(part).view(-1, 1, 1) for part in data.normalization or ([0.0], [1.0]))
+        form = getattr(getattr(data, "_files", None), "form", None) or getattr(data, "form", None)
+        return (
+            network,
+            answer_of(data),
+            _images(files, tuple(data.input_shape), form, lambda x: (x - mean) / std),
+        )
+    if isinstance(data, Table):
+        return network, answer_of(data), _table(files, data)
+    raise UserError(
+        f"{run.key} was trained on {type(data).__name__}: predict reads image files and tables; for its own kind of data give data=... or "
+        "data.root=... with split=..."
+    )
+
+
+def _split(data: Any, split: str) -> Rows:
+    for batch in data.batches(split, device="cpu"):
+        yield [{"sample": int(one)} for one in batch.index], batch.inputs, batch.mask
+
+
+def _images(files: list[str], shape: tuple[int, ...], form: Any, prepare: Callable[[Tensor], Tensor]) -> Rows:
+    """Read image files, in the form that the training images had."""
+    import numpy as np
+    import torch
+
+    from tutelage.data.image_kinds import is_image
+    from tutelage.data.image_pixels import Form, read
+
+    paths: list[Path] = []
+    for word in files:
+        path = Path(word).expanduser()
+        if not path.exists():
+            raise UserError(f"there is no file or folder {word}")
+        inside = [one for one in sorted(path.rglob("*")) if is_image(one.name)] if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"{word} holds no image files")
+        paths += inside
+    channels, height, width = shape
+    form = form or Form(height if height == width else None, channels)
+    for start in range(0, len(paths), BATCH):
+        part, images = paths[start : start + BATCH], []
+        for path in part:
+            try:
+                with path.open("rb") as file:
+                    pixels, _ = read(file, form)
+            except Exception as error:  # what Pillow raises for what a file may hold is of every kind
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise UserError(f"cannot read the image {path}: {reason}") from error
+            if pixels.shape != shape:
+                raise UserError(
+                    f"{path} is {pixels.shape[2]} x {pixels.shape[1]} pixels, the network takes {width} x {height}"
+                )
+            images.append(pixels.astype(np.float32) / (255 if pixels.dtype == np.uint8 else 1))
+        yield [{"file": str(path)} for path in part], prepare(torch.from_numpy(np.stack(images))), None
+
+
+def _frame(files: list[str], **reading: Any) -> Any:
+    from tutelage.data.frame import read
+
+    if len(files) != 1 or Path(files[0]).suffix.lower() not in TABLES:
+        raise UserError(
+            f"this network takes rows of a table: give one file ({', '.join(TABLES)}), got {' '.join(files)}"
+        )
+    return read(Path(files[0]).expanduser(), **reading).columns
+
+
+def _table(files: list[str], data: Any) -> Rows:
+    frame = _frame(files, empty=tuple(data.empty), decimal=data.decimal)
+    yield from _features(data.encoding.apply(frame, files[0])[0])
+
+
+def _numbers(files: list[str], width: int) -> Rows:
+    """Rows that are the network's inputs as they are."""
+    import numpy as np
+
+    frame = _frame(files)
+    if (
+        frame.shape[1] != width
+        or any(kind.kind not in "iufb" for kind in frame.dtypes)
+        or frame.isna().any(axis=None)
+    ):
+        raise UserError(
+            f"{files[0]}: an exported network takes its {width} inputs as they are, in numbers; got {frame.shape[1]} columns. Its "
+            "run reads the table that it was trained on"
+        )
+    yield from _features(frame.to_numpy(dtype=np.float32))
+
+
+def _features(values: Any) -> Rows:
+    import torch
+
+    for start in range(0, len(values), BATCH):
+        part = values[start : start + BATCH]
+        yield [{"sample": start + place} for place in range(len(part))], torch.from_numpy(part), None

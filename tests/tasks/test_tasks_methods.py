@@ -65,7 +65,7 @@ TASKS: dict[str, Any] = {
 }
 FLAT = ["model=fcn", "model.depth=2", "model.width=16"]
 SEQUENCE = ["model=lstm", "model.depth=2", "model.width=8"]
-OF_IMAGES = ("gan", "diffusion", "pseudo_ssl", "semi_supervised")
+OF_IMAGES = ("gan", "diffusion", "pseudo_ssl", "semi_supervised", "self_supervised")
 
 
 @functools.cache

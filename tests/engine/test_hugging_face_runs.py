@@ -152,6 +152,14 @@ def test_words_of_the_datas_own_are_refused_before_training(folders, command):
     command(*words[:-1], "model.weights=scratch")  # has the data's own
 
 
+def test_a_teacher_that_does_not_know_the_classes_is_refused(folders, tmp_path):
+    other = small.vit(tmp_path / "other", labels=3)
+    words = [*images(folders), *hugging_face("teacher", other), f"runs_dir={tmp_path}"]
+    with pytest.raises(UserError, match=r"teacher has no weights of its own .*classifier.*noise"):
+        build(compose([*FIT, *words, "method=distillation"]))
+    build(compose([*FIT, *words, "method=feature_distillation"]))  # of which the head is no part
+
+
 def test_a_frozen_model_sees_its_own_normalisation_and_size(folders, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     words = [*images(folders), "method=distillation", *hugging_face("teacher", folders / "vit")]

@@ -212,6 +212,11 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         if any(o.expects_trained for o in readers):
             same = any(o.compares_classes for o in readers)
             check_teacher(where_of(name), config, data, same_classes=same)
+            if same and (fresh := getattr(frozen[name].network, "drawn_afresh", ())):
+                raise UserError(
+                    f"the {where_of(name)} has no weights of its own for these classes ({', '.join(fresh)} would be drawn afresh), so its "
+                    "answers would be noise: train it on them first, and give that run as its weights"
+                )
     if isinstance(data.task, Tokens) and data.task.next_token:
         check_causal(network, example_of(data), vocabulary=data.task.output_size)
     example = example_of(data)

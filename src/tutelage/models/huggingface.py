@@ -249,6 +249,7 @@ def _pretrained(folder: Path, label: str, config: Any, kind: str) -> nn.Module:
         )
     if fresh := [*found["missing_keys"], *differing]:
         log.info("%s: not among its weights, so drawn afresh: %s", label, ", ".join(sorted(fresh)))
+        network.drawn_afresh = tuple(sorted(fresh))
     network.train()
     return network
 
@@ -361,7 +362,8 @@ def _with_lora(
     )
     try:
         inject_adapter_in_model(
-            LoraConfig(r=rank, lora_alpha=cast(int, alpha), lora_dropout=dropout, target_modules=targets), network
+            LoraConfig(r=rank, lora_alpha=cast(int, alpha), lora_dropout=dropout, target_modules=targets),
+            network,
         )
     except (ValueError, KeyError) as error:
         raise UserError(

@@ -411,6 +411,42 @@ def phases(request: Request) -> Outcome:
     return outcome(request)
 
 
+def calibration(request: Request) -> Outcome:
+    """Calibration, temperature scaling and selective prediction of every network."""
+    from tutelage.analysis import calibration as analysis
+    from tutelage.reporting.statistics import bounds_of, summarize
+
+    rows, lines, shown = [], [], {}
+    arms: dict[str, list[float]] = {}
+    for subject in request.subjects:
+        network, data, batches = opened(subject, request)
+        device = request.options["device"]
+        validation = analysis.logits_of(network, data.task, data.batches("validation", device=device))
+        judged = analysis.logits_of(network, data.task, batches)
+        found = analysis.calibration(validation, judged)
+        row = {"network": subject.label, "arm": subject.arm, "seed": subject.seed, **asdict(found)}
+        lines.append(
+            f"{subject.label}: ECE {found.ece:.3f}, 95 % over samples {_interval((found.low, found.high))}; at the temperature "
+            f"{found.temperature:.3f} learnt on validation {found.after:.3f}; errors {1 - found.accuracy:.3f}, of the surest 80 % "
+            f"{found.risk_at_80:.3f}"
+        )
+        rows.append(row)
+        arms.setdefault(subject.arm, []).append(found.ece)
+        p = analysis.softmax(judged[0])
+        shown[subject.label] = (
+            (found.ece, found.temperature),
+            p.max(1),
+            (p.argmax(1) == judged[1]).astype(float),
+        )
+    for arm, values in arms.items():
+        if len(values) > 1:
+            over = summarize(values, bounds=bounds_of("share"))
+            lines.append(
+                f"{arm}: mean ECE {over.mean:.3f}, 95 % over {over.n} runs {_interval((over.low, over.high))}"
+            )
+    return lines, {"bins": analysis.BINS}, rows, lambda path: analysis.draw(shown, path)
+
+
 ANALYSES: dict[str, Callable[[Request], Outcome]] = {
     "errors": errors,
     "similarity": similarity,
@@ -420,6 +456,7 @@ ANALYSES: dict[str, Callable[[Request], Outcome]] = {
     "guidance": guidance,
     "quality": quality,
     "cost": cost,
+    "calibration": calibration,
     "phases": phases,
 }
 

@@ -246,6 +246,7 @@ COMMANDS: dict[str, Command] = {
             "alignment <runs> ...",
             "guidance <runs> ...",
             "cost <runs> ...",
+            "calibration <runs> ...",
             "phases <runs> ... x=model.width y=model.depth",
             "quality <run> <runs> ...",
         ),
@@ -264,7 +265,7 @@ COMMANDS: dict[str, Command] = {
             Option(
                 "split",
                 "test",
-                "train | validation | test; for errors, similarity and quality",
+                "train | validation | test; for errors, similarity, calibration and quality",
                 choices=("train", "validation", "test"),
             ),
             Option(
@@ -300,6 +301,7 @@ COMMANDS: dict[str, Command] = {
             "alignment": "similarity to the guide over training",
             "guidance": "layer pairs by step, one arm beside another: a figure, and an animation (guidance.webp)",
             "phases": "the metric over two settings, the others chosen on validation, beside gradients and ranks before training",
+            "calibration": "are probabilities right? ECE with intervals, reliability diagram, temperature, selective prediction",
             "cost": "parameters, operations, size, latency and memory, beside the metric",
             "quality": "pseudo data sets against real images, in a classifier's features",
         },

@@ -1,0 +1,164 @@
+"""Whether probabilities mean what they say: calibration, temperature scaling and selective prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tutelage.errors import UserError
+from tutelage.models.frozen import FrozenNetwork
+from tutelage.tasks import Binary, Classification
+
+BINS = 15
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of one network on one split.
+
+    ece: expected calibration error; low, high: its 95 % bootstrap interval over samples. after: the same error at `temperature`, which was
+    learnt on validation. nll, nll_after: mean negative log likelihood in nats. aurc: area under the risk-coverage curve.
+    risk_at_80: share of errors among the 80 % of samples with the highest confidence.
+    """
+
+    n: int
+    accuracy: float
+    ece: float
+    low: float
+    high: float
+    temperature: float
+    after: float
+    nll: float
+    nll_after: float
+    aurc: float
+    risk_at_80: float
+
+
+@torch.inference_mode()
+def logits_of(network: FrozenNetwork, task: Any, batches: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits (n, classes) and classes (n,) of all samples that count. Raises UserError for other tasks."""
+    if not isinstance(task, Classification | Binary):
+        raise UserError(f"calibration needs data with one class for each sample, got a task of {task.name}")
+    parts = [task.select(network(batch.inputs, batch.mask), batch) for batch in batches]
+    logits, targets = (torch.cat([part[i].cpu() for part in parts]) for i in (0, 1))
+    return logits.double().numpy(), targets.numpy()
+
+
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Return probabilities (n, classes)."""
+    return torch.from_numpy(logits / temperature).softmax(1).numpy()
+
+
+def bins_of(confidence: np.ndarray) -> np.ndarray:
+    """Return the bin (n,) of each confidence: `BINS` of equal width, ((k / BINS), (k + 1) / BINS]."""
+    return np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+
+
+def expected_error(confidence: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the expected calibration error: the mean over samples of |accuracy - confidence| of their bin (Guo et al. 2017, equation 3).
+
+    weights: (n,) how often each sample counts; None: once.
+    """
+    counts = np.ones(len(right)) if weights is None else weights
+    gaps = np.bincount(bins_of(confidence), weights=counts * (right - confidence), minlength=BINS)
+    return float(np.abs(gaps).sum() / counts.sum())
+
+
+def interval(confidence: np.ndarray, right: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the expected calibration error over samples."""
+    generator, n = np.random.default_rng(seed), len(right)
+    draws = [
+        expected_error(
+            confidence, right, np.bincount(generator.integers(n, size=n), minlength=n).astype(float)
+        )
+        for _ in range(DRAWS)
+    ]
+    return float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))
+
+
+def nll(logits: np.ndarray, targets: np.ndarray, temperature: float = 1.0) -> float:
+    """Return the mean negative log likelihood at a temperature, in nats."""
+    log_p = torch.from_numpy(logits / temperature).log_softmax(1).numpy()
+    return float(-log_p[np.arange(len(targets)), targets].mean())
+
+
+def temperature_of(logits: np.ndarray, targets: np.ndarray) -> float:
+    """Return the temperature in [0.01, 100] of the least negative log likelihood, by which logits are divided (Guo et al. 2017)."""
+    from scipy.optimize import minimize_scalar
+
+    # convex in 1 / T, so with one minimum in log T
+    found = minimize_scalar(
+        lambda log_t: nll(logits, targets, float(np.exp(log_t))),
+        bounds=(np.log(0.01), np.log(100)),
+        method="bounded",
+    )
+    return float(np.exp(found.x))
+
+
+def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the share of errors among the k most confident samples, for k = 1 ... n (ties in the order of the samples)."""
+    wrong = 1.0 - right[np.argsort(-confidence, kind="stable")]
+    return np.asarray(np.cumsum(wrong) / np.arange(1, len(wrong) + 1))
+
+
+def calibration(
+    validation: tuple[np.ndarray, np.ndarray], judged: tuple[np.ndarray, np.ndarray]
+) -> Calibration:
+    """Return all numbers of one network; the temperature is learnt on `validation` alone."""
+    logits, targets = judged
+    p, t = softmax(logits), temperature_of(*validation)
+    right, confidence = (p.argmax(1) == targets).astype(float), p.max(1)
+    risk = risk_coverage(confidence, right)
+    return Calibration(
+        len(targets),
+        float(right.mean()),
+        expected_error(confidence, right),
+        *interval(confidence, right),
+        t,
+        expected_error(softmax(logits, t).max(1), right),
+        nll(logits, targets),
+        nll(logits, targets, t),
+        float(risk.mean()),
+        float(risk[max(0, round(0.8 * len(risk)) - 1)]),
+    )
+
+
+def draw(found: Mapping[str, tuple[Sequence[float], np.ndarray, np.ndarray]], path: Path) -> None:
+    """Write the reliability diagram and the risk-coverage curves.
+
+    found: for each network its (ece, temperature), and confidence and right answers (n,).
+    """
+    from tutelage.analysis.drawing import canvas, literal, save
+    from tutelage.reporting.palette import style
+
+    figure = canvas(9.6, 4.2)
+    left, right_side = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], ":", color="grey", linewidth=1)
+    for number, (name, ((ece, _), confidence, right)) in enumerate(found.items()):
+        colour = style(number)[0]
+        place = bins_of(confidence)
+        count = np.bincount(place, minlength=BINS)
+        kept = count > 0
+        means = [
+            np.bincount(place, weights=w, minlength=BINS)[kept] / count[kept] for w in (confidence, right)
+        ]
+        left.plot(
+            *means, "o-", color=colour, markersize=4, linewidth=1, label=literal(f"{name}, ECE {ece:.3f}")
+        )
+        risk = risk_coverage(confidence, right)
+        right_side.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color=colour, linewidth=1.2)
+    left.set(xlabel="confidence", ylabel="accuracy", title="Reliability, by bins of confidence")
+    right_side.set(
+        xlabel="share of samples answered", ylabel="share of errors among them", title="Selective prediction"
+    )
+    for axes in (left, right_side):
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False, fontsize=7)
+    save(figure, path)

@@ -1,0 +1,97 @@
+"""Calibration against slow references, and as a command."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tutelage.analysis import calibration as analysis
+from tutelage.cli.analyse import run
+from tutelage.cli.commands import COMMANDS
+from tutelage.cli.reader import read
+from tutelage.config.compose import plan_of
+from tutelage.errors import UserError
+from tutelage.jobs.launch import run_plan
+
+
+@pytest.fixture
+def sample():
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(400, 5)) * 3
+    return logits, np.where(draw.random(400) < 0.6, logits.argmax(1), draw.integers(5, size=400))
+
+
+def test_the_expected_error_is_the_slow_one(sample):
+    logits, targets = sample
+    p = analysis.softmax(logits)
+    confidence, right = p.max(1), (p.argmax(1) == targets).astype(float)
+    slow = 0.0
+    for k in range(15):
+        inside = [i for i in range(400) if k / 15 < confidence[i] <= (k + 1) / 15]
+        if inside:
+            gap = abs(
+                sum(right[i] for i in inside) / len(inside) - sum(confidence[i] for i in inside) / len(inside)
+            )
+            slow += len(inside) / 400 * gap
+    assert analysis.expected_error(confidence, right) == pytest.approx(slow, abs=1e-12)
+    low, high = analysis.interval(confidence, right)
+    assert low < slow < high and (low, high) == analysis.interval(confidence, right)
+    order = np.random.default_rng(1).permutation(400)
+    assert analysis.expected_error(confidence[order], right[order]) == pytest.approx(slow, abs=1e-12)
+    assert analysis.expected_error(np.ones(4), np.ones(4)) == 0
+
+
+def test_the_temperature_has_the_least_likelihood_of_a_grid_and_undoes_a_scale(sample):
+    logits, targets = sample
+    grid = np.exp(np.linspace(-2, 3, 2001))
+    best = grid[np.argmin([analysis.nll(logits, targets, t) for t in grid])]
+    found = analysis.temperature_of(logits, targets)
+    assert found == pytest.approx(best, rel=0.01)
+    assert analysis.temperature_of(2 * logits, targets) == pytest.approx(2 * found, rel=1e-3)
+    slow = -sum(math.log(analysis.softmax(logits)[i, targets[i]]) for i in range(400)) / 400
+    assert analysis.nll(logits, targets) == pytest.approx(slow)
+
+
+def test_the_risk_is_that_of_the_most_confident(sample):
+    confidence = np.array([0.9, 0.5, 0.7, 0.6])
+    right = np.array([1.0, 0.0, 0.0, 1.0])
+    assert analysis.risk_coverage(confidence, right).tolist() == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
+
+
+def test_the_command_writes_figure_table_and_record_and_refuses_other_tasks(tmp_path, capsys):
+    small = [
+        "logger=none",
+        "hardware.threads=1",
+        "fit.max_steps=6",
+        "fit.validate_every_steps=3",
+        f"runs_dir={tmp_path}",
+    ]
+    for seed in (0, 1):
+        run_plan(
+            plan_of([*small, "name=c/plain", f"seed={seed}", "model=fcn", "model.depth=1", "model.width=8"])
+        )
+    words = ["calibration", "c/plain", f"runs_dir={tmp_path}", f"out={tmp_path / 'out'}"]
+    assert run(read("analyse", COMMANDS["analyse"], words)) == 0
+    said = capsys.readouterr().out
+    assert "learnt on validation" in said and "95 % over 2 runs" in said
+    with (tmp_path / "out" / "calibration.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 and all(float(r["low"]) <= float(r["high"]) and r["n"] == "359" for r in rows)
+    assert json.loads((tmp_path / "out" / "calibration.json").read_text())["bins"] == 15
+    assert (tmp_path / "out" / "calibration.png").stat().st_size > 5000
+    other = plan_of(
+        [
+            *small,
+            "name=c/t",
+            "data=table",
+            "data.dataset=diabetes",
+            "model=fcn",
+            "model.depth=1",
+            "model.width=8",
+        ]
+    )
+    run_plan(other)
+    with pytest.raises(UserError, match="one class for each sample, got a task of regression"):
+        run(read("analyse", COMMANDS["analyse"], ["calibration", "c/t", f"runs_dir={tmp_path}"]))

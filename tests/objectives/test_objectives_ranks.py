@@ -13,7 +13,9 @@ from tutelage.models.fcn import FCN
 from tutelage.objectives.crd import CRD
 from tutelage.objectives.dist import DIST
 from tutelage.objectives.mlkd import MLKD
+from tutelage.objectives.ofa import OFA
 from tutelage.objectives.total import Objectives
+from tutelage.objectives.uskd import USKD
 from tutelage.tasks import Batch, Classification
 
 N = 6
@@ -32,6 +34,8 @@ def results(rank: int, world: int) -> list:
         "dist": DIST(network="teacher"),
         "mlkd": MLKD(network="teacher"),
         "crd": CRD(network="teacher", dimensions=4),
+        "ofa": OFA(network="teacher"),
+        "uskd": USKD(),
     }
     total = Objectives(
         network.eval(),
@@ -42,17 +46,20 @@ def results(rank: int, world: int) -> list:
         index=torch.arange(N),
     )
     found = total.losses(total.take(batch, lambda x, mask: network(x)))
-    (found["dist"] + found["mlkd"]).backward(retain_graph=True)
+    (found["dist"] + found["mlkd"] + found["ofa"] + found["uskd"]).backward(retain_graph=True)
     gradient = network.head.weight.grad.clone()
+    means = torch.stack([found["ofa"], found["uskd"]]).detach()  # over ranks, of what each counts
     if world > 1:
-        dist.all_reduce(gradient)
-        gradient /= world
+        for shared in (gradient, means):
+            dist.all_reduce(shared)
+            shared /= world
     state = total["crd"].state_dict()
     memory = [state[name].clone() for name in ("bank_mine", "bank_theirs", "labels")]
     return [
         found["dist"].detach(),
         found["mlkd"].detach(),
         gradient,
+        means,
         *memory,
         state["log_normalisers"].clone(),
     ]
@@ -75,5 +82,5 @@ def test_two_ranks_give_the_loss_and_gradient_of_one_and_remember_the_same(tmp_p
     torch.multiprocessing.start_processes(worker, args=(str(tmp_path),), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for got in (first, second):
-        torch.testing.assert_close(got[:6], expected[:6])  # the constants come of other draws
-    torch.testing.assert_close(first[6], second[6])
+        torch.testing.assert_close(got[:7], expected[:7])  # the constants come of other draws
+    torch.testing.assert_close(first[7], second[7])

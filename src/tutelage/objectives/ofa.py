@@ -56,8 +56,11 @@ class OFA(OutputObjective):
         theirs = self.taught(step)
         total = super().loss(step)
         for name, branch in zip(self.network_layers, self.branches, strict=True):
-            rows = self.rows(*self.seen(branch(step.activations[name]), theirs), step.batch.targets)
-            total = total + mean_of_counted(rows, step.batch)
+            mine, targets = branch(step.activations[name]), step.batch.targets
+            of_teacher = theirs
+            if self.task is not None:
+                (mine, targets), (of_teacher, _) = (self.task.select(x, step.batch) for x in (mine, theirs))
+            total = total + mean_of_counted(self.rows(*self.seen(mine, of_teacher), targets), step.batch)
         return total
 
     def describe(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import softmax
 
@@ -36,22 +37,25 @@ class USKD(Objective):
         """See `Objective.prepare`: the layer and its branch."""
         if setup.task is not None and setup.task.kind != "classes":
             raise UserError(f"USKD makes labels of classes, which a task of {setup.task.name} has not")
+        self.task = setup.task
         layer = inner_layers(setup, type(self).__name__, 2)[0]
         self.network_layers = (layer.name,)
         self.branch = Branch(layer.shape, setup.output().shape[1])
 
     def loss(self, step: Step) -> Tensor:
         """See `Objective.loss`."""
-        targets = step.batch.targets
-        p = softmax(step.output.detach().float(), dim=-1).gather(1, targets[:, None])
-        rows = self_taught(
-            step.output,
-            self.branch(step.activations[self.network_layers[0]]),
-            targets,
-            mean_square=gather(p.square()).mean(),
-            **self.options,
+        batch, output = step.batch, step.output
+        weak = self.branch(step.activations[self.network_layers[0]])
+        square = softmax(output.detach().float(), dim=-1).gather(1, batch.targets[:, None]).square()
+        counted = torch.ones_like(square) if batch.target_mask is None else batch.target_mask[:, None].float()
+        square, counted = gather(square * counted).sum(), gather(counted).sum()  # over the global batch
+        targets = batch.targets
+        if self.task is not None:
+            (output, targets), (weak, _) = (self.task.select(x, batch) for x in (output, weak))
+        mean_square = square / counted.clamp(min=1)
+        return mean_of_counted(
+            self_taught(output, weak, targets, mean_square=mean_square, **self.options), batch
         )
-        return mean_of_counted(rows, step.batch)
 
     def describe(self) -> dict[str, Any]:
         """See `Objective.describe`: the layer that the branch is on."""

@@ -81,6 +81,13 @@ def test_the_command_writes_figure_table_and_record_and_refuses_other_tasks(tmp_
     assert len(rows) == 2 and all(float(r["low"]) <= float(r["high"]) and r["n"] == "359" for r in rows)
     assert json.loads((tmp_path / "out" / "calibration.json").read_text())["bins"] == 15
     assert (tmp_path / "out" / "calibration.png").stat().st_size > 5000
+    assert run(read("analyse", COMMANDS["analyse"], [*words, "other=digits"])) == 0
+    assert (
+        "told from digits, area under the ROC curve: max_softmax 0.500, energy 0.500"
+        in capsys.readouterr().out
+    )
+    with pytest.raises(UserError, match="other=copy_paste has inputs"):
+        run(read("analyse", COMMANDS["analyse"], [*words, "other=copy_paste"]))
     other = plan_of(
         [
             *small,
@@ -95,3 +102,13 @@ def test_the_command_writes_figure_table_and_record_and_refuses_other_tasks(tmp_
     run_plan(other)
     with pytest.raises(UserError, match="one class for each sample, got a task of regression"):
         run(read("analyse", COMMANDS["analyse"], ["calibration", "c/t", f"runs_dir={tmp_path}"]))
+
+
+def test_the_area_under_the_curve_is_the_slow_one():
+    draw = np.random.default_rng(0)
+    inside, outside = draw.integers(6, size=40) + 1.0, draw.integers(6, size=30) * 1.0
+    slow = np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a in inside for b in outside])
+    assert analysis.auroc(inside, outside) == pytest.approx(slow)
+    logits = draw.normal(size=(3, 4))
+    energy = [math.log(sum(math.exp(z) for z in row)) for row in logits]
+    np.testing.assert_allclose(analysis.scores(logits)["energy"], energy)

@@ -430,6 +430,15 @@ def calibration(request: Request) -> Outcome:
             f"{found.temperature:.3f} learnt on validation {found.after:.3f}; errors {1 - found.accuracy:.3f}, of the surest 80 % "
             f"{found.risk_at_80:.3f}"
         )
+        if other := request.options["other"]:
+            outside = _outside(other, network, data, request)
+            inside = analysis.scores(judged[0])
+            aurocs = {
+                name: analysis.auroc(inside[name], value) for name, value in analysis.scores(outside).items()
+            }
+            row |= {f"auroc_{name}": value for name, value in aurocs.items()}
+            shares = ", ".join(f"{name} {value:.3f}" for name, value in aurocs.items())
+            lines.append(f"  told from {other}, area under the ROC curve: {shares}")
         rows.append(row)
         arms.setdefault(subject.arm, []).append(found.ece)
         p = analysis.softmax(judged[0])
@@ -445,6 +454,30 @@ def calibration(request: Request) -> Outcome:
                 f"{arm}: mean ECE {over.mean:.3f}, 95 % over {over.n} runs {_interval((over.low, over.high))}"
             )
     return lines, {"bins": analysis.BINS}, rows, lambda path: analysis.draw(shown, path)
+
+
+def _outside(other: str, network: FrozenNetwork, data: Any, request: Request) -> Any:
+    """Logits of a network on the test split of other data, brought to its own normalisation."""
+    from tutelage.analysis.calibration import outside_logits
+    from tutelage.config.compose import compose
+    from tutelage.engine.build import build_data
+    from tutelage.models.frozen import FrozenNetwork, recorded
+
+    words = dict(compose([f"data={other}"])["data"])
+    theirs = build_data({"data": words, "runs_dir": request.options["runs_dir"]})
+    if tuple(theirs.input_shape) != tuple(data.input_shape) or theirs.vocab_size != data.vocab_size:
+        raise UserError(
+            f"other={other} has inputs {tuple(theirs.input_shape)}, the runs were trained on {tuple(data.input_shape)}"
+        )
+    seen = FrozenNetwork(
+        network.network,
+        norm_mode=network.norm_mode,
+        expects=network.expects or recorded(data.normalization, like=theirs.normalization),
+        given=theirs.normalization,
+        input_size=network.input_size,
+    ).to(request.options["device"])
+    theirs.open_test()
+    return outside_logits(seen, data.task, theirs.batches("test", device=request.options["device"]))
 
 
 ANALYSES: dict[str, Callable[[Request], Outcome]] = {

@@ -58,6 +58,7 @@ class Request:
         words = [s.label for s in self.subjects] + [
             self.options[k] for k in ("split", "samples", "layers", "measure")
         ]
+        words += [self.options["other"]] if self.options.get("other") else []
         digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:6]
         # what a shell takes as it is: an arm's label may hold brackets and signs
         name = re.sub(r"[^\w.+=-]+", "-", self.subjects[0].arm).strip("-")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
@@ -105,6 +106,27 @@ def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return the share of errors among the k most confident samples, for k = 1 ... n (ties in the order of the samples)."""
     wrong = 1.0 - right[np.argsort(-confidence, kind="stable")]
     return np.asarray(np.cumsum(wrong) / np.arange(1, len(wrong) + 1))
+
+
+@torch.inference_mode()
+def outside_logits(network: FrozenNetwork, task: Any, batches: Any) -> np.ndarray:
+    """Return logits (n, classes) on inputs of another kind, whose targets are not looked at. task: the network's own."""
+    logits = torch.cat([network(batch.inputs, batch.mask).cpu() for batch in batches])
+    return (F.pad(logits, (1, 0)) if isinstance(task, Binary) else logits).double().numpy()
+
+
+def scores(logits: np.ndarray) -> dict[str, np.ndarray]:
+    """Return scores (n,) that are high for inputs of the training kind: the largest softmax (Hendrycks and Gimpel 2017), and minus the
+    energy (Liu et al. 2020).
+    """
+    return {"max_softmax": softmax(logits).max(1), "energy": torch.from_numpy(logits).logsumexp(1).numpy()}
+
+
+def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
+    """Return how often the score of an inside sample is above that of an outside one; ties count half."""
+    ordered = np.sort(outside)
+    below, upto = (np.searchsorted(ordered, inside, side) for side in ("left", "right"))
+    return float((below + upto).mean() / (2 * len(outside)))
 
 
 def calibration(

@@ -284,6 +284,9 @@ COMMANDS: dict[str, Command] = {
                 "unbiased_cka",
                 "similarity: or procrustes, svcca, pwcca, rbf_cka, mutual_neighbours, regression, beside what chance gives",
             ),
+            Option(
+                "other", "", "calibration: data that the networks should tell from their own", value="svhn"
+            ),
             Option("x", "", "phases: the setting along the map", value="model.width"),
             Option("y", "", "phases: the setting down the map", value="model.depth"),
             Option("device", "cpu", "cpu | cuda | mps"),

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-slow check format docs bench setup lock wheel clean
+.PHONY: demo test test-slow check format docs notebooks bench setup lock wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test       run the tests           make test-slow  run the minutes-long ones too"
 	@echo "make check      lint, format, types, import directions, spelling"
 	@echo "make docs       build the site in build/site"
+	@echo "make notebooks  run the notebooks and keep their outputs"
 	@echo "make bench      measure speed as ratios make lock       resolve requirements.lock afresh"
 
 # pip would do alone; uv, which the lock pins, is several times faster. pip remains where uv cannot be installed. Bytecode is compiled
@@ -60,6 +61,9 @@ format: $(READY)
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo "the site: build/site/index.html"
+
+notebooks: $(READY)
+	@$(BIN)/python notebooks/refresh.py
 
 bench: $(READY)
 	@$(BIN)/python -m tutelage.bench

@@ -149,3 +149,10 @@ def test_erf_is_the_error_function():
 def test_wrong_values_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_an_fcn_of_depth_0_is_a_linear_model():
+    network = FCN((1, 2, 2), 3, depth=0, batch_norm=True, dropout=0.1)
+    x = torch.randn(5, 1, 2, 2)
+    expected = x.flatten(1) @ network.head.weight.T + network.head.bias
+    assert torch.allclose(network(x), expected) and len(list(network.parameters())) == 2

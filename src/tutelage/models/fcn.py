@@ -42,9 +42,9 @@ class FCN(nn.Sequential):
         if not isinstance(depth, int) or depth < 0:
             raise UserError(f"FCN: depth must be a whole number, 0 for a linear model, got {depth!r}")
         fraction("FCN", dropout=dropout)
-        widths = [width] * depth if widths is None else list(widths)
-        if not widths:
+        if widths is not None and not list(widths):
             raise UserError("FCN: widths must name at least one layer, got an empty list")
+        widths = [width] * depth if widths is None else list(widths)
         positive("FCN", **{f"widths[{i}]": value for i, value in enumerate(widths)})
         layers = []
         fan_in = math.prod(input_shape)

@@ -92,11 +92,11 @@ def linear(train: Split, *, classes: int, penalty: float) -> Tensor:
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = F.cross_entropy(inputs @ weights, targets) + penalty / 2 * weights[:-1].square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)
     return weights.detach()
 
 

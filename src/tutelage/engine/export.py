@@ -182,8 +182,8 @@ def _openvino(served: Served, inputs: Tensor, mask: Tensor | None, file: Path) -
         import openvino
     program = _program(served, inputs, mask, "openvino")
     with _unable("openvino"):
-        model = openvino.convert_model(program)
-        openvino.save_model(model, str(file), compress_to_fp16=False)
+        model = openvino.convert_model(program)  # type: ignore[attr-defined]
+        openvino.save_model(model, str(file), compress_to_fp16=False)  # type: ignore[attr-defined]
 
 
 _WRITERS: dict[str, Callable[[Served, Tensor, Tensor | None, Path], None]] = {

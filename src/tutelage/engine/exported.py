@@ -192,7 +192,7 @@ def of_openvino(file: Path) -> Callable[[Tensor, Tensor | None], Tensor]:
         import openvino
     with one_message(f"{file} cannot be read"):
         # some CPUs would compute in bfloat16 unasked
-        model = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        model = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})  # type: ignore[attr-defined]
     count = len(model.inputs)
 
     def run(inputs: Tensor, mask: Tensor | None) -> Tensor:

@@ -182,6 +182,13 @@ def test_a_folder_from_a_stranger_executes_nothing(tmp_path):
         file.write_text(json.dumps(facts))
         with pytest.raises(UserError, match=said):
             load_exported(tmp_path / "out")
+    for broken in ({"sizes": []}, {"sizes": {}}, {"config": {}}, {"format": "exe"}):
+        file.write_text(json.dumps(facts | broken))
+        with pytest.raises(UserError):
+            load_exported(tmp_path / "out")
+    file.write_text("{")
+    with pytest.raises(UserError):
+        load_exported(tmp_path / "out")
     file.write_text(json.dumps(facts | {"format": "torch_export"}))
     (tmp_path / "out" / "network.pt2").write_bytes(b"x")
     with pytest.raises(UserError, match="code=torch_export"):

@@ -139,7 +139,12 @@ def _of_weights(
             f"{folder / FACTS} is damaged: expected `config` and `sizes`, which build the network"
         )
     trust.check_stored(config, folder, code=code)
-    sizes = facts["sizes"] | {"input_shape": tuple(facts["sizes"]["input_shape"]), "tables": {}}
+    try:
+        sizes = facts["sizes"] | {"input_shape": tuple(facts["sizes"]["input_shape"]), "tables": {}}
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / FACTS} is damaged: expected `sizes` with the shape of a sample"
+        ) from error
     network = restored(str(folder), config, sizes, file, advice="Export the run anew")
     return Served(network, facts["normalization"] if facts["normalise"] else None).eval()
 

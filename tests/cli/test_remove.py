@@ -11,6 +11,8 @@ import pytest
 from tutelage.cli import remove as remove_module
 from tutelage.cli.main import main
 from tutelage.cli.remove import kept_owners_of, owners_of
+from tutelage.config.compose import hydra_ready
+from tutelage.config.names import files_remembered, names_of
 from tutelage.runs.store import Store
 
 QUICK = [
@@ -198,3 +200,16 @@ def test_the_shipped_tables_are_read_without_the_data_that_their_runs_read():
 def test_the_old_name_of_the_command_names_the_new(capsys):
     assert main(["prune", "--all"]) == 2
     assert "'prune' is called 'remove' now" in capsys.readouterr().err
+
+
+def test_names_are_the_same_whether_files_are_remembered_or_not():
+    commands = (
+        ["experiment=demo/guided-trained"],
+        ["experiment=demo/cnn", "name=a/b"],
+        ["method=guidance", "model@guide=fcn"],
+    )
+    with hydra_ready():
+        alone = [names_of(words, {}) for words in commands]
+    with files_remembered():
+        assert [names_of(words, {}) for words in [*commands, *commands]] == [*alone, *alone]
+    assert alone[0] == {"demo/guided-trained", "demo-cnn"}

@@ -133,7 +133,7 @@ def owners_of(tables: Path) -> dict[str, str]:
     Names, not identities: a table's runs may have been made with further words (hardware, places of data).
     Raises UserError where a table cannot be read, since what it needs is then unknown.
     """
-    from tutelage.config.compose import Names, hydra_ready, names_of
+    from tutelage.config.names import Names, files_remembered, names_of
     from tutelage.reporting.table_file import load
 
     found: dict[str, str] = {}
@@ -143,7 +143,7 @@ def owners_of(tables: Path) -> dict[str, str]:
         return found
     paths = [path for path in sorted(tables.rglob("*.yaml")) if is_table(path)]
     log.info("reading what the %d tables under %s need", len(paths), tables)
-    with hydra_ready():
+    with files_remembered():
         for path in paths:
             for arm in load(path).arms:
                 for name in names_of(arm.command, known):

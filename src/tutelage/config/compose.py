@@ -41,8 +41,6 @@ from tutelage.runs.words import one_length
 _OF_EVERY_NETWORK = re.compile(
     rf"\+?({'|'.join(NETWORKS)}|frozen\.[^.=]+)\.({'|'.join({*RESERVED, 'num_classes', 'output_size'} - {'weights', WEIGHTS_DIGEST})})="
 )
-_PLAIN_VALUE = re.compile(r"\+*(?!needs\.|chain\.|hydra)[^@=/]*\.[^@=/]*=(?!.*(?:need:|\$))")
-"""A word that changes neither what is chosen nor what is needed, and no name unless that is composed of its value."""
 AIDS = ("chain",)
 """Groups whose values others are composed of, and which are no part of a resolved configuration."""
 _SPECIAL = set(",[]{}()'\"\\$")
@@ -272,62 +270,6 @@ def plan_of(overrides: Sequence[str]) -> Plan:
     from tutelage.config.planner import Planner
 
     return Planner()(overrides)
-
-
-@dataclass(frozen=True)
-class Names:
-    """What a command's run and its needs, at any depth, are called. composed: whether the own name is made of plain values."""
-
-    own: str = ""
-    needed: frozenset[str] = frozenset()
-    composed: bool = False
-
-
-def names_of(overrides: Sequence[str], known: dict[tuple[str, ...], Names]) -> set[str]:
-    """Return the names of a command's run and of all the runs it needs. Nothing else is resolved, so that no data have to be there.
-
-    known: what was looked at, kept between the calls: commands that differ in their names and in plain values alone are looked at once.
-    """
-    words = readable(overrides)
-    given = next((word.partition("=")[2] for word in reversed(words) if word.startswith("name=")), None)
-    choices = tuple(word for word in words if not _PLAIN_VALUE.match(word) and not word.startswith("name="))
-    if choices not in known:
-        known[choices] = Names()  # a need of itself ends here; the planner names it
-        known[choices] = _names(choices if given else words, known)
-    found = known[choices]
-    own = given or (_names(words, known).own if found.composed else found.own)
-    return {own, *found.needed}
-
-
-def _names(words: Sequence[str], known: dict[tuple[str, ...], Names]) -> Names:
-    with hydra_ready():
-        try:
-            node = hydra_compose(PRIMARY, overrides=[*search_path(), *words])
-            raw: Any = OmegaConf.to_container(node)
-            needed = [_there(node.needs, role) for role in _offered(node, raw)]
-            name = str(node.name)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise explain(error, words) from error
-    composed = "${" in str(raw["name"]).replace("${chain.", "")
-    below = frozenset().union(*(names_of(command, known) for command in needed if command))
-    return Names(name, below, composed)
-
-
-def _offered(node: DictConfig, raw: dict[str, Any]) -> list[str]:
-    """Return the needs that a composed configuration uses; all, where a value is composed to be one (need:${...})."""
-    used = needs.used(raw)
-    composed = any(role.startswith("${") for role in used)
-    return [str(role) for role in node.get("needs") or () if composed or str(role) in used]
-
-
-def _there(needs: DictConfig, role: Any) -> list[str]:
-    """Return the words of a need, without those that point at a value which is not given (where the data lie)."""
-    words = needs[role]
-    found = []
-    for place in range(len(words) if words is not None else 0):
-        with contextlib.suppress(OmegaConfBaseException):
-            found.append(str(words[place]))
-    return found
 
 
 def setting_value(word: str) -> Any:

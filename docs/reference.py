@@ -31,6 +31,9 @@ GROUPS = {
 FIGURES = {
     "figures/demo-curves.png": "experiments/demo/curves.png",
     "figures/guidance.webp": "experiments/demo/guidance.webp",
+    "figures/phases.png": "experiments/guidance/results/phase_diagram.png",
+    "figures/digits.png": "experiments/guidance/results/digits.png",
+    "figures/collapse.svg": "experiments/scaling/collapse_two_layer.svg",
 }
 """Pictures that results have, by their place on the site."""
 PACKAGES = (

@@ -75,6 +75,12 @@ def test_settings_that_changed_together_are_both_named(store, make):
     assert set(groups_of(store)) == {"plain (width=8, lr=0.001)", "plain (width=16, lr=0.01)"}
 
 
+def test_a_section_that_others_lack_is_named_by_its_class(store, make):
+    make("a/x", 0, 0.1, guide=None, model__width=8)
+    make("a/x", 0, 0.1, guide={"_target_": "my.Strokes", "size": 3}, model__width=8)
+    assert set(groups_of(store)) == {"x (guide=null)", "x (guide=Strokes)"}
+
+
 def test_a_digest_is_named_last_and_in_short(store, make):
     for digest in ("a" * 64, "b" * 64):
         make("demo/plain", 0, 0.1, data__fingerprint=digest, data__name=digest[:1] * 9)

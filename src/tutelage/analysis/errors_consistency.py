@@ -201,7 +201,7 @@ def draw(
         i, j = names.index(a), names.index(b)
         values[i, j] = values[j, i] = found.kappa
     np.fill_diagonal(values, math.nan)
-    label = "error consistency (kappa): 0 as by chance, 1 the same errors"
+    label = "kappa: 0 by chance, 1 the same errors"
     figure, axes = heat_map(
         values, rows=names, columns=names, low=-1.0, high=1.0, label=label, diverging=True
     )

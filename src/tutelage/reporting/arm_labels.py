@@ -82,7 +82,13 @@ def _says_nothing(key: str) -> bool:
 def _told_by_settings(arms: Sequence[Sequence[Row]]) -> list[list[str]]:
     inputs = [rows[0].inputs for rows in arms]
     names = _short_names(_telling_keys(inputs))
-    return [[f"{name}={shown(key, one.get(key))}" for key, name in names.items()] for one in inputs]
+    return [[f"{name}={_value(one, key)}" for key, name in names.items()] for one in inputs]
+
+
+def _value(inputs: Mapping[str, str], key: str) -> str:
+    # What others have not at all (guide=null) is here a section of settings: its class says which.
+    whole = key if key in inputs else f"{key}._target_"
+    return shown(whole, inputs.get(whole))
 
 
 def _telling_keys(inputs: list[Mapping[str, str]]) -> list[str]:

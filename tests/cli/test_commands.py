@@ -60,6 +60,14 @@ def test_report_writes_the_table_with_the_promised_columns(runs, capsys):
         assert name in said and (runs / "small" / name).stat().st_size > 0
 
 
+def test_a_name_of_runs_that_is_a_tables_too_is_reported_from_the_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *QUICK, "name=demo/mine"]) == 0
+    assert main(["report", "demo"]) == 0
+    assert (tmp_path / "runs/demo/table.csv").is_file() and not (tmp_path / "runs/demo/demo.md").exists()
+    assert "missing" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -119,7 +119,11 @@ def until(true, what, process=None, seconds=240):
 
 
 def begun(folder, seed):
-    return any(run.checkpoint("last").exists() for run in Store(folder).runs() if run.config["seed"] == seed)
+    return any(
+        run.checkpoint("last").exists()
+        for run in Store(folder).runs()
+        if (run.path / "config.yaml").exists() and run.config["seed"] == seed
+    )
 
 
 def undisturbed(folder, *words):

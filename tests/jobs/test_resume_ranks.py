@@ -134,7 +134,9 @@ def long_run(tmp_path_factory):
 def ranks_below(pid):
     """Return the process ids of the ranks that a command has started."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if b"engine.rank" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [
+        int(child) for child in children if b"jobs.rank_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
 
 
 @pytest.mark.slow

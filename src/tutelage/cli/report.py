@@ -7,13 +7,14 @@ from pathlib import Path
 
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
-from tutelage.reporting.table_paths import table_path
+from tutelage.reporting.table_paths import table_path, table_path_unless_runs
 
 
 def run(given: Given) -> int:
     """Run the command; return its exit code."""
     what = given.names[0]
-    path = table_path(what)
+    meant = given.settings or "--replace" in given.flags
+    path = table_path(what) if meant else table_path_unless_runs(what, given.options["runs_dir"])
     if path is None:
         if "--replace" in given.flags:
             raise UserError(f"--replace belongs to a report on a table; {what} is a name of runs")

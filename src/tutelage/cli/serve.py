@@ -9,7 +9,7 @@ from pathlib import Path
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
 from tutelage.reporting.report_model import Report
-from tutelage.reporting.table_paths import table_path
+from tutelage.reporting.table_paths import table_path_unless_runs
 
 
 def run(given: Given) -> int:
@@ -20,7 +20,7 @@ def run(given: Given) -> int:
 
     port, every = _whole("port", given, 0, 65535), _whole("every", given, 1, 3600)
     what = given.names[0] if given.names else ""
-    path = table_path(what) if what else None
+    path = table_path_unless_runs(what, given.options["runs_dir"]) if what else None
     if path is None and given.settings:
         raise UserError(f"a page of runs takes runs_dir=<folder>, got {given.settings[0]!r}")
     with _reports(what, path, given) as make:

@@ -21,6 +21,15 @@ def table_path(what: str) -> Path | None:
     return tables().get(what.strip("/"))
 
 
+def table_path_unless_runs(what: str, runs_dir: str) -> Path | None:
+    """Return the table file that a word names, unless it is one word and runs of that name lie in the runs folder.
+
+    So `demo` is what the sweep of that name has just made; its table is named by its file.
+    """
+    runs = Path(runs_dir).expanduser() / what
+    return None if "/" not in what and not what.endswith(".yaml") and runs.is_dir() else table_path(what)
+
+
 def tables() -> dict[str, Path]:
     """Return the table files by the names that commands take; one of the working folder hides a shipped one of the same name."""
     found: dict[str, Path] = {}

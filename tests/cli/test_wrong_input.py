@@ -111,6 +111,10 @@ def fails(capsys, *words, code=2):
         ("optimizer.lr=nan", "optimizer.lr must be a number"),
         ("optimizer.lr=0.0", "optimizer.lr must be a positive number"),
         ("optimizer.name=adma", "did you mean 'adam'"),
+        (
+            "method=distillation model@teacher=fcn method.objectives.soft.network=3",
+            "`network` is the name of a frozen network, or a list of names, got 3",
+        ),
         ("optimizer.schedule=cosin", "did you mean 'cosine'"),
         ("+optimizer.momentun=0.9", "momentun"),
         ("model.width=-4", "width"),

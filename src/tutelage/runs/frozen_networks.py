@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tutelage.errors import UserError
+
 ROLES = ("guide", "teacher", "source")
 
 
@@ -25,9 +27,14 @@ def frozen_read(config: Mapping[str, Any]) -> list[str]:
 
 
 def networks_of(objective: Mapping[str, Any]) -> list[str]:
-    """Return the names of the frozen networks that an objective reads: one, several or none."""
+    """Return the names of the frozen networks that an objective reads: one, several or none. Raises UserError for anything else."""
     named = objective.get("network") or []
-    return [named] if isinstance(named, str) else list(named)
+    names = [named] if isinstance(named, str) else named
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"an objective's `network` is the name of a frozen network, or a list of names, got {named!r}"
+        )
+    return list(names)
 
 
 def objectives_of(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -89,7 +89,7 @@ def test_a_map_of_kappas_stands_by_arm_around_zero(tmp_path, monkeypatch):
         drawn.update(values=values, **options)
         return heat_map(values, **options)
 
-    monkeypatch.setattr(drawing, "heat_map", seen)
+    monkeypatch.setattr(errors_consistency, "heat_map", seen)
     names = ["p 1", "g 0", "p 0", "g 1"]
     right = np.array([1, 0, 1, 1], bool), np.array([1, 1, 0, 1], bool)
     kappas = {pair: errors_consistency.error_consistency(*right) for pair in combinations(names, 2)}

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tutelage.analysis.analysis_request import Outcome, Request
+from tutelage.analysis.drawing import lines, save
+from tutelage.analysis.opening import method_of
 from tutelage.errors import UserError
 from tutelage.reporting.layer_pairs import MEAN, LayerPairs, layer_pairs
 from tutelage.reporting.statistics import summarize
@@ -59,16 +62,12 @@ def over_seeds(curves: Sequence[Curve]) -> tuple[Curve, Curve, Curve]:
 
 def draw(curves: Mapping[str, Curve], path: Path, *, title: str) -> None:
     """Write the curves of a run as a PNG."""
-    from tutelage.analysis.drawing import lines, save
-
     figure, _ = lines(curves, x="step", y="similarity to the guide", bold=MEAN, title=title)
     save(figure, path)
 
 
 def draw_arms(arms: Mapping[str, Sequence[Curve]], path: Path) -> None:
     """Write the mean over pairs of every arm as a PNG: the mean over its runs with the 95 % interval."""
-    from tutelage.analysis.drawing import lines, save
-
     found = {f"{arm} (n = {len(curves)})": over_seeds(curves) for arm, curves in arms.items()}
     bands = {name: (low[1], high[1]) for name, (_, low, high) in found.items()}
     several = any(len(curves) > 1 for curves in arms.values())
@@ -80,3 +79,29 @@ def draw_arms(arms: Mapping[str, Sequence[Curve]], path: Path) -> None:
         title="Alignment over training: mean over runs" + (" with its 95 % interval" if several else ""),
     )
     save(figure, path)
+
+
+def outcome(request: Request) -> Outcome:
+    """Similarity of the guided layers over training; loads no network."""
+    curves: dict[str, Curve] = {}
+    arms: dict[str, list[Curve]] = {}
+    several = len(request.subjects) > 1
+    for subject in request.subjects:
+        found = curves_of(subject.run.key, subject.run.metrics.rows, method_of(subject))
+        mean = next(iter(found.values()))
+        arms.setdefault(subject.arm, []).append(mean)
+        curves |= {subject.label: mean} if several else found
+    rows = [
+        {"curve": name, "step": step, "similarity": value}
+        for name, (steps, values) in curves.items()
+        for step, value in zip(steps, values, strict=True)
+    ]
+    lines = [
+        f"{name}: {values[0]:.3f} at step {steps[0]:g}, {values[-1]:.3f} at step {steps[-1]:g}"
+        for name, (steps, values) in curves.items()
+        if values
+    ]
+    if several:
+        return lines, {}, rows, lambda path: draw_arms(arms, path)
+    title = f"{request.subjects[0].label}: similarity of its layer pairs"
+    return lines, {}, rows, lambda path: draw(curves, path, title=title)

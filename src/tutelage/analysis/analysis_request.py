@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,9 @@ from tutelage.runs.identity import LENGTH
 if TYPE_CHECKING:
     from tutelage.runs.run import Run
     from tutelage.runs.store import Store
+
+Outcome = tuple[list[str], dict[str, Any], list[dict[str, Any]], Callable[[Path], Any]]
+"""Lines to print, the record, a table's rows, and the function that draws."""
 
 
 @dataclass(frozen=True)

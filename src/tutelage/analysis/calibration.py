@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from tutelage.analysis.analysis_request import Outcome, Request
+from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.opening import beside, between, opened
+from tutelage.config.compose import compose
+from tutelage.engine.build import build_data
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.reporting.palette import style
+from tutelage.reporting.statistics import bounds_of, summarize
 from tutelage.tasks import Binary, Classification
 
 BINS = 15
@@ -156,9 +163,6 @@ def draw(found: Mapping[str, tuple[Sequence[float], np.ndarray, np.ndarray]], pa
 
     found: for each network its (ece, temperature), and confidence and right answers (n,).
     """
-    from tutelage.analysis.drawing import canvas, literal, save
-    from tutelage.reporting.palette import style
-
     figure = canvas(9.6, 4.2)
     left, right_side = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], ":", color="grey", linewidth=1)
@@ -184,3 +188,52 @@ def draw(found: Mapping[str, tuple[Sequence[float], np.ndarray, np.ndarray]], pa
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False, fontsize=7)
     save(figure, path)
+
+
+def outcome(request: Request) -> Outcome:
+    """Calibration, temperature scaling and selective prediction of every network."""
+    rows, lines, shown = [], [], {}
+    arms: dict[str, list[float]] = {}
+    for subject in request.subjects:
+        network, data, batches = opened(subject, request)
+        device = request.options["device"]
+        validation = logits_of(network, data.task, data.batches("validation", device=device))
+        judged = logits_of(network, data.task, batches)
+        found = calibration(validation, judged)
+        row = {"network": subject.label, "arm": subject.arm, "seed": subject.seed, **asdict(found)}
+        lines.append(
+            f"{subject.label}: ECE {found.ece:.3f}, 95 % over samples {between(found.low, found.high)}; at the temperature "
+            f"{found.temperature:.3f} learnt on validation {found.after:.3f}; errors {1 - found.accuracy:.3f}, of the surest 80 % "
+            f"{found.risk_at_80:.3f}"
+        )
+        if other := request.options["other"]:
+            outside = _outside(other, network, data, request)
+            inside = scores(judged[0])
+            aurocs = {name: auroc(inside[name], value) for name, value in scores(outside).items()}
+            row |= {f"auroc_{name}": value for name, value in aurocs.items()}
+            shares = ", ".join(f"{name} {value:.3f}" for name, value in aurocs.items())
+            lines.append(f"  told from {other}, area under the ROC curve: {shares}")
+        rows.append(row)
+        arms.setdefault(subject.arm, []).append(found.ece)
+        p = softmax(judged[0])
+        shown[subject.label] = (
+            (found.ece, found.temperature),
+            p.max(1),
+            (p.argmax(1) == judged[1]).astype(float),
+        )
+    for arm, values in arms.items():
+        if len(values) > 1:
+            over = summarize(values, bounds=bounds_of("share"))
+            lines.append(
+                f"{arm}: mean ECE {over.mean:.3f}, 95 % over {over.n} runs {between(over.low, over.high)}"
+            )
+    return lines, {"bins": BINS}, rows, lambda path: draw(shown, path)
+
+
+def _outside(other: str, network: FrozenNetwork, data: Any, request: Request) -> Any:
+    """Logits of a network on the test split of other data, brought to its own normalisation."""
+    words = dict(compose([f"data={other}"])["data"])
+    theirs = build_data({"data": words, "runs_dir": request.options["runs_dir"]})
+    seen = beside(network, data, theirs, ("the network", f"other={other}")).to(request.options["device"])
+    theirs.open_test()
+    return outside_logits(seen, data.task, theirs.batches("test", device=request.options["device"]))

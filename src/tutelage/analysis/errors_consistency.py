@@ -7,19 +7,23 @@ that fall independently, 1 for the same errors, negative for errors that avoid e
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from tutelage.alignment.guides import FeatureGuide
+from tutelage.analysis.analysis_request import Outcome, Request
+from tutelage.analysis.drawing import heat_map, save, separate
+from tutelage.analysis.opening import between, opened
 from tutelage.errors import UserError
-
-if TYPE_CHECKING:
-    from tutelage.models.frozen import FrozenNetwork
-    from tutelage.tasks import Batch, Task
+from tutelage.models.frozen import FrozenNetwork
+from tutelage.reporting.statistics import bounds_of, summarize
+from tutelage.tasks import Batch, Task
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,6 @@ def answers(network: FrozenNetwork, task: Task, batches: Iterable[Batch]) -> Ans
     """
     import torch
 
-    from tutelage.alignment.guides import FeatureGuide
-
     if isinstance(network.network, FeatureGuide):
         raise UserError(
             f"{type(network.network).__name__} is a rule: it has features and no answers, so no errors to compare"
@@ -191,8 +193,6 @@ def draw(
 
     arms: the names of each arm's runs in the order of their seeds; runs of an arm stand together, between lines.
     """
-    from tutelage.analysis.drawing import heat_map, save, separate
-
     there = list(dict.fromkeys(name for pair in pairs for name in pair))
     groups = [[name for name in names if name in there] for names in (arms or {"": there}).values()]
     names = [name for group in groups for name in group]
@@ -208,3 +208,50 @@ def draw(
     separate(axes, [len(group) for group in groups])
     axes.set_title("Do they err on the same samples?", fontsize=10)
     save(figure, path)
+
+
+def outcome(request: Request) -> Outcome:
+    """Error consistency of every two networks, and its mean over seeds for every two arms."""
+    answered = {}
+    for subject in request.subjects:
+        network, data, batches = opened(subject, request)
+        answered[subject.label] = answers(network, data.task, batches)
+    pairs = all_pairs(answered)
+    of = {subject.label: subject for subject in request.subjects}
+    rows = [{"first": a, "second": b, **_flat(found)} for (a, b), found in pairs.items()]
+    lines = [
+        f"{a} | {b}: kappa {found.kappa:.3f}, 95 % over samples {between(*found.bootstrap)}"
+        for (a, b), found in pairs.items()
+    ]
+    runs = Counter(subject.arm for subject in request.subjects)
+    arms: dict[tuple[str, str], dict[int, float]] = {}
+    order = {arm: place for place, arm in enumerate(runs)}
+    for (a, b), found in pairs.items():
+        # Runs come in the order of their identities: two arms are one pair, whichever run comes first.
+        first, second = sorted((of[a], of[b]), key=lambda subject: order[subject.arm])
+        # Runs of one seed alone, so that the values are independent; within an arm every two pairs may share a run. What has one run
+        # only, such as a guide, is held against every seed.
+        alone = 1 in (runs[first.arm], runs[second.arm])
+        if first.arm != second.arm and (first.seed == second.seed or alone):
+            seed = second.seed if runs[first.arm] == 1 else first.seed
+            arms.setdefault((first.arm, second.arm), {})[seed] = found.kappa
+    by_seed = sorted(request.subjects, key=lambda subject: subject.seed)
+    groups = {arm: [s.label for s in by_seed if s.arm == arm] for arm in runs}
+    over_seeds = []
+    for (a, b), values in arms.items():
+        summary = summarize(list(values.values()), bounds=bounds_of("kappa"))
+        over_seeds.append({"first": a, "second": b, **summary._asdict()})
+        if summary.n > 1:
+            spread = f"95 % over {summary.n} seeds {between(summary.low, summary.high)}"
+            which = "one run against each seed" if 1 in (runs[a], runs[b]) else "runs of one seed"
+            lines.append(f"{a} | {b}, {which}: mean kappa {summary.mean:.3f}, {spread}")
+    return lines, {"arms": over_seeds}, rows, lambda path: draw(pairs, path, groups)
+
+
+def _flat(found: Consistency) -> dict[str, Any]:
+    values = asdict(found)
+    first, second = values.pop("accuracies")
+    values |= {"accuracy_first": first, "accuracy_second": second}
+    for name in ("analytic", "bootstrap"):
+        values[f"{name}_low"], values[f"{name}_high"] = values.pop(name)
+    return values

@@ -14,11 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.analysis.alignment_curves import pairs_of
+from tutelage.analysis.analysis_request import Outcome, Request
+from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.opening import method_of, monitored
 from tutelage.errors import UserError
 from tutelage.reporting.layer_pairs import LayerPairs
 from tutelage.reporting.palette import PALETTE, RAMP
 from tutelage.reporting.quantities import clipped
 from tutelage.reporting.statistics import summarize
+from tutelage.runs.records import replacing
 
 MOST_ARMS = 4
 MOST_FRAMES = 60
@@ -80,8 +85,6 @@ def arm_of(
 
 def draw(arms: Sequence[Arm], path: Path) -> list[Path]:
     """Write the figure to a path (PNG), and the animation beside it (WebP); return both."""
-    from tutelage.analysis.drawing import save
-
     picture = _Picture(arms, dpi=150)
     picture.show(max(arm.steps[-1] for arm in arms))
     save(picture.figure, path)
@@ -91,8 +94,6 @@ def draw(arms: Sequence[Arm], path: Path) -> list[Path]:
 def animate(arms: Sequence[Arm], path: Path) -> Path:
     """Write the animation: training from its first recorded step to its last, in at most MOST_FRAMES pictures."""
     from PIL import Image
-
-    from tutelage.runs.records import replacing
 
     picture = _Picture(arms, dpi=96)
     steps = sorted({step for arm in arms for step in arm.steps})
@@ -124,8 +125,6 @@ class _Picture:
 
     def __init__(self, arms: Sequence[Arm], *, dpi: int) -> None:
         import matplotlib
-
-        from tutelage.analysis.drawing import canvas, literal
 
         self.arms = arms
         rows = max(len(arm.pairs) for arm in arms)
@@ -205,3 +204,33 @@ class _Picture:
         self.figure.canvas.draw()
         self.figure.set_layout_engine("none")
         return np.asarray(self.figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+
+
+def outcome(request: Request) -> Outcome:
+    """Layer pairs by step, one arm beside another, with the metric: a figure and an animation; loads no network."""
+    runs: dict[str, list[Any]] = {}
+    for subject in request.subjects:
+        rows = subject.run.metrics.rows
+        pairs = next(iter(pairs_of(subject.run.key, rows, method_of(subject)).values()))
+        runs.setdefault(subject.arm, []).append((pairs, rows))
+    if len(runs) > MOST_ARMS:
+        raise UserError(
+            f"guidance draws at most {MOST_ARMS} arms beside each other, got {len(runs)}: {', '.join(runs)}"
+        )
+    metric, _ = monitored(request.subjects[0])
+    arms = [arm_of(label.rpartition("/")[2], found, metric) for label, found in runs.items()]
+    table = [
+        {"arm": arm.label, "pair": pair, "step": step, "similarity": float(arm.values[i, j])}
+        for arm in arms
+        for i, pair in enumerate(arm.pairs)
+        for j, step in enumerate(arm.steps)
+    ]
+    lines = []
+    for arm in arms:
+        first, last = arm.values[:, 0].mean(), arm.values[:, -1].mean()
+        reached = f"; validation {metric} {arm.metric[1][-1][1]:.3f}" if arm.metric[1] else ""
+        over = f" (mean over {arm.runs} runs)" if arm.runs > 1 else ""
+        lines.append(
+            f"{arm.label}{over}: mean similarity {first:.3f} at step {arm.steps[0]}, {last:.3f} at step {arm.steps[-1]}{reached}"
+        )
+    return lines, {"metric": metric}, table, lambda path: draw(arms, path)

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tutelage.analysis.analysis_request import Outcome, Request
+from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.opening import monitored, opened
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.reporting.palette import style
+from tutelage.reporting.quantities import clipped
+from tutelage.reporting.statistics import summarize
+from tutelage.runs.provenance import cpu_model
 from tutelage.tasks import Batch
 
 WARM, TIMED = 5, 30
@@ -176,11 +183,6 @@ def draw(
     points: for each arm its name, operations per sample, and the test values of its runs: mean, and its 95 % interval.
     better: which values are better, in words.
     """
-    from tutelage.analysis.drawing import canvas, literal, save
-    from tutelage.reporting.palette import style
-    from tutelage.reporting.quantities import clipped
-    from tutelage.reporting.statistics import summarize
-
     figure = canvas(7.2, 4.2)
     axes = figure.subplots()
     for number, (name, operations, values) in enumerate(points):
@@ -206,3 +208,46 @@ def draw(
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save(figure, path)
+
+
+def outcome(request: Request) -> Outcome:
+    """Parameters, operations, size, latency and memory of every network, beside its metric on the test split."""
+    import torch
+
+    most = torch.get_num_threads() if request.options["device"] == "cpu" else 0
+    threads = sorted({1, max(1, most)})
+    rows, lines, points = [], [], dict[str, tuple[float, list[float]]]()
+    for subject in request.subjects:
+        network, _, batches = opened(subject, request, samples=BATCHES[-1])
+        found = network_cost(network, next(iter(batches)), threads=threads)
+        monitor, metrics = monitored(subject)
+        rows.append(
+            {"network": subject.label, "arm": subject.arm, "seed": subject.seed, **metrics, **found.columns}
+        )
+        first = found.latencies[0]
+        lines.append(
+            f"{subject.label}: {found.parameters:,} parameters, {found.operations:,} operations, {found.size_mb:.2f} MiB, "
+            f"one sample {1e3 * first.median_s:.2f} ms ({1e3 * first.low_s:.2f} to {1e3 * first.high_s:.2f})"
+        )
+        if monitor:
+            points.setdefault(subject.arm, (found.operations, []))[1].append(metrics[f"test_{monitor}"])
+    name = next((key for key in rows[0] if key.startswith("test_")), "test_metric").removeprefix("test_")
+    machine = {
+        "device": request.options["device"],
+        "cpu": cpu_model(),
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+    if request.options["device"].startswith("cuda"):
+        machine["device"] = torch.cuda.get_device_name(torch.device(request.options["device"]))
+    shown = [(arm, operations, values) for arm, (operations, values) in points.items()]
+    modes = {(s.run.result or {}).get("selection", {}).get("mode") for s in request.subjects if not s.role}
+    better = {"max": "higher is better", "min": "lower is better"}.get(
+        modes.pop() if len(modes) == 1 else "", ""
+    )
+    return (
+        lines,
+        {"machine": machine},
+        rows,
+        lambda path: draw(shown, path, metric=name, better=better),
+    )

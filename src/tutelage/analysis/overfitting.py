@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tutelage.analysis.analysis_request import Outcome, Request
+from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.opening import SPLITS, opened, over_runs
+from tutelage.engine.load import evaluate_network
 from tutelage.errors import UserError
+from tutelage.reporting.statistics import bounds_of, summarize
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,6 @@ def gap_of(run: str, seed: int, result: Mapping[str, Any], on_train: Mapping[str
 
 def draw(arms: Mapping[str, Sequence[Gap]], path: Path) -> None:
     """Write a figure: for each named arm every run's training (open) and test (filled) metric, joined."""
-    from tutelage.analysis.drawing import canvas, literal, save
-    from tutelage.reporting.statistics import summarize
-
     figure = canvas(7.5, 1.9 + 0.4 * len(arms))
     axes = figure.subplots()
     for place, gaps in enumerate(arms.values()):
@@ -74,3 +76,29 @@ def draw(arms: Mapping[str, Sequence[Gap]], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     save(figure, path)
+
+
+def outcome(request: Request) -> Outcome:
+    """Metric of the selected network on the training split beside validation and test."""
+    arms: dict[str, list[Gap]] = {}
+    for subject in request.subjects:
+        if subject.role:
+            raise UserError(
+                f"'{subject.label}': the gap is that of a trained network, not of its {subject.role}"
+            )
+        network, data, batches = opened(subject, request, split="train")
+        on_train = evaluate_network(network.network, data.task, batches, request.options["device"])
+        found = gap_of(subject.run.key, subject.seed, subject.run.result or {}, on_train)
+        arms.setdefault(subject.arm, []).append(found)
+    lines = []
+    for arm, gaps in arms.items():
+        low, high = bounds_of(gaps[0].metric)
+        summary = summarize([found.gap for found in gaps], bounds=(low - high, high - low))
+        means = [
+            f"{split} {sum(getattr(found, split) for found in gaps) / len(gaps):.3f}" for split in SPLITS
+        ]
+        lines.append(
+            f"{arm}: {gaps[0].metric} {', '.join(means)}; gap {summary.mean:.3f}{over_runs(summary)}"
+        )
+    rows = [{"arm": arm, **asdict(found), "gap": found.gap} for arm, gaps in arms.items() for found in gaps]
+    return lines, {}, rows, lambda path: draw(arms, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.alignment.taps import Taps, input_of
+from tutelage.analysis.analysis_request import Outcome, Request
+from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.opening import SPLITS, opened, over_runs
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.objectives.views import pooled
+from tutelage.reporting.statistics import summarize
 from tutelage.tasks import Classification
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -131,8 +135,6 @@ def _with_one(features: Tensor) -> Tensor:
 
 def draw(arms: Mapping[str, Sequence[Probe]], path: Path) -> None:
     """Write a figure: for each arm every run's linear probe (filled) and nearest neighbours (open)."""
-    from tutelage.analysis.drawing import canvas, literal, save
-
     figure = canvas(6.5, 1.6 + 0.4 * len(arms))
     axes = figure.subplots()
     for place, found in enumerate(arms.values()):
@@ -147,3 +149,37 @@ def draw(arms: Mapping[str, Sequence[Probe]], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     save(figure, path)
+
+
+def outcome(request: Request) -> Outcome:
+    """A linear classifier and the nearest neighbours on what the final layer is given, learnt on the runs' labelled training samples."""
+    arms: dict[str, list[Probe]] = {}
+    rows = []
+    for subject in request.subjects:
+        network, data, _ = opened(subject, request)
+        device = request.options["device"]
+        batches = {split: data.batches(split, device=device) for split in SPLITS}
+        found = probe(network, data.task, batches)
+        arms.setdefault(subject.arm, []).append(found)
+        labelled = len(data.splits["train"])
+        rows.append(
+            {
+                "arm": subject.arm,
+                "run": subject.run.key,
+                "role": subject.role,
+                "seed": subject.seed,
+                "labelled": labelled,
+            }
+            | asdict(found)
+        )
+    lines = []
+    for arm, probes in arms.items():
+        said = []
+        for name, of in (
+            ("linear probe", "linear"),
+            (f"{NEIGHBOURS} nearest neighbours", "neighbours"),
+        ):
+            over = summarize([getattr(one, of) for one in probes], bounds=(0.0, 1.0))
+            said.append(f"{name} {over.mean:.3f}{over_runs(over)}")
+        lines.append(f"{arm}: {', '.join(said)}; accuracy on test")
+    return lines, {}, rows, lambda path: draw(arms, path)

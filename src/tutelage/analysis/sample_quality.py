@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tutelage.analysis.analysis_request import Outcome, Request
+from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.opening import BLOCK, opened, whole
+from tutelage.data import pseudo
+from tutelage.data.base import SplitBatches
+from tutelage.engine.pseudo_data import FOLDER
 from tutelage.errors import UserError
 from tutelage.generators.quality import frechet_distance, precision_recall
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.heads import HeadInput
+from tutelage.objectives.unlabelled import byte_affine
 
 AT_ONCE = 64
 SHOWN = 32  # images of each set in the figure
@@ -88,8 +95,6 @@ def gather(batches: Iterable) -> tuple[Tensor, Tensor]:
 
 def draw(sets: Mapping[str, tuple[Tensor, Sequence[str]]], table: Sequence[Quality], path: Path) -> None:
     """Draw some images (n, C, H, W) in [0, 1] of each set, each with the name of its class, with the set's figures above."""
-    from tutelage.analysis.drawing import canvas, literal, save
-
     columns = SHOWN // 2
     figure = canvas(0.62 * columns, 1.9 * len(sets))
     parts: Any = figure.subfigures(len(sets), 1, squeeze=False)
@@ -107,3 +112,62 @@ def draw(sets: Mapping[str, tuple[Tensor, Sequence[str]]], table: Sequence[Quali
         for axes in grid:
             axes.axis("off")
     save(figure, path)
+
+
+def outcome(request: Request) -> Outcome:
+    """Pseudo data sets against real images, in the features of a classifier: one run among those named is no pseudo data set."""
+    import torch
+
+    judges = [s for s in request.subjects if "pseudo" not in (s.run.result or {})]
+    made = [s for s in request.subjects if s not in judges]
+    if len(judges) != 1 or not made:
+        raise UserError(
+            "quality needs one classifier's run and at least one run of `tutelage synthesize`, got "
+            f"{len(judges)} and {len(made)}: {', '.join(s.label for s in request.subjects)}"
+        )
+    classifier, data, _ = opened(judges[0], request)
+    found = {s.label: pseudo.read(s.run.path / FOLDER) for s in made}
+    split, device = request.options["split"], torch.device(request.options["device"])
+    parts = {name: data.splits[name] for name in dict.fromkeys((split, "train"))}
+    sizes = [*map(len, parts.values()), *(len(one.images) for one in found.values())]
+    count = min(whole("samples", request.options), *sizes)
+    store = data.store.to(device)
+    real = {
+        name: gather(SplitBatches(store, index[drawn(len(index), count)], batch_size=BLOCK))
+        for name, index in parts.items()
+    }
+    reference = real.pop(split)
+    scale, shift = byte_affine(data.normalization, reference[0].shape[1])
+    sets = {
+        f"{name}ing images": one for name, one in real.items()
+    }  # none where the training images are the reference
+    for name, one in found.items():
+        if one.images.shape[1:] != reference[0].shape[1:]:
+            raise UserError(
+                f"{name} holds images {tuple(one.images.shape[1:])}, {judges[0].label} takes {tuple(reference[0].shape[1:])}"
+            )
+        chosen = drawn(len(one.images), count)
+        images = (one.images[chosen].float() * scale + shift).to(device)
+        sets[name] = images, one.labels[chosen]
+    classes = list(data.facts.get("classes") or ())
+
+    def class_of(label: Any) -> str:
+        return str(classes[int(label)]) if int(label) < len(classes) else str(int(label))
+
+    judge = Judge(classifier, reference)
+    table = [judge.judge(name, *one) for name, one in sets.items()]
+    lines = [f"against {count} {split} images, in the features of {judges[0].label}:"]
+    lines += [
+        f"{q.images}: source accuracy {q.accuracy:.3f}, Frechet distance {q.frechet_distance:.4g}, "
+        f"precision {q.precision:.3f}, recall {q.recall:.3f}"
+        for q in table
+    ]
+    rows = [asdict(q) for q in table]
+    shown = {
+        name: (
+            (one[0].cpu() - shift) / (255 * scale),
+            [class_of(label) for label in one[1][:SHOWN]],
+        )
+        for name, one in sets.items()
+    }
+    return lines, {"reference": split, "count": count}, rows, lambda path: draw(shown, table, path)

@@ -7,22 +7,24 @@ block of samples against another, so that no layer's features are held for more 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tutelage.alignment.comparisons import MEASURES, Centred, chance
-from tutelage.alignment.features import per_sample, to_single
 from tutelage.alignment.guides import FeatureGuide
-from tutelage.alignment.taps import Layer, Taps, probe, weight_layers
+from tutelage.alignment.taps import Layer, probe, weight_layers
+from tutelage.analysis.analysis_request import Outcome, Request, Subject
+from tutelage.analysis.drawing import heat_map, literal, mark_cells, save
+from tutelage.analysis.gram_blocks import GramBlocks, matrices
+from tutelage.analysis.opening import beside, opened, whole
 from tutelage.errors import UserError, choices
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.reporting.layer_pairs import described
+from tutelage.runs.records import read_json
 from tutelage.tasks import Batch
 
 FEWEST_SAMPLES = 4  # below, the unbiased estimator is not defined
@@ -78,9 +80,9 @@ def similarity_map(
             f"the similarity of {len(ours)} by {len(theirs)} layers over {samples} samples needs {need:.1f} GiB, allowed are "
             f"{MOST_GIB}: use fewer samples or layers"
         )
-    read = _Blocks.unit if measure == CKA else _Blocks.centred
-    ours_read = _matrices(first, [layer.name for layer in ours], batches, read)
-    theirs_read = ours_read if second is first else _matrices(second, [x.name for x in theirs], batches, read)
+    read = GramBlocks.unit if measure == CKA else GramBlocks.centred
+    ours_read = matrices(first, [layer.name for layer in ours], batches, read)
+    theirs_read = ours_read if second is first else matrices(second, [x.name for x in theirs], batches, read)
     if measure != CKA:
         values, chance = _compared(measure, ours_read, theirs_read)
         return SimilarityMap(tuple(ours), tuple(theirs), values, samples, measure, chance)
@@ -135,97 +137,6 @@ def layers_of(network: FrozenNetwork, batch: Batch, which: str) -> list[Layer]:
     return [by_name[name] for name in which.split(",")]
 
 
-class _Blocks:
-    """Gram matrices (n, n) of named layers, filled one block of samples against another.
-
-    Features are shifted by the mean and divided by the size that their first block has: CKA depends on neither, and float32 keeps
-    the digits that a mean far above the spread would take. Sequences with padding are not shifted, which would fill the padding.
-    """
-
-    def __init__(self, names: Sequence[str], samples: int, device: torch.device) -> None:
-        self.grams = {name: torch.empty(samples, samples, device=device) for name in names}
-        self.widths: dict[str, int] = {}
-        self.mask: Tensor | None = None
-        self.rows, self.columns = slice(0, 0), slice(0, 0)
-        self._held: dict[str, Tensor] = {}
-        self._frames: dict[str, tuple[Tensor | float, Tensor]] = {}
-
-    def take(self, name: str, activation: Tensor) -> None:
-        """Fill one layer's block (rows, columns) from the columns' activation; a diagonal block is held as the next rows."""
-        features = self._framed(name, to_single(per_sample(activation, self.mask)))
-        if self.rows == self.columns:
-            self._held[name] = features
-        held = self._held[name]
-        width = min(
-            held.shape[1], features.shape[1]
-        )  # padded to two lengths: what is beyond is zero in one of them
-        block = held[:, :width] @ features[:, :width].T
-        self.grams[name][self.rows, self.columns] = block
-        self.grams[name][self.columns, self.rows] = block.T
-        self.widths[name] = max(width, self.widths.get(name, 0))
-
-    def _framed(self, name: str, features: Tensor) -> Tensor:
-        if name not in self._frames:
-            largest = features.abs().amax()
-            mean = 0.0 if self.mask is not None else features.mean(0)
-            self._frames[name] = (mean, torch.where(largest > 0, largest, 1))
-        mean, size = self._frames[name]
-        return (features - mean) / size
-
-    def centred(self, name: str) -> Centred:
-        """Let go of a layer's Gram matrix and return it centred, for any measure; zero where the layer does not vary."""
-        gram = self.grams.pop(name)
-        found = Centred.of_gram(gram)
-        spread, level = found.gram.diagonal().sum(), gram.double().diagonal().sum()
-        rounding = spread <= 4 * torch.finfo(gram.dtype).eps * level
-        return Centred(torch.zeros_like(found.gram)) if rounding else found
-
-    def unit(self, name: str) -> Tensor:
-        """Let go of a layer's Gram matrix and return it U-centred and of unit norm; NaN where the layer does not vary.
-
-        U-centring: Szekely and Rizzo 2014 (Annals of Statistics 42, definition 2). The inner product of two such matrices is
-        unbiased CKA, HSIC_1 of Song et al. 2012 (JMLR 13, eq. 5) in all three places.
-        """
-        gram = self.grams.pop(name)
-        n, eps = len(gram), torch.finfo(gram.dtype).eps
-        gram = gram.double()
-        length = gram.diagonal().mean()  # in units of the first block's largest value
-        gram.fill_diagonal_(0)
-        rows = gram.sum(1, keepdim=True) / (n - 2)
-        gram -= rows
-        gram -= rows.T - rows.sum() / (n - 1)
-        gram.fill_diagonal_(0)
-        norm = torch.linalg.matrix_norm(gram)
-        rounding = (norm <= 4 * eps * n * length) | (length <= self.widths[name] * (4 * eps) ** 2)
-        return torch.where(rounding, torch.nan, gram / norm).float()
-
-
-def _matrices(
-    network: FrozenNetwork,
-    names: Sequence[str],
-    batches: Sequence[Batch],
-    read: Callable[[_Blocks, str], Any],
-) -> list[Any]:
-    """Return what `read` makes of each layer's Gram matrix over all samples."""
-    starts = np.cumsum([0, *(len(batch.index) for batch in batches)]).tolist()
-    parts = [slice(a, b) for a, b in itertools.pairwise(starts)]
-    blocks = _Blocks(names, starts[-1], batches[0].inputs.device)
-    rule = network.network if isinstance(network.network, FeatureGuide) else None
-    with torch.inference_mode(), Taps(network.network, () if rule else names, consume=blocks.take) as taps:
-        for i, rows in enumerate(parts):
-            blocks.rows = rows
-            for j in range(i, len(parts)):
-                blocks.columns, blocks.mask = parts[j], batches[j].mask
-                if rule is not None:
-                    features = rule(batches[j])
-                    for name in names:
-                        blocks.take(name, features[name])
-                    continue
-                with taps.recording():
-                    network(batches[j].inputs, batches[j].mask)
-        return [read(blocks, name) for name in names]
-
-
 def rows(found: SimilarityMap) -> list[dict[str, object]]:
     """Return the map as rows for a CSV: both layers, their place in depth, and their similarity."""
     return [
@@ -256,8 +167,6 @@ def draw(
     found: SimilarityMap, path: Path, *, first: str, second: str, aligned: Sequence[tuple[int, int]] = ()
 ) -> None:
     """Write the map as a PNG; first, second: what the networks are called. aligned: cells (row, column) to frame."""
-    from tutelage.analysis.drawing import heat_map, literal, mark_cells, save
-
     names = [layer.name for layer in found.first], [layer.name for layer in found.second]
     figure, axes = heat_map(
         found.values,
@@ -274,3 +183,54 @@ def draw(
     level = "" if found.chance is None else f"; by chance {found.chance[0]:.2f}"
     axes.set_title(f"Layer by layer, {found.samples:,} samples{level}{framed}{gaps}", fontsize=10)
     save(figure, path)
+
+
+def outcome(request: Request) -> Outcome:
+    """Layer-by-layer map of exactly two networks on the same inputs."""
+    names = [subject.label for subject in request.subjects]
+    if len(names) != 2:
+        raise UserError(f"similarity compares two networks, got {len(names)}: {', '.join(names)}")
+    first, data, batches = opened(request.subjects[0], request, samples=whole("samples", request.options))
+    second, theirs, _ = opened(request.subjects[1], request)
+    second = beside(second, theirs, data, (names[1], names[0])).to(request.options["device"])
+    found = similarity_map(
+        first, second, batches, layers=request.options["layers"], measure=request.options["measure"]
+    )
+    layers = f"{len(found.first)} by {len(found.second)} layers"
+    measure = "unbiased CKA" if found.chance is None else found.measure
+    by_chance = (
+        "" if found.chance is None else f"; by chance {found.chance[0]:.3f}, at most {found.chance[1]:.3f}"
+    )
+    shown = f"{measure} {_range(found.values)}{by_chance}"
+    lines = [f"{names[0]} | {names[1]}: {layers}, {found.samples} samples, {shown}"]
+    record, table = describe(found), rows(found)
+    aligned = _aligned(request.subjects, found)
+    return (
+        lines,
+        record,
+        table,
+        lambda path: draw(found, path, first=names[0], second=names[1], aligned=aligned),
+    )
+
+
+def _aligned(subjects: list[Subject], found: SimilarityMap) -> list[tuple[int, int]]:
+    """The cells (row, column) of a map whose layers one of the two networks was trained to align, as its run recorded them."""
+    first, second = ([layer.name for layer in part] for part in (found.first, found.second))
+    cells = []
+    for subject, other in (subjects, subjects[::-1]):
+        path = subject.run.path / "setup.json"
+        if subject.role or not path.is_file() or other.role != "guide":
+            continue
+        for pairs in described(read_json(path).get("method") or {}).values():
+            for pair in pairs:
+                own, theirs = pair.get("network"), pair.get("guide")
+                row, column = (own, theirs) if subject is subjects[0] else (theirs, own)
+                if row in first and column in second:
+                    cells.append((first.index(row), second.index(column)))
+    return cells
+
+
+def _range(values: np.ndarray) -> str:
+    if np.isnan(values).all():
+        return "undefined: no layer varies over these samples"
+    return f"from {np.nanmin(values):.3f} to {np.nanmax(values):.3f}, mean {np.nanmean(values):.3f}"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tutelage.analysis.analyses import outcome
 from tutelage.analysis.analysis_request import Request, read
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
@@ -14,11 +15,9 @@ from tutelage.reporting.console import say
 
 def run(given: Given) -> int:
     """Run the command; return its exit code."""
-    from tutelage.analysis.analyses import ANALYSES
-
     request = read(given.names, given.options, given.settings)
     try:
-        lines, record, table, figure = ANALYSES[given.verb](request)
+        lines, record, table, figure = outcome(given.verb, request)
     except RuntimeError as error:
         raise UserError(f"cannot analyse on device={request.options['device']!r}: {error}") from error
     say("\n".join(lines))

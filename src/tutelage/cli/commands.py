@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tutelage.analysis.analyses import ANALYSES
 from tutelage.cli.reader import ANY, Command, Example, Flag, Option
 
 _RUNS_DIR = Option("runs_dir", "runs", "the folder of runs")
@@ -238,18 +239,7 @@ COMMANDS: dict[str, Command] = {
     "analyse": Command(
         "analyse",
         "compare finished runs: layer similarity, errors, overfitting, alignment over training",
-        (
-            "errors <runs> <runs> ...",
-            "similarity <run> <run>",
-            "gap <runs> ...",
-            "probe <runs> ...",
-            "alignment <runs> ...",
-            "guidance <runs> ...",
-            "cost <runs> ...",
-            "calibration <runs> ...",
-            "phases <runs> ... x=model.width y=model.depth",
-            "quality <run> <runs> ...",
-        ),
+        tuple(f"{name} {one.runs}" for name, one in ANALYSES.items()),
         (
             "<runs>: a folder, a name with the first digits of an identity, a name (all its finished runs), "
             "or a table file such as guidance/digits (the runs behind each of its arms). <run>:guide is the "
@@ -296,18 +286,7 @@ COMMANDS: dict[str, Command] = {
         ),
         names=(1, None),
         settings=("data.",),
-        verbs={
-            "errors": "do they err on the same test samples? (kappa with intervals)",
-            "similarity": "layer by layer, by a measure",
-            "gap": "training against validation and test: the overfitting gap",
-            "probe": "what features are worth: a linear classifier and nearest neighbours on them",
-            "alignment": "similarity to the guide over training",
-            "guidance": "layer pairs by step, one arm beside another: a figure, and an animation (guidance.webp)",
-            "phases": "the metric over two settings, the others chosen on validation, beside gradients and ranks before training",
-            "calibration": "are probabilities right? ECE with intervals, reliability diagram, temperature, selective prediction",
-            "cost": "parameters, operations, size, latency and memory, beside the metric",
-            "quality": "pseudo data sets against real images, in a classifier's features",
-        },
+        verbs={name: one.help for name, one in ANALYSES.items()},
     ),
     "scale": Command(
         "scale",

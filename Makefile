@@ -1,5 +1,6 @@
 # Two commands do everything on a machine with python3 and pip: `make demo` and `make test`. Each sets up what is missing.
 PYTHON ?= python3
+JOBS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -10,7 +11,7 @@ export MPLBACKEND := Agg
 
 help:
 	@echo "make demo       train a Deep FCN plain, distilled and guided on digits; table and figure in runs/demo"
-	@echo "make test       run the tests           make test-slow  run the minutes-long ones too"
+	@echo "make test       run the tests (JOBS=2)  make test-slow  run the minutes-long ones too"
 	@echo "make check      lint, format, types, import directions, spelling"
 	@echo "make docs       build the site in build/site"
 	@echo "make notebooks  run the notebooks and keep their outputs"
@@ -42,7 +43,7 @@ demo: $(READY)
 	@$(BIN)/tutelage train sweep=demo
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m "slow or not slow"

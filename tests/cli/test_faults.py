@@ -127,6 +127,23 @@ def test_a_signal_ends_the_command_in_order(forked, tmp_path, number, code, says
     assert not run.metrics.dropped
 
 
+def test_an_interrupt_stays_one_where_what_it_ends_was_half_made(tmp_path, monkeypatch, capsys):
+    from pytorch_lightning.utilities.combined_loader import CombinedLoader
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        CombinedLoader, "__iter__", interrupted
+    )  # the length of such a loader, asked for at the end, is an error
+    assert main(["train", *QUICK, f"runs_dir={tmp_path}/runs", "-m", "seed=0,1"]) == 130
+    said = capsys.readouterr().err
+    assert "interrupted; the same command continues" in said
+    assert "Please call `iter" not in said
+    (run,) = Store(tmp_path / "runs").runs()
+    assert run.state is State.INTERRUPTED
+
+
 DAMAGE = {
     "result truncated": ("result.json", lambda text: text[: len(text) // 2]),
     "result of another kind": ("result.json", lambda text: b"[]"),

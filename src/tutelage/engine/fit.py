@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -240,15 +242,15 @@ def train(
     if config["hardware"]["compile"]:
         torch.compiler.reset()  # or a graph of an earlier run of this process serves, which knows nothing of this network's taps
         method.network.compile()
-    interrupt = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(
-            method,
-            intervals,
-            data.batches("validation", **share),
-            ckpt_path=checkpoint and str(checkpoint),
-            weights_only=True,
-        )
+        with _interrupts_first():
+            trainer.fit(
+                method,
+                intervals,
+                data.batches("validation", **share),
+                ckpt_path=checkpoint and str(checkpoint),
+                weights_only=True,
+            )
     except pl.utilities.exceptions.MisconfigurationException as error:
         raise UserError(f"Lightning cannot run this combination of method and settings: {error}") from error
     except RuntimeError as error:
@@ -259,15 +261,25 @@ def train(
             "the network that leaves them out, set hardware.strategy=ddp_find_unused_parameters_true; a method of yours says "
             "`all_parameters_get_gradients = False`"
         ) from error
-    except SystemExit as leaving:
-        # Lightning makes an interrupt an exit, and has the process ignore further ones.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, interrupt)
-        if isinstance(leaving.__context__, KeyboardInterrupt):
-            raise leaving.__context__ from None
-        raise
     if method.step < max_steps:
         raise KeyboardInterrupt(f"stopped at step {method.step} of {max_steps}")
+
+
+@contextlib.contextmanager
+def _interrupts_first() -> Iterator[None]:
+    """Let an interrupt leave as one: Lightning makes it an exit, or its tidying up meets what was half made and raises an error."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, SystemExit) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Lightning has the process ignore further ones
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__context__
+        if cause is None or cause is error:
+            raise
+        raise cause from None
 
 
 def latest_checkpoint(run: Run) -> tuple[Path, int] | None:

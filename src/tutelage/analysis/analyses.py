@@ -51,6 +51,11 @@ ANALYSES = {
         "<runs> ...",
         "are probabilities right? ECE with intervals, reliability diagram, temperature, selective prediction",
     ),
+    "explain": Analysis(
+        "explain",
+        "<runs> ...",
+        "what answers rest on: attributions in pictures, and what these are worth, in numbers",
+    ),
     "phases": Analysis(
         "phases",
         "<runs> ... x=model.width y=model.depth",

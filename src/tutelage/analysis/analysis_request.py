@@ -59,9 +59,9 @@ class Request:
         if self.options["out"]:
             return Path(self.options["out"]).expanduser()
         words = [s.label for s in self.subjects] + [
-            self.options[k] for k in ("split", "samples", "layers", "measure")
+            self.options[k] or "1000" for k in ("split", "samples", "layers", "measure")
         ]
-        words += [self.options["other"]] if self.options.get("other") else []
+        words += [self.options[k] for k in ("other", "explainers") if self.options.get(k)]
         digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:6]
         # what a shell takes as it is: an arm's label may hold brackets and signs
         name = re.sub(r"[^\w.+=-]+", "-", self.subjects[0].arm).strip("-")

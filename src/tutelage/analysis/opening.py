@@ -68,11 +68,12 @@ def monitored(subject: Subject) -> tuple[str, dict[str, float]]:
     return monitor, {f"test_{monitor}": float(result["best"]["test"][monitor])}
 
 
-def whole(key: str, options: dict[str, str]) -> int:
-    """Return an option that is a whole number of at least 1. Raises UserError for another."""
-    if not options[key].isdigit() or int(options[key]) < 1:
-        raise UserError(f"{key} must be a whole number of at least 1, got {options[key]!r}")
-    return int(options[key])
+def whole(key: str, options: dict[str, str], default: int = 1000) -> int:
+    """Return an option that is a whole number of at least 1, or the default. Raises UserError for another."""
+    word = options[key] or str(default)
+    if not word.isdigit() or int(word) < 1:
+        raise UserError(f"{key} must be a whole number of at least 1, got {word!r}")
+    return int(word)
 
 
 def between(low: float, high: float) -> str:

@@ -260,9 +260,9 @@ COMMANDS: dict[str, Command] = {
             ),
             Option(
                 "samples",
-                "1000",
-                "similarity: how many samples of the split, evenly spaced; quality: how many images of each "
-                "set",
+                "",
+                "how many samples of the split, evenly spaced: similarity (1000) and explain (64); quality: how "
+                "many images of each set (1000)",
             ),
             Option(
                 "layers",
@@ -276,6 +276,12 @@ COMMANDS: dict[str, Command] = {
             ),
             Option(
                 "other", "", "calibration: data that the networks should tell from their own", value="svhn"
+            ),
+            Option(
+                "explainers",
+                "",
+                "explain: saliency, integrated_gradients, grad_cam, occlusion, attention_rollout, kernel_shap, "
+                "lime, or all; without it, those that fit of the first five",
             ),
             Option("x", "", "phases: the setting along the map", value="model.width"),
             Option("y", "", "phases: the setting down the map", value="model.depth"),

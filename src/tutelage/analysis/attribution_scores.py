@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.alignment.taps import probe
-from tutelage.analysis.attributions import Question
+from tutelage.analysis.question import Question
 from tutelage.models.frozen import FrozenNetwork
 
 FRACTIONS = 20
@@ -68,8 +68,8 @@ def randomised(
 ) -> list[tuple[int, float]]:
     """Return (layers, mean rank correlation): how like the maps those of the same network are whose last layers' weights are shuffled.
 
-    The sanity check of Adebayo et al. 2018 (arXiv 1810.03292), cascading from the output, by the size of what maps say: the last layer, half of
-    the layers, all of them. A layer's numbers are shuffled, so that their distribution is the trained one.
+    The sanity check of Adebayo et al. 2018 (arXiv 1810.03292), cascading from the output, by the size of what maps say: the last layer,
+    half of the layers, all of them. A layer's numbers are shuffled, so that their distribution is the trained one.
     """
     network = copy.copy(question.network)
     object.__setattr__(network, "_network", copy.deepcopy(question.network.network))

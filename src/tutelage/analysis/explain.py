@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ from torch import Tensor
 
 from tutelage.analysis import attribution_scores as scores
 from tutelage.analysis.analysis_request import Outcome, Request, Subject
-from tutelage.analysis.attributions import EXPLAINERS, SIGNED, USUAL, Question, cannot, explained
+from tutelage.analysis.attributions import EXPLAINERS, SIGNED, USUAL, cannot, explained
 from tutelage.analysis.opening import opened, whole
+from tutelage.analysis.question import Question, joined
 from tutelage.errors import UserError, choices
 from tutelage.reporting.statistics import Summary, bounds_of, summarize
 from tutelage.runs.frozen_networks import ROLES
-from tutelage.tasks import Batch
 
 SAMPLES = 64
 PICTURED = 4
@@ -104,16 +103,6 @@ def _asked(words: str) -> tuple[str, ...]:
         if name not in EXPLAINERS:
             raise UserError(f"explainers={words}: there is no '{name}'; {choices(name, EXPLAINERS)}")
     return names
-
-
-def joined(batches: Iterable[Batch]) -> Batch:
-    """Return all batches as one, without the samples whose targets do not count."""
-    parts = list(batches)
-    whole = Batch(*(None if one[0] is None else torch.cat(one) for one in zip(*parts, strict=True)))
-    if whole.target_mask is None or whole.target_mask.ndim != 1:
-        return whole
-    keep = whole.target_mask
-    return Batch(*(None if one is None else one[keep] for one in whole))  # type: ignore[arg-type]
 
 
 def _fitting(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tutelage.analysis.attributions import Question
 from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.question import Question
 from tutelage.reporting.palette import DIVERGING, RAMP, style
 from tutelage.tasks import Batch
 

@@ -10,10 +10,10 @@ import pytest
 
 from tutelage.config import settings
 from tutelage.config.compose import compose
-from tutelage.config.settings import SECTIONS, Fit, Hardware, read
-from tutelage.config.values import Range, checked, describe, fits, in_keys
+from tutelage.config.settings import SECTIONS, Fit, Hardware
 from tutelage.engine.instantiate import construct, worded
 from tutelage.errors import UserError
+from tutelage.typed import Range, checked, describe, fits, in_keys, read
 
 
 def test_every_section_of_a_command_is_read_and_cannot_be_changed():
@@ -86,8 +86,8 @@ def test_arguments_in_backticks_are_keys_and_other_words_are_left():
 
 
 def test_what_a_constructor_refuses_is_said_in_keys_of_its_node():
-    with pytest.raises(UserError, match=r"^data.target 'hole' does not exist"):
-        construct("data", compose(["data=parity"])["data"] | {"target": "hole"})
+    with pytest.raises(UserError, match=r"^data.min_length must be at most data.max_length"):
+        construct("data", compose(["data=parity"])["data"] | {"min_length": 51})
 
     class Mine(UserError):
         pass

@@ -110,7 +110,7 @@ def test_short_strings_recur_and_are_counted() -> None:
     ("options", "message"),
     [
         ({"min_length": 5, "max_length": 4}, "min_length"),
-        ({"train_size": 0}, "at least one"),
+        ({"train_size": 0}, "`train_size` must be a whole number of at least 1, got 0"),
         ({"target": "hole"}, "did you mean 'whole'"),
     ],
 )

@@ -157,7 +157,7 @@ def test_the_calendar_of_a_window_is_found_by_its_index(table: Path) -> None:
     ("options", "message"),
     [
         ({"split": [120, 40, 60]}, "asks for 220 rows"),
-        ({"split": [1, 2]}, "three positive"),
+        ({"split": [1, 2]}, "`split` must be a list of 3 values, each a number above 0, got "),
         ({"split": [0.7, 0.7, 0.2]}, "these are neither"),
         ({"split": [120.5, 40, 20]}, "these are neither"),
         ({"columns": ["OTT"]}, "did you mean 'OT'"),
@@ -165,7 +165,7 @@ def test_the_calendar_of_a_window_is_found_by_its_index(table: Path) -> None:
         ({"horizon": 41}, "validation rows are too few"),
         ({"length": 130}, "train rows are too few"),
         ({"missing": 2}, "missing"),
-        ({"level": "lats"}, "`level` 'lats' does not exist: did you mean 'last'"),
+        ({"level": "lats"}, "`level` must be one of last, mean or nothing .null., got 'lats'; did you mean 'last'"),
     ],
 )
 def test_wrong_options_are_explained(table: Path, options: dict, message: str) -> None:

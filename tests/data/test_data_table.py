@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tutelage.cli.main import main
-from tutelage.data.table import EMBEDDED, Table
+from tutelage.data.table import Embedded, Table
 from tutelage.errors import UserError
 from tutelage.tasks import Binary, Classification, MultiLabel, Regression
 
@@ -184,7 +184,7 @@ def test_words_that_no_training_row_has_are_counted_and_none_of_the_known(
     assert inputs[:, [n.startswith("colour") for n in data.facts["features"]]].sum() == 0
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", get_args(Embedded))
 def test_scikit_learn_s_tables_are_there_by_name(name: str) -> None:
     data = loaded(None, dataset=name, target=None, batch_size=4)
     assert isinstance(data.task, Regression if name in ("diabetes", "linnerud") else Classification)

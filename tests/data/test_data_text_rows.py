@@ -90,7 +90,7 @@ def test_a_tokeniser_s_pieces(tmp_path: Path) -> None:
      ("text,label\n" + "good,1\nbad,\n" * 5, {}, "target 'label' is empty in 5 of 10"),
      ("text,label\n" + "good,1\nbad,0\n" * 5, {"level": "words"}, "did you mean 'word'"),
      ("text,label\n" + "good,1\nbad,0\n" * 5, {"level": "tokenizer"}, "`tokenizer` must name"),
-     ("text,label\n" + "good,1\nbad,0\n" * 5, {"length": 0}, "must be at least 1")],
+     ("text,label\n" + "good,1\nbad,0\n" * 5, {"length": 0}, "`length` must be a whole number of at least 1, got 0")],
 )  # fmt: skip
 def test_a_mistake_is_one_message_before_training(
     tmp_path: Path, text: str, options: dict[str, Any], said: str

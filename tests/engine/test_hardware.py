@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from small_runs import GUIDE, METHODS
 from tutelage.config.compose import compose, hydra_ready
 from tutelage.config.groups import group_options
-from tutelage.config.settings import Fit, read
+from tutelage.config.settings import Fit
 from tutelage.engine.fit import plan_steps
+from tutelage.typed import read
 
 
 @pytest.mark.parametrize("hardware", group_options("hardware"))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tutelage.config.compose import compose
-from tutelage.config.settings import Fit, read
+from tutelage.config.settings import Fit
 from tutelage.engine.build import build
 from tutelage.engine.fit import make_trainer, plan_steps, quiet_lightning
 from tutelage.errors import UserError
@@ -17,6 +17,7 @@ from tutelage.methods.average import Average
 from tutelage.methods.base import step_seed
 from tutelage.methods.generation import _check_range
 from tutelage.models.weights import load_weights
+from tutelage.typed import read
 
 WORDS = ["logger=none", "hardware.threads=1", "fit.max_steps=6", "data.batch_size=32", "data.normalization=[[0.5],[0.5]]",
          "model@source=residual_convnet", "source.width=4", "method.quality_samples=16"]  # fmt: skip

@@ -9,11 +9,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tutelage.config.groups import options
-from tutelage.config.values import in_keys
 from tutelage.errors import UserError, choices
 from tutelage.runs.bounded import load_yaml
 from tutelage.runs.identity import is_need
 from tutelage.runs.model_folders import model_digest
+from tutelage.typed import in_keys
 
 _QUOTED = str.maketrans({"'": r"\'"})
 

@@ -6,18 +6,14 @@ No torch here: a mistake in a command is found before anything heavy is imported
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from tutelage.config.values import Range, checked, in_keys
-from tutelage.errors import UserError, choices
-
-Count = Annotated[int, Range(1)]
-"""A whole number of at least 1."""
+from tutelage.errors import UserError
+from tutelage.typed import Count, Positive, Range, read
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,7 @@ class Fit:
     """How long to train, and how often to look. Exactly one of max_steps (updates) and epochs is given."""
 
     max_steps: Count | None
-    epochs: Annotated[float, Range(0, above=True)] | None
+    epochs: Positive | None
     validate_every_steps: Count | None
     log_every_steps: Count
     checkpoint_every_s: Annotated[float, Range(0)]
@@ -33,7 +29,7 @@ class Fit:
     protocol: Literal["best_on_test"] | None
     stop_below: list[tuple[int, float]]
     accumulate: Count
-    gradient_clip: Annotated[float, Range(0, above=True)] | None
+    gradient_clip: Positive | None
     metrics: list[str]
     monitor: str | None
 
@@ -114,35 +110,6 @@ class Configuration(Command):
 
 
 SECTIONS: dict[str, type] = {"fit": Fit, "hardware": Hardware, "logger": Logger}
-Settings = typing.TypeVar("Settings", Fit, Hardware, Logger, Command, Configuration)
-
-
-_hints: Any = functools.cache(functools.partial(typing.get_type_hints, include_extras=True))
-
-
-def read(kind: type[Settings], section: Mapping[str, Any], where: str = "") -> Settings:
-    """Return a section of a configuration as its settings.
-
-    kind: the class of the settings.
-    section: plain values by their keys.
-    where: the section's own key, for messages; empty for the whole.
-
-    Raises:
-        UserError: an unknown or missing key, or a value of another type or out of range.
-    """
-    prefix = f"{where}." if where else ""
-    hints = _hints(kind)
-    for key in section:
-        if key not in hints:
-            raise UserError(f"there is no setting '{prefix}{key}'; {choices(str(key), hints)}")
-    for key in hints:
-        if key not in section:
-            raise UserError(f"the setting '{prefix}{key}' is missing")
-    values = {key: checked(f"{prefix}{key}", value, hints[key]) for key, value in section.items()}
-    try:
-        return kind(**values)
-    except UserError as error:
-        raise UserError(in_keys(str(error), where, hints)) from None
 
 
 def check(config: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -18,12 +18,13 @@ from tutelage.data import splits as splitting
 from tutelage.data.streams import SplitBatches, Store, TrainStream
 from tutelage.errors import TestSetClosed, UserError, choices
 from tutelage.tasks import Classification, Task
-
-SAMPLINGS = ("balanced",)
+from tutelage.typed import Count, checking
 
 
 class DataModule(pl.LightningDataModule, ABC):
     """A data set with its task, its recorded splits and its streams.
+
+    These settings all data have; a subclass passes them on (`**common`). What a constructor is given is held against its annotations first.
 
     batch_size: samples per training step over all ranks.
     eval_batch_size: samples per evaluation batch over all ranks, by default twice batch_size.
@@ -43,23 +44,22 @@ class DataModule(pl.LightningDataModule, ABC):
     store: Store
     splits: dict[str, np.ndarray]
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = checking(cls.__init__)  # type: ignore[method-assign]
+
+    @checking
     def __init__(
         self,
         *,
-        batch_size: int,
-        eval_batch_size: int | None = None,
+        batch_size: Count,
+        eval_batch_size: Count | None = None,
         split_seed: int = 0,
         fingerprint: str | None = None,
-        sampling: str | None = None,
+        sampling: Literal["balanced"] | None = None,
     ) -> None:
         super().__init__()
-        if sampling not in (None, *SAMPLINGS):
-            raise UserError(
-                f"`sampling` '{sampling}' does not exist: {choices(str(sampling), SAMPLINGS)}, or null"
-            )
-        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if size is not None and (not isinstance(size, int) or size < 1):
-                raise UserError(f"data.{name} must be a whole number of samples, at least 1, got {size!r}")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or 2 * batch_size
         self.split_seed = split_seed

@@ -5,37 +5,26 @@ torch).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
 from tutelage.data.splits import derive_seed, uniform
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError
+from tutelage.typed import Rate, checking
 
-LABEL_NOISE = ("symmetric", "asymmetric")
-
-
-def check_rate(rate: float, name: str) -> float:
-    """Return the rate; UserError unless 0 <= rate < 1."""
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-        raise UserError(f"{name} must be a rate from 0 to below 1, got {rate!r}")
-    return float(rate)
+LabelNoise = Literal["symmetric", "asymmetric"]
 
 
-def check_kind(kind: str) -> str:
-    """Return the kind of label noise; UserError unless it is one of ours."""
-    if kind not in LABEL_NOISE:
-        raise UserError(f"label_noise_kind '{kind}' does not exist: {choices(kind, LABEL_NOISE)}")
-    return kind
-
-
+@checking
 def flip_labels(
     labels: np.ndarray,
     indices: np.ndarray,
     *,
-    rate: float,
+    rate: Rate,
     classes: int,
     seed: int,
-    kind: str = "symmetric",
+    kind: LabelNoise = "symmetric",
     mapping: Mapping[int, int] | None = None,
 ) -> tuple[np.ndarray, float]:
     """Return a copy of the labels (N,) with wrong ones at some of the indices, and the realised share of
@@ -46,8 +35,6 @@ def flip_labels(
     to mapping[c], by default to c + 1 with the last to 0; classes that the mapping leaves out keep their
     labels. (Definitions: Patrini et al. 2017, arXiv 1609.03683.)
     """
-    check_rate(rate, "label_noise")
-    check_kind(kind)
     old = labels[indices]
     if kind == "symmetric":
         if mapping:

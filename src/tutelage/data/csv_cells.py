@@ -7,7 +7,7 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DELIMITERS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'"}
-DECIMALS = ("point", "comma")
+Decimal = Literal["point", "comma"]
+DECIMALS: tuple[Decimal, ...] = get_args(Decimal)
 DEFAULT_EMPTY = [
     "",
     "#N/A",

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from tutelage.data.csv_cells import (
-    DECIMALS,
     DELIMITERS,
     Cells,
+    Decimal,
     all_numbers,
     cleaned,
     decimal_sign,
@@ -26,6 +26,7 @@ from tutelage.data.csv_cells import (
     text_of,
 )
 from tutelage.errors import UserError, choices
+from tutelage.typed import checking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +46,19 @@ class CsvTable:
     notes: list[str]
 
 
+@checking
 def read(
     path: Path,
     *,
     date: str | Sequence[str] = "date",
     columns: Sequence[str] | None = None,
-    decimal: str | None = None,
+    decimal: Decimal | None = None,
 ) -> CsvTable:
     """Read a file of a column of time and others, separated by commas, semicolons, tabs or '|', also compressed.
 
     date: the column of time, or several, whose texts are joined by a space. columns: the others, by default all. decimal: "point" or
     "comma", by default what the cells say. Raises UserError for what is no such table, and where cells such as 1,234 leave it open.
     """
-    if decimal not in (None, *DECIMALS):
-        raise UserError(f"`decimal` '{decimal}' does not exist: {choices(str(decimal), DECIMALS)}")
     text, notes = text_of(path)
     lines = text.split("\n")
     filled = [number for number, line in enumerate(lines, start=1) if line.strip()]

@@ -211,8 +211,6 @@ def _decimals(
     path: Path, frame: pd.DataFrame, texts: Collection[str], decimal: str | None, notes: list[str]
 ) -> None:
     """Make numbers of columns that are written with a decimal comma or with groups of thousands, in place."""
-    if decimal not in (None, *csv_cells.DECIMALS):
-        raise UserError(f"`decimal` '{decimal}' does not exist: {choices(str(decimal), csv_cells.DECIMALS)}")
     found = {}
     for name in frame.columns:
         if name not in texts and is_text(frame[name]):

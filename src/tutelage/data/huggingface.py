@@ -6,7 +6,7 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch
 from tutelage.data import cache, frame
 from tutelage.data.base import DataModule
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
-from tutelage.data.image_pixels import MODES, Form, read
+from tutelage.data.image_pixels import Form, read
 from tutelage.data.image_set import ImageData
 from tutelage.data.image_store import ImageSource
 from tutelage.data.memory import check_fits
@@ -22,6 +22,7 @@ from tutelage.data.rows import Rows
 from tutelage.data.table import Table
 from tutelage.data.text_rows import TextRows
 from tutelage.errors import UserError, choices
+from tutelage.typed import Count
 
 log = logging.getLogger("tutelage")
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json", ".arrow": "arrow"}
@@ -173,13 +174,11 @@ class HubImages(ImageData):
         source: _Source,
         image: str,
         target: str,
-        image_size: int | None = None,
-        channels: int = 3,
+        image_size: Count | None = None,
+        channels: Literal[1, 3] = 3,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if channels not in MODES:
-            raise UserError(f"`channels` must be 1 (grey) or 3 (RGB), got {channels}")
         self.hub, self.image, self.target = source, image, target
         self.form = Form(image_size, channels, (255, 255, 255), None)
 

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -23,21 +23,22 @@ from tutelage.data.fingerprint import of_files
 from tutelage.data.image_check import Found
 from tutelage.data.image_files import Files, UnreadableImages
 from tutelage.data.image_layout import Layout, read_layout
-from tutelage.data.image_pixels import MODES, Fact, Form
+from tutelage.data.image_pixels import Fact, Form
 from tutelage.data.image_set import ImageData
 from tutelage.data.image_store import ImageSource
 from tutelage.data.memory import check_fits
 from tutelage.data.streams import Store
 from tutelage.data.walk import printable
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError
+from tutelage.typed import Count, Range
 
 log = logging.getLogger("tutelage")
 
-STORAGE = ("auto", "resident", "stream")
 RESIDENT_BYTES = 2 * 2**30
 """Decoded size up to which "auto" keeps a set in memory; beyond, its files are streamed."""
 
 
+Byte = Annotated[int, Range(0, 255)]
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 DECODING = "bilinear 4"
 """Names what `image_pixels` makes of a file: part of the name of what is kept decoded, so that no older version's pixels serve."""
@@ -66,27 +67,22 @@ class ImageFolder(ImageData):
         self,
         *,
         root: str | os.PathLike[str],
-        image_size: int | None = None,
-        channels: int = 3,
-        background: str | Sequence[int] = "white",
+        image_size: Count | None = None,
+        channels: Literal[1, 3] = 3,
+        background: Literal["white", "black"] | tuple[Byte, Byte, Byte] = "white",
         white: float | None = None,
-        storage: str = "auto",
+        storage: Literal["auto", "resident", "stream"] = "auto",
         num_workers: int = 2,
         check_files: bool = True,
         absent: Sequence[str] = (),
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if storage not in STORAGE:
-            raise UserError(f"`storage` '{storage}' does not exist: {choices(storage, STORAGE)}")
-        if channels not in MODES:
-            raise UserError(f"`channels` must be 1 (grey) or 3 (RGB), got {channels}")
-        if image_size is not None and image_size < 1:
-            raise UserError(f"`image_size` must be a number of pixels, got {image_size}")
         if white is not None and not 0 < white < float("inf"):
             raise UserError(f"`white` must be a number above 0, such as 4095 for 12 bits, got {white!r}")
         self.root = Path(root).expanduser()
-        self.form = Form(image_size, channels, _colour(background), white)
+        red, green, blue = BACKGROUNDS[background] if isinstance(background, str) else background
+        self.form = Form(image_size, channels, (red, green, blue), white)
         self.storage, self.num_workers, self.check_files = storage, num_workers, check_files
         self.absent = tuple(absent)
 
@@ -188,15 +184,6 @@ class ImageFolder(ImageData):
         return FileStore(
             images, labels, scale, shift, crop, chain, self.mixer, self.task.output_size, self.num_workers
         )
-
-
-def _colour(background: str | Sequence[int]) -> tuple[int, int, int]:
-    given = BACKGROUNDS.get(background) if isinstance(background, str) else tuple(background)
-    if given is None or len(given) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in given):
-        raise UserError(
-            f"`background` must be white, black or three whole numbers [red, green, blue] from 0 to 255, got {background!r}"
-        )
-    return given[0], given[1], given[2]
 
 
 def _deep(files: Files) -> Files:

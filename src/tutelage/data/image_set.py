@@ -21,12 +21,12 @@ from tutelage.data.image_store import ImageSource, ImageStore, moments
 from tutelage.data.streams import Store
 from tutelage.errors import UserError, choices
 from tutelage.tasks import Classification
+from tutelage.typed import Count, Rate
 
 
 class ImageData(DataModule):
     """Image classification: splits, subsets, hard data, normalisation and augmentation of any image source.
 
-    batch_size, eval_batch_size, split_seed, fingerprint, sampling: see `DataModule`.
     test: fraction of all images, or their number, held out (stratified) where the set has no test part.
     validation: the same of the training images, where the set has no validation part.
     classes: names or numbers of the classes to keep, re-numbered in this order.
@@ -46,41 +46,27 @@ class ImageData(DataModule):
     def __init__(
         self,
         *,
-        batch_size: int,
         validation: float = 0.1,
         test: float = 0.2,
         classes: Sequence[str | int] | None = None,
-        train_size: int | None = None,
-        per_class: int | None = None,
-        label_noise: float = 0.0,
-        label_noise_kind: str = "symmetric",
+        train_size: Count | None = None,
+        per_class: Count | None = None,
+        label_noise: Rate = 0.0,
+        label_noise_kind: corruption.LabelNoise = "symmetric",
         label_noise_map: Mapping[int, int] | None = None,
-        missing: float = 0.0,
-        missing_in: str = "train",
+        missing: Rate = 0.0,
+        missing_in: Literal["train", "all"] = "train",
         normalization: str | Sequence[Sequence[float]] | None = "train",
         augment: Mapping[str, Mapping[str, Any] | Augmentation | None] | None = None,
-        eval_batch_size: int | None = None,
-        split_seed: int = 0,
-        fingerprint: str | None = None,
-        sampling: str | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            split_seed=split_seed,
-            fingerprint=fingerprint,
-            sampling=sampling,
-        )
-        if missing_in not in ("train", "all"):
-            raise UserError(
-                f"missing_in '{missing_in}' does not exist: {choices(missing_in, ('train', 'all'))}"
-            )
+        super().__init__(**common)
         self.validation, self.test = validation, test
         self.classes, self.train_size, self.per_class = classes, train_size, per_class
-        self.label_noise = corruption.check_rate(label_noise, "label_noise")
-        self.label_noise_kind = corruption.check_kind(label_noise_kind)
+        self.label_noise = float(label_noise)
+        self.label_noise_kind = label_noise_kind
         self.label_noise_map = label_noise_map
-        self.missing, self.missing_in = corruption.check_rate(missing, "missing"), missing_in
+        self.missing, self.missing_in = float(missing), missing_in
         self.requested_normalization = normalization
         self.augment, self.mixer = build_all(augment or {})
         self._training = np.empty(0, dtype=np.int64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from tutelage.data.base import DataModule
+from tutelage.data.row_targets import TaskKind
 from tutelage.data.splits import SPLITS, content_numbers, hold_out
 from tutelage.data.streams import Draw, Reader, Resident
 from tutelage.errors import UserError, choices
 from tutelage.tasks import Batch, Binary, Classification, MultiLabel, Regression, Task
+from tutelage.typed import Count
 
 log = logging.getLogger("tutelage")
 TASKS: dict[str, Callable[[int], Task]] = {
@@ -130,32 +132,16 @@ class Own(DataModule):
         self,
         *,
         source: Any,
-        batch_size: int,
-        task: str | None = None,
-        outputs: int | None = None,
+        task: TaskKind | None = None,
+        outputs: Count | None = None,
         validation: float = 0.1,
         test: float = 0.2,
-        storage: str = "resident",
+        storage: Literal["resident", "stream"] = "resident",
         num_workers: int = 0,
         root: str | None = None,
-        sampling: str | None = None,
-        eval_batch_size: int | None = None,
-        split_seed: int = 0,
-        fingerprint: str | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            split_seed=split_seed,
-            fingerprint=fingerprint,
-            sampling=sampling,
-        )
-        if task not in (None, *TASKS):
-            raise UserError(f"`task` '{task}' does not exist: {choices(str(task), TASKS)}")
-        if storage not in ("resident", "stream"):
-            raise UserError(
-                f"`storage` '{storage}' does not exist: {choices(storage, ('resident', 'stream'))}"
-            )
+        super().__init__(**common)
         self.source, self.wanted_task, self.outputs = source, task, outputs
         self.sizes = {"test": test, "validation": validation}
         self.storage, self.num_workers, self.root = storage, num_workers, root

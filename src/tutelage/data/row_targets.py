@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from tutelage.data.frame import Frame, column, is_text
 from tutelage.errors import UserError, choices
 
-TASKS = ("classification", "binary", "multi_label", "regression")
+TaskKind = Literal["classification", "binary", "multi_label", "regression"]
 FEW_VALUES = 20
 """Up to so many different whole numbers are taken for classes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """task: one of `TASKS`. values: classes (rows,) int64, -1 for one that is left out, or (rows, columns) float64. classes: their names,
+    """task: of `TaskKind`. values: classes (rows,) int64, -1 for one that is left out, or (rows, columns) float64. classes: their names,
     or those of the labels. note: how they were taken, in a sentence.
     """
 
@@ -42,8 +42,6 @@ def read(
     classes: the ones to keep, in this order; rows of others are left out. known: those of the data that a network was trained on, where
     it is to be judged on these: each row's class is found there by name. Raises UserError for what is no target.
     """
-    if task not in (None, *TASKS):
-        raise UserError(f"`task` '{task}' does not exist: {choices(str(task), TASKS)}")
     if not names:
         raise UserError(f"`target` must name the column to predict: {choices('', frame.columns.columns)}")
     columns = [column(frame, name, "target", root) for name in names]

@@ -16,12 +16,14 @@ from torch import Tensor
 from tutelage.data import cache, row_splits, row_targets
 from tutelage.data import splits as splitting
 from tutelage.data.base import DataModule
+from tutelage.data.csv_cells import Decimal
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.frame import Frame, column, is_text
 from tutelage.data.frame import read as read_frame
 from tutelage.data.streams import Store
 from tutelage.errors import UserError
 from tutelage.tasks import Binary, Classification, MultiLabel, Regression
+from tutelage.typed import Count
 
 log = logging.getLogger("tutelage")
 
@@ -45,31 +47,21 @@ class Rows(DataModule):
         self,
         *,
         target: str | Sequence[str] | None,
-        batch_size: int,
         root: str | os.PathLike[str] | None = None,
-        task: str | None = None,
+        task: row_targets.TaskKind | None = None,
         classes: Sequence[Any] | None = None,
         validation: float = 0.1,
         test: float = 0.2,
-        train_size: int | None = None,
+        train_size: Count | None = None,
         group: str | None = None,
         time: str | None = None,
         fold: int | None = None,
         folds: int = 5,
-        sampling: str | None = None,
         empty: Sequence[str] = (),
-        decimal: str | None = None,
-        eval_batch_size: int | None = None,
-        split_seed: int = 0,
-        fingerprint: str | None = None,
+        decimal: Decimal | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            split_seed=split_seed,
-            fingerprint=fingerprint,
-            sampling=sampling,
-        )
+        super().__init__(**common)
         self.root = None if root is None else Path(root).expanduser()
         self.target = [target] if isinstance(target, str) else list(target or ())
         self.wanted_task, self.classes = task, classes

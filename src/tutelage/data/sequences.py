@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from tutelage.data import cache
 from tutelage.data import splits as splitting
 from tutelage.data.base import DataModule
 from tutelage.data.streams import Resident
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError
 from tutelage.tasks import Batch, Classification, Tokens
+from tutelage.typed import Count, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,23 +65,17 @@ class GeneratedSequences(DataModule):
     def __init__(
         self,
         *,
-        batch_size: int,
-        train_size: int,
-        validation_size: int,
-        test_size: int,
-        min_length: int,
-        max_length: int,
-        eval_batch_size: int | None = None,
-        split_seed: int = 0,
+        train_size: Count,
+        validation_size: Count,
+        test_size: Count,
+        min_length: Count,
+        max_length: Count,
+        **common: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, split_seed=split_seed)
+        super().__init__(**common)
         self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-        if min(self.sizes.values()) < 1:
-            raise UserError(f"every split needs at least one sequence, got {self.sizes}")
-        if not 1 <= min_length <= max_length:
-            raise UserError(
-                f"lengths must be 1 <= `min_length` <= `max_length`, got {min_length} and {max_length}"
-            )
+        if min_length > max_length:
+            raise UserError(f"`min_length` must be at most `max_length`, got {min_length} and {max_length}")
         self.min_length, self.max_length = min_length, max_length
 
     @abstractmethod
@@ -125,10 +120,8 @@ class CopyPaste(GeneratedSequences):
     separator. Numbers, lengths and sizes are those of arXiv 2410.20035; its format is not released, so this one is ours.
     """
 
-    def __init__(self, *, numbers: int = 10, **options: Any) -> None:
+    def __init__(self, *, numbers: Annotated[int, Range(2, 250)] = 10, **options: Any) -> None:
         super().__init__(**options)
-        if not 2 <= numbers <= 250:
-            raise UserError(f"copy-paste needs from 2 to 250 numbers, got {numbers}")
         self.numbers = numbers
         self.vocab_size = numbers + 2
         self.task = Tokens(self.vocab_size, monitor="accuracy", next_token=True)
@@ -161,10 +154,8 @@ class Parity(GeneratedSequences):
     target: "whole", the parity of the string as its class; or "prefix", at each position the parity of the bits up to it.
     """
 
-    def __init__(self, *, target: str = "whole", **options: Any) -> None:
+    def __init__(self, *, target: Literal["whole", "prefix"] = "whole", **options: Any) -> None:
         super().__init__(**options)
-        if target not in ("whole", "prefix"):
-            raise UserError(f"`target` '{target}' does not exist: {choices(target, ('whole', 'prefix'))}")
         self.target = target
         self.vocab_size = 3
         self.task = Classification(2) if target == "whole" else Tokens(2, monitor="accuracy")

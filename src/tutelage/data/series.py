@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,14 +15,15 @@ from torch import Tensor
 
 from tutelage.data import cache, corruption, series_file
 from tutelage.data.base import DataModule
+from tutelage.data.csv_cells import Decimal
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.splits import SPLITS, digest
 from tutelage.data.streams import Resident
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError
 from tutelage.tasks import Batch, Forecasting
+from tutelage.typed import Count, Positive, Rate
 
 log = logging.getLogger("tutelage")
-LEVELS = ("last", "mean")
 """What a window may be measured from: its last input, or the mean of its inputs."""
 
 
@@ -85,38 +86,20 @@ class Series(DataModule):
         self,
         *,
         root: str | os.PathLike[str],
-        batch_size: int,
-        length: int,
-        horizon: int,
-        split: Sequence[float],
+        length: Count,
+        horizon: Count,
+        split: tuple[Positive, Positive, Positive],
         columns: Sequence[str] | None = None,
         date: str | Sequence[str] = "date",
         date_format: str | None = None,
         step: str | None = None,
-        decimal: str | None = None,
-        missing: float = 0.0,
-        missing_in: str = "train",
-        level: str | None = None,
-        eval_batch_size: int | None = None,
-        split_seed: int = 0,
-        fingerprint: str | None = None,
+        decimal: Decimal | None = None,
+        missing: Rate = 0.0,
+        missing_in: Literal["train", "all"] = "train",
+        level: Literal["last", "mean"] | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            split_seed=split_seed,
-            fingerprint=fingerprint,
-        )
-        if missing_in not in ("train", "all"):
-            raise UserError(
-                f"missing_in '{missing_in}' does not exist: {choices(missing_in, ('train', 'all'))}"
-            )
-        if level not in (None, *LEVELS):
-            raise UserError(f"`level` '{level}' does not exist: {choices(level, LEVELS)}, or null for none")
-        if length < 1 or horizon < 1:
-            raise UserError(f"`length` and `horizon` must be at least 1, got {length} and {horizon}")
-        if len(split) != 3 or min(split) <= 0:
-            raise UserError(f"`split` needs three positive numbers, rows or fractions, got {list(split)}")
+        super().__init__(**common)
         self.root = Path(root).expanduser()
         self.length, self.horizon, self.split = length, horizon, tuple(split)
         self.level = level
@@ -127,7 +110,7 @@ class Series(DataModule):
             "step": step,
             "decimal": decimal,
         }
-        self.missing, self.missing_in = corruption.check_rate(missing, "missing"), missing_in
+        self.missing, self.missing_in = float(missing), missing_in
 
     def prepare(self) -> None:
         """Read the file. Raises UserError where it is missing or not such a table."""

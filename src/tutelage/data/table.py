@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from tutelage.data.frame import Frame, column
 from tutelage.data.rows import Rows
 from tutelage.data.splits import content_numbers
 from tutelage.data.streams import Resident
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError
 from tutelage.tasks import Batch
 
 log = logging.getLogger("tutelage")
-EMBEDDED = ("breast_cancer", "diabetes", "iris", "wine", "linnerud", "digits")
+Embedded = Literal["breast_cancer", "diabetes", "iris", "wine", "linnerud", "digits"]
 """Tables that scikit-learn brings along."""
 
 
@@ -42,14 +42,14 @@ class Table(Rows):
     Numbers are brought to mean 0 and deviation 1; where training rows have empty cells, those are the mean and a feature beside says so.
     Words become one feature each, an empty cell is one of them. A word that no training row has is 0 in all of them, and counted.
 
-    dataset: one of `EMBEDDED`, in place of `root`. columns: the inputs, by default all others than target, group and time. without: the
+    dataset: one of scikit-learn's, in place of `root`. columns: the inputs, by default all others than target, group and time. without: the
     ones to leave out. categories: columns whose numbers are names. Other arguments: see `Rows`.
     """
 
     def __init__(
         self,
         *,
-        dataset: str | None = None,
+        dataset: Embedded | None = None,
         columns: Sequence[str] | None = None,
         without: Sequence[str] = (),
         categories: Sequence[str] = (),
@@ -58,10 +58,8 @@ class Table(Rows):
         super().__init__(**options)
         if (dataset is None) == (self.root is None):
             raise UserError(
-                f"give either `root`, a file, or `dataset`, one of scikit-learn's: {', '.join(EMBEDDED)}"
+                f"give either `root`, a file, or `dataset`, one of scikit-learn's: {', '.join(get_args(Embedded))}"
             )
-        if dataset is not None and dataset not in EMBEDDED:
-            raise UserError(f"`dataset` '{dataset}' does not exist: {choices(dataset, EMBEDDED)}")
         self.dataset, self.columns, self.without, self.categories = (
             dataset,
             columns,

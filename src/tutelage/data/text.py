@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ from tutelage.data.base import DataModule
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.splits import SPLITS
 from tutelage.data.streams import Resident
-from tutelage.data.vocabulary import LEVELS, write_tokens
-from tutelage.errors import UserError, choices
+from tutelage.data.vocabulary import Level, write_tokens
+from tutelage.errors import UserError
 from tutelage.tasks import Batch, Tokens
+from tutelage.typed import Count, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,10 @@ class WindowStore(Resident):
         return Batch(window[:, :-1].contiguous(), window[:, 1:].contiguous(), index)
 
 
+Minor = Annotated[float, Range(0, 0.5, above=True, below=True)]
+"""A share below one half."""
+
+
 class Text(DataModule):
     """Next-token prediction on text files, in non-overlapping windows of `length` tokens, each read without what precedes it.
 
@@ -51,35 +56,20 @@ class Text(DataModule):
         self,
         *,
         root: str | os.PathLike[str],
-        batch_size: int,
-        length: int,
+        length: Count,
         train: str | None = None,
         validation: str | None = None,
         test: str | None = None,
-        level: str = "word",
-        min_count: int = 1,
+        level: Level = "word",
+        min_count: Count = 1,
         tokenizer: str | None = None,
-        validation_fraction: float = 0.05,
-        test_fraction: float = 0.05,
-        eval_batch_size: int | None = None,
-        split_seed: int = 0,
-        fingerprint: str | None = None,
+        validation_fraction: Minor = 0.05,
+        test_fraction: Minor = 0.05,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            split_seed=split_seed,
-            fingerprint=fingerprint,
-        )
-        if level not in LEVELS:
-            raise UserError(f"`level` '{level}' does not exist: {choices(level, LEVELS)}")
-        if length < 1 or min_count < 1:
-            raise UserError(f"`length` and `min_count` must be at least 1, got {length} and {min_count}")
+        super().__init__(**common)
         if (tokenizer is None) == (level == "tokenizer"):
             raise UserError("`tokenizer` names a tokenizer.json in `root` exactly when `level`=tokenizer")
-        for name, fraction in (("validation", validation_fraction), ("test", test_fraction)):
-            if not 0 < fraction < 0.5:
-                raise UserError(f"data.{name}_fraction must lie between 0 and 0.5, got {fraction}")
         self.root = Path(root).expanduser()
         self.length, self.level, self.min_count, self.tokenizer = length, level, min_count, tokenizer
         self.files = {"train": train, "validation": validation, "test": test}

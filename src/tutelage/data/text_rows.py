@@ -20,9 +20,10 @@ from tutelage.data.frame import Frame, column, is_text
 from tutelage.data.rows import Rows
 from tutelage.data.splits import content_numbers, digest
 from tutelage.data.streams import Resident
-from tutelage.data.vocabulary import LEVELS, UNKNOWN
-from tutelage.errors import UserError, choices
+from tutelage.data.vocabulary import UNKNOWN, Level
+from tutelage.errors import UserError
 from tutelage.tasks import Batch
+from tutelage.typed import Count
 
 log = logging.getLogger("tutelage")
 PADDING = "<pad>"
@@ -63,23 +64,19 @@ class TextRows(Rows):
         *,
         text: str = "text",
         target: str | Sequence[str] | None = "label",
-        length: int = 128,
-        level: str = "word",
-        min_count: int = 1,
+        length: Count = 128,
+        level: Level = "word",
+        min_count: Count = 1,
         tokenizer: str | os.PathLike[str] | None = None,
         tokenizer_digest: str | None = None,
         special_tokens: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(target=target, **options)
-        if level not in LEVELS:
-            raise UserError(f"`level` '{level}' does not exist: {choices(level, LEVELS)}")
         if level == "tokenizer" and tokenizer is None:
             raise UserError(
                 "`tokenizer` must name a tokenizer.json, or a folder with it, where `level`=tokenizer"
             )
-        if length < 1 or min_count < 1:
-            raise UserError(f"`length` and `min_count` must be at least 1, got {length} and {min_count}")
         self.text, self.length, self.min_count, self.special_tokens = text, length, min_count, special_tokens
         self.tokenizer = None if tokenizer is None else Path(tokenizer).expanduser()
         self.level = "tokenizer" if tokenizer is not None else level

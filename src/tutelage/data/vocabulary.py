@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from tutelage.data.splits import SPLITS
 from tutelage.errors import UserError
 
-LEVELS = ("word", "character", "tokenizer")
+Level = Literal["word", "character", "tokenizer"]
 UNKNOWN, END_OF_LINE = "<unk>", "<eos>"
 
 

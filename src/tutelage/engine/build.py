@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from tutelage.alignment.guides import FeatureGuide
-from tutelage.config.values import in_keys
 from tutelage.data.base import DataModule
 from tutelage.data.cache import cache_folder
 from tutelage.data.image_set import ImageData
@@ -44,6 +43,7 @@ from tutelage.runs.identity import is_need
 from tutelage.runs.setting import overlap
 from tutelage.runs.weights import needed_folder, node_of
 from tutelage.tasks import Batch, Tokens
+from tutelage.typed import in_keys
 
 log = logging.getLogger("tutelage")
 OPTIMIZER = "tutelage.methods.optim.OptimizerSpec"

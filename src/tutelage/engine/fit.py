@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from safetensors import safe_open
 
-from tutelage.config.settings import Fit, Hardware, Logger, read
+from tutelage.config.settings import Fit, Hardware, Logger
 from tutelage.engine.build import Built, build
 from tutelage.engine.callbacks import Progress, Recording, StopBelow
 from tutelage.engine.checkpoints import Checkpoints, WholeFiles, best_weights
@@ -31,6 +31,7 @@ from tutelage.runs.bounded import check_archive
 from tutelage.runs.records import replacing, write_json
 from tutelage.runs.run import Run
 from tutelage.runs.setting import reads_of
+from tutelage.typed import read
 
 log = logging.getLogger("tutelage")
 

@@ -20,10 +20,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tutelage.config.values import checked, in_keys
 from tutelage.engine.trust import ALLOWED, SHIPPED, SHIPPED_FILES, check_words
 from tutelage.errors import UserError, choices
 from tutelage.runs.declared import DECLARATIONS
+from tutelage.typed import checked, in_keys
 
 
 def resolve(target: str, where: str) -> Callable[..., Any]:

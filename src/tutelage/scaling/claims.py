@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from tutelage.config.values import checked
 from tutelage.errors import UserError, choices
 from tutelage.scaling import verdicts
 from tutelage.scaling.critical_samples import exponents as fitted_exponents
 from tutelage.scaling.predict import energy_of, predict
 from tutelage.scaling.verdicts import Result, Verdict, critical, judge, of, size_range
+from tutelage.typed import checked
 
 PLANNED: tuple[dict[str, Any], ...] = ({"kind": "exponent", "size": "d"}, {"kind": "collapse"})
 """The claims of an experiment without a case."""

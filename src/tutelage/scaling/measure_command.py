@@ -98,9 +98,9 @@ def points_of(config: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
 
 def _check(node: Mapping[str, Any]) -> None:
     # A case passes on to its points what it does not name itself, so their fields are checked here.
-    from tutelage.config.values import checked
     from tutelage.engine.instantiate import parameters_of, resolve
     from tutelage.scaling.grid import Point
+    from tutelage.typed import checked
 
     named = parameters_of(resolve(node["_target_"], "measure"))[0]
     hints = typing.get_type_hints(Point)

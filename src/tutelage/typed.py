@@ -1,33 +1,90 @@
-"""Whether plain values from a configuration fit type annotations, and how to say what was expected. Standard library only."""
+"""Plain values against type annotations: whether they fit, what was expected, and settings as dataclasses. Standard library only."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import inspect
 import re
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from tutelage.errors import UserError, nearest
+from tutelage.errors import UserError, choices, nearest
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `least` to `most`, as in `Annotated[int, Range(1)]`; above: without `least` itself."""
+    """The numbers from `least` to `most`, as in `Annotated[int, Range(1)]`; above, below: without `least`, without `most` itself."""
 
     least: float
     most: float | None = None
     above: bool = False
+    below: bool = False
 
     def __contains__(self, value: float) -> bool:
         low = value > self.least if self.above else value >= self.least
-        return low and (self.most is None or value <= self.most)
+        return low and (self.most is None or (value < self.most if self.below else value <= self.most))
 
     def __str__(self) -> str:
         low = f"above {self.least}" if self.above else f"of at least {self.least}"
-        return low if self.most is None else f"{low} and at most {self.most}"
+        if self.most is None:
+            return low
+        return f"{low} and {'below' if self.below else 'at most'} {self.most}"
+
+
+Count = Annotated[int, Range(1)]
+"""A whole number of at least 1."""
+Positive = Annotated[float, Range(0, above=True)]
+"""A number above 0."""
+Rate = Annotated[float, Range(0, 1, below=True)]
+"""A share that is not all."""
+
+_hints: Any = functools.cache(functools.partial(typing.get_type_hints, include_extras=True))
+Settings = typing.TypeVar("Settings")
+Returned = typing.TypeVar("Returned")
+
+
+def read(kind: type[Settings], section: Mapping[str, Any], where: str = "") -> Settings:
+    """Return a section of a configuration as its settings.
+
+    kind: the dataclass of the settings; what has a default may be missing.
+    section: plain values by their keys.
+    where: the section's own key, for messages; empty for the whole.
+
+    Raises:
+        UserError: an unknown or missing key, or a value of another type or out of range.
+    """
+    prefix, hints = f"{where}." if where else "", _hints(kind)
+    for key in section:
+        if key not in hints:
+            raise UserError(f"there is no setting '{prefix}{key}'; {choices(str(key), hints)}")
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        if needed and field.name not in section:
+            raise UserError(f"the setting '{prefix}{field.name}' is missing")
+    values = {key: checked(f"{prefix}{key}", value, hints[key]) for key, value in section.items()}
+    try:
+        return kind(**values)
+    except UserError as error:
+        raise UserError(in_keys(str(error), where, hints)) from None
+
+
+def checking(function: Callable[..., Returned]) -> Callable[..., Returned]:
+    """Return a function that first holds the keywords it is given against their annotations.
+
+    Its messages have the argument in backticks, which `in_keys` makes the key of a configuration.
+    """
+
+    @functools.wraps(function)
+    def checked_first(*positional: Any, **given: Any) -> Returned:
+        hints = _hints(function)
+        known = {key: checked(f"`{key}`", value, hints[key]) for key, value in given.items() if key in hints}
+        return function(*positional, **(given | known))
+
+    return checked_first
 
 
 def checked(key: str, value: Any, hint: Any) -> Any:
@@ -152,7 +209,10 @@ def describe(hint: Any) -> str:
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return f"a mapping to {describe(inner[-1])}" if inner and inner[-1] is not Any else "a mapping"
     if inspect.isclass(origin) and issubclass(origin, tuple) and inner and Ellipsis not in inner:
-        return f"a list of {len(inner)} values ({', '.join(map(describe, inner))})"
+        items = list(dict.fromkeys(map(describe, inner)))
+        if len(items) == 1:
+            return f"a list of {len(inner)} values, each {items[0]}"
+        return f"a list of {len(inner)} values ({', '.join(items)})"
     if origin is not None:
         return f"a list of {describe(inner[0])}" if inner else "a list"
     return str(getattr(hint, "__name__", hint))

@@ -7,6 +7,7 @@ import pytest
 from tutelage.errors import UserError
 from tutelage.reporting import render
 from tutelage.reporting.collect import row_of
+from tutelage.reporting.committed import committed_report
 from tutelage.reporting.table_file import load
 from tutelage.reporting.tables import build, choose, unfinished, write_table
 
@@ -314,12 +315,46 @@ def test_a_table_of_more_runs_stays_unless_replacing_is_asked_for(full, store, t
     fewer = replace(table, arms=table.arms[:1], compare=())
     report, said = write_table(fewer, find, store, tmp_path / "results", "layers")
     assert len(report.lines) == 1 and "--replace" in said
-    assert written == {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    now = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    assert {**written, "layers.html": b""} == {**now, "layers.html": b""}
     _, said = write_table(fewer, find, store, tmp_path / "results", "layers", replace=True)
     assert (
         said.startswith("written")
         and (tmp_path / "results" / "layers.md").read_bytes() != written["layers.md"]
     )
+
+
+def test_where_the_runs_are_not_the_report_is_that_of_the_cells_beside_the_table(full, store, tmp_path):
+    table, find = full
+    results = tmp_path / "results"
+    before, _ = write_table(table, find, store, results, "layers")
+    written = {path.name: path.read_bytes() for path in results.iterdir()}
+
+    def nothing(cell):
+        raise UserError("the setting 'data.root' has no value")
+
+    report, said = write_table(table, nothing, store, results, "layers")
+    assert "the setting 'data.root' has no value" in said and "tutelage reproduce" in said
+    assert [(line.label, line.values) for line in report.lines] == [
+        (line.label, line.values) for line in before.lines
+    ]
+    assert [(c.difference, c.verdict) for c in report.comparisons] == [
+        (c.difference, c.verdict) for c in before.comparisons
+    ]
+    now = {path.name: path.read_bytes() for path in results.iterdir()}
+    assert {**written, "layers.html": b""} == {**now, "layers.html": b""}
+    (results / "layers.png").unlink()
+    write_table(table, nothing, store, results, "layers")
+    assert (results / "layers.png").is_file()
+
+
+def test_cells_that_are_none_are_one_message(full, store, tmp_path):
+    table, find = full
+    write_table(table, find, store, tmp_path, "layers")
+    cells = tmp_path / "layers-cells.csv"
+    cells.write_text(cells.read_text().replace("seed", "sead", 1))
+    with pytest.raises(UserError, match=r"layers-cells\.csv does not hold the cells of a table"):
+        committed_report(table, cells)
 
 
 def test_a_choice_inside_the_grid_is_not_at_its_edge(path, find, cells):

@@ -176,7 +176,7 @@ COMMANDS: dict[str, Command] = {
             "<table>: a table file such as experiments/guidance/digits.yaml, or guidance/digits: the same "
             "with the published numbers beside and a verdict, written to results/ beside the file. key=value "
             "words are added to every command of the table (data.root=...). A table on the disk that is of "
-            "more complete runs than are here stays as it is, unless --replace.",
+            "more complete runs than are here stays as it is, unless --replace; what is shown then is made from its cells.",
         ),
         (
             Flag("--replace", "a table: also where one of more runs stands on the disk"),

@@ -23,7 +23,7 @@ from tutelage.runs.store import Store
 FEW = 5
 """Beyond so many arms each has a panel of its own, the others in grey behind it."""
 MOST_PANELS = 24
-_DRAWING = 3
+_DRAWING = 4
 """Raise it when the drawing changes, so that figures of unchanged data are drawn again."""
 
 Curve = list[tuple[int, float, float, int]]
@@ -123,7 +123,11 @@ class _Drawing:
             below = 1.2 + 0.3 * len(self.points)
             differences = 1.2 + 0.3 * len(self.compared) if self.compared else 0.0
             drawn = [label for label, curve in self.curves.items() if curve]
-            if len(drawn) > FEW:
+            if not drawn:  # a report from committed cells
+                figure = Figure(figsize=(10.0, max(below, differences) + 0.3), layout="constrained")
+                FigureCanvasAgg(figure)
+                sides = figure.subplots(1, 2 if self.compared else 1, squeeze=False)[0]
+            elif len(drawn) > FEW:
                 shown = drawn[:MOST_PANELS]
                 rows = -(-len(shown) // 4)
                 above = 0.5 + 1.65 * rows
@@ -149,7 +153,7 @@ class _Drawing:
             self._values(sides[0])
             if self.compared:
                 self._differences(sides[1])
-            figure.suptitle(title if len(title) <= 110 else f"{title[:109]}…", fontsize=10)
+            figure.suptitle(_short(title, 110), fontsize=10)
             with replacing(path) as temporary:
                 metadata = {"Software": None, "Description": digest}
                 figure.savefig(temporary, format="png", dpi=120, metadata=metadata)
@@ -186,7 +190,7 @@ class _Drawing:
                 points = self.curves[other]
                 axes.plot([p[0] for p in points], [p[1] for p in points], color="0.82", linewidth=0.7)
             self._curve(axes, label, style(places[label])[0], "-")
-            axes.set_title(label if len(label) <= 34 else f"{label[:33]}…", fontsize=8)
+            axes.set_title(_short(label, 34), fontsize=8)
         self._axis(grid[0])
         for axes in grid[len(shown) :]:
             axes.axis("off")
@@ -240,16 +244,26 @@ class _Drawing:
             _interval(axes, place, found, (found.low, found.high), style(places[comparison.first])[0])
             if comparison.published is not None:
                 axes.plot(comparison.published, place, "D", color="black", fillstyle="none", markersize=5)
-        self._labels(axes, [f"{c.first} - {c.second}" for c in self.compared])
+        self._labels(axes, [_difference(c.first, c.second) for c in self.compared])
         published = "; diamond: published" if any(c.published is not None for c in self.compared) else ""
         axes.set(xlabel=f"difference in {self.name}")
         axes.set_title(f"difference over common seeds, 95 % interval{published}", fontsize=8)
 
     def _labels(self, axes: Any, labels: Sequence[str]) -> None:
-        short = [label if len(label) <= 38 else f"{label[:37]}…" for label in labels]
-        axes.set_yticks(range(len(labels)), short, fontsize=8)
+        short = [_short(label, 38) if "\n" not in label else label for label in labels]
+        axes.set_yticks(range(len(labels)), short, fontsize=8, linespacing=0.95)
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _difference(first: str, second: str) -> str:
+    """What a difference is called: in two lines where one would cut it."""
+    whole = f"{first} - {second}"
+    return whole if len(whole) <= 38 else f"{_short(first, 40)}\n- {_short(second, 38)}"
 
 
 def _interval(axes: Any, place: int, found: Summary, ends: tuple[float, float], color: str) -> None:

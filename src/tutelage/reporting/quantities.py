@@ -22,6 +22,12 @@ def possible(metric: str, scale: float = 1.0) -> tuple[float, float]:
     return (0.0 if name in _FROM_ZERO else -math.inf), math.inf
 
 
+def usual_mode(metric: str) -> str | None:
+    """Return "max" or "min" for a metric whose name says which is better, where no run does; None for others."""
+    name = metric.rpartition("/")[2]
+    return "max" if name in _SHARES else "min" if name in _FROM_ZERO else None
+
+
 def clipped(value: float, metric: str, scale: float = 1.0) -> float:
     """Return the possible value nearest to a value; what is no number stays."""
     low, high = possible(metric, scale)

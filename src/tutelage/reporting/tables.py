@@ -11,7 +11,7 @@ import csv
 import math
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tutelage.errors import UserError, choices
@@ -180,7 +180,8 @@ def build(table: Table, find: Find, words: Sequence[str] = ()) -> Report:
     notes: list[str] = []
     for arm in table.arms:
         choice = choose(table, arm, find)
-        rows = {cell.seed: find(cell) for cell in table.cells(arm, choice.point)}
+        # A run that is not there cannot say its seed.
+        rows = {cell.seed: replace(find(cell), seed=cell.seed) for cell in table.cells(arm, choice.point)}
         done = {
             seed: row for seed, row in rows.items() if row.state is State.COMPLETE and metric in row.metrics
         }
@@ -254,14 +255,28 @@ def write_table(
 ) -> tuple[Report, str]:
     """Write a table's `<stem>.md`, `<stem>.csv`, `<stem>-cells.csv` and `<stem>.png`, and return the report and what became of it in words.
 
-    A table on the disk that is of more complete runs stays, unless `replace`: in a fresh clone all runs are missing.
+    A table on the disk that is of more complete runs stays, unless `replace`: in a fresh clone all runs are missing. Then the report is
+    of the cells on the disk, and its page is written, with a figure where there is none.
     """
-    report = build(table, find, words)
-    have, had = report.complete, _complete_in(folder / f"{stem}-cells.csv")
-    if have < had and not replace:
+    from tutelage.reporting.committed import committed_report
+
+    cells = folder / f"{stem}-cells.csv"
+    had = 0 if replace else _complete_in(cells)
+    report: Report | None
+    try:
+        report = build(table, find, words)
+        have = str(report.complete)
+    except UserError as error:  # such as data that are not on this machine
+        if not had:
+            raise
+        report, have = None, f"none can be looked for ({error}), so that none"
+    if report is None or report.complete < had:
+        report = committed_report(table, cells)
+        figure = {} if (folder / f"{stem}.png").exists() else {"figure": f"{stem}.png"}
+        write(report, store, folder, {"html": f"{stem}.html", **figure})
         return report, (
-            f"not written: {folder}/{stem}.md is of {had} complete runs, here are {have} of them. "
-            "`tutelage reproduce` makes the others; --replace writes the table as it is"
+            f"from the {had} complete runs of {cells}; of the runs themselves {have} are here. "
+            f"written: {folder}/{stem}.html. `tutelage reproduce` makes the others; --replace writes the table of those that are here"
         )
     names = {
         "page": f"{stem}.md",

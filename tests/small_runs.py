@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 
 from tutelage.generators import shards
 from tutelage.generators.conditioning import Conditioning
@@ -28,6 +29,18 @@ def _pseudo_data() -> str:
     return _folder.name
 
 
+def _texts() -> str:
+    """Write sentences with a label each, and return the file."""
+    words = ["a", "b", "c", "d", "e", "f"]
+    rows = [
+        f"{' '.join(words[(i * k) % 6] for k in range(3 + i % 5))},{'yes' if i % 2 else 'no'}"
+        for i in range(96)
+    ]
+    path = Path(_folder.name) / "texts.csv"
+    path.write_text("\n".join(["text,label", *rows]))
+    return str(path)
+
+
 C = "method.objectives.consistency"
 P_SSL = [f"{C}.pseudo={_pseudo_data()}", "data.normalization=[[0.5],[0.5]]", f"{C}.ratio=0.5", "method.ema_decay=0.9",
          f"{C}.weak.random_crop.padding=1", f"{C}.strong.random_crop.padding=1", "model.dropout=0.2"]  # fmt: skip
@@ -46,6 +59,13 @@ METHODS: dict[str, list[str]] = {
     "pseudo_ssl/mean_teacher": [*P_SSL, f"{C}.schedule.steps=6"],
     "semi_supervised": SEMI,
     "self_supervised": ["method.objectives.views.projector=[16,8]", "model.dropout=0.2"],
+    "masked_images": ["method.objectives.masked.patch=2", "model.dropout=0.2"],
+    "masked_tokens": [
+        "data=text_classification",
+        f"data.root={_texts()}",
+        "model=transformer_encoder",
+        "model.dropout=0.2",
+    ],
     "guidance": [*GUIDE, "model.dropout=0.2"],
     "guidance_released": [*GUIDE, "model.dropout=0.2"],
     "intrinsic_dimension": ["method.objectives.dimension.neighbours=5", "model.dropout=0.2"],

@@ -53,7 +53,9 @@ def test_the_bench_of_the_hardware_has_words_for_every_kind_of_method_and_they_c
         "synthesis",
         "guidance_released",  # guidance in other words
         "semi_supervised",  # pseudo_ssl's class on images of a set, which synthetic inputs are not
-        "self_supervised",  # likewise
+        "self_supervised",  # likewise, as are the next two
+        "masked_images",
+        "masked_tokens",
     }
     pseudo = hardware._pseudo(tmp_path / "pseudo", 8)
     with hydra_ready():

@@ -77,7 +77,7 @@ def test_a_tokeniser_s_pieces(tmp_path: Path) -> None:
     assert data.vocab_size == 6
     batch = data.store.batch(torch.tensor([0, 4]), None)  # type: ignore[attr-defined]
     assert batch.inputs[:, :3].tolist() == [[2, 3, 5], [2, 4, 5]]
-    with pytest.raises(UserError, match=r"no file .*nowhere.*tokenizer.json"):
+    with pytest.raises(UserError, match=r"no tokenizer file .*nowhere.*tokenizer.json"):
         loaded(reviews(tmp_path), tokenizer=tmp_path / "nowhere")
 
 

@@ -39,6 +39,7 @@ FEATURE = "objective@method.objectives.feature"
 OWN_STATE = [
     ("feature_distillation", f"{FEATURE}=crd", "method.objectives.feature.negatives=50"),
     *(("feature_distillation", f"{FEATURE}={name}") for name in ("vid", "vkd")),
+    ("self_supervised", "method.objectives.views.loss=byol"),
     *(
         ("semi_supervised", f"objective@{C}={name}", f"{C}.distribution_alignment={aligned}")
         for name, aligned in (
@@ -77,8 +78,8 @@ MIXED = ["data.augment={random_erasing: {}, mixup: {probability: 0.5}, cutmix: {
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_recipe_resumes_exactly_with_every_method(command, monkeypatch, method):
-    """An average, a plateau, groups of parameters and mixed images; generators take no mixed ones."""
-    mixed = [] if any(word.startswith("model=generator") for word in METHODS[method]) else MIXED
+    """An average, a plateau, groups of parameters and mixed images; generators and texts take no mixed ones."""
+    mixed = [] if any(word.startswith(("model=generator", "data=")) for word in METHODS[method]) else MIXED
     resumes_exactly(command, monkeypatch, [f"method={method}", *METHODS[method], *mixed, *RECIPE])
 
 

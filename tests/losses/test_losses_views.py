@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
 
-from tutelage.losses.views import barlow_twins, nt_xent, vicreg
+from tutelage.losses.views import barlow_twins, byol, nt_xent, vicreg
 
 LOSSES = (nt_xent, vicreg, barlow_twins)
 
@@ -49,6 +49,25 @@ def slow_barlow(first, second, redundancy):
             c = sum(float(one[i, a] * two[i, b]) for i in range(n)) / n
             total += (c - 1) ** 2 if a == b else redundancy * c**2
     return total
+
+
+def slow_byol(predicted, target):
+    total = 0.0
+    for p, z in zip(predicted, target, strict=True):
+        total += sum(
+            (float(a) / float(p.norm()) - float(b) / float(z.norm())) ** 2 for a, b in zip(p, z, strict=True)
+        )
+    return total / len(predicted)
+
+
+def test_byol_is_the_papers_distance_whatever_the_lengths_and_its_target_gets_no_gradient():
+    predicted, target = (x.requires_grad_() for x in views())
+    loss = byol(predicted, target)
+    assert float(loss) == pytest.approx(slow_byol(predicted, target), rel=1e-6)
+    assert float(byol(3 * predicted, 0.2 * target)) == pytest.approx(float(loss))
+    assert float(byol(target, 5 * target)) == pytest.approx(0.0, abs=1e-6)
+    loss.backward()
+    assert predicted.grad.abs().sum() > 0 and target.grad is None
 
 
 def test_they_are_the_papers_sums():

@@ -13,9 +13,9 @@ from tutelage.engine.build import build
 from tutelage.engine.fit import make_trainer, plan_steps, quiet_lightning
 from tutelage.errors import UserError
 from tutelage.generators.gan_networks import GanGenerator
-from tutelage.methods.average import Average
 from tutelage.methods.base import step_seed
 from tutelage.methods.generation import _check_range
+from tutelage.models.average import Average
 from tutelage.models.weights import load_weights
 from tutelage.typed import read
 

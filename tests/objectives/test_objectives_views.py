@@ -29,8 +29,8 @@ def test_views_are_of_training_images_alone_and_no_label_is_read(tmp_path):
     (batch,) = stream
     seen = set()
     for draw in range(60):
-        views = method.views.stream.views(draw)
-        index = method.views.stream.index
+        views = method.pretext.stream.views(draw)
+        index = method.pretext.stream.index
         assert torch.equal(views[0], views[1])
         torch.testing.assert_close(views[0], data.store.batch(index, None).inputs, atol=0.01, rtol=0)
         seen |= set(index.tolist())
@@ -43,7 +43,7 @@ def test_views_are_of_training_images_alone_and_no_label_is_read(tmp_path):
     assert torch.equal(first, method.losses(wrong)["views"])
 
 
-@pytest.mark.parametrize("loss", ["simclr", "vicreg", "barlow_twins"])
+@pytest.mark.parametrize("loss", ["simclr", "vicreg", "barlow_twins", "byol"])
 def test_each_loss_learns_selects_by_itself_and_gives_a_start(command, loss):
     run = command(*WORDS, f"{V}.loss={loss}")
     selection = run.result["selection"]
@@ -64,7 +64,40 @@ def test_the_final_layer_rests_and_the_projector_is_not_kept(tmp_path):
     method = made(tmp_path).method
     resting = {name for name, p in method.network.named_parameters() if not p.requires_grad}
     assert resting == {"head.weight", "head.bias"}
-    assert method.views.describe()["features"].startswith("head")
+    assert method.pretext.describe()["features"].startswith("head")
+
+
+def test_byols_average_follows_network_and_projector_once_an_update_and_gets_no_gradient(tmp_path):
+    method = made(tmp_path, f"{V}.loss=byol", f"+{V}.options.decay=0.5").method.train()
+    views, before = method.pretext, [p.clone() for p in method.pretext.average.parameters()]
+    loss = method.objectives.losses(method.take(None))["views"]
+    loss.backward()
+    assert all(p.grad is None for p in views.average.parameters())
+    assert all(p.grad is not None for p in views.predictor.parameters())
+    online = [*method.network.parameters(), *views.projector.parameters()]
+    with torch.no_grad():
+        for p in online:
+            p.add_(1.0)
+    views.updated(1)
+    share = 1 - min(0.5, 2 / 11)
+    for mine, old, theirs in zip(views.average.parameters(), before, online, strict=True):
+        torch.testing.assert_close(mine, old + share * (theirs - old))
+
+
+@pytest.mark.parametrize("command_name", ["evaluate", "predict", "export"])
+def test_a_run_without_labels_gives_no_answers(command, tmp_path, command_name):
+    from tutelage.cli.main import main
+
+    run = command(*WORDS, "fit.max_steps=1")
+    with pytest.raises(UserError, match=r"trained without labels.*analyse probe.*new_head=true"):
+        command(
+            "method=distillation",
+            "model@teacher=fcn",
+            "teacher.depth=2",
+            "teacher.width=16",
+            f"teacher.weights={run.path}",
+        )
+    assert main([command_name, str(run.path), f"runs_dir={tmp_path}"]) != 0
 
 
 def test_a_guide_sees_the_views(command):
@@ -79,7 +112,7 @@ def test_a_guide_sees_the_views(command):
         ([f"+{V}.options.temprature=0.1"], "temprature.*did you mean 'temperature'"),
         ([f"{V}.projector=[]"], "at least one width"),
         (["method.unlabelled=null"], "give method.unlabelled=all"),
-        (["+objective@method.objectives.task=task"], "it reads no labels; drop 'task'"),
+        (["+objective@method.objectives.task=task"], "reads no labels.*drop 'task'"),
         (["fit.metrics=[f1]"], "no label is read"),
         (["data=synthetic"], "images"),
     ],

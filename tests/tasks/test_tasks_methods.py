@@ -65,7 +65,15 @@ TASKS: dict[str, Any] = {
 }
 FLAT = ["model=fcn", "model.depth=2", "model.width=16"]
 SEQUENCE = ["model=lstm", "model.depth=2", "model.width=8"]
-OF_IMAGES = ("gan", "diffusion", "pseudo_ssl", "semi_supervised", "self_supervised")
+OF_IMAGES = (
+    "gan",
+    "diffusion",
+    "pseudo_ssl",
+    "semi_supervised",
+    "self_supervised",
+    "masked_images",
+    "masked_tokens",
+)
 
 
 @functools.cache
@@ -89,7 +97,7 @@ def config_of(method: str, *words: str, sequence: bool = False) -> dict[str, Any
         given = [
             word
             for word in METHODS[method]
-            if not word.startswith(("data.", "model.", "source.", "model=")) and "@source" not in word
+            if not word.startswith(("data", "model.", "source.", "model=")) and "@source" not in word
         ]
         if method in ("gan", "diffusion"):
             given += ["model@source=fcn"]

@@ -17,7 +17,7 @@ from tutelage.analysis.drawing import canvas, literal, save
 from tutelage.analysis.opening import SPLITS, opened, over_runs
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.objectives.views import pooled
+from tutelage.objectives.pretext import pooled
 from tutelage.reporting.statistics import summarize
 from tutelage.tasks import Classification
 

@@ -52,16 +52,17 @@ def opened(name: str, data_words: list[str], *, runs_dir: str, code: str) -> tup
 
     Raises UserError where the network cannot answer on these data.
     """
-    from tutelage.runs.store import Store
+    from tutelage.runs.store import Store, short
 
     run = Store(runs_dir).find(name)
     overrides = _data_overrides(run.config, data_words)
     from tutelage.engine import trust
     from tutelage.engine.build import build_data
-    from tutelage.engine.inherited import VOCABULARY
+    from tutelage.engine.inherited import VOCABULARY, check_answers
     from tutelage.engine.load import load_run
     from tutelage.models.frozen import FrozenNetwork, recorded
 
+    check_answers(short(run.key), run.config)
     loaded = load_run(run.path, runs_dir=runs_dir, code=trust.modules(code))
     data = loaded.data
     if overrides is not None:

@@ -44,10 +44,12 @@ def export(
         raise UserError(f"{folder} holds other things than an export: name another folder, out=...")
     from tutelage.engine import export as engine
     from tutelage.engine import trust
+    from tutelage.engine.inherited import check_answers
     from tutelage.engine.load import load_run
 
     if format not in engine.FILES:
         raise UserError(f"there is no format '{format}': {choices(format, engine.FILES)}")
+    check_answers(short(source.key), source.config)
     loaded = load_run(source.path, runs_dir=runs_dir, code=trust.modules(code))
     made = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(made, ignore_errors=True)

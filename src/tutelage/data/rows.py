@@ -73,6 +73,8 @@ class Rows(DataModule):
         self.trained: Any = None  # the set that a network was trained on, where this one is there to judge it
 
     kind_of_task: str
+    training: np.ndarray
+    """The rows that `train_size` chooses from."""
 
     @abstractmethod
     def encode(self, frame: Frame, train: np.ndarray, targets: Tensor) -> Store:
@@ -143,7 +145,7 @@ class Rows(DataModule):
             self.splits = row_splits.split(
                 rows, frame.official, targets.values if one_of else None, self._how(frame)
             )
-        train = self.splits["train"]
+        train = self.training = self.splits["train"]
         if self.train_size is not None and not self.only_test:
             labels = targets.values if one_of else None
             train = self.splits["train"] = splitting.limit(

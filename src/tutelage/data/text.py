@@ -17,7 +17,7 @@ from tutelage.data.base import DataModule
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.splits import SPLITS
 from tutelage.data.streams import Resident
-from tutelage.data.vocabulary import Level, write_tokens
+from tutelage.data.vocabulary import Level, special_tokens, tokeniser, write_tokens
 from tutelage.errors import UserError
 from tutelage.tasks import Batch, Tokens
 from tutelage.typed import Count, Range
@@ -108,6 +108,17 @@ class Text(DataModule):
             "unknown_tokens": facts["unknown"],
             "vocabulary_sha256": facts["vocabulary_sha256"],
         }
+
+    def unlabelled_tokens(self, which: str) -> tuple[np.ndarray, int, list[int]]:
+        """See `TextRows.unlabelled_tokens`: the training windows."""
+        if self.tokenizer is None:
+            return self.splits["train"], 0, [0]
+        _, _, mask, special = special_tokens(tokeniser(self.root / self.tokenizer, "a file in `root`"))
+        if mask is None:
+            raise UserError(
+                f"{self.tokenizer} has a token neither for what is masked nor for what is unknown"
+            )
+        return self.splits["train"], mask, special
 
     def vocabulary(self) -> list[str]:
         """Return the words or characters by token number; a tokeniser keeps its own."""

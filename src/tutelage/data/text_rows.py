@@ -20,13 +20,12 @@ from tutelage.data.frame import Frame, column, is_text
 from tutelage.data.rows import Rows
 from tutelage.data.splits import content_numbers, digest
 from tutelage.data.streams import Resident
-from tutelage.data.vocabulary import UNKNOWN, Level
+from tutelage.data.vocabulary import PADDING, UNKNOWN, Level, special_tokens, tokeniser
 from tutelage.errors import UserError
 from tutelage.tasks import Batch
 from tutelage.typed import Count
 
 log = logging.getLogger("tutelage")
-PADDING = "<pad>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +47,11 @@ class TextStore(Resident):
 class TextRows(Rows):
     """Texts and a target: classes, labels or values. A network sees tokens (length,), and which of them are real.
 
-    text: the column of texts. level: "word" (split at whitespace) or "character": the vocabulary is that of the training rows, <pad> and
-    <unk> before it; min_count: rarer entries are <unk>. "tokenizer": that of a Hugging Face tokenizer.json. tokenizer: that file, or a
-    folder with it; level is then "tokenizer". special_tokens: whether the tokeniser adds its own ([CLS], ...). length: the most tokens of a
-    text; the rest of a longer one is cut off, and counted. tokenizer_digest: of the tokeniser's content, for the run's identity.
+    text: the column of texts. level: "word" (split at whitespace) or "character": the vocabulary is that of the training rows (also those
+    that train_size leaves out, so that it does not change with it), <pad> and <unk> before it; min_count: rarer entries are <unk>.
+    "tokenizer": that of a Hugging Face tokenizer.json. tokenizer: that file, or a folder with it; level is then "tokenizer".
+    special_tokens: whether the tokeniser adds its own ([CLS], ...). length: the most tokens of a text; the rest of a longer one is cut
+    off, and counted. tokenizer_digest: of the tokeniser's content, for the run's identity.
     Other arguments: see `Rows`.
     """
 
@@ -98,19 +98,20 @@ class TextRows(Rows):
                 f"{self.named}: the text is empty in {int(empty.sum())} of {len(cells)} rows, the first of them row "
                 f"{int(np.flatnonzero(empty.to_numpy())[0]) + 1}: remove these rows"
             )
+        known = self.training  # no label is read for the vocabulary
         if self.trained is not None:
             self.entries, self.length = self.trained.entries, int(self.trained.input_shape[0])
         key = (
-            "text rows", self.fingerprint, self.named, self.text, self.level, self.min_count, self.length, str(self.tokenizer),
-            self.tokenizer_digest, self.special_tokens, digest(train), hashlib.sha256("\0".join(self.entries).encode()).hexdigest(),
+            "text rows 2", self.fingerprint, self.named, self.text, self.level, self.min_count, self.length, str(self.tokenizer),
+            self.tokenizer_digest, self.special_tokens, digest(known), hashlib.sha256("\0".join(self.entries).encode()).hexdigest(),
         )  # fmt: skip
         name = hashlib.sha256(repr(key).encode()).hexdigest()[:24]
         arrays, facts = cache.remember(
             key,
-            lambda: cache.stored(name, lambda folder: self._write(folder, cells.astype(str).tolist(), train)),
+            lambda: cache.stored(name, lambda folder: self._write(folder, cells.astype(str).tolist(), known)),
         )
         self.entries = arrays["entries"].tobytes().decode().split("\0")
-        longest = max(1, int(arrays["lengths"][train].max())) if self.trained is None else self.length
+        longest = max(1, int(arrays["lengths"][known].max())) if self.trained is None else self.length
         tokens, lengths = arrays["tokens"][:, :longest], np.minimum(arrays["lengths"], longest)
         if missing := longest - tokens.shape[1]:
             tokens = np.pad(tokens, ((0, 0), (0, missing)), constant_values=facts["padding"])
@@ -121,6 +122,7 @@ class TextRows(Rows):
             "unknown_tokens": unknown,
             "vocabulary_sha256": facts["vocabulary_sha256"],
         }
+        self._special, self._mask_token = facts["special"], facts["mask_token"]
         if facts["cut"]:
             log.info(
                 "%s: %d texts are longer than %d tokens, the rest of them is cut off (data.length)",
@@ -132,13 +134,38 @@ class TextRows(Rows):
             self._check_repeats(content_numbers(np.ascontiguousarray(tokens)))
         return TextStore(torch.from_numpy(np.ascontiguousarray(tokens)), torch.from_numpy(lengths), targets)
 
+    def unlabelled_tokens(self, which: str) -> tuple[np.ndarray, int, Sequence[int]]:
+        """Return texts to be looked at without their targets: (which rows, the token for a masked one, tokens that are no text).
+
+        which: "train" or "all": the training rows, also those that `train_size` leaves out; "rest": the latter alone.
+        Raises UserError where there are none, or the tokeniser has a token neither for what is masked nor for what is unknown.
+        """
+        rows = np.setdiff1d(self.training, self.splits["train"]) if which == "rest" else self.training
+        if not len(rows):
+            raise UserError(
+                f"method.unlabelled={which}: all training rows have their targets; say method.unlabelled=all"
+            )
+        if self._mask_token is None:
+            raise UserError(
+                f"{self.tokenizer} has a token neither for what is masked nor for what is unknown"
+            )
+        return rows, self._mask_token, self._special
+
     def _write(self, folder: Path, texts: list[str], train: np.ndarray) -> dict[str, Any]:
         """Write tokens, their numbers and the vocabulary of all rows; return facts."""
+        unk: int | None
+        mask: int | None
         if self.level == "tokenizer":
-            rows, size, vocabulary, padding, unk = _tokenised(
-                self._tokenizer_file(), texts, special=self.special_tokens
-            )
+            path = self._tokenizer_file()
+            encoder = tokeniser(path, "a Hugging Face tokenizer.json, or a folder with it")
             entries: list[str] = []
+            vocabulary = path.read_bytes()
+            rows = [
+                found.ids for found in encoder.encode_batch(texts, add_special_tokens=self.special_tokens)
+            ]
+            size = encoder.get_vocab_size(with_added_tokens=True)
+            found = special_tokens(encoder)
+            padding, unk, mask, special = found.padding or 0, found.unknown, found.mask, found.all
         else:
             split = [list(text) if self.level == "character" else text.split() for text in texts]
             entries = (
@@ -149,6 +176,7 @@ class TextRows(Rows):
             number = {entry: place for place, entry in enumerate(entries)}
             rows = [[number.get(word, 1) for word in words] for words in split]
             size, vocabulary, padding, unk = len(entries), "\0".join(entries).encode(), 0, 1
+            mask, special = unk, [padding, unk]
         counts = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         if not counts.all():
             row = int(np.flatnonzero(counts == 0)[0]) + 1
@@ -171,18 +199,15 @@ class TextRows(Rows):
         return {
             "vocab_size": size,
             "padding": padding,
+            "mask_token": mask,
+            "special": special,
             "cut": int((counts > self.length).sum()),
             "vocabulary_sha256": hashlib.sha256(vocabulary).hexdigest(),
         }
 
     def _tokenizer_file(self) -> Path:
         assert self.tokenizer is not None
-        path = self.tokenizer / "tokenizer.json" if self.tokenizer.is_dir() else self.tokenizer
-        if not path.is_file():
-            raise UserError(
-                f"there is no file {path}: `tokenizer` must name a Hugging Face tokenizer.json, or a folder with it"
-            )
-        return path
+        return self.tokenizer / "tokenizer.json" if self.tokenizer.is_dir() else self.tokenizer
 
 
 def _entries(rows: Iterator[list[str]], min_count: int) -> list[str]:
@@ -195,24 +220,3 @@ def _entries(rows: Iterator[list[str]], min_count: int) -> list[str]:
         (word for word, count in counts.items() if count >= min_count), key=lambda word: (-counts[word], word)
     )
     return [PADDING, UNKNOWN, *(word for word in kept if word not in (PADDING, UNKNOWN) and "\0" not in word)]
-
-
-def _tokenised(
-    path: Path, texts: list[str], *, special: bool
-) -> tuple[list[list[int]], int, bytes, int, int | None]:
-    """Return the tokens of each text, the vocabulary's size and bytes, and the numbers of padding and of what is unknown."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise UserError("`tokenizer` needs the package tokenizers: pip install 'tutelage[text]'") from error
-    try:
-        encoder = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception for a malformed file
-        raise UserError(f"{path} is no Hugging Face tokenizer.json: {error}") from error
-    encoder.no_padding()
-    encoder.no_truncation()
-    rows = [found.ids for found in encoder.encode_batch(texts, add_special_tokens=special)]
-    known = encoder.get_vocab(with_added_tokens=True)
-    padding = next((known[word] for word in ("[PAD]", PADDING, "<|endoftext|>") if word in known), 0)
-    unk = next((known[word] for word in ("[UNK]", UNKNOWN) if word in known), None)
-    return rows, encoder.get_vocab_size(with_added_tokens=True), path.read_bytes(), padding, unk

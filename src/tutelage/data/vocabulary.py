@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from tutelage.data.splits import SPLITS
 from tutelage.errors import UserError
 
 Level = Literal["word", "character", "tokenizer"]
-UNKNOWN, END_OF_LINE = "<unk>", "<eos>"
+PADDING, UNKNOWN, END_OF_LINE = "<pad>", "<unk>", "<eos>"
 
 
 def write_tokens(
@@ -113,23 +113,55 @@ def _characters(path: Path, numbers: dict[str, int]) -> np.ndarray:
 
 
 def _tokenised(paths: Mapping[str, Path], tokenizer: Path) -> tuple[dict[str, np.ndarray], int]:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise UserError(
-            "`level`=tokenizer needs the package tokenizers: pip install 'tutelage[text]'"
-        ) from error
-    if not tokenizer.is_file():
-        raise UserError(f"there is no tokenizer file {tokenizer} (`tokenizer` in `root`)")
-    try:
-        encoder = Tokenizer.from_file(str(tokenizer))
-    except Exception as error:  # the library raises bare Exception for a malformed file
-        raise UserError(f"{tokenizer} is no Hugging Face tokenizer.json: {error}") from error
-    # settings for batches of sentences, which the file may carry, have no place in a running text
-    encoder.no_padding()
-    encoder.no_truncation()
+    encoder = tokeniser(tokenizer, "a file in `root`")
     pieces = {}
     for part, path in paths.items():
         encoded = encoder.encode_batch(list(_lines(path)), add_special_tokens=False)
         pieces[part] = np.fromiter(chain.from_iterable(line.ids for line in encoded), dtype=np.int32)
     return pieces, encoder.get_vocab_size(with_added_tokens=True)
+
+
+def tokeniser(path: Path, expected: str) -> Any:
+    """Return the tokeniser of a tokenizer.json. expected: what `tokenizer` must name. Raises UserError.
+
+    Settings for batches of sentences, which the file may carry, are left out: nothing is padded or cut off.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise UserError("`tokenizer` needs the package tokenizers: pip install 'tutelage[text]'") from error
+    if not path.is_file():
+        raise UserError(f"there is no tokenizer file {path}: `tokenizer` must name {expected}")
+    try:
+        encoder = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for a malformed file
+        raise UserError(f"{path} is no Hugging Face tokenizer.json: {error}") from error
+    encoder.no_padding()
+    encoder.no_truncation()
+    return encoder
+
+
+class Special(NamedTuple):
+    """The numbers of what is no text: padding, what is unknown, what is masked, and all of them; None where there is none."""
+
+    padding: int | None
+    unknown: int | None
+    mask: int | None
+    all: list[int]
+
+
+def special_tokens(encoder: Any) -> Special:
+    """Return a tokeniser's special tokens, by the names that they usually have; what masks is else what is unknown."""
+    known = encoder.get_vocab(with_added_tokens=True)
+
+    def first(*names: str) -> int | None:
+        return next((known[name] for name in names if name in known), None)
+
+    unknown = first("[UNK]", UNKNOWN)
+    mask = first("[MASK]", "<mask>")
+    return Special(
+        first("[PAD]", PADDING, "<|endoftext|>"),
+        unknown,
+        unknown if mask is None else mask,
+        [number for number, token in encoder.get_added_tokens_decoder().items() if token.special],
+    )

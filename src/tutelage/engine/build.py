@@ -16,6 +16,8 @@ from tutelage.data.base import DataModule
 from tutelage.data.cache import cache_folder
 from tutelage.data.image_set import ImageData
 from tutelage.data.splits import digest
+from tutelage.data.text import Text
+from tutelage.data.text_rows import TextRows
 from tutelage.engine.causality import check_causal
 from tutelage.engine.inherited import check_code, check_teacher, check_unseen, check_vocabulary
 from tutelage.engine.instantiate import construct, parameters_of, resolve, worded
@@ -29,7 +31,7 @@ from tutelage.models.heads import head_of
 from tutelage.models.outputs import UnknownCall
 from tutelage.objectives.base import NotPrepared, Objective, missing
 from tutelage.objectives.total import Objectives
-from tutelage.objectives.unlabelled import Unlabelled, byte_affine
+from tutelage.objectives.unlabelled import Unlabelled, UnlabelledTokens, byte_affine
 from tutelage.runs.folders import lock_at, make_folder
 from tutelage.runs.frozen_networks import (
     ROLES,
@@ -98,21 +100,31 @@ def _set_up(
         data.setup()
 
 
-def build_unlabelled(config: dict[str, Any], data: DataModule) -> Unlabelled | None:
-    """Return the images that `method.unlabelled` names: of the data's own training set, or of another set; None where it is not set."""
+def build_unlabelled(config: dict[str, Any], data: DataModule) -> Unlabelled | UnlabelledTokens | None:
+    """Return the images or texts that `method.unlabelled` names: of the data's own training set, or of another set of images.
+
+    None where it is not set.
+    """
     wanted = config["method"].get("unlabelled")
     if wanted is None:
         return None
+    if isinstance(wanted, str) and wanted not in ("train", "rest", "all"):
+        raise UserError(
+            f"method.unlabelled={wanted}: {choices(wanted, ('train', 'rest', 'all'))}; another set is "
+            "+data@method.unlabelled=<data>, a folder of images +data@method.unlabelled=image_folder method.unlabelled.root=<folder>"
+        )
+    if isinstance(data, TextRows | Text) and isinstance(wanted, str):
+        index, mask, special = data.unlabelled_tokens(wanted)
+        facts: dict[str, Any] = {"of": wanted, "count": len(index), "sha256": digest(index)}
+        assert data.vocab_size is not None
+        return UnlabelledTokens(data.store, index, facts, data.vocab_size, mask, special)  # type: ignore[arg-type]
     if not isinstance(data, ImageData):
-        raise UserError(f"method.unlabelled needs images with classes, got data {type(data).__name__}")
+        raise UserError(
+            f"method.unlabelled needs images with classes, or texts, got data {type(data).__name__}"
+        )
     if isinstance(wanted, str):
-        if wanted not in ("train", "rest", "all"):
-            raise UserError(
-                f"method.unlabelled={wanted}: {choices(wanted, ('train', 'rest', 'all'))}; another set is "
-                "+data@method.unlabelled=<data>, a folder of images +data@method.unlabelled=image_folder method.unlabelled.root=<folder>"
-            )
         images, index, scale, shift = data.unlabelled(wanted)  # type: ignore[arg-type]
-        facts: dict[str, Any] = {"of": wanted}
+        facts = {"of": wanted}
     else:
         where = "method.unlabelled"
         if overlap(wanted, config["data"]):
@@ -217,7 +229,8 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
                     f"the {where_of(name)} has no weights of its own for these classes ({', '.join(fresh)} would be drawn afresh), so its "
                     "answers would be noise: train it on them first, and give that run as its weights"
                 )
-    if isinstance(data.task, Tokens) and data.task.next_token:
+    foretells = getattr(resolve(config["method"]["_target_"], "method"), "reads_targets", True)
+    if foretells and isinstance(data.task, Tokens) and data.task.next_token:
         check_causal(network, example_of(data), vocabulary=data.task.output_size)
     example = example_of(data)
     if not _on_accelerator(config["hardware"]["accelerator"]):

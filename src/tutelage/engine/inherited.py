@@ -14,6 +14,7 @@ from torch import nn
 from tutelage.data.base import DataModule
 from tutelage.engine.classes import classes_apart, listed, names_in, same_set
 from tutelage.errors import UserError
+from tutelage.methods.self_supervised import SelfSupervised
 from tutelage.models.frozen import Normalization, recorded
 from tutelage.runs.bounded import check_archive, parse_json
 from tutelage.runs.provenance import changed_files
@@ -22,6 +23,7 @@ from tutelage.runs.run import Run
 from tutelage.runs.weights import FILE, Weights, node_of
 
 log = logging.getLogger("tutelage")
+_SELF_SUPERVISED = f"{SelfSupervised.__module__}.{SelfSupervised.__qualname__}"
 VOCABULARY = "vocabulary_sha256"  # of the words a text's tokens stand for
 
 
@@ -138,6 +140,16 @@ def check_unseen(where: str, config: Mapping[str, Any], data: DataModule) -> Non
         )
 
 
+def check_answers(key: str, config: Mapping[str, Any]) -> None:
+    """Raise UserError for the configuration of a run that read no labels, so that its final layer has learnt nothing."""
+    method = config.get("method")
+    if isinstance(method, Mapping) and method.get("_target_") == _SELF_SUPERVISED:
+        raise UserError(
+            f"{key} was trained without labels: its final layer has learnt nothing, so it gives no answers. `tutelage analyse probe {key}` "
+            f"measures its features; model.weights=<this run> model.new_head=true trains it on labels"
+        )
+
+
 def check_teacher(where: str, config: Mapping[str, Any], data: DataModule, *, same_classes: bool) -> None:
     """Raise UserError for a frozen network with other numbers of classes (same_classes: that matters); warn of one that knows nothing."""
     if Weights.of(config, where).kind == "scratch":
@@ -146,6 +158,8 @@ def check_teacher(where: str, config: Mapping[str, Any], data: DataModule, *, sa
             where,
             where,
         )
+    elif (folder := _folder(Weights.of(config, where))) is not None and (folder / "config.yaml").is_file():
+        check_answers(f"{where}.weights={Weights.of(config, where).said}", Run(folder).config)
     theirs, ours = names_in(recorded_data(where, config)), names_in(data.summary())
     apart = classes_apart(theirs, ours) if same_classes else None
     if theirs and ours and apart:

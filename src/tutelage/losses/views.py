@@ -1,4 +1,4 @@
-"""Losses between two views of the same samples, without labels: NT-Xent (SimCLR), VICReg, Barlow Twins."""
+"""Losses between two views of the same samples, without labels: NT-Xent (SimCLR), VICReg, Barlow Twins, BYOL."""
 
 from __future__ import annotations
 
@@ -58,3 +58,12 @@ def barlow_twins(first: Tensor, second: Tensor, *, redundancy: float = 0.005, ep
     products = first.T @ second / len(first)
     on = products.diagonal()
     return (on - 1).square().sum() + redundancy * (products.square().sum() - on.square().sum())
+
+
+@in_single
+def byol(predicted: Tensor, target: Tensor) -> Tensor:
+    """Squared distance of predictions from targets, both of length 1 (Grill et al. 2020, arXiv 2006.07733, equation 2).
+
+    predicted, target: (n, d). Mean over rows, 0 to 4. Invariant to the lengths of both; no gradient flows into the target.
+    """
+    return (2 - 2 * F.cosine_similarity(predicted, target.detach(), dim=1)).mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from tutelage.alignment.gather import world_size
 from tutelage.errors import RunFailed, UserError
-from tutelage.methods.average import Average, loaded, stored
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.methods.rates import Plateau
+from tutelage.models.average import Average, loaded, stored
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.outputs import Call
 from tutelage.objectives.base import Start, Step
@@ -54,6 +54,9 @@ class Method(pl.LightningModule):
     seed: every training step draws (dropout and the like) from torch's generators seeded by (seed, step, rank), so that a
     resumed run continues exactly without any stored generator state.
     """
+
+    reads_targets: ClassVar[bool] = True
+    """Whether it learns what the task asks."""
 
     def __init__(
         self,
@@ -190,10 +193,12 @@ class Method(pl.LightningModule):
         self._averaged_step = self.step
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Update the average once per update of the network, however many batches that took."""
-        if self.average is not None and self.step != self._averaged_step:
+        """Let averages follow once per update of the network, however many batches that took."""
+        if self.step != self._averaged_step:
             self._averaged_step = self.step
-            self.average.update(self.network, self.step)
+            if self.average is not None:
+                self.average.update(self.network, self.step)
+            self.objectives.updated(self.step)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return the state, the evaluated network under `network.`."""

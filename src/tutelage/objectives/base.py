@@ -18,7 +18,7 @@ from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.outputs import Call
 from tutelage.objectives.schedule import Schedule
-from tutelage.objectives.unlabelled import Unlabelled
+from tutelage.objectives.unlabelled import Unlabelled, UnlabelledTokens
 from tutelage.tasks import Batch, Task
 
 
@@ -59,7 +59,7 @@ class Setup:
 
     network: the one being trained. task: what the targets mean. frozen: networks by name. example: a few samples. batch_size: global,
     if known. index: (samples,) int64, the positions of all training samples in their data set, if known. class_counts: (classes,) how
-    many labelled training samples each class has, if known. unlabelled: images beside the labelled ones, if there are any.
+    many labelled training samples each class has, if known. unlabelled: images or texts beside the labelled ones, if there are any.
     mixed_targets: whether the targets of training batches are probabilities of several classes.
     """
 
@@ -73,7 +73,7 @@ class Setup:
         batch_size: int | None = None,
         index: Tensor | None = None,
         class_counts: Sequence[int] | None = None,
-        unlabelled: Unlabelled | None = None,
+        unlabelled: Unlabelled | UnlabelledTokens | None = None,
         mixed_targets: bool = False,
     ) -> None:
         self.mixed_targets = mixed_targets
@@ -199,6 +199,9 @@ class Objective(nn.Module):
 
     def start(self, start: Start) -> None:
         """Get ready for training, on its device."""
+
+    def updated(self, count: int) -> None:
+        """See the network after its update of this number, from 1."""
 
     def consume(self, name: str, activation: Tensor) -> None:
         """Take an activation of the frozen network, if `consumes`."""

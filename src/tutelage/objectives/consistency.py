@@ -13,7 +13,7 @@ from tutelage.alignment.gather import gather
 from tutelage.errors import UserError, choices
 from tutelage.losses.thresholds import aligned
 from tutelage.objectives.base import Objective, Setup, Start, Step
-from tutelage.objectives.unlabelled import Augment, Normalization, UnlabelledStream, pseudo_images
+from tutelage.objectives.unlabelled import Augment, Normalization, Unlabelled, UnlabelledStream, pseudo_images
 from tutelage.tasks import Classification
 
 ALIGNMENTS = ("uniform", "labels", "predictions")
@@ -104,7 +104,8 @@ class Consistency(Objective):
             if self.pseudo is None
             else pseudo_images(self.pseudo, channels=channels, normalization=self.normalization)
         )
-        assert source is not None
+        if not isinstance(source, Unlabelled):
+            raise UserError(f"'{self.name}' needs unlabelled images, these are texts")
         if source.images.shape[1] != channels:
             raise UserError(
                 f"the unlabelled images have {source.images.shape[1]} channels, the labelled ones {channels}"

@@ -19,7 +19,7 @@ from tutelage.objectives.base import NotPrepared, Objective, Setup, Start, Step
 from tutelage.objectives.memory import TrainingSamples
 from tutelage.objectives.plain import as_batch, as_frozen, as_task
 from tutelage.objectives.reading import Reader
-from tutelage.objectives.unlabelled import Unlabelled, batch_norm_apart
+from tutelage.objectives.unlabelled import Unlabelled, UnlabelledTokens, batch_norm_apart
 from tutelage.tasks import Batch
 
 Run = Callable[[Tensor, Tensor | None], Tensor]
@@ -41,7 +41,7 @@ class Objectives(nn.Module):
     index: (samples,) the positions of all training samples in their data set, for objectives that remember each sample.
     class_counts: (classes,) how many training samples each class has, for objectives that align predictions with them.
     mixed_targets: whether batches have probabilities (n, classes) for targets; objectives that single out a class refuse them.
-    unlabelled: images without labels, for objectives that look at some beside the batch.
+    unlabelled: images or texts without labels, for objectives that look at some beside the batch.
     balance: "uncertainty" (arXiv 1705.07115) or "gradient_norm" (arXiv 1711.02257): weights that are learned, on top of the given ones.
     cache: names of frozen networks that are run once for each training sample, see `memory.Memory`; samples: those, None where augmented.
     Raises UserError for what does not fit: a frozen network that is missing, layers, shapes, schedules.
@@ -58,7 +58,7 @@ class Objectives(nn.Module):
         batch_size: int | None = None,
         index: Tensor | None = None,
         class_counts: Sequence[int] | None = None,
-        unlabelled: Unlabelled | None = None,
+        unlabelled: Unlabelled | UnlabelledTokens | None = None,
         mixed_targets: bool = False,
         balance: str | None = None,
         cache: Sequence[str] = (),
@@ -278,6 +278,11 @@ class Objectives(nn.Module):
                     f"fit.max_steps={start.max_steps} for what follows"
                 )
             objective.start(start)
+
+    def updated(self, count: int) -> None:
+        """Let the objectives see the network after its update of this number, from 1."""
+        for objective in self:
+            objective.updated(count)
 
     def record(self) -> dict[str, float]:
         """Return what the objectives record beside their numbers, and the weights that are learned."""

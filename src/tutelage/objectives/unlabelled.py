@@ -57,52 +57,79 @@ def pseudo_images(root: str, *, channels: int, normalization: Normalization) -> 
     )
 
 
-class UnlabelledStream:
-    """Views of unlabelled images, `count` images per step over all ranks, each a function of the seed and the step alone.
+@dataclasses.dataclass(frozen=True)
+class UnlabelledTokens:
+    """Texts that an objective may look at without their targets.
+
+    store: their tokens. index: (M,) int64, which of them. facts: what the record says of them. vocab_size, mask_token: how many tokens
+    there are, and the one that stands for a masked one. special: tokens that are no part of the text, such as padding.
+    """
+
+    store: Resident
+    index: np.ndarray
+    facts: Mapping[str, Any]
+    vocab_size: int
+    mask_token: int
+    special: Sequence[int] = ()
+
+
+class SampleStream:
+    """Samples of a store, `count` per step over all ranks, each a function of the seed and the step alone.
+
+    index: (M,) which samples. name: what they are, for messages. Raises UserError where there are too few.
+    """
+
+    def __init__(self, store: Resident, index: np.ndarray, *, count: int, name: str) -> None:
+        if count > len(index):
+            raise UserError(
+                f"a step takes {count} {name}, there are {len(index)}: lower `ratio` or the batch size"
+            )
+        self._samples, self._store, self._count = index, store, count
+        self.index = torch.empty(0, dtype=torch.int64)
+        """(share,) which samples this rank's latest ones are."""
+
+    def start(self, *, seed: int, rank: int, world_size: int, device: torch.device) -> None:
+        """Bring the samples to the device of a rank."""
+        self._store = self._store.to(device)
+        self._stream = TrainStream(
+            self._store, self._samples, seed=seed, batch_size=self._count, rank=rank, world_size=world_size
+        )
+
+    def batch(self, step: int) -> Batch:
+        """Return this rank's samples of a step."""
+        self._stream.seek(step, step + 1)
+        batch = next(iter(self._stream))
+        self.index = batch.index
+        return batch
+
+    def fixed(self, index: Tensor, seed: int) -> Batch:
+        """Return the samples at index (n,), drawn from a seed: the same on every call and device."""
+        noise = torch.rand(len(index), self._store.draws, generator=torch.Generator().manual_seed(seed))
+        return self._store.batch(index, noise.to(index.device))
+
+
+class UnlabelledStream(SampleStream):
+    """Views of unlabelled images, see `SampleStream`.
 
     size: (height, width) that the network takes; images of another size are resized. views: an augmentation for each view.
-    name: what the images are, for messages. Raises UserError where there are too few.
     """
 
     def __init__(
         self, source: Unlabelled, *, size: Sequence[int], count: int, views: Sequence[Augment], name: str
     ) -> None:
-        if count > len(source.index):
-            raise UserError(
-                f"a step takes {count} {name}, there are {len(source.index)}: lower `ratio` or the batch size"
-            )
-        augments: tuple[Augmentation, ...] = tuple(build(view) or Unchanged() for view in views)
-        height, width = size
-        self.source, self._count = source, count
-        self._store = Views(source.images, source.scale, source.shift, (height, width), augments)
-        self.index = torch.empty(0, dtype=torch.int64)
-        """(share,) which images this rank's latest views are of."""
-
-    def start(self, *, seed: int, rank: int, world_size: int, device: torch.device) -> None:
-        """Bring the images to the device of a rank."""
-        self._placed = self._store.to(device)
-        self._stream = TrainStream(
-            self._placed,
-            self.source.index,
-            seed=seed,
-            batch_size=self._count,
-            rank=rank,
-            world_size=world_size,
-        )
+        self.source, self._parts = source, len(views)
+        super().__init__(image_views(source, size, views), source.index, count=count, name=name)
 
     def views(self, step: int) -> list[Tensor]:
         """Return this rank's images of a step, (share, C, H, W) for each view."""
-        self._stream.seek(step, step + 1)
-        batch = next(iter(self._stream))
-        self.index = batch.index
-        return list(batch.inputs.chunk(len(self._store.augments)))
+        return list(self.batch(step).inputs.chunk(self._parts))
 
-    def fixed(self, index: Tensor, seed: int) -> list[Tensor]:
-        """Return the views of the images at index (n,), drawn from a seed: the same on every call and device."""
-        store = self._placed
-        noise = torch.rand(len(index), store.draws, generator=torch.Generator().manual_seed(seed))
-        batch = store.batch(index, noise.to(index.device))
-        return list(batch.inputs.chunk(len(self._store.augments)))
+
+def image_views(source: Unlabelled, size: Sequence[int], views: Sequence[Augment]) -> Views:
+    """Return the store of views of unlabelled images; arguments as `UnlabelledStream`'s."""
+    height, width = size
+    augments: tuple[Augmentation, ...] = tuple(build(view) or Unchanged() for view in views)
+    return Views(source.images, source.scale, source.shift, (height, width), augments)
 
 
 @dataclasses.dataclass(frozen=True)

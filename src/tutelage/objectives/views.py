@@ -12,35 +12,41 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.alignment.gather import gather
-from tutelage.alignment.taps import Taps, input_of
 from tutelage.errors import UserError, choices
-from tutelage.losses.views import barlow_twins, nt_xent, vicreg
+from tutelage.losses.views import barlow_twins, byol, nt_xent, vicreg
 from tutelage.models.arguments import positive
-from tutelage.models.heads import Head, head_of
-from tutelage.objectives.base import Objective, Setup, Start, Step
-from tutelage.objectives.unlabelled import Augment, UnlabelledStream
+from tutelage.models.average import Average
+from tutelage.objectives.base import Setup
+from tutelage.objectives.pretext import Pretext, features_before, pooled
+from tutelage.objectives.unlabelled import Augment, Unlabelled, UnlabelledStream
+from tutelage.tasks import Batch
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "simclr": nt_xent,
     "vicreg": vicreg,
     "barlow_twins": barlow_twins,
+    "byol": byol,
 }
 
 
-class TwoViews(Objective):
+class TwoViews(Pretext):
     """A loss between the projected features of two views; the features are what enters the network's final layer, which rests.
 
-    loss: simclr (arXiv 2002.05709), vicreg (arXiv 2105.04906) or barlow_twins (arXiv 2103.03230). options: of that loss, such as
-    temperature. projector: widths of the layers through which features pass, with batch norm and ReLU between them; trained along, left
-    out of the network that is kept. first, second: augmentations of the two views, drawn apart. Ranks' samples are gathered.
+    loss: simclr (arXiv 2002.05709), vicreg (arXiv 2105.04906), barlow_twins (arXiv 2103.03230) or byol (arXiv 2006.07733). options: of
+    that loss, such as temperature. projector: widths of the layers through which features pass, with batch norm and ReLU between them;
+    trained along, left out of the network that is kept. first, second: augmentations of the two views, drawn apart. Ranks' samples are
+    gathered.
+    byol: a predictor (one hidden layer, as wide as the projector's first) guesses from one view what an average of network and projector
+    makes of the other. options.decay is the average's, 0.99 and constant (the paper's rises to 1), and smaller in the first steps, see
+    `Average`; its batch norms use running statistics. As its loss is smallest where all features are the same, what selects is NT-Xent.
     """
 
-    reaches_output = False
+    selects = "views_loss"
 
     def __init__(
         self,
         *,
-        loss: Literal["simclr", "vicreg", "barlow_twins"] = "simclr",
+        loss: Literal["simclr", "vicreg", "barlow_twins", "byol"] = "simclr",
         options: Mapping[str, Any] | None = None,
         projector: Sequence[int] = (512, 128),
         first: Augment | None = None,
@@ -53,76 +59,100 @@ class TwoViews(Objective):
         if not projector:
             raise UserError("`projector` must name at least one width, such as [512, 128]")
         positive("projector", **{f"width {place + 1}": width for place, width in enumerate(projector)})
+        options = dict(options or {})
         known = [
             p.name for p in inspect.signature(LOSSES[loss]).parameters.values() if p.kind is p.KEYWORD_ONLY
-        ]
-        for key, value in (options or {}).items():
+        ] + (["decay"] if loss == "byol" else [])
+        for key, value in options.items():
             if key not in known:
                 raise UserError(f"`options`.{key}: {loss} has no such number; {choices(key, known)}")
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 raise UserError(f"`options`.{key} must be a number of at least 0, got {value!r}")
+        self.decay: float = options.pop("decay", 0.99)
+        if self.decay >= 1:
+            raise UserError(f"`options`.decay must be at least 0 and below 1, got {self.decay}")
         self._widths, self._views = tuple(projector), (dict(first or {}), dict(second or {}))
-        self._compare = partial(LOSSES[loss], **dict(options or {}))
+        self._compare = partial(LOSSES[loss], **options)
+        self.predicts = loss == "byol"
 
-    def prepare(self, setup: Setup) -> None:
-        """See `Objective.prepare`: find the features, and the images."""
-        inputs = setup.example.inputs
-        if setup.unlabelled is None or setup.batch_size is None or inputs.ndim != 4:
+    def choose(self, setup: Setup) -> str:
+        """See `Pretext.choose`."""
+        if (
+            not isinstance(setup.unlabelled, Unlabelled)
+            or setup.batch_size is None
+            or setup.example.inputs.ndim != 4
+        ):
             raise UserError("two views are of images: give method.unlabelled=all and data of images")
-        self.head: Head = head_of(setup.network, inputs, setup.example.mask)
-        if len(self.head.reads) != 1:
-            raise UserError(
-                f"two views compare the features before the network's final layer, which are not one tensor here ('{self.head}'): name a "
-                "layer, model.head=<layer>"
-            )
-        self.network_layers = (input_of(self.head.reads[0]),)
-        was_training = setup.network.training
-        with Taps(setup.network.eval(), self.network_layers) as taps, torch.no_grad():
-            with taps.recording():
-                setup.call(setup.network, inputs)
-            width = pooled(next(iter(taps.collect().values()))).shape[1]
-        setup.network.train(was_training)
-        layers: list[nn.Module] = []
-        for place, (before, after) in enumerate(pairwise((width, *self._widths))):
-            last = place == len(self._widths) - 1
-            layers.append(nn.Linear(before, after, bias=last))
-            layers += [] if last else [nn.BatchNorm1d(after), nn.ReLU()]
-        self.projector = nn.Sequential(*layers)
-        self.stream = UnlabelledStream(
+        return features_before(setup)[1]
+
+    def build(self, setup: Setup, features: Tensor) -> None:
+        """See `Pretext.build`."""
+        assert isinstance(setup.unlabelled, Unlabelled) and setup.batch_size is not None
+        self.projector = _layers((pooled(features).shape[1], *self._widths))
+        self.stream: UnlabelledStream = UnlabelledStream(
             setup.unlabelled,
-            size=inputs.shape[2:],
+            size=setup.example.inputs.shape[2:],
             count=setup.batch_size,
             views=self._views,
             name="unlabelled images",
         )
+        if self.predicts:
+            self.predictor = _layers((self._widths[-1], self._widths[0], self._widths[-1]))
+            self._call = setup.call
+            self._online = (
+                nn.ModuleList([setup.network, self.projector]),
+            )  # in a tuple: no part of this module
+            self.average = Average(self._online[0], self.decay)
 
-    def start(self, start: Start) -> None:
-        """Bring the images to the device; every rank takes its share of each step's."""
-        self.stream.start(seed=start.seed, rank=start.rank, world_size=start.world_size, device=start.device)
+    def seen(self, draw: int) -> Batch:
+        """See `Pretext.seen`: all first views, then all second ones."""
+        return _twice(super().seen(draw))
 
-    def loss(self, step: Step) -> Tensor:
-        """See `Objective.loss`; the step's inputs are all first views, then all second ones."""
-        (name,) = self.network_layers
-        first, second = self.projector(pooled(step.activations[name])).chunk(2)
-        return self._compare(gather(first), gather(second))
+    def fixed(self, index: Tensor, seed: int) -> Batch:
+        """See `Pretext.fixed`."""
+        return _twice(super().fixed(index, seed))
 
-    @torch.no_grad()
-    def judged(self, network: nn.Module, run: Callable[[nn.Module, Tensor], Any], views: Tensor) -> Tensor:
-        """Return the loss of views (2 n, ...), first ones before second ones, on a network in its present mode."""
-        with Taps(network, self.network_layers) as taps:
-            with taps.recording():
-                run(network, views)
-            (features,) = taps.collect().values()
+    def updated(self, count: int) -> None:
+        """See `Objective.updated`: the average follows."""
+        if self.predicts:
+            self.average.update(self._online[0], count)
+
+    def compare(self, features: Tensor, batch: Batch) -> Tensor:
+        """See `Pretext.compare`."""
+        projected = self.projector(pooled(features))
+        if not self.predicts:
+            first, second = projected.chunk(2)
+            return self._compare(gather(first), gather(second))
+        network, projector = self.average.network.children()
+        with torch.no_grad():
+            wanted = projector(pooled(self.features_of(network, self._call, batch)))
+        return self._compare(self.predictor(projected), torch.cat(wanted.chunk(2)[::-1]))
+
+    def judge(self, features: Tensor, batch: Batch) -> Tensor:
+        """See `Pretext.judge`: the views found among those of one batch."""
         first, second = self.projector(pooled(features)).chunk(2)
-        return self._compare(first, second)
+        return nt_xent(first, second) if self.predicts else self._compare(first, second)
+
+    def counted(self, batch: Batch) -> int:
+        """See `Pretext.counted`: images; of one alone there is nothing to tell apart."""
+        count = len(batch.index) // 2
+        return count if count > 1 else 0
 
     def describe(self) -> dict[str, Any]:
         """See `Objective.describe`."""
-        return {"unlabelled": dict(self.stream.source.facts), "features": self.network_layers[0]}
+        return {"unlabelled": dict(self.stream.source.facts), **super().describe()}
 
 
-def pooled(features: Tensor) -> Tensor:
-    """Return features as (n, width): the mean over positions of maps (n, width, H, W) and of tokens (n, length, width)."""
-    if features.ndim == 3:
-        return features.mean(dim=1)
-    return features.flatten(2).mean(dim=2) if features.ndim > 3 else features
+def _layers(widths: Sequence[int]) -> nn.Sequential:
+    """Return linear layers from width to width, with batch norm and ReLU between them."""
+    layers: list[nn.Module] = []
+    for place, (before, after) in enumerate(pairwise(widths)):
+        last = place == len(widths) - 2
+        layers.append(nn.Linear(before, after, bias=last))
+        layers += [] if last else [nn.BatchNorm1d(after), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _twice(batch: Batch) -> Batch:
+    index = torch.cat([batch.index, batch.index])
+    return batch._replace(targets=index, index=index)

@@ -1,4 +1,4 @@
-"""The exponential moving average of a trained network, which a method may keep and evaluate. No method itself."""
+"""The exponential moving average of a trained network, which a method may keep and evaluate."""
 
 from __future__ import annotations
 

@@ -134,7 +134,10 @@ def fails(capsys, *words, code=2):
         ("data.validation=0", "the validation split of Digits is empty: give data.validation"),
         ("hardware.precision=12", "hardware.precision must be one of 32-true, bf16-mixed"),
         ("hardware.precision=bf16_mixed", "did you mean 'bf16-mixed'?"),
-        ("data=parity data.min_length=0 model=gru", "data.min_length must be a whole number of at least 1, got 0"),
+        (
+            "data=parity data.min_length=0 model=gru",
+            "data.min_length must be a whole number of at least 1, got 0",
+        ),
         (
             "data=parity data.target=hole model=gru",
             "data.target must be one of whole, prefix, got 'hole'; did you mean 'whole'?",

@@ -16,7 +16,11 @@ TRAIN = np.arange(0, 1000, 2)
 
 
 @settings(deadline=None, max_examples=30)
-@given(rate=st.floats(0, 0.95), seed=st.integers(0, 1000), kind=st.sampled_from(typing.get_args(corruption.LabelNoise)))
+@given(
+    rate=st.floats(0, 0.95),
+    seed=st.integers(0, 1000),
+    kind=st.sampled_from(typing.get_args(corruption.LabelNoise)),
+)
 def test_the_realised_rate_is_the_rate(rate: float, seed: int, kind: str) -> None:
     noisy, realised = corruption.flip_labels(LABELS, TRAIN, rate=rate, classes=5, seed=seed, kind=kind)
     wrong = noisy != LABELS

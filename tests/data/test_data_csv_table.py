@@ -197,7 +197,9 @@ def test_words_are_named_with_their_first_place(tmp_path: Path) -> None:
     path.write_text("date,a,b\n2020-01-01,1,2\n2020-01-02,x,3\n2020-01-03,y,4 %\n")
     assert read(path).words == {"a": "'x' in line 3", "b": "'4 %' in line 4"}
     assert read(path, columns=["a"]).words == {"a": "'x' in line 3"}
-    with pytest.raises(UserError, match=r"`decimal` must be one of point, comma or nothing .null., got 'dot'"):
+    with pytest.raises(
+        UserError, match=r"`decimal` must be one of point, comma or nothing .null., got 'dot'"
+    ):
         read(path, decimal="dot")
 
 

@@ -232,7 +232,9 @@ def test_a_set_decoded_with_other_settings_is_another(tmp_path: Path) -> None:
     red = next(iter(images(ready(tmp_path / "set", background=[255, 0, 51])).values()))
     torch.testing.assert_close(red[:, 0, 0], torch.tensor([1.0, 0.0, 0.2]))
     for wrong in ("transparent", [1, 2], [0, 0, 256], [0.5, 0.5, 0.5]):
-        with pytest.raises(UserError, match=r"`background` must be one of white, black or a list of 3 values"):
+        with pytest.raises(
+            UserError, match=r"`background` must be one of white, black or a list of 3 values"
+        ):
             ImageFolder(root=tmp_path, batch_size=4, background=wrong)
     with pytest.raises(UserError, match=r"`white` must be a number above 0"):
         ImageFolder(root=tmp_path, batch_size=4, white=0)

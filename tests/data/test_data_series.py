@@ -165,7 +165,10 @@ def test_the_calendar_of_a_window_is_found_by_its_index(table: Path) -> None:
         ({"horizon": 41}, "validation rows are too few"),
         ({"length": 130}, "train rows are too few"),
         ({"missing": 2}, "missing"),
-        ({"level": "lats"}, "`level` must be one of last, mean or nothing .null., got 'lats'; did you mean 'last'"),
+        (
+            {"level": "lats"},
+            "`level` must be one of last, mean or nothing .null., got 'lats'; did you mean 'last'",
+        ),
     ],
 )
 def test_wrong_options_are_explained(table: Path, options: dict, message: str) -> None:

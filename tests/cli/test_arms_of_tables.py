@@ -28,7 +28,7 @@ def digest(path: Path, folder: Path) -> str:
         root = "chain.root" if "experiment=transfer" in config else "data.root"
         given = (
             [f"{root}={folder}"]
-            if not any(name in config for name in ("demo/", "chain=digits", "copy_paste", "parity"))
+            if not any(name in config for name in ("demo/", "=digits", "copy_paste", "parity"))
             else []
         )
         plans = [(arm.label, plan([*arm.command, *given]).identity) for arm in table.arms]

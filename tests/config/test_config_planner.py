@@ -21,7 +21,7 @@ PLAIN = [
     "model.width=${fit.accumulate}", "model.depth=${oc.env:NOWHERE,4}", "model={width:12}", "++model.head=null", "+model.new=1",
     "+model.new={a:[1,2]}", "++model.width=9", "++notes='a, b'", "logger.kind=[csv,tensorboard]", "logger.mode=disabled",
     "hardware.threads=1", "hardware.devices=[0,1]", "runs_dir=elsewhere", "data.batch_size=16", "data.split_seed=7",
-    "data.split_seed=${seed}", "needs={}", "guide=null", "retry=1", "+needs.other=[method=supervised,'seed=1']",
+    "data.split_seed=${seed}", "data.split_seed=null", "needs={}", "guide=null", "retry=1", "+needs.other=[method=supervised,'seed=1']",
     "+method.objectives.task.weight=0.5", "fit.stop_below=[[1,0.5]]", "~optimizer.weight_decay",
 ]  # fmt: skip
 ODD = [
@@ -100,6 +100,12 @@ def test_a_command_among_others_has_the_plan_that_it_has_alone(planner, choices,
 @SWEEPS
 def test_a_command_among_many_others_has_the_plan_that_it_has_alone(planner, choices, several, choices_last):
     compare(planner, choices, several, choices_last)
+
+
+def test_a_split_of_each_seeds_own_is_a_number_for_the_run_and_for_those_that_it_needs(planner):
+    plan = planner(["experiment=demo/guided-trained", "data.split_seed=null", "seed=3"])
+    splits = [run.config["data"]["split_seed"] for run in (plan, *plan.needs.values())]
+    assert splits == [3, 3]
 
 
 def test_plans_share_nothing_that_one_could_change_for_another(planner):

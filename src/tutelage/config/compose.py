@@ -158,6 +158,8 @@ def _resolved(node: DictConfig, overrides: Sequence[str], primary: str) -> dict[
 
 def plain(node: DictConfig) -> dict[str, Any]:
     """Return a node as a plain dictionary, interpolations resolved. What OmegaConf raises is passed on."""
+    if OmegaConf.select(node, "data.split_seed", default=0) is None:
+        OmegaConf.update(node, "data.split_seed", "${seed}")  # before what needed runs are told of it
     config: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     return dict(config)
 

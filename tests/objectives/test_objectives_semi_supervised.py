@@ -151,6 +151,21 @@ def test_another_set_is_seen_with_the_scale_of_the_data_and_is_part_of_the_ident
         made(tmp_path, "+data@method.unlabelled=digits")
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], False),
+        ([f"{C}.weak={{horizontal_flip: {{}}}}"], True),
+        ([f"{C}.weak={{horizontal_flip: null}}"], False),
+        ([f"{C}.weak={{horizontal_flip: {{}}}}", "data.augment={horizontal_flip: {}}"], False),
+        ([f"{C}.weak={{horizontal_flip: {{}}}}", f"{C}.weight=0"], False),
+    ],
+)
+def test_labelled_images_without_the_unlabelled_ones_augmentation_are_warned_of(tmp_path, caplog, more, said):
+    made(tmp_path, *more)
+    assert ("seen as they are" in caplog.text) == said
+
+
 def test_sequences_have_no_views(tmp_path):
     sequences = [
         "data=parity",

@@ -30,6 +30,7 @@ from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.heads import head_of
 from tutelage.models.outputs import UnknownCall
 from tutelage.objectives.base import NotPrepared, Objective, missing
+from tutelage.objectives.consistency import Consistency
 from tutelage.objectives.total import Objectives
 from tutelage.objectives.unlabelled import Unlabelled, UnlabelledTokens, byte_affine
 from tutelage.runs.folders import lock_at, make_folder
@@ -203,6 +204,21 @@ def _prepared(network: nn.Module, objectives: dict[str, Objective], **context: A
         raise UserError(said) from error
 
 
+def _warn_of_plain_labelled(data: DataModule, objectives: dict[str, Objective]) -> None:
+    """Say where unlabelled images are augmented and labelled ones are not: with few labels, answers collapsed to one class."""
+    if not isinstance(data, ImageData) or data.augment or data.mixer:
+        return
+    for name, objective in objectives.items():
+        if isinstance(objective, Consistency) and objective.weight and objective.weak:
+            log.warning(
+                "labelled images are seen as they are, unlabelled ones through method.objectives.%s.weak (%s): a network can tell them "
+                "apart and learn the few labelled ones by heart; give data.augment the same, such as +data.augment.%s={}",
+                name,
+                ", ".join(objective.weak),
+                next(iter(objective.weak)),
+            )
+
+
 def _on_accelerator(name: str) -> bool:
     return name != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available())
 
@@ -281,6 +297,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     if not isinstance(method, Method):
         raise UserError(f"method._target_ must be a tutelage Method, got {type(method).__name__}")
     method.resting = resting
+    _warn_of_plain_labelled(data, objectives)
     named = [own_name(name) for name, _ in method.named_parameters()]
     check_patterns(spec.lr_factors, named, "optimizer.lr_factors")
     return Built(data=data, method=method, heads=_heads(method, example_of(data)))

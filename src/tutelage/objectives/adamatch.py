@@ -13,9 +13,10 @@ from tutelage.objectives.consistency import Consistency
 class AdaMatch(Consistency):
     """FixMatch with aligned predictions and a relative threshold (Berthelot et al. 2021, arXiv 2106.04732).
 
-    threshold: times the mean confidence on the labelled batch. Deviations: no random interpolation of logits, which is for domains that
-    differ; averages of the predictions over many batches in place of one batch's; the labelled images are seen under the data's own
-    augmentation alone.
+    threshold: times the mean confidence on the labelled batch; 0.9 is the paper's and the authors' code's. Deviations: no random
+    interpolation of logits, which is for domains that differ; averages of the predictions over many batches in place of one batch's, as in
+    the authors' code; the weight does not rise over the first half of the training; the labelled images are seen under the data's own
+    augmentation alone, not under a strong one too.
     """
 
     strong_view = True

@@ -71,8 +71,8 @@ class Consistency(Objective):
         self.pseudo, self.normalization, self.ratio = pseudo, normalization, ratio
         self.norms_apart = batch_norm == "labelled"
         self.distribution_alignment, self.momentum = distribution_alignment, momentum
-        second = (strong if self.strong_view else weak) or {}
-        self._views = ((weak or {}), second)[: self.views]
+        self.weak = {name: arguments for name, arguments in (weak or {}).items() if arguments is not None}
+        self._views = (self.weak, (strong or {}) if self.strong_view else self.weak)[: self.views]
         self._target: Tensor | None = None
         self.labelled: Tensor | None = None
         self._used: list[Tensor] = []

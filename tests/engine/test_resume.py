@@ -37,6 +37,7 @@ def timeless(rows):
 REMEMBERED = [("guidance", "method.cache=[guide]"), ("distillation", "method.cache=[teacher]")]
 FEATURE = "objective@method.objectives.feature"
 OWN_STATE = [
+    ("supervised", "+objective@method.objectives.more=adversarial", "method.objectives.more.target=outputs"),
     ("feature_distillation", f"{FEATURE}=crd", "method.objectives.feature.negatives=50"),
     *(("feature_distillation", f"{FEATURE}={name}") for name in ("vid", "vkd")),
     ("self_supervised", "method.objectives.views.loss=byol"),

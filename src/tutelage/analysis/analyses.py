@@ -56,6 +56,11 @@ ANALYSES = {
         "<runs> ...",
         "what answers rest on: attributions in pictures, and what these are worth, in numbers",
     ),
+    "robustness": Analysis(
+        "robustness",
+        "<runs> ...",
+        "do answers hold? common corruptions at five severities, FGSM, PGD and a strong attack, with checks of the attacks",
+    ),
     "phases": Analysis(
         "phases",
         "<runs> ... x=model.width y=model.depth",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Outcome = tuple[list[str], dict[str, Any], list[dict[str, Any]], Callable[[Path], Any]]
 """Lines to print, the record, a table's rows, and the function that draws."""
+
+
+_IN_FOLDER = ("split", "samples", "layers", "measure", "other", "explainers")
+_NO_NUMBER = ("out", "device", "runs_dir", "code")
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,15 @@ class Subject:
 
 @dataclass(frozen=True)
 class Request:
-    """A command's words, read."""
+    """A command's words, read.
+
+    asked: what was given of options and settings, less what changes no number.
+    """
 
     subjects: list[Subject]
     options: dict[str, str]
     data: dict[str, Any]
+    asked: dict[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -62,18 +70,22 @@ class Request:
             self.options[k] or "1000" for k in ("split", "samples", "layers", "measure")
         ]
         words += [self.options[k] for k in ("other", "explainers") if self.options.get(k)]
+        words += sorted(f"{k}={v}" for k, v in self.asked.items() if k not in _IN_FOLDER)
         digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:6]
         # what a shell takes as it is: an arm's label may hold brackets and signs
         name = re.sub(r"[^\w.+=-]+", "-", self.subjects[0].arm).strip("-")
         return Path(self.options["runs_dir"]) / "analysis" / f"{name}-{digest}"
 
 
-def read(names: Sequence[str], options: dict[str, str], settings: Sequence[str]) -> Request:
+def read(
+    names: Sequence[str], options: dict[str, str], settings: Sequence[str], given: Collection[str] = ()
+) -> Request:
     """Return what a command asks for.
 
     names: the runs.
     options: as the command takes them.
     settings: words `data.key=value`.
+    given: the options that were not left as they are.
 
     Raises:
         UserError: a run that does not exist, or a setting that cannot be read.
@@ -84,7 +96,9 @@ def read(names: Sequence[str], options: dict[str, str], settings: Sequence[str])
     if not names:
         raise UserError("analyse needs the runs to look at, such as demo/plain (`tutelage list runs`)")
     found = [subject for name in names for subject in subjects(name, options["runs_dir"], data)]
-    return Request(told_apart(found), options, data)
+    asked = {name: options[name] for name in sorted(given) if name not in _NO_NUMBER}
+    asked |= dict(word.split("=", 1) for word in settings)
+    return Request(told_apart(found), options, data, asked)
 
 
 def told_apart(found: Sequence[Subject]) -> list[Subject]:

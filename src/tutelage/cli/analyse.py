@@ -11,18 +11,28 @@ from tutelage.analysis.analysis_request import Request, read
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
 from tutelage.reporting.console import say
+from tutelage.reporting.measured import remember
 
 
 def run(given: Given) -> int:
     """Run the command; return its exit code."""
-    request = read(given.names, given.options, given.settings)
+    request = read(given.names, given.options, given.settings, given.spoken)
     try:
         lines, record, table, figure = outcome(given.verb, request)
     except RuntimeError as error:
         raise UserError(f"cannot analyse on device={request.options['device']!r}: {error}") from error
     say("\n".join(lines))
+    _keep(request, given.verb, table)
     write(request, given.verb, record, table, figure)
     return 0
+
+
+def _keep(request: Request, name: str, rows: list[dict[str, Any]]) -> None:
+    """Keep what was found of each run's own network, for tables."""
+    for subject in request.subjects:
+        own = [row for row in rows if row.get("network") == subject.label] if not subject.role else []
+        if own:
+            remember(Path(request.options["runs_dir"]), subject.run, name, request.asked, own)
 
 
 def write(

@@ -261,8 +261,8 @@ COMMANDS: dict[str, Command] = {
             Option(
                 "samples",
                 "",
-                "how many samples of the split, evenly spaced: similarity (1000) and explain (64); quality: how "
-                "many images of each set (1000)",
+                "how many samples of the split, evenly spaced: similarity and robustness (1000), explain (64); quality: "
+                "how many images of each set (1000)",
             ),
             Option(
                 "layers",
@@ -283,6 +283,25 @@ COMMANDS: dict[str, Command] = {
                 "explain: saliency, integrated_gradients, grad_cam, occlusion, attention_rollout, kernel_shap, "
                 "lime, or all; without it, those that fit of the first five",
             ),
+            Option(
+                "corruptions",
+                "all",
+                "robustness: all, none, or names with commas (gaussian_noise, motion_blur, fog, jpeg, ...)",
+            ),
+            Option(
+                "attacks",
+                "",
+                "robustness: all, none, or some of fgsm, pgd, strong; without it all, on images",
+            ),
+            Option("epsilon", "8/255", "robustness: the largest change, in pixels from 0 to 1"),
+            Option("norm", "linf", "robustness: or l2", choices=("linf", "l2")),
+            Option(
+                "steps",
+                "20",
+                "robustness: of PGD; the strong attack takes five times as many for each of its goals",
+            ),
+            Option("restarts", "1", "robustness: random starts of PGD"),
+            Option("queries", "1000", "robustness: of the black-box attack in strong"),
             Option("x", "", "phases: the setting along the map", value="model.width"),
             Option("y", "", "phases: the setting down the map", value="model.depth"),
             Option("device", "cpu", "cpu | cuda | mps"),

@@ -275,6 +275,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         class_counts=data.facts.get("train_class_counts"),
         unlabelled=build_unlabelled(config, data),
         mixed_targets=data.mixes_targets,
+        normalization=data.normalization,
         samples=data.fixed_samples if config["method"].get("cache") else None,
         **{key: config["method"][key] for key in ("balance", "cache") if config["method"].get(key)},
     )

@@ -71,9 +71,11 @@ class FrozenNetwork(nn.Module):
         with torch.no_grad():
             return self._call(self._network, self.converted(inputs), mask)
 
-    @torch.no_grad()
     def converted(self, inputs: Tensor) -> Tensor:
-        """Return a batch's inputs at the network's own normalisation and size. Raises UserError for a size of inputs that are no images."""
+        """Return a batch's inputs at the network's own normalisation and size, with their gradient if they have one.
+
+        Raises UserError for a size of inputs that are no images.
+        """
         if self._affine is not None:
             scale, shift = self._affine if inputs.ndim != 3 else (part.flatten() for part in self._affine)
             inputs = torch.addcmul(shift, inputs, scale)

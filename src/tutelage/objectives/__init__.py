@@ -11,6 +11,7 @@ from typing import Any
 
 _HOMES = {
     "AdaMatch": "adamatch",
+    "Adversarial": "adversarial",
     "Alignment": "alignment",
     "Attention": "attention",
     "CRD": "crd",

@@ -15,7 +15,7 @@ from tutelage.alignment.alignment import layers_of_guide
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.taps import Layer, probe
 from tutelage.errors import UserError
-from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.frozen import FrozenNetwork, Normalization
 from tutelage.models.outputs import Call
 from tutelage.objectives.schedule import Schedule
 from tutelage.objectives.unlabelled import Unlabelled, UnlabelledTokens
@@ -60,7 +60,8 @@ class Setup:
     network: the one being trained. task: what the targets mean. frozen: networks by name. example: a few samples. batch_size: global,
     if known. index: (samples,) int64, the positions of all training samples in their data set, if known. class_counts: (classes,) how
     many labelled training samples each class has, if known. unlabelled: images or texts beside the labelled ones, if there are any.
-    mixed_targets: whether the targets of training batches are probabilities of several classes.
+    mixed_targets: whether the targets of training batches are probabilities of several classes. normalization: means and deviations of
+    the channels that images were normalised with; None: they were not.
     """
 
     def __init__(
@@ -75,8 +76,9 @@ class Setup:
         class_counts: Sequence[int] | None = None,
         unlabelled: Unlabelled | UnlabelledTokens | None = None,
         mixed_targets: bool = False,
+        normalization: Normalization | None = None,
     ) -> None:
-        self.mixed_targets = mixed_targets
+        self.mixed_targets, self.normalization = mixed_targets, normalization
         self.network, self.task, self.frozen, self.example = network, task, frozen, example
         self.batch_size, self.index = batch_size, index
         self.class_counts, self.unlabelled = class_counts, unlabelled
@@ -146,6 +148,8 @@ class Objective(nn.Module):
     """Whether an untrained frozen network has nothing to give it."""
     needs_average: ClassVar[bool] = False
     """Whether it needs a method that keeps a moving average of the network."""
+    own_passes: int = 0
+    """How often it runs the network itself at a step, beside the one forward that all objectives share."""
 
     def __init__(
         self,
@@ -209,7 +213,7 @@ class Objective(nn.Module):
     def begin(self, batch: Batch) -> None:
         """See what the frozen network is about to see."""
 
-    def extra_inputs(self, draw: int, average: nn.Module | None) -> list[Tensor]:
+    def extra_inputs(self, batch: Batch, draw: int, average: nn.Module | None) -> list[Tensor]:
         """Return tensors (n, ...) that the network should see beside the batch, in the same forward. draw: counts batches."""
         return []
 

@@ -14,7 +14,7 @@ from tutelage.errors import UserError, choices
 from tutelage.losses.thresholds import aligned
 from tutelage.objectives.base import Objective, Setup, Start, Step
 from tutelage.objectives.unlabelled import Augment, Normalization, Unlabelled, UnlabelledStream, pseudo_images
-from tutelage.tasks import Classification
+from tutelage.tasks import Batch, Classification
 
 ALIGNMENTS = ("uniform", "labels", "predictions")
 
@@ -139,7 +139,7 @@ class Consistency(Objective):
         """Bring the unlabelled images to the device; every rank takes its share of each step's."""
         self.stream.start(seed=start.seed, rank=start.rank, world_size=start.world_size, device=start.device)
 
-    def extra_inputs(self, draw: int, average: nn.Module | None) -> list[Tensor]:
+    def extra_inputs(self, batch: Batch, draw: int, average: nn.Module | None) -> list[Tensor]:
         """Return the views; the second is the average's alone where that gives the target."""
         views = self.stream.views(draw)
         self._target = None

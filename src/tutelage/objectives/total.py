@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tutelage.alignment.taps import Taps, weight_layers
 from tutelage.errors import UserError, choices
-from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.frozen import FrozenNetwork, Normalization
 from tutelage.models.outputs import Call
 from tutelage.objectives.balance import balance_named
 from tutelage.objectives.base import NotPrepared, Objective, Setup, Start, Step
@@ -42,6 +42,7 @@ class Objectives(nn.Module):
     class_counts: (classes,) how many training samples each class has, for objectives that align predictions with them.
     mixed_targets: whether batches have probabilities (n, classes) for targets; objectives that single out a class refuse them.
     unlabelled: images or texts without labels, for objectives that look at some beside the batch.
+    normalization: means and deviations that images were normalised with, for objectives that change pixels; None: they were not.
     balance: "uncertainty" (arXiv 1705.07115) or "gradient_norm" (arXiv 1711.02257): weights that are learned, on top of the given ones.
     cache: names of frozen networks that are run once for each training sample, see `memory.Memory`; samples: those, None where augmented.
     Raises UserError for what does not fit: a frozen network that is missing, layers, shapes, schedules.
@@ -60,6 +61,7 @@ class Objectives(nn.Module):
         class_counts: Sequence[int] | None = None,
         unlabelled: Unlabelled | UnlabelledTokens | None = None,
         mixed_targets: bool = False,
+        normalization: Normalization | None = None,
         balance: str | None = None,
         cache: Sequence[str] = (),
         samples: TrainingSamples | None = None,
@@ -90,6 +92,7 @@ class Objectives(nn.Module):
             class_counts=class_counts,
             unlabelled=unlabelled,
             mixed_targets=mixed_targets,
+            normalization=normalization,
         )
         for objective in self:
             try:
@@ -203,7 +206,7 @@ class Objectives(nn.Module):
             if asked:
                 saw, frozen[reader.name] = reader(batch, asked)
                 seen = saw if any(o.shares_input for o in asked) else seen
-        extra = {o.name: found for o in computed if (found := o.extra_inputs(draw, self._average[0]))}
+        extra = {o.name: found for o in computed if (found := o.extra_inputs(batch, draw, self._average[0]))}
         others: dict[str, list[Tensor]] = {}
         tapped = any(o.network_layers for o in computed)
         with self._taps.recording() if tapped else nullcontext():

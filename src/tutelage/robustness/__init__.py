@@ -1,0 +1,1 @@
+"""What inputs meet outside: corruptions, and attacks that look for the worst change of a size. Pure functions of plain tensors."""

@@ -45,6 +45,7 @@ PACKAGES = (
     "data",
     "models",
     "generators",
+    "robustness",
     "analysis",
     "scaling",
 )

@@ -30,6 +30,7 @@ class _Weights(TorchFunctionMode):
             self._read(*args, **kwargs)
         if function is F.multi_head_attention_forward:
             made = function(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})
+            assert made[1] is not None  # asked for
             self.layers.append(made[1])
             return made if kwargs.get("need_weights", True) else (made[0], None)
         return function(*args, **kwargs)

@@ -45,7 +45,7 @@ def integrated_gradients(question: Question) -> Tensor:
 
     with _points(question) as (points, baseline, score):
         most = max(len(points), POINTS // points[0].numel())
-        path = IntegratedGradients(score)
+        path: Any = IntegratedGradients(score)
         found = path.attribute(points, baseline, n_steps=STEPS, internal_batch_size=most)
     return _over_channels(question, found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def outcome(request: Request) -> Outcome:
         names = _fitting(asked, question, subject, lines if not pictures else None)
         maps = {name: explained(name, question) for name in names}
         others = dict(_others(subject, request, samples, lines))
-        theirs = {role: {} for role in others}
+        theirs: dict[str, dict[str, Tensor]] = {role: {} for role in others}
         details: dict[str, Any] = {}
         for name in names:
             row = {"network": subject.label, "arm": subject.arm, "seed": subject.seed, "explainer": name}
@@ -60,7 +61,7 @@ def outcome(request: Request) -> Outcome:
                 if not cannot(name, other):
                     theirs[role][name] = explained(name, other)
                     row |= _agreement(role, maps[name], theirs[role][name], question)
-            cascade = scores.randomised(question, lambda one, name=name: explained(name, one), maps[name])
+            cascade = scores.randomised(question, partial(explained, name), maps[name])
             details[name]["randomised"] = cascade
             row["randomised"] = cascade[-1][1]
             rows.append(row)
@@ -139,7 +140,7 @@ def _others(subject: Subject, request: Request, samples: int, lines: list[str]) 
 
 def _faithful(question: Question, maps: Tensor, details: dict[str, Any]) -> dict[str, float]:
     """Insertion and deletion: columns of a row, and the mean curves."""
-    row = {}
+    row: dict[str, float] = {}
     for name, curve in zip(("insertion", "deletion"), scores.curves(question, maps), strict=True):
         details[name] = [round(float(one), 5) for one in curve.mean(axis=0)]
         row |= _columns(name, summarize(scores.area(curve).tolist(), bounds=(0.0, 1.0)))

@@ -159,7 +159,8 @@ def chosen(values: Tensor, classes: Tensor) -> Tensor:
 def joined(batches: Iterable[Batch]) -> Batch:
     """Return all batches as one, without the samples whose targets do not count."""
     parts = list(batches)
-    whole = Batch(*(None if one[0] is None else torch.cat(one) for one in zip(*parts, strict=True)))
+    together = (None if one[0] is None else torch.cat(one) for one in zip(*parts, strict=True))
+    whole = Batch(*together)  # type: ignore[arg-type]
     if whole.target_mask is None or whole.target_mask.ndim != 1:
         return whole
     keep = whole.target_mask

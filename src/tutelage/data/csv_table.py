@@ -96,15 +96,15 @@ def read(
     else:
         texts = cells.read(series, as_text=series).iloc[kept]
         columns_of_text = [cleaned(texts[place]) for place in series]
-        decimal = decimal or decimal_sign(path, columns_of_text, names)
-        if decimal == "comma":
+        sign: str = decimal or decimal_sign(path, columns_of_text, names)
+        if sign == "comma":
             notes.append("the decimal sign is the comma")
         values = np.full((len(kept), len(series)), np.nan)
         for place, (name, column) in enumerate(zip(names, columns_of_text, strict=True)):
             try:
-                values[:, place] = parsed(column, decimal)
+                values[:, place] = parsed(column, sign)
             except ValueError:
-                wrong = np.flatnonzero(~fits(column, decimal))[0]
+                wrong = np.flatnonzero(~fits(column, sign))[0]
                 words[name] = f"'{column.iloc[wrong]}' in line {numbers[wrong]}"
     return CsvTable(moments, values, names, numbers, words, notes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -31,6 +32,7 @@ MASKED, REPLACED = 0.8, 0.1
 
 class _Masked(Pretext):
     selects = "masked_loss"
+    facts: Mapping[str, Any]
 
     def __init__(self, *, ratio: float, **common: Any) -> None:
         super().__init__(**common)

@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from tutelage.analysis.network_cost import BATCHES, network_cost, peak_bytes
+from tutelage.cli.commands import COMMANDS
+from tutelage.cli.reader import read
+from tutelage.cli.report import run as report
+from tutelage.config.compose import plan_of
+from tutelage.errors import UserError
+from tutelage.jobs.launch import run_plan
+from tutelage.models.counts import counted
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.runs.store import Store
 from tutelage.tasks import Batch
 
 
@@ -68,3 +76,54 @@ def test_threads_are_as_before_also_after_a_failure():
     with pytest.raises(RuntimeError):
         network_cost(FrozenNetwork(Fails()), batch_of(torch.randn(2, 4)), threads=(before + 1,))
     assert torch.get_num_threads() == before
+
+
+def test_a_run_records_what_its_networks_hold_and_a_report_has_it_as_columns(tmp_path, capsys):
+    words = ["logger=none", "hardware.threads=1", "fit.max_steps=2", "fit.validate_every_steps=2"]
+    network = ["model=fcn", "model.depth=1", "model.width=8", "model.batch_norm=false"]
+    run_plan(
+        plan_of(
+            [
+                *words,
+                *network,
+                "method=distillation",
+                "model@teacher=convnet",
+                "name=c/kd",
+                f"runs_dir={tmp_path}",
+            ]
+        )
+    )
+    (run,) = Store(tmp_path).runs("c/kd")
+    first, last = 64 * 8 + 8, 8 * 10 + 10
+    recorded = run.result["networks"]
+    assert recorded["model"]["parameters"] == first + last
+    assert recorded["model"]["operations"] == 2 * (64 * 8 + 8 * 10)
+    assert recorded["teacher"]["parameters"] > 10_000
+    assert (
+        report(
+            read(
+                "report",
+                COMMANDS["report"],
+                ["c", f"runs_dir={tmp_path}", "columns=parameters,flops,size,latency"],
+            )
+        )
+        == 0
+    )
+    assert "Latency and memory: " in capsys.readouterr().out
+    header, row = (tmp_path / "c" / "table.csv").read_text().splitlines()
+    assert header.startswith("arm,metric,mean,std,n,parameters,flops,size,latency of 1")
+    assert ",610 (teacher " in row and ",1.18k (teacher " in row and " ms (teacher " in row
+    with pytest.raises(UserError, match="there is no 'flop'; did you mean 'flops'"):
+        report(read("report", COMMANDS["report"], ["c", f"runs_dir={tmp_path}", "columns=flop"]))
+
+
+def test_counting_leaves_a_network_as_it_was():
+    network = nn.Sequential(nn.Linear(4, 3), nn.Dropout(), nn.BatchNorm1d(3))
+    network[0].weight.data[0] = 0
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    before = torch.random.get_rng_state()
+    found = counted(network, torch.randn(5, 4))
+    assert found == {"parameters": 21, "nonzero": 21 - 4 - 3, "operations": 24}
+    assert network.training and all(torch.equal(state[n], v) for n, v in network.state_dict().items())
+    assert counted(network, torch.randn(5, 9))["operations"] is None
+    torch.random.set_rng_state(before)

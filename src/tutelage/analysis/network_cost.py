@@ -6,7 +6,7 @@ import statistics
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tutelage.analysis.analysis_request import Outcome, Request
+from tutelage.analysis.analysis_request import Outcome, Request, Subject
 from tutelage.analysis.drawing import canvas, literal, save
 from tutelage.analysis.opening import monitored, opened
+from tutelage.models.counts import operations, parameters
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.reporting.palette import style
 from tutelage.reporting.quantities import clipped
 from tutelage.reporting.statistics import summarize
+from tutelage.runs.frozen_networks import ROLES
 from tutelage.runs.provenance import cpu_model
+from tutelage.runs.run import Run
 from tutelage.tasks import Batch
 
 WARM, TIMED = 5, 30
@@ -49,12 +52,14 @@ class Latency:
 class Cost:
     """What one network costs.
 
-    parameters: numbers that training could change, shared ones once. size_mb: of weights and buffers in memory, MiB.
+    parameters: numbers that training could change, shared ones once; nonzero: those that are not 0.
+    size_mb: of weights and buffers in memory, MiB.
     operations: of one sample's forward, a multiplication and an addition counted as two; matrix products, convolutions and
         attention alone, as torch's counter counts them.
     """
 
     parameters: int
+    nonzero: int
     size_mb: float
     operations: int
     latencies: tuple[Latency, ...]
@@ -64,6 +69,7 @@ class Cost:
         """Return the cost as one flat row."""
         row: dict[str, float] = {
             "parameters": self.parameters,
+            "nonzero": self.nonzero,
             "size_mb": round(self.size_mb, 3),
             "operations": self.operations,
         }
@@ -87,13 +93,8 @@ def network_cost(network: FrozenNetwork, example: Batch, *, threads: Sequence[in
     Returns:
         the cost; the latency is a median of TIMED forwards after WARM, in turn over the numbers of threads.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     one = _repeated(example, 1)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(one.inputs, one.mask)
-    weights = {id(p): p for p in network.network.parameters()}.values()
-    held = [*weights, *network.network.buffers()]
+    held = [*parameters(network.network), *network.network.buffers()]
     on_cpu = one.inputs.device.type == "cpu"
     latencies = tuple(
         _latency(network, _repeated(example, size), count)
@@ -101,9 +102,10 @@ def network_cost(network: FrozenNetwork, example: Batch, *, threads: Sequence[in
         for count in (dict.fromkeys(threads) if on_cpu else (0,))
     )
     return Cost(
-        sum(p.numel() for p in weights),
+        sum(p.numel() for p in parameters(network.network)),
+        sum(p.count_nonzero().item() for p in parameters(network.network)),
         sum(x.numel() * x.element_size() for x in held) / 2**20,
-        int(counter.get_total_flops()),
+        operations(network, one.inputs, one.mask),
         latencies,
     )
 
@@ -185,13 +187,13 @@ def draw(
     """
     figure = canvas(7.2, 4.2)
     axes = figure.subplots()
-    for number, (name, operations, values) in enumerate(points):
+    for number, (name, computed, values) in enumerate(points):
         colour, found = style(number)[0], summarize(values)
         marker = "os^Dv<>P"[number % 8]
         ends = [clipped(end, f"test/{metric}") for end in (found.low, found.high)]
-        axes.plot([operations] * 2, ends, "-", color=colour, linewidth=1.5)
+        axes.plot([computed] * 2, ends, "-", color=colour, linewidth=1.5)
         axes.plot(
-            operations,
+            computed,
             found.mean,
             marker,
             color=colour,
@@ -210,12 +212,44 @@ def draw(
     save(figure, path)
 
 
+def of_run(run: Run, runs_dir: str | Path) -> dict[str, str]:
+    """Return columns of latency and memory, in words, of a run's network and of its guide and teacher in brackets."""
+    subject = Subject(run, run.name)
+    request = Request([], {"device": "cpu", "runs_dir": str(runs_dir), "code": "", "split": "validation"}, {})
+    threads = thread_counts("cpu")
+    found = {}
+    for role in ("", *(role for role in ROLES if run.config.get(role))):
+        network, _, batches = opened(replace(subject, role=role), request, samples=BATCHES[-1])
+        found[role] = network_cost(network, next(iter(batches)), threads=threads)
+    columns: dict[str, str] = {}
+    for place, one in enumerate(found[""].latencies):
+        said = f", {one.threads} thread{'s' * (one.threads > 1)}" if len(threads) > 1 else ""
+        for name, value in (
+            (
+                f"latency of {one.batch}{said}",
+                lambda cost, at=place: f"{1e3 * cost.latencies[at].median_s:.3g} ms",
+            ),
+            (f"memory of {one.batch}", lambda cost, at=place: f"{cost.latencies[at].peak_mb:.3g} MiB"),
+        ):
+            columns[name] = value(found[""]) + "".join(
+                f" ({role} {value(cost)})" for role, cost in found.items() if role
+            )
+    return columns
+
+
+def thread_counts(device: str) -> list[int]:
+    """Return the numbers of threads to measure with: one, and all."""
+    return sorted({1, max(1, torch.get_num_threads() if device == "cpu" else 1)})
+
+
+def machine_said() -> str:
+    """Return the machine that latency is measured on, in words."""
+    return f"{cpu_model()}, {' and '.join(map(str, thread_counts('cpu')))} threads, torch {torch.__version__}"
+
+
 def outcome(request: Request) -> Outcome:
     """Parameters, operations, size, latency and memory of every network, beside its metric on the test split."""
-    import torch
-
-    most = torch.get_num_threads() if request.options["device"] == "cpu" else 0
-    threads = sorted({1, max(1, most)})
+    threads = thread_counts(request.options["device"])
     rows, lines, points = [], [], dict[str, tuple[float, list[float]]]()
     for subject in request.subjects:
         network, _, batches = opened(subject, request, samples=BATCHES[-1])

@@ -180,6 +180,13 @@ COMMANDS: dict[str, Command] = {
         ),
         (
             Flag("--replace", "a table: also where one of more runs stands on the disk"),
+            Option(
+                "columns",
+                "",
+                "what an arm's network costs, beside its guide or teacher: parameters, flops, size, separated by commas, "
+                "and latency, memory, which are measured here",
+                value="parameters,latency",
+            ),
             _RUNS_DIR,
         ),
         names=(1, 1),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
 from tutelage.reporting.table_paths import table_path, table_path_unless_runs
+
+if TYPE_CHECKING:
+    from tutelage.reporting.report_model import Report
+    from tutelage.runs.store import Store
 
 
 def run(given: Given) -> int:
@@ -20,14 +25,23 @@ def run(given: Given) -> int:
             raise UserError(f"--replace belongs to a report on a table; {what} is a name of runs")
         if given.settings:
             raise UserError(f"a report on runs takes runs_dir=<folder>, got {given.settings[0]!r}")
-        report_runs(what, given.options["runs_dir"])
+        report_runs(what, given.options["runs_dir"], columns=given.options["columns"])
     else:
-        report_table(path, given.as_settings("runs_dir"), replace="--replace" in given.flags)
+        words = given.as_settings("runs_dir")
+        report_table(path, words, replace="--replace" in given.flags, columns=given.options["columns"])
     return 0
 
 
-def report_runs(name: str, runs_dir: str) -> None:
-    """Report on the runs at or below a name."""
+def _finish(columns: str, store: Store) -> Callable[[Report], Report]:
+    """Return what adds the costs that are asked for to a report."""
+    from tutelage.reporting.costs import chosen, with_costs
+
+    names = chosen(columns)
+    return lambda report: with_costs(report, store, names)
+
+
+def report_runs(name: str, runs_dir: str, *, columns: str = "") -> None:
+    """Report on the runs at or below a name. columns: see `reporting.costs.COLUMNS`."""
     from tutelage.reporting.console import console
     from tutelage.reporting.render import terminal
     from tutelage.reporting.runs_report import FILES, write_report
@@ -35,15 +49,18 @@ def report_runs(name: str, runs_dir: str) -> None:
 
     store = Store(runs_dir)
     name = store.name_in(name)
-    report = write_report(store, name)
+    report = write_report(store, name, finish=_finish(columns, store))
     console().print(terminal(report))
     folder = store.folder_of(name)
     written = [FILES["html"], *(name for kind, name in FILES.items() if kind != "html")]
     print(f"written: {folder}/{', '.join(name for name in written if (folder / name).is_file())}")
 
 
-def report_table(path: Path, words: Sequence[str], *, replace: bool = False) -> None:
-    """Report on a table file, from whatever runs of it exist. replace: also where a table of more runs stands on the disk."""
+def report_table(path: Path, words: Sequence[str], *, replace: bool = False, columns: str = "") -> None:
+    """Report on a table file, from whatever runs of it exist.
+
+    replace: also where a table of more runs stands on the disk. columns: see `reporting.costs.COLUMNS`.
+    """
     from tutelage.config.compose import hydra_ready
     from tutelage.config.planner import Planner
     from tutelage.reporting.console import console
@@ -64,6 +81,7 @@ def report_table(path: Path, words: Sequence[str], *, replace: bool = False) -> 
             path.stem,
             words=[word for word in words if not is_excluded(word.lstrip("+~").partition("=")[0])],
             replace=replace,
+            finish=_finish(columns, Store(root)),
         )
     console().print(terminal(report))
     print(said)

@@ -23,7 +23,7 @@ from tutelage.engine.checkpoints import Checkpoints, WholeFiles, best_weights
 from tutelage.engine.cpu import prepared_cpu
 from tutelage.engine.mirror_kinds import about
 from tutelage.engine.mirrors import Mirrors, open_mirrors, pictures_in, summary_of
-from tutelage.engine.outcome import cost, evaluate_and_save
+from tutelage.engine.outcome import cost, evaluate_and_save, networks
 from tutelage.engine.rank_environment import lightning_environment
 from tutelage.engine.validation_intervals import ValidationIntervals
 from tutelage.errors import UserError
@@ -84,6 +84,7 @@ def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) ->
             config=config,
         )
         result = evaluate_and_save(trainer, built, checkpoints, run)
+        result["networks"] = networks(built)
         result["cost"] = cost(trainer, recording, built, max_steps, first_step, started)
         if reads:
             result["reads"] = reads

@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from tutelage.engine.build import Built
 from tutelage.engine.callbacks import Recording
 from tutelage.engine.checkpoints import Checkpoints
+from tutelage.engine.networks import example_of
 from tutelage.methods.base import Method
+from tutelage.models.counts import counted
 from tutelage.runs.records import replacing
 from tutelage.runs.run import Run
 
@@ -81,6 +83,13 @@ def _best_on_test(
 def _test(trainer: pl.Trainer, method: Method, batches: Any) -> dict[str, float]:
     trainer.test(method, batches, verbose=False)
     return dict(method.values["test"])
+
+
+def networks(built: Built) -> dict[str, Any]:
+    """Return what the trained network and the frozen ones hold and compute for a sample, by role; see `counts.counted`."""
+    example = example_of(built.data, 1)
+    roles = {"model": built.method.network, **built.method.frozen}
+    return {role: counted(network, example.inputs, example.mask) for role, network in roles.items()}
 
 
 def cost(

@@ -75,6 +75,8 @@ def arms_table(report: Report) -> tuple[list[str], list[list[str]]]:
     chosen = any(line.choice for line in report.lines)
     header = ["arm", *([] if shared else ["metric"]), shared or "value", "n", "95 % interval"]
     header += [*(["published"] if published else []), *(["chosen on validation"] if chosen else [])]
+    costs = list(dict.fromkeys(name for line in report.lines for name in line.costs))
+    header += costs
     rows = []
     places_of = {metric: decimals(report, metric) for metric in {line.metric for line in report.lines}}
     for line in report.lines:
@@ -83,6 +85,7 @@ def arms_table(report: Report) -> tuple[list[str], list[list[str]]]:
         row += [mean_std(line.summary, places), str(line.summary.n), interval(line.summary, places)]
         row += [_published(line)] if published else []
         row += [line.choice or GAP] if chosen else []
+        row += [line.costs.get(name, GAP) for name in costs]
         rows.append(row)
     return header, rows
 
@@ -130,14 +133,16 @@ def needed_lines(report: Report) -> list[str]:
 
 
 def table_csv(report: Report) -> str:
-    """Return `arm, metric, mean, std, n`, a row an arm; undefined numbers are empty."""
+    """Return `arm, metric, mean, std, n`, and what was asked of costs, a row an arm; undefined numbers are empty."""
     rows = []
+    costs = list(dict.fromkeys(name for line in report.lines for name in line.costs))
     for line in report.lines:
         summary = line.summary
         mean = _plain(summary.mean) if summary.n else ""
         std = _plain(summary.std) if summary.n > 1 else ""
-        rows.append([line.label, line.metric, mean, std, str(summary.n)])
-    return _csv(["arm", "metric", "mean", "std", "n"], rows)
+        known = [line.costs.get(name, "") for name in costs]
+        rows.append([line.label, line.metric, mean, std, str(summary.n), *known])
+    return _csv(["arm", "metric", "mean", "std", "n", *costs], rows)
 
 
 def cells_csv(report: Report) -> str:

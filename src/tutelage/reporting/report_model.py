@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tutelage.reporting.collect import Row
 from tutelage.reporting.statistics import UNBOUNDED, Summary, bounds_of, summarize
@@ -27,6 +27,8 @@ class Line:
     """The command that makes the arm's runs, if a table file names it."""
     scale: float = 1.0
     """What a recorded metric was multiplied with."""
+    costs: Mapping[str, str] = field(default_factory=dict)
+    """What the arm's network costs, in words, by column."""
 
     @property
     def summary(self) -> Summary:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from tutelage.errors import UserError, choices
@@ -71,9 +71,11 @@ FILES = {
 }
 
 
-def write_report(store: Store, under: str = "") -> Report:
-    """Write what `FILES` names beside the runs, or into the one that is meant; return the report."""
-    report = free_report(store, under)
+def write_report(
+    store: Store, under: str = "", *, finish: Callable[[Report], Report] = lambda report: report
+) -> Report:
+    """Write what `FILES` names beside the runs, or into the one that is meant; return the report. finish: adds to it first."""
+    report = finish(free_report(store, under))
     write(report, store, store.folder_of(under), FILES)
     return report
 

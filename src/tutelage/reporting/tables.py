@@ -252,11 +252,12 @@ def write_table(
     *,
     words: Sequence[str] = (),
     replace: bool = False,
+    finish: Callable[[Report], Report] = lambda report: report,
 ) -> tuple[Report, str]:
     """Write a table's `<stem>.md`, `<stem>.csv`, `<stem>-cells.csv` and `<stem>.png`, and return the report and what became of it in words.
 
     A table on the disk that is of more complete runs stays, unless `replace`: in a fresh clone all runs are missing. Then the report is
-    of the cells on the disk, and its page is written, with a figure where there is none.
+    of the cells on the disk, and its page is written, with a figure where there is none. finish: adds to a report of the runs.
     """
     from tutelage.reporting.committed import committed_report
 
@@ -264,7 +265,7 @@ def write_table(
     had = 0 if replace else _complete_in(cells)
     report: Report | None
     try:
-        report = build(table, find, words)
+        report = finish(build(table, find, words))
         have = str(report.complete)
     except UserError as error:  # such as data that are not on this machine
         if not had:

@@ -370,7 +370,7 @@ def _report(works: Sequence[Work], plan_of: PlanOf, runs_dir: str, tiny: bool) -
         if not work.stage.table or work.stage.table in shown:
             continue
         path, table = work.stage.read_table()
-        find = finder(list(work.words), plan_of)
+        find = finder(list(work.words), plan_of, table)
         cells = [cell for arm in table.arms for point in arm.points for cell in table.cells(arm, point)]
         if not any(find(cell).state is State.COMPLETE for cell in cells):
             continue

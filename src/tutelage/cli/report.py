@@ -75,7 +75,7 @@ def report_table(path: Path, words: Sequence[str], *, replace: bool = False, col
     with hydra_ready():
         report, said = write_table(
             table,
-            finder(words, Planner()),
+            finder(words, Planner(), table),
             Store(root),
             path.parent / "results" if path.resolve().is_relative_to(Path.cwd()) else Path(root) / table.name,
             path.stem,

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from tutelage.cli.reader import Given
 from tutelage.cli.report import report_table
 from tutelage.errors import UserError, choices
 from tutelage.reporting.programme_file import programme_path, programmes
 from tutelage.reporting.table_paths import TABLES, table_path, tables
+
+if TYPE_CHECKING:
+    from tutelage.reporting.tables import Find, Table
 
 log = logging.getLogger("tutelage")
 
@@ -57,9 +62,39 @@ def run(given: Given) -> int:
             jobs.finish_busy()  # choices of the next round need the values
             if jobs.stopped:
                 break
+        missing = list(_analyses(table, finder(extra, planner), extra))
+    if dry and missing:
+        print("\n".join(shlex.join(["tutelage", "analyse", *words]) for words in missing))
+        return 0
     if dry:
         print(f"every run of {path} is there: tutelage report {name}")
         return 0
     code = jobs.close() if jobs else 0
+    if not (jobs and jobs.stopped):
+        from tutelage.cli import analyse
+        from tutelage.cli.commands import COMMANDS
+        from tutelage.cli.reader import read
+
+        for words in missing:
+            log.info("%s of %d runs of %s", words[0], sum("=" not in word for word in words) - 1, path)
+            analyse.run(read("analyse", COMMANDS["analyse"], words))
     report_table(path, extra)
     return code
+
+
+def _analyses(table: Table, find: Find, extra: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the words of `tutelage analyse` for what the table wants to know of its complete runs, where some of it is not known."""
+    from tutelage.reporting import measured
+    from tutelage.reporting.tables import choose
+    from tutelage.runs.run import State
+    from tutelage.runs.store import Store
+
+    if not table.analyses:
+        return
+    rows = [find(cell) for arm in table.arms for cell in table.cells(arm, choose(table, arm, find).point)]
+    keys = list(dict.fromkeys(row.key for row in rows if row.state is State.COMPLETE))
+    root = next((word.partition("=")[2] for word in extra if word.startswith("runs_dir=")), "runs")
+    store = Store(root)
+    for name, asked in table.analyses.items():
+        if any(measured.recall(store.root, store.at(key), name, asked) is None for key in keys):
+            yield [name, *keys, *(f"{key}={value}" for key, value in asked.items()), f"runs_dir={root}"]

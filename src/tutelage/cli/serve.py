@@ -53,7 +53,7 @@ def _reports(what: str, path: Path | None, given: Given) -> Iterator[Callable[[]
     from tutelage.runs.identity import is_excluded
 
     table, words = load(path), given.as_settings("runs_dir")
-    find = finder(words, plan_of)
+    find = finder(words, plan_of, table)
     counted = [word for word in words if not is_excluded(word.lstrip("+~").partition("=")[0])]
     with hydra_ready():
         yield lambda: build(table, find, counted)

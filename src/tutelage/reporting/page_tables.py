@@ -49,6 +49,9 @@ def facts(report: Report, data: Mapping[str, Any], store: Store, folder: Path | 
         "parts": [(id, name) for id, name, there in parts if there],
         "arms": _arms(report, better),
         "comparisons": compared,
+        "sections": [
+            {"title": one.title, "arms": _arms(one, ""), "comparisons": _comparisons(one)} for one in report.sections
+        ],
         "scatter": scatter,
         "explanation": render.explanation(report).replace("`", ""),
         "better": f"{better[:1].upper()}{better[1:]}." if better else "",

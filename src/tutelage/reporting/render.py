@@ -31,6 +31,10 @@ def markdown(report: Report, *, figures: Sequence[str] = ()) -> str:
             _markdown_table(*comparisons_table(report)),
             comparisons_explained(report),
         ]
+    for section in report.sections:
+        parts += [f"## {_prose(section.title)}", _markdown_table(*arms_table(section))]
+        if section.comparisons:
+            parts += [_markdown_table(*comparisons_table(section))]
     if report.notes:
         parts += ["## Notes", "\n".join(f"- {_prose(note)}" for note in report.notes)]
     if commands := command_lines(report):
@@ -136,7 +140,7 @@ def table_csv(report: Report) -> str:
     """Return `arm, metric, mean, std, n`, and what was asked of costs, a row an arm; undefined numbers are empty."""
     rows = []
     costs = list(dict.fromkeys(name for line in report.lines for name in line.costs))
-    for line in report.lines:
+    for line in (line for one in (report, *report.sections) for line in one.lines):
         summary = line.summary
         mean = _plain(summary.mean) if summary.n else ""
         std = _plain(summary.std) if summary.n > 1 else ""
@@ -171,6 +175,10 @@ def terminal(report: Report) -> Group:
     if report.comparisons:
         shown.append(_fitted("comparisons", *comparisons_table(report)))
         shown.append(Text(comparisons_explained(report), style="dim"))
+    for section in report.sections:
+        shown.append(_fitted(section.title, *arms_table(section)))
+        if section.comparisons:
+            shown.append(_fitted("comparisons", *comparisons_table(section)))
     shown += [Text(note, style="dim") for note in report.notes]
     shown += [Text(f"needed: {line}", style="dim") for line in needed_lines(report)]
     return Group(*shown)

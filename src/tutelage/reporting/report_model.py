@@ -55,6 +55,8 @@ class Report:
     """What a recorded metric is multiplied with to be in `unit`."""
     needed: tuple[Row, ...] = ()
     """Runs that were only made because others need them."""
+    sections: tuple[Report, ...] = ()
+    """The same arms by further metrics."""
 
     @property
     def complete(self) -> int:

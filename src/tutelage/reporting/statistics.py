@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class Summary(NamedTuple):
 
 UNBOUNDED = (-math.inf, math.inf)
 _BOUNDS = {
-    (0.0, 1.0): ("accuracy", "precision", "recall", "f1", "auroc", "share"),
+    (0.0, 1.0): ("accuracy", "precision", "recall", "f1", "auroc", "share", "ece"),
     (-1.0, 1.0): ("kappa", "correlation", "mcc"),
     (0.0, math.inf): ("mse", "mae"),
     (1.0, math.inf): ("perplexity",),
@@ -35,7 +36,7 @@ _BOUNDS = {
 
 def bounds_of(metric: str) -> tuple[float, float]:
     """Return what a metric's values lie between, by the last word of its name: `test/top5_accuracy` is a share."""
-    last = metric.rpartition("/")[2].rpartition("_")[2]
+    last = re.split(r"[/._]", metric)[-1]
     return next((bounds for bounds, names in _BOUNDS.items() if last in names), UNBOUNDED)
 
 

@@ -14,6 +14,8 @@ arms:
   base: []
   guided: [method=guidance, model@guide=residual_convnet]
   guided, tuned apart: {words: [experiment=demo/guided-trained], grid: {optimizer.lr: [1.0e-2]}}
+analyses: {robustness: {epsilon: 0.1}, calibration: {}}   # what `tutelage analyse` is to find of every run, with its options
+beside: [robustness.strong_accuracy, calibration.ece]     # further metrics, of the runs or of analyses: each is shown like the first
 compare: base               # every other arm against this one; or a list of such labels and of pairs [arm (or list of arms), baseline]
 published:
   arXiv 2410.20035, Table 4: {base: 60.58, guided: [70.15, 0.31]}   # by source; [value, error]
@@ -43,8 +45,8 @@ from tutelage.runs.records import read_yaml
 from tutelage.runs.words import joined, key_of, value_of
 
 _KEYS = {
-    "title", "metric", "mode", "split", "percent", "setting", "seeds", "tuning_seeds", "processes", "grid", "base", "arms", "compare",
-    "published", "notes",
+    "title", "metric", "beside", "analyses", "mode", "split", "percent", "setting", "seeds", "tuning_seeds", "processes", "grid", "base",
+    "arms", "compare", "published", "notes",
 }  # fmt: skip
 _ARM_KEYS = {"words", "grid"}
 
@@ -90,8 +92,44 @@ def load(path: Path) -> Table:
         paper_setting=data.get("setting") == "paper",
         compare=_pairs(data.get("compare"), [arm.label for arm in arms], path),
         processes=processes,
+        analyses=_analyses(data.get("analyses"), path),
+        beside=_beside(data, path),
         notes=str(data.get("notes") or "").strip(),
     )
+
+
+def _analyses(entry: Any, path: Path) -> dict[str, dict[str, str]]:
+    wanted = entry or {}
+    _check(
+        isinstance(wanted, Mapping)
+        and all(isinstance(options or {}, Mapping) for options in wanted.values()),
+        path,
+        "analyses",
+        "a mapping from an analysis to its options, such as `calibration: {}`",
+        entry,
+    )
+    return {
+        str(name): {str(key): _word(value) for key, value in (options or {}).items()}
+        for name, options in wanted.items()
+    }
+
+
+def _beside(data: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    beside = data.get("beside") or []
+    _check(
+        isinstance(beside, list) and all(isinstance(metric, str) for metric in beside),
+        path,
+        "beside",
+        "a list of metrics",
+        beside,
+    )
+    for metric in (data["metric"], *beside):
+        analysis = str(metric).partition(".")[0]
+        if "." in str(metric) and analysis not in (data.get("analyses") or {}):
+            raise UserError(
+                f"{path}: the metric '{metric}' is of the analysis '{analysis}', which 'analyses' does not name: add {analysis}: {{}}"
+            )
+    return tuple(dict.fromkeys(beside))
 
 
 def _arms(data: Mapping[str, Any], path: Path, name: str) -> tuple[Arm, ...]:

@@ -10,17 +10,19 @@ import contextlib
 import csv
 import math
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tutelage.errors import UserError, choices
+from tutelage.reporting import measured
 from tutelage.reporting.collect import Row, gap_reason, row_of
 from tutelage.reporting.differences import same_test_data
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.runs_report import notes_on, write
 from tutelage.reporting.runs_table import render_runs_table
-from tutelage.reporting.verdict import Published, compare, correct
+from tutelage.reporting.statistics import bounds_of
+from tutelage.reporting.verdict import Comparison, Published, compare, correct
 from tutelage.runs.needs import Plan
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
@@ -84,6 +86,10 @@ class Table:
     compare: tuple[tuple[str, str], ...] = ()
     processes: int | None = None
     notes: str = ""
+    analyses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What `tutelage analyse` is to find of every run, with its options."""
+    beside: tuple[str, ...] = ()
+    """Metrics that are shown beside the first, which alone chooses."""
 
     def tuning_cells(self) -> list[Cell]:
         """Return the runs that choices are made from: every arm with a grid, at every point."""
@@ -158,52 +164,127 @@ def unfinished(table: Table, find: Find) -> list[Cell]:
         UserError: the table's metric is none of its runs'.
     """
     tuning = {cell: find(cell) for cell in table.tuning_cells()}
-    _check_metric(table, tuning.values())
+    _check_metric(table, table.metric, tuning.values())
     waiting = [cell for cell, row in tuning.items() if row.state not in (State.COMPLETE, State.FAILED)]
     if waiting:
         return waiting
     cells = [cell for arm in table.arms for cell in table.cells(arm, choose(table, arm, find).point)]
-    _check_metric(table, map(find, cells))
+    _check_metric(table, table.metric, map(find, cells))
     return [cell for cell in cells if find(cell).state is not State.COMPLETE]
 
 
 def build(table: Table, find: Find, words: Sequence[str] = ()) -> Report:
-    """Return the report of a table: values in the published unit, gaps, comparisons with verdicts, notes.
+    """Return the report of a table: values in the published unit, gaps, comparisons with verdicts, notes; a section for what stands beside.
 
     words: what was added to every command and can change a number.
 
     Raises:
         UserError: the table's metric is none of its runs'.
     """
-    metric, scale = f"{table.split}/{table.metric}", 100.0 if table.percent else 1.0
-    lines: list[Line] = []
-    notes: list[str] = []
+    choices_of = {arm.label: choose(table, arm, find) for arm in table.arms}
+    # A run that is not there cannot say its seed.
+    rows = {
+        arm.label: tuple(
+            replace(find(cell), seed=cell.seed) for cell in table.cells(arm, choices_of[arm.label].point)
+        )
+        for arm in table.arms
+    }
+    wanted = dict.fromkeys((table.metric, *table.beside))
+    for name in wanted:
+        _check_metric(table, name, [row for of_arm in rows.values() for row in of_arm])
+    rows = {label: tuple(_shown(row, table) for row in of_arm) for label, of_arm in rows.items()}
+    shown = [_lines(table, name, choices_of, rows, words) for name in wanted]
+    compared = [_comparisons(table, lines) for lines in shown]
+    corrected = iter(correct([pair for pairs in compared for pair in pairs]))  # all that a page tests at once
+    sections = [
+        Report(
+            title=table.title if number == 0 else metric_name(lines[0].metric),
+            lines=tuple(lines),
+            comparisons=tuple(next(corrected) for _ in pairs),
+            unit="%" if lines[0].scale == 100 else "",
+            scale=lines[0].scale,
+        )
+        for number, (lines, pairs) in enumerate(zip(shown, compared, strict=True))
+    ]
+    tuning = [find(cell) for cell in table.tuning_cells()]
+    grid = {word.partition("=")[0] for arm in table.arms for point in arm.points for word in point}
+    return replace(
+        sections[0],
+        notes=(
+            *([table.notes] if table.notes else []),
+            *(note for choice in choices_of.values() for note in choice.notes),
+            *notes_on(shown[0], grid, {"that only choose": tuning}),
+            *(f"{metric_name(lines[0].metric)}, {said}" for lines in shown[1:] for said in _gaps_of(lines)),
+        ),
+        sections=tuple(sections[1:]),
+    )
+
+
+def _lines(
+    table: Table,
+    name: str,
+    choices_of: Mapping[str, Choice],
+    rows: Mapping[str, tuple[Row, ...]],
+    words: Sequence[str],
+) -> list[Line]:
+    """Return the arms' lines of one metric."""
+    metric = f"{table.split}/{name}"
+    share = bounds_of(metric) == (0.0, 1.0) or name == table.metric
+    scale = 100.0 if table.percent and share else 1.0
+    lines = []
     for arm in table.arms:
-        choice = choose(table, arm, find)
-        # A run that is not there cannot say its seed.
-        rows = {cell.seed: replace(find(cell), seed=cell.seed) for cell in table.cells(arm, choice.point)}
         done = {
-            seed: row for seed, row in rows.items() if row.state is State.COMPLETE and metric in row.metrics
+            row.seed: row for row in rows[arm.label] if row.state is State.COMPLETE and metric in row.metrics
         }
-        values = {seed: scale * row.metrics[metric] for seed, row in done.items()}
-        gaps = {seed: gap_reason(row, metric) for seed, row in rows.items() if seed not in values}
         lines.append(
             Line(
                 label=arm.label,
                 metric=metric,
-                values=values,
-                gaps=gaps,
-                rows=tuple(rows.values()),
-                published=arm.published,
-                choice=choice.sentence,
-                command=command_of(table, arm, choice.point, words),
+                values={seed: scale * row.metrics[metric] for seed, row in done.items()},
+                gaps={row.seed: _gap(row, metric, table) for row in rows[arm.label] if row.seed not in done},
+                rows=rows[arm.label],
+                published=arm.published if name == table.metric else None,
+                choice=choices_of[arm.label].sentence,
+                command=command_of(table, arm, choices_of[arm.label].point, words),
                 scale=scale,
             )
         )
-        notes += choice.notes
-    _check_metric(table, [row for line in lines for row in line.rows])
+    return lines
+
+
+def _shown(row: Row, table: Table) -> Row:
+    """Return a row without what analyses found that the table does not show: that is a number for every condition."""
+    wanted = {f"{table.split}/{name}" for name in (table.metric, *table.beside)}
+    beginnings = tuple(f"{table.split}/{analysis}." for analysis in table.analyses)
+    if not beginnings:
+        return row
+    kept = {
+        name: value
+        for name, value in row.metrics.items()
+        if name in wanted or not name.startswith(beginnings)
+    }
+    return replace(row, metrics=kept)
+
+
+def _gap(row: Row, metric: str, table: Table) -> str:
+    analysis = metric.rpartition("/")[2].partition(".")[0]
+    if row.state is State.COMPLETE and analysis in table.analyses and "." in metric:
+        return f"not analysed (tutelage analyse {analysis}, or reproduce)"
+    return gap_reason(row, metric)
+
+
+def _gaps_of(lines: Sequence[Line]) -> list[str]:
+    """Return what a section lacks that the first has."""
+    return [
+        f"{line.label}, seed {', '.join(map(str, line.gaps))}: {next(iter(line.gaps.values()))}"
+        for line in lines
+        if line.gaps and any(row.state is State.COMPLETE for row in line.rows)
+    ]
+
+
+def _comparisons(table: Table, lines: Sequence[Line]) -> list[Comparison]:
     by_label = {line.label: line for line in lines}
-    pairs = [
+    return [
         compare(
             *((line.label, line.values, line.published) for line in pair),
             same_setting=table.paper_setting,
@@ -212,29 +293,20 @@ def build(table: Table, find: Find, words: Sequence[str] = ()) -> Report:
         )
         for pair in ((by_label[a], by_label[b]) for a, b in table.compare)
     ]
-    tuning = [find(cell) for cell in table.tuning_cells()]
-    grid = {word.partition("=")[0] for arm in table.arms for point in arm.points for word in point}
-    return Report(
-        title=table.title,
-        lines=tuple(lines),
-        comparisons=tuple(correct(pairs)),
-        notes=(
-            *([table.notes] if table.notes else []),
-            *notes,
-            *notes_on(lines, grid, {"that only choose": tuning}),
-        ),
-        unit="%" if table.percent else "",
-        scale=scale,
-    )
 
 
-def _check_metric(table: Table, rows: Iterable[Row]) -> None:
-    known = {name for row in rows for name in row.metrics if name.startswith(f"{table.split}/")}
-    if known and f"{table.split}/{table.metric}" not in known:
+def metric_name(metric: str) -> str:
+    """Return "<split>/<name>" as text."""
+    return metric.replace("/", " ")
+
+
+def _check_metric(table: Table, metric: str, rows: Iterable[Row]) -> None:
+    analysis = metric.partition(".")[0] if "." in metric else ""
+    of = f"{table.split}/{analysis}." if analysis in table.analyses else f"{table.split}/"
+    known = {name for row in rows for name in row.metrics if name.startswith(of)}
+    if known and f"{table.split}/{metric}" not in known:
         names = sorted(name.partition("/")[2] for name in known)
-        raise UserError(
-            f"'{table.title}': no run has the metric '{table.metric}'; {choices(table.metric, names)}"
-        )
+        raise UserError(f"'{table.title}': no run has the metric '{metric}'; {choices(metric, names)}")
 
 
 def command_of(table: Table, arm: Arm, point: tuple[str, ...], words: Sequence[str] = ()) -> str:
@@ -321,11 +393,14 @@ def _point(point: Sequence[str]) -> str:
     )
 
 
-def finder(words: Sequence[str], plan_of: Callable[[Sequence[str]], Plan]) -> Find:
+def finder(
+    words: Sequence[str], plan_of: Callable[[Sequence[str]], Plan], table: Table | None = None
+) -> Find:
     """Return the function from a table's cell to its run, planning each cell once.
 
     words: added to every cell's command.
     plan_of: from a command to its plan.
+    table: whose analyses' metrics are read too, where they have been made.
     """
     plans: dict[tuple[str, ...], Plan] = {}
 
@@ -335,6 +410,11 @@ def finder(words: Sequence[str], plan_of: Callable[[Sequence[str]], Plan]) -> Fi
             plans[command] = plan_of(command)
         plan = plans[command]
         store = Store(plan.config["runs_dir"])
-        return row_of(store.run(plan.name, plan.identity), store)
+        run = store.run(plan.name, plan.identity)
+        row = row_of(run, store)
+        if table is None or not table.analyses or row.state is not State.COMPLETE:
+            return row
+        more = measured.metrics(store.root, run, table.split, table.analyses)
+        return replace(row, metrics={**row.metrics, **more})
 
     return find

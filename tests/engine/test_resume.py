@@ -65,6 +65,11 @@ WORDS = [
     for method, *more in [*([method] for method in METHODS), *REMEMBERED, *OWN_STATE]
 ]
 WORDS.append(pytest.param([*COMBINED, *SCHEDULED], id="several objectives"))
+PRUNED = ["method=guidance", *GUIDE, "model.dropout=0.2", "method.ema_decay=0.8", "model.pruned=0.5"]
+WORDS += [
+    pytest.param([*PRUNED, f"model.pruned_by={by}", *SCHEDULED], id=f"pruned {by}")
+    for by in ("weights", "channels")
+]
 
 
 @pytest.mark.parametrize("words", WORDS)

@@ -19,6 +19,7 @@ from tutelage.engine.load import LoadedRun
 from tutelage.engine.networks import example_of
 from tutelage.engine.predictions import answer_of
 from tutelage.errors import UserError
+from tutelage.models.weights import shrunk
 from tutelage.runs.records import write_json
 from tutelage.tasks import Batch
 
@@ -134,6 +135,7 @@ def _weights(served: Served, inputs: Tensor, mask: Tensor | None, file: Path) ->
     save_file(
         {name: value.detach().clone().contiguous() for name, value in served.network.state_dict().items()},
         file,
+        metadata=shrunk(served.network) or None,
     )
 
 

@@ -130,7 +130,9 @@ def restored(
     """
     check_size(key, config, weights)
     with _buildable(key), within(weights):
-        network = build_network("model", config | {"model": config["model"] | {"weights": "scratch"}}, sizes)
+        # what was pruned is in the weights: their zeros, or their shapes
+        afresh = {"weights": "scratch", **dict.fromkeys(config["model"].keys() & {"pruned", "pruned_by"})}
+        network = build_network("model", config | {"model": config["model"] | afresh}, sizes)
     try:
         load_weights(network, weights)
     except UserError as error:

@@ -23,6 +23,7 @@ from tutelage.methods.base import step_seed
 from tutelage.models.frozen import FrozenNetwork, image_size
 from tutelage.models.heads import Head, declare, head_of, named_head
 from tutelage.models.outputs import Call
+from tutelage.models.pruning import prune
 from tutelage.models.weights import WeightsMismatch, load_weights, not_finite
 from tutelage.runs.weights import EXPECTED, RESERVED, YIELDING, Weights, node_of
 from tutelage.tasks import Batch
@@ -106,6 +107,18 @@ def build_network(where: str, config: Mapping[str, Any], sizes: Mapping[str, Any
             _load(network, weights, sizes, config, entry, [name for name in _OF_CLASSES if name in accepts])
     except UserError as error:
         raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
+    if "pruned" in taken and node.get("pruned") is not None:
+        prune(
+            network,
+            node["pruned"],
+            node.get("pruned_by") or "weights",
+            inputs=_blank(sizes),
+            head=_final_layer(network, sizes).layers,
+            seed=config["seed"],
+            where=where,
+        )
+    elif "pruned_by" in taken and node.get("pruned_by") is not None:
+        raise UserError(f"{where}.pruned_by={node['pruned_by']} needs {where}.pruned, the share that goes")
     return network
 
 

@@ -18,6 +18,7 @@ from tutelage.engine.checkpoints import Checkpoints
 from tutelage.engine.networks import example_of
 from tutelage.methods.base import Method
 from tutelage.models.counts import counted
+from tutelage.models.weights import shrunk
 from tutelage.runs.records import replacing
 from tutelage.runs.run import Run
 
@@ -46,7 +47,11 @@ def evaluate_and_save(
             if n.startswith("network.")
         }
         with replacing(run.path / "network.safetensors") as part:
-            save_file(state, part, metadata={"normalization": json.dumps(data.normalization)})
+            save_file(
+                state,
+                part,
+                metadata={"normalization": json.dumps(data.normalization), **shrunk(method.network)},
+            )
     selection = {
         "monitor": checkpoints.monitor,
         "mode": checkpoints.mode,

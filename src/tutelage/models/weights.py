@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import UserError, choices
 from tutelage.models.heads import Head
+from tutelage.models.pruning import take_shapes
 from tutelage.runs.bounded import check_archive
 
 PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".tar")
@@ -203,6 +204,9 @@ def load_weights(
     else:
         states = read_states(source)
         state = states[_chosen(said, states, entry, needed, where=where)]
+        if _is_shrunk(source):
+            take_shapes(network, {name: value.shape for name, value in state.items()}, sorted(fresh))
+            own = network.state_dict()
     state = _without_prefix(state, needed, said, entry, where)
     below = tuple(f"{layer}." for layer in head.layers) if head else ()
     state = {
@@ -229,6 +233,18 @@ def load_weights(
         raise WeightsMismatch(text, layer=layers.pop(), classes=state[differing[0]].shape[0])
     network.load_state_dict(state, strict=False)
     return sorted(fresh)
+
+
+def shrunk(network: nn.Module) -> dict[str, str]:
+    """Return what a safetensors file says of a network whose channels were taken out; of others nothing."""
+    return {"shrunk": "true"} if network.__dict__.get("shrunk") else {}
+
+
+def _is_shrunk(path: str | Path) -> bool:
+    if Path(path).suffix != ".safetensors":
+        return False
+    with safetensors.safe_open(path, framework="pt") as file:
+        return "shrunk" in (file.metadata() or {})
 
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:

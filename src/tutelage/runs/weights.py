@@ -28,11 +28,13 @@ RESERVED: dict[str, str] = {
     "head": "the final layer, where it is not the one that gives the outputs",
     "entry": "which of several networks in a file of weights is meant",
     "norm_mode": "of a frozen network: eval (batch norms use running statistics) | batch (those of the batch)",
+    "pruned": "the share of its weights, or of each layer's channels, that is taken away before training",
+    "pruned_by": "weights (the smallest; the default) | channels (of the least norm) | random",
     "input_size": "of a frozen network: the size of the images that it sees",
 }
 """The settings of a network that are no arguments of its class, and what they say."""
 
-YIELDING = ("head", "entry", "input_size")
+YIELDING = ("head", "entry", "input_size", "pruned", "pruned_by")
 """Those of them that are its class's where that has an argument of the name."""
 
 EXPECTED = "scratch, pretrained, a file (.safetensors, .pth, .ckpt, ...), a run (its folder, or <name>/<first digits>), or need:<name>"

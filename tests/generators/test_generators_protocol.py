@@ -132,6 +132,17 @@ def test_the_noise_domain_carries_the_class_and_at_signal_zero_nothing():
         NoiseDomain((1, 8, 8), 3, signal=2.0)
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_critic_halves_the_image_once_a_level_down_to_the_generators_smallest_grid(depth):
+    critic = Critic((1, 16, 16), CLASSES, width=4, depth=depth)
+    sides = []
+    for block in critic.blocks:
+        block.register_forward_hook(lambda _, __, output: sides.append(output.shape[-1]))
+    critic(torch.randn(2, 1, 16, 16), torch.eye(CLASSES)[:2])
+    assert grid_sizes((1, 16, 16)) == [(16, 16), (8, 8), (4, 4)]
+    assert sides == {1: [8, 4, 4], 2: [16, 8, 8, 4, 4, 4]}[depth]
+
+
 @pytest.mark.parametrize("conditioning", ["projection", "embedding"])
 def test_the_critic_scores_image_and_label_without_looking_at_neighbours(conditioning):
     torch.manual_seed(0)

@@ -18,11 +18,17 @@ from tutelage.methods.optim import OptimizerSpec
         ({"betas": "ab"}, "two numbers"),
         ({"schedule": "step"}, "needs optimizer.milestones"),
         ({"milestones": [2]}, "fractions"),
+        ({"amsgrad": None}, "amsgrad must be true or false, got None"),
+        ({"fused": 1}, "fused must be true or false, got 1"),
     ],
 )
 def test_settings_without_a_meaning_are_told(options, message):
     with pytest.raises(UserError, match=message):
         OptimizerSpec(name="adam", lr=0.1, **options)
+
+
+def test_torch_may_choose_between_its_own_kernels():
+    assert OptimizerSpec(name="adam", lr=0.1, fused=None, foreach=None).options["fused"] is None
 
 
 @pytest.mark.parametrize(("steps", "said"), [(10, True), (11, False)])

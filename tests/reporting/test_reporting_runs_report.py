@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import statistics
 import subprocess
 import sys
 
@@ -24,6 +25,16 @@ def demo(make, store):
             needs = {"teacher": {"command": ["x"], "run": cnn.key}} if arm != "plain" else {}
             make(f"demo/{arm}", seed, mean + 0.01 * seed, needs=needs)
     return store
+
+
+def test_the_curve_of_an_arm_is_mean_and_spread_over_its_seeds(make, store):
+    for seed, best in enumerate((0.5, 0.6, 0.9)):  # recorded: the half at step 100, all at step 200
+        make("plain", seed, best)
+    (line,) = free_report(store).lines
+    assert curve(line, store, 100.0) == [
+        (100, pytest.approx(100 / 3), pytest.approx(statistics.stdev([25, 30, 45])), 3),
+        (200, pytest.approx(200 / 3), pytest.approx(statistics.stdev([50, 60, 90])), 3),
+    ]
 
 
 def read_csv(text):

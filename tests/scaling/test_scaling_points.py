@@ -214,6 +214,7 @@ def test_cases_make_a_point_for_each_size_on_the_predicted_grid():
         sides=3, strengths=[0, 2.5], patches=2, channels=4, factors=[2], **SETTINGS
     )
     assert [p.sizes["strength"] for p in (unguided, guided)] == [0, 2.5]
+    assert [p.name for p in (unguided, guided)] == ["d6_g0", "d6_g2.5"]
     for wrong in (0, "eight", [8, None], [], True):
         with pytest.raises(UserError, match="inputs must be a positive number or a list of them"):
             cases.two_layer(inputs=wrong, factors=[1], **SETTINGS)

@@ -156,6 +156,29 @@ def test_a_complete_run_is_not_run_again_and_rerun_archives_it(command, monkeypa
     assert len(list((first.path.parent / ".archive").iterdir())) == 1
 
 
+def test_training_ends_early_on_validation_and_a_resumed_run_ends_at_the_same_step(command, monkeypatch):
+    words = ["optimizer.lr=0.1", "fit.max_steps=80"]
+    values = {
+        row["step"]: row["validation/accuracy"]
+        for row in command(*words).metrics.rows
+        if "validation/accuracy" in row
+    }
+    best = {step: min(s for s in values if values[s] == max(v for t, v in values.items() if t <= step)) for step in values}
+    end = next(step for step in values if step - best[step] == 8)
+    words.append("fit.patience=2")
+    whole = command(*words, folder="whole")
+    assert whole.result["ended_early"] == {"step": end, "of": 80, "patience": 2}
+    assert (whole.result["best"]["step"], whole.result["cost"]["steps"]) == (end - 8, end)
+    for step in (end - 4, end):  # before the end, and after the state that says so
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stop_after(patch, step)
+            command(*words, folder=f"broken{step}")
+        resumed = command(*words, folder=f"broken{step}")
+        assert timeless(resumed.metrics.rows) == timeless(whole.metrics.rows)
+        assert resumed.result["metrics"] == whole.result["metrics"]
+        assert resumed.result["ended_early"] == whole.result["ended_early"]
+
+
 def test_a_run_killed_between_its_last_checkpoint_and_its_result_only_evaluates(command, monkeypatch):
     _, whole = broken_off(command, monkeypatch, 12)
     resumed = command(folder="broken")

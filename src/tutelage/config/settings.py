@@ -32,6 +32,7 @@ class Fit:
     gradient_clip: Positive | None
     metrics: list[str]
     monitor: str | None
+    patience: Count | None
 
     def __post_init__(self) -> None:
         if (self.max_steps is None) == (self.epochs is None):

@@ -146,6 +146,31 @@ class StopBelow(pl.Callback):
         )  # fmt: skip
 
 
+class EndEarly(pl.Callback):
+    """End the training, and keep its state, once `patience` validations have passed without a better metric.
+
+    checkpoints: their callback, before this one; what it resumes from says all, so that a resumed run ends where the undisturbed one does.
+    every: updates between validations.
+    """
+
+    def __init__(self, patience: int, every: int, checkpoints: Checkpoints) -> None:
+        self.steps, self.checkpoints = patience * every, checkpoints
+
+    @property
+    def over(self) -> bool:
+        """Whether the patience has run out."""
+        best, last = self.checkpoints.best, self.checkpoints.last
+        return bool(best) and last["step"] - best["step"] >= self.steps
+
+    def on_train_start(self, trainer: pl.Trainer, method: Any) -> None:
+        trainer.should_stop = trainer.should_stop or self.over
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, method: Any) -> None:
+        if self.over and not trainer.should_stop:
+            trainer.should_stop = True
+            self.checkpoints.save(trainer)
+
+
 class Progress(pl.Callback):
     """Shows how far the run is; with what is recorded anyway, so that it costs a step nothing."""
 

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from tutelage.config.settings import Fit, Hardware, Logger
 from tutelage.engine.build import Built, build
-from tutelage.engine.callbacks import Progress, Recording, StopBelow
+from tutelage.engine.callbacks import EndEarly, Progress, Recording, StopBelow
 from tutelage.engine.checkpoints import Checkpoints, WholeFiles, best_weights
 from tutelage.engine.cpu import prepared_cpu
 from tutelage.engine.mirror_kinds import about
@@ -60,6 +60,9 @@ def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) ->
     checkpoint = latest_checkpoint(run)
     first_step = 0 if checkpoint is None else checkpoint[1]
     trainer, recording, checkpoints, mirrors = assemble(config, run, built, max_steps)
+    early = None if settings.patience is None else EndEarly(settings.patience, every, checkpoints)
+    if early is not None:
+        trainer.callbacks.append(early)  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         record: dict[str, Any] = {
             "data": built.data.summary(),
@@ -82,10 +85,14 @@ def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) ->
             max_steps=max_steps,
             checkpoint=checkpoint and checkpoint[0],
             config=config,
+            early=early,
         )
         result = evaluate_and_save(trainer, built, checkpoints, run)
         result["networks"] = networks(built)
-        result["cost"] = cost(trainer, recording, built, max_steps, first_step, started)
+        steps = int(checkpoints.last["step"])
+        result["cost"] = cost(trainer, recording, built, steps, first_step, started)
+        if steps < max_steps:
+            result["ended_early"] = {"step": steps, "of": max_steps, "patience": settings.patience}
         if reads:
             result["reads"] = reads
         if trainer.is_global_zero:
@@ -227,8 +234,9 @@ def train(
     max_steps: int,
     checkpoint: Path | None,
     config: dict[str, Any],
+    early: EndEarly | None = None,
 ) -> None:
-    """Fit, from a checkpoint if there is one."""
+    """Fit, from a checkpoint if there is one; early: what may end it before its last step."""
     method, data, device = built.method, built.data, trainer.strategy.root_device
     _check_ranks(trainer)
     for name in ("train", "validation", "test"):
@@ -263,7 +271,7 @@ def train(
             "the network that leaves them out, set hardware.strategy=ddp_find_unused_parameters_true; a method of yours says "
             "`all_parameters_get_gradients = False`"
         ) from error
-    if method.step < max_steps:
+    if method.step < max_steps and not (early and early.over):
         raise KeyboardInterrupt(f"stopped at step {method.step} of {max_steps}")
 
 

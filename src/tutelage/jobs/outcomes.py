@@ -311,7 +311,8 @@ def headline(result: dict[str, Any]) -> str:
         return "{count} images of {classes} classes, labelling {labelling}".format(**result["pseudo"])
     best, monitor, steps = result["best"], result["selection"]["monitor"], result["cost"]["steps"]
     values = ", ".join(f"{best[split][monitor]:.4f} on {split}" for split in ("validation", "test"))
-    return f"best at step {best['step']} of {steps}, {monitor} {values}"
+    early = f" (ended early, of {result['ended_early']['of']})" if "ended_early" in result else ""
+    return f"best at step {best['step']} of {steps}{early}, {monitor} {values}"
 
 
 def stored_plan(node: Any) -> tuple[Plan | None, bool]:

@@ -76,6 +76,7 @@ ABSENT_WHEN: dict[str, Any] = {
     "method.objectives.*.class_weight": None,
     "fit.metrics": [],
     "fit.monitor": None,
+    "fit.patience": None,
     "data.sampling": None,
 }
 """Dotted patterns of keys that came later, with the value that says nothing: runs made before keep their identity."""

@@ -41,6 +41,7 @@ OWN_STATE = [
     ("feature_distillation", f"{FEATURE}=crd", "method.objectives.feature.negatives=50"),
     *(("feature_distillation", f"{FEATURE}={name}") for name in ("vid", "vkd")),
     ("self_supervised", "method.objectives.views.loss=byol"),
+    ("semi_supervised", f"{C}.weak_gradient=false", f"{C}.batch_norm=labelled"),
     *(
         ("semi_supervised", f"objective@{C}={name}", f"{C}.distribution_alignment={aligned}")
         for name, aligned in (
@@ -163,7 +164,10 @@ def test_training_ends_early_on_validation_and_a_resumed_run_ends_at_the_same_st
         for row in command(*words).metrics.rows
         if "validation/accuracy" in row
     }
-    best = {step: min(s for s in values if values[s] == max(v for t, v in values.items() if t <= step)) for step in values}
+    best = {
+        step: min(s for s in values if values[s] == max(v for t, v in values.items() if t <= step))
+        for step in values
+    }
     end = next(step for step in values if step - best[step] == 8)
     words.append("fit.patience=2")
     whole = command(*words, folder="whole")

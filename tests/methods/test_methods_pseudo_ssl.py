@@ -198,6 +198,34 @@ def test_the_policy_says_which_images_move_the_running_statistics(tmp_path, fold
     torch.testing.assert_close(method.network.stem.norm.running_mean, expected)
 
 
+@pytest.mark.parametrize("algorithm", ["uda", "fixmatch"])
+def test_a_weak_view_without_a_gradient_is_a_part_of_its_own_and_leaves_no_trace(tmp_path, folder, algorithm):
+    built = made(tmp_path, folder, algorithm, f"{C}.batch_norm=labelled", f"{C}.weak_gradient=false")
+    method, batch = built.method, first_batch(built)
+    method.on_fit_start()
+    sizes = []
+    method.network.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    terms = method.train().losses(batch)
+    assert sizes == [24, 16 + 24]
+    apart = made(tmp_path, folder, algorithm).method.network.train()
+    labelled = apart(batch.inputs)
+    state = {name: value.clone() for name, value in apart.named_buffers()}
+    weak, strong = (apart(view) for view in views(tmp_path, folder, algorithm))
+    loss = {"uda": uda, "fixmatch": fixmatch}[algorithm](weak.detach(), strong, threshold=0.0)
+    torch.testing.assert_close(terms["consistency"], loss)
+    torch.testing.assert_close(terms["task"], F.cross_entropy(labelled, batch.targets))
+    for name, value in method.network.named_buffers():
+        torch.testing.assert_close(value, state[name])
+    for ours, theirs in zip(
+        torch.autograd.grad(sum(terms.values()), list(method.network.parameters())),
+        torch.autograd.grad(loss + F.cross_entropy(labelled, batch.targets), list(apart.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match=r"weak_gradient=false needs .*batch_norm=labelled"):
+        made(tmp_path, folder, algorithm, f"{C}.weak_gradient=false")
+
+
 def test_the_weight_rises_and_the_record_names_what_was_read(tmp_path, folder, monkeypatch):
     method = made(
         tmp_path,

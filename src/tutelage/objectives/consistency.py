@@ -13,7 +13,15 @@ from tutelage.alignment.gather import gather
 from tutelage.errors import UserError, choices
 from tutelage.losses.thresholds import aligned
 from tutelage.objectives.base import Objective, Setup, Start, Step
-from tutelage.objectives.unlabelled import Augment, Normalization, Unlabelled, UnlabelledStream, pseudo_images
+from tutelage.objectives.unlabelled import (
+    Augment,
+    Normalization,
+    Unlabelled,
+    UnlabelledStream,
+    batch_norm_apart,
+    has_batch_norm,
+    pseudo_images,
+)
 from tutelage.tasks import Batch, Classification
 
 ALIGNMENTS = ("uniform", "labels", "predictions")
@@ -30,6 +38,9 @@ class Consistency(Objective):
     batch_norm: "joint": labelled and unlabelled images are normalised together, and both move the running statistics. "labelled": each part
     by its own statistics, and the labelled alone move the running ones. Either way one forward sees all (what published code reaches by
     interleaving the parts over devices); where the weight is 0 no unlabelled image is seen, and the run is the one without this objective.
+    weak_gradient: False runs the weak view that gives a strong one its target by itself, without a gradient, which spares a fifth of the
+    step. The loss and its gradient are the same in a network that treats each sample alone; batch norms then know three parts in place of
+    two, for which `batch_norm` must be "labelled".
     distribution_alignment: what predictions are brought to on the average before they become targets (arXiv 1911.09785): "uniform", the
     "labels" of the training set, or the network's own "predictions" on labelled images (arXiv 2106.04732); None: as they are.
     momentum: of all moving averages that it keeps. They are buffers, so a checkpoint has them; the first batch sets those that have no
@@ -55,6 +66,7 @@ class Consistency(Objective):
         weak: Augment | None = None,
         strong: Augment | None = None,
         batch_norm: Literal["joint", "labelled"] = "joint",
+        weak_gradient: bool = True,
         distribution_alignment: Literal["uniform", "labels", "predictions"] | None = None,
         momentum: float = 0.999,
         **common: Any,
@@ -69,7 +81,7 @@ class Consistency(Objective):
         if not 0 <= momentum < 1:
             raise UserError(f"`momentum` must be at least 0 and below 1, got {momentum}")
         self.pseudo, self.normalization, self.ratio = pseudo, normalization, ratio
-        self.norms_apart = batch_norm == "labelled"
+        self.norms_apart, self.weak_gradient = batch_norm == "labelled", weak_gradient
         self.distribution_alignment, self.momentum = distribution_alignment, momentum
         self.weak = {name: arguments for name, arguments in (weak or {}).items() if arguments is not None}
         self._views = (self.weak, (strong or {}) if self.strong_view else self.weak)[: self.views]
@@ -97,7 +109,12 @@ class Consistency(Objective):
                 "data.train_size leave some their labels), +data@method.unlabelled=<data> (another set), or `pseudo`=<folder of a pseudo "
                 "data set>"
             )
-        self._call = setup.call
+        self._call, self._network = setup.call, (setup.network,)  # in a tuple: no part of this one
+        if not (self.weak_gradient or self.norms_apart) and has_batch_norm(setup.network):
+            raise UserError(
+                f"{type(setup.network).__name__} has batch norms, for which a weak view by itself is a part of its own: "
+                "`weak_gradient`=false needs `batch_norm`=labelled"
+            )
         channels, *size = setup.example.inputs.shape[1:]
         source = (
             setup.unlabelled
@@ -147,6 +164,10 @@ class Consistency(Objective):
             assert average is not None
             with torch.no_grad():
                 self._target = self._call(average, views.pop())
+        elif self.strong_view and not self.weak_gradient:
+            (network,) = self._network
+            with torch.no_grad(), batch_norm_apart(network, 0):
+                self._target = self._call(network, views.pop(0))
         return views
 
     def loss(self, step: Step) -> Tensor:

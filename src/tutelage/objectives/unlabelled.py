@@ -194,12 +194,17 @@ def byte_affine(normalization: Normalization, channels: int) -> tuple[Tensor, Te
     return (1 / (255 * deviation)).float(), (-mean / deviation).float()
 
 
+def has_batch_norm(network: nn.Module) -> bool:
+    """Return whether some module of a network normalises over the batch."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
 @contextmanager
 def batch_norm_apart(network: nn.Module, count: int) -> Iterator[None]:
     """Within a forward in train mode, let batch norms treat the first `count` samples and the rest apart.
 
     The first are normalised, and the running statistics updated, as if they were alone; the rest by statistics of their own, which
-    leave no trace.
+    leave no trace. count: may be 0.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
     for norm in norms:
@@ -212,6 +217,5 @@ def batch_norm_apart(network: nn.Module, count: int) -> Iterator[None]:
 
 
 def _apart(norm: _BatchNorm, count: int, inputs: Tensor) -> Tensor:
-    first = type(norm).forward(norm, inputs[:count])
     rest = F.batch_norm(inputs[count:], None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-    return torch.cat([first, rest])
+    return torch.cat([type(norm).forward(norm, inputs[:count]), rest]) if count else rest

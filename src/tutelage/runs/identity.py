@@ -73,6 +73,7 @@ ABSENT_WHEN: dict[str, Any] = {
     "method.objectives.*.standardise": False,
     "method.objectives.*.distribution_alignment": None,
     "method.objectives.*.momentum": 0.999,
+    "method.objectives.*.weak_gradient": True,
     "method.objectives.*.class_weight": None,
     "fit.metrics": [],
     "fit.monitor": None,

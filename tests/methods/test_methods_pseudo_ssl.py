@@ -222,6 +222,8 @@ def test_a_weak_view_without_a_gradient_is_a_part_of_its_own_and_leaves_no_trace
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match="PseudoLabel has no strong view"):
+        made(tmp_path, folder, "pseudo_label", f"{C}.weak_gradient=false")
     with pytest.raises(UserError, match=r"weak_gradient=false needs .*batch_norm=labelled"):
         made(tmp_path, folder, algorithm, f"{C}.weak_gradient=false")
 

@@ -78,6 +78,10 @@ class Consistency(Objective):
         if distribution_alignment not in (None, *ALIGNMENTS):
             known = choices(str(distribution_alignment), (*ALIGNMENTS, "null"))
             raise UserError(f"`distribution_alignment`={distribution_alignment!r} is not known; {known}")
+        if not weak_gradient and not self.strong_view:
+            raise UserError(
+                f"`weak_gradient`=false is for a strong view's target, {type(self).__name__} has no strong view"
+            )
         if not 0 <= momentum < 1:
             raise UserError(f"`momentum` must be at least 0 and below 1, got {momentum}")
         self.pseudo, self.normalization, self.ratio = pseudo, normalization, ratio

@@ -103,7 +103,7 @@ def network_cost(network: FrozenNetwork, example: Batch, *, threads: Sequence[in
     )
     return Cost(
         sum(p.numel() for p in parameters(network.network)),
-        sum(p.count_nonzero().item() for p in parameters(network.network)),
+        sum(int(p.count_nonzero()) for p in parameters(network.network)),
         sum(x.numel() * x.element_size() for x in held) / 2**20,
         operations(network, one.inputs, one.mask),
         latencies,

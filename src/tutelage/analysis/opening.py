@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tutelage.analysis.analysis_request import Request, Subject
@@ -68,7 +69,7 @@ def monitored(subject: Subject) -> tuple[str, dict[str, float]]:
     return monitor, {f"test_{monitor}": float(result["best"]["test"][monitor])}
 
 
-def whole(key: str, options: dict[str, str], default: int = 1000) -> int:
+def whole(key: str, options: Mapping[str, str], default: int = 1000) -> int:
     """Return an option that is a whole number of at least 1, or the default. Raises UserError for another."""
     word = options[key] or str(default)
     if not word.isdigit() or int(word) < 1:

@@ -83,7 +83,7 @@ def classifier(network: FrozenNetwork, pixels: Pixels, task: Any) -> Any:
 
     def logits(images: Tensor) -> Tensor:
         output = call(network.network, network.converted(pixels.normalised(images)), None)
-        return task.select(output, Batch(images, torch.zeros(len(images)), torch.zeros(len(images))))[0]  # type: ignore[no-any-return]
+        return task.select(output, Batch(images, torch.zeros(len(images)), torch.zeros(len(images))))[0]
 
     return logits
 

@@ -48,7 +48,7 @@ class Adversarial(Objective):
         temperature: float = 1.0,
         **common: Any,
     ) -> None:
-        self.reads_frozen = bool(common.get("network"))
+        self.reads_frozen = bool(common.get("network"))  # type: ignore[misc]
         super().__init__(**common)
         attacks.check(norm, epsilon)
         if target not in TARGETS:

@@ -74,7 +74,7 @@ def prune(
     )
     keep_zeros(network)
     for name, parameter in named.items():
-        _mask_gradients(parameter, network.zero_masks[name])
+        _mask_gradients(parameter, network.zero_masks[name])  # type: ignore[index]
     log.info("%s: %d of %d weights are 0 and stay so", where, int((~kept).sum()), len(kept))
 
 

@@ -86,7 +86,9 @@ COMMANDS: dict[str, Command] = {
     "export": Command(
         "export",
         "write a finished run's network in a format that leaves, with a model card",
-        ("<run> [format=safetensors] [normalise=true] [out=<folder>] [licence=...] [hub=<repository>]",),
+        (
+            "<run> [format=safetensors] [normalise=true] [quantise=none] [out=<folder>] [licence=...] [hub=<repository>]",
+        ),
         (
             "A folder with the network for any batch size, a model card (README.md) and what `tutelage.load_exported(folder)` needs, "
             "anywhere and without the run. It is read back and compared with the network on validation samples; the largest difference is "
@@ -101,6 +103,13 @@ COMMANDS: dict[str, Command] = {
             ),
             Option(
                 "normalise", "true", "true: the inputs are normalised inside | false: they come normalised"
+            ),
+            Option(
+                "quantise",
+                "none",
+                "format=onnx in int8, with accuracy, size and latency beside the floats': dynamic (activations by the batch) | static "
+                "(ranges from training samples) | weights (smaller alone)",
+                choices=("none", "dynamic", "static", "weights"),
             ),
             Option("out", "", "the folder; an earlier export there is replaced", value="runs/exports/..."),
             Option("licence", "", "what the model card says the weights may be used for", value="apache-2.0"),

@@ -32,20 +32,30 @@ def run(given: Given) -> int:
 
 
 def export(
-    name: str, *, format: str, out: str, normalise: str, licence: str, hub: str, runs_dir: str, code: str
+    name: str,
+    *,
+    format: str,
+    out: str,
+    normalise: str,
+    licence: str,
+    hub: str,
+    quantise: str,
+    runs_dir: str,
+    code: str,
 ) -> str:
     """Write the folder and return the lines to print. Nothing of the run is changed."""
     from tutelage.runs.store import Store, short
 
     store = Store(runs_dir)
     source = store.find(name)
-    folder = Path(out).expanduser() if out else _folder(Path(runs_dir), short(source.key), format)
+    folder = Path(out).expanduser() if out else _folder(Path(runs_dir), short(source.key), format, quantise)
     if folder.exists() and not (folder / FACTS).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} holds other things than an export: name another folder, out=...")
     from tutelage.engine import export as engine
     from tutelage.engine import trust
     from tutelage.engine.inherited import check_answers
     from tutelage.engine.load import load_run
+    from tutelage.engine.quantise import table
 
     if format not in engine.FILES:
         raise UserError(f"there is no format '{format}': {choices(format, engine.FILES)}")
@@ -53,7 +63,9 @@ def export(
     loaded = load_run(source.path, runs_dir=runs_dir, code=trust.modules(code))
     made = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(made, ignore_errors=True)
-    facts = engine.export(loaded, made, format, key=source.key, normalise=normalise == "true")
+    facts = engine.export(
+        loaded, made, format, key=source.key, normalise=normalise == "true", quantised=quantise
+    )
     (made / CARD).write_text(card(source, store, loaded.data.summary(), facts, licence), encoding="utf-8")
     if folder.exists():
         shutil.rmtree(folder)
@@ -63,9 +75,13 @@ def export(
         if facts["normalise"]
         else "inputs as the data module gives them"
     )
+    measured = []
+    if "quantised" in facts:
+        measured = table(facts["quantised"], loaded.data.task.monitor)
     lines = [
         f"{source.key} as {format}: {inside}; on {facts['compared']} validation samples its outputs are the network's up to "
         f"{facts['largest_difference']:.2g}",
+        *measured,
         f"written: {folder}",
     ]
     if hub:
@@ -73,8 +89,9 @@ def export(
     return "\n".join(lines)
 
 
-def _folder(runs_dir: Path, key: str, kind: str) -> Path:
-    return runs_dir / "exports" / f"{re.sub(r'[^A-Za-z0-9_.+=-]+', '-', key)}-{kind}"
+def _folder(runs_dir: Path, key: str, kind: str, quantise: str) -> Path:
+    form = kind if quantise == "none" else f"{kind}-{quantise}"
+    return runs_dir / "exports" / f"{re.sub(r'[^A-Za-z0-9_.+=-]+', '-', key)}-{form}"
 
 
 def _push(folder: Path, hub: str) -> str:
@@ -97,6 +114,8 @@ def _push(folder: Path, hub: str) -> str:
 
 def card(source: Run, store: Store, data: dict[str, Any], facts: dict[str, Any], licence: str) -> str:
     """Return the model card of an export, as Markdown."""
+    from tutelage.engine.quantise import table
+
     result, config = source.result or {}, source.config
     command = next((one.get("command") for one in reversed(source.attempts) if one.get("command")), None)
     method = str(config["method"].get("_target_", "")).rpartition(".")[2]
@@ -132,6 +151,10 @@ def card(source: Run, store: Store, data: dict[str, Any], facts: dict[str, Any],
         f"On {facts['compared']} validation samples the outputs of this folder lie within {facts['largest_difference']:.2g} of the trained "
         "network's. It was judged on the test split of the data above alone: other data, rare classes and attacks were not tried here.",
     ]  # fmt: skip
+    if "quantised" in facts:
+        lines[-1] += f" Then it was quantised to int8 ({facts['quantised']['kind']}):"
+        monitor = str(result["selection"]["monitor"])
+        lines += ["", "```", *table(facts["quantised"], monitor), "```"]
     if answer["kind"] in ("classes", "binary"):
         lines.append(
             "Its probabilities were not calibrated: `tutelage analyse calibration` measures by how much they are off."

@@ -18,6 +18,7 @@ from tutelage.engine.exported import FACTS, FILES, Served, extra, load_exported
 from tutelage.engine.load import LoadedRun
 from tutelage.engine.networks import example_of
 from tutelage.engine.predictions import answer_of
+from tutelage.engine.quantise import quantise
 from tutelage.errors import UserError
 from tutelage.models.weights import shrunk
 from tutelage.runs.records import write_json
@@ -31,7 +32,9 @@ _LARGE = 1_800_000_000  # bytes; a protobuf message ends at two gigabytes
 _OPERATION = re.compile(r"(?:aten|prims|torchvision|quantized|_c10d_functional)(?:::|\.)\w+(?:\.\w+)?")
 
 
-def export(loaded: LoadedRun, folder: Path, kind: str, *, key: str, normalise: bool = True) -> dict[str, Any]:
+def export(
+    loaded: LoadedRun, folder: Path, kind: str, *, key: str, normalise: bool = True, quantised: str = "none"
+) -> dict[str, Any]:
     """Write a folder with the network and what `load_exported` needs; return its facts.
 
     Args:
@@ -39,11 +42,14 @@ def export(loaded: LoadedRun, folder: Path, kind: str, *, key: str, normalise: b
         folder: made here; it must not exist.
         kind: one of `FILES`.
         key: the run's name and identity, for the record.
+        quantised: of an ONNX file, one of `quantise.KINDS`; what it measures stands in `quantised` of the facts.
         normalise: have the network take inputs as they are before the data module normalises them, where it does.
 
     Raises:
         UserError: an operation that the format has not, a library that is missing, or outputs that are not the network's.
     """
+    if quantised != "none" and kind != "onnx":
+        raise UserError(f"quantise={quantised} is of format=onnx, got format={kind}")
     data = loaded.data
     normalization = data.normalization if normalise else None
     served = Served(loaded.network, normalization).eval()
@@ -83,6 +89,8 @@ def export(loaded: LoadedRun, folder: Path, kind: str, *, key: str, normalise: b
             _WRITERS[kind](served, inputs, mask, folder / FILES[kind])
         write_json(folder / FACTS, facts)
         facts["largest_difference"], facts["compared"] = _verify(served, batch, inputs, mask, folder)
+        if quantised != "none":
+            facts["quantised"] = quantise(quantised, folder / FILES[kind], served, data, masked=masked)
         write_json(folder / FACTS, facts)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

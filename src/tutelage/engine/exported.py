@@ -124,7 +124,7 @@ def load_exported(folder: str | Path, *, code: Collection[str] = ()) -> Exported
     readers = {
         "safetensors": lambda: _of_weights(folder, file, facts, code),
         "torch_export": lambda: _of_program(file, code),
-        "onnx": lambda: of_onnx(file),
+        "onnx": lambda: of_onnx(file, unpack=(facts.get("quantised") or {}).get("kind") == "weights"),
         "openvino": lambda: of_openvino(file),
     }
     return Exported(facts, readers[kind]())
@@ -175,12 +175,21 @@ def _pickles_refused() -> Iterator[None]:
             os.environ[key] = before
 
 
-def of_onnx(file: Path) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """Return the network of an ONNX file, run by onnxruntime on the CPU. Raises UserError where that is missing or cannot."""
+def of_onnx(
+    file: Path, *, threads: int = 0, unpack: bool = False
+) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """Return the network of an ONNX file, run by onnxruntime on the CPU. Raises UserError where that is missing or cannot.
+
+    threads: how many; 0: as many as onnxruntime takes. unpack: weights that are stored as integers become floats once, not in every call.
+    """
     with extra("onnx"):
         import onnxruntime
     with one_message(f"{file} cannot be read"):
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        if unpack:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
 
     def run(inputs: Tensor, mask: Tensor | None) -> Tensor:

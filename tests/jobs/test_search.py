@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import random
 
 import pytest
 
 from tutelage.cli.main import main
+from tutelage.jobs.search import Search, Settings, Trial, pareto
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
 
@@ -65,7 +68,7 @@ def test_the_same_command_walks_over_stored_results_and_more_trials_go_on(search
 
 
 def test_a_search_beside_itself_gives_the_trials_of_one_after_the_other_for_each_batch(tmp_path):
-    words = ["hydra.sweeper.trials=4", "hydra.sweeper.at_a_time=2", "hydra.sweeper.stop_below_median=false"]
+    words = ["hydra.sweeper.trials=4", "hydra.sweeper.at_a_time=2", "hydra.sweeper.stop=never"]
     assert search(tmp_path / "here", *words) == 0
     assert search(tmp_path / "forked", *words, "hydra/launcher=local", "hydra.launcher.processes=2") == 0
     assert trials(tmp_path / "here") == trials(tmp_path / "forked")
@@ -117,6 +120,95 @@ def test_a_hopeless_run_is_stopped_is_no_failure_and_can_be_finished(tmp_path, c
     assert "stopped at step" in capsys.readouterr().err
     assert main(["train", *words, "seed=0"]) == 0
     assert run.state is State.COMPLETE
+
+
+def front_by_hand(rows, costs):
+    """The trials that no other matches in everything and beats in something."""
+    judged = {
+        r["trial"]: (-float(r["validation/accuracy"]), *(float(r[cost]) for cost in costs))
+        for r in rows
+        if r["state"] == "complete"
+    }
+    return {
+        trial
+        for trial, ours in judged.items()
+        if not any(theirs != ours and all(t <= o for t, o in zip(theirs, ours, strict=True)) for theirs in judged.values())
+    }  # fmt: skip
+
+
+def test_a_search_with_costs_gives_the_front_of_what_is_good_and_cheap(tmp_path, capsys):
+    words = ["hydra.sweeper.cost=[flops,latency]", "hydra.sweeper.random_trials=3"]
+    assert search(tmp_path, *words, "hydra.sweeper.trials=5") == 0
+    rows = trials(tmp_path)
+    assert {row["state"] for row in rows} == {"complete"}  # no small one is given up
+    assert {row["trial"] for row in rows if row["pareto"] == "yes"} == front_by_hand(
+        rows, ["flops", "latency"]
+    )
+    for row in rows:
+        counted = Store(tmp_path).at(row["run"]).result["networks"]["model"]
+        assert float(row["flops"]) == counted["operations"] and float(row["latency"]) > 0
+    assert list(tmp_path.glob(".sweeps/*/pareto.png"))
+    assert "without being worse in another" in capsys.readouterr().err
+    assert search(tmp_path, *words, "hydra.sweeper.trials=6") == 0
+    assert trials(tmp_path)[:5] == [
+        {**row, "pareto": now["pareto"]} for row, now in zip(rows, trials(tmp_path), strict=False)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_front_is_that_of_the_slow_version(seed):
+    points = [
+        tuple(one) for one in random.Random(seed).choices(list(itertools.product(range(4), repeat=3)), k=12)
+    ]
+    slow = [
+        not any(o != p and all(a <= b for a, b in zip(o, p, strict=True)) for o in points) for p in points
+    ]
+    assert pareto(points) == slow
+    assert pareto([*points, (0, float("nan"), 0)]) == [*slow, False]
+
+
+def test_of_each_rung_the_best_third_goes_on(tmp_path):
+    one = Search(Settings(9, 1, 0, 1, "halving", 3), [], {"a": {}}, folder=str(tmp_path), launch=print)
+    one.mode = "max"
+    for number, best in enumerate((0.9, 0.2, 0.5, 0.4)):
+        curve = {step: best * step / 90 for step in range(10, 100, 10)}
+        one.done.append(
+            Trial(number, {}, None, [], state="complete" if number < 2 else "stopped", curve=curve)
+        )
+    one.done[3].curve = {10: 0.4 / 9}  # given up at the first rung
+    # whole runs have 90 steps: rungs at 30 and 10; of 3 at step 30 the best goes on, of 4 at step 10 two
+    assert one._thresholds() == [[10, pytest.approx(0.5 / 9)], [30, pytest.approx(0.3)]]
+    one.mode = "min"
+    assert one._thresholds() == [[10, pytest.approx(0.4 / 9)], [30, pytest.approx(0.2 / 3)]]
+
+
+def test_halving_stops_the_hopeless_early(tmp_path):
+    words = [
+        "hydra.sweeper.stop=halving",
+        "hydra.sweeper.reduction=2",
+        "hydra.sweeper.random_trials=8",
+        "hydra.sweeper.trials=8",
+    ]
+    assert search(tmp_path, *words, "fit.max_steps=16") == 0
+    rows = trials(tmp_path)
+    states = [row["state"] for row in rows]
+    assert states[0] == "complete" and "stopped" in states
+    worst = min(float(row["validation/accuracy"]) for row in rows if row["state"] == "complete")
+    assert any(float(row["validation/accuracy"]) <= worst for row in rows if row["state"] == "stopped")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["hydra.sweeper.cost=[speed]"], "hydra.sweeper.cost has no 'speed'"),
+        (["hydra.sweeper.stop=median", "hydra.sweeper.cost=[flops]"], "would give up the small networks"),
+        (["hydra.sweeper.stop=halve"], "did you mean 'halving'"),
+        (["hydra.sweeper.reduction=1"], "at least 2, got 1"),
+    ],
+)
+def test_wrong_goals_of_a_search_are_one_message(tmp_path, capsys, words, says):
+    assert search(tmp_path, *words) == 2
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["hydra.sweeper.trials=0", "hydra.sweeper.trials=many", "hydra.sweeper.nope=1", "model.width=interval(1",

@@ -6,7 +6,7 @@ import statistics
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -212,14 +212,24 @@ def draw(
     save(figure, path)
 
 
+def latency_ms(run: Run, runs_dir: str | Path) -> float:
+    """Return the median milliseconds in which a run's network answers one sample on one thread."""
+    network, _, batches = _opened(run, runs_dir, "")
+    return 1e3 * _latency(network, _repeated(next(iter(batches)), 1), 1).median_s
+
+
+def _opened(run: Run, runs_dir: str | Path, role: str) -> Any:
+    """Return a network of a run, the data module and batches, on the CPU."""
+    request = Request([], {"device": "cpu", "runs_dir": str(runs_dir), "code": "", "split": "validation"}, {})
+    return opened(Subject(run, run.name, role=role), request, samples=BATCHES[-1])
+
+
 def of_run(run: Run, runs_dir: str | Path) -> dict[str, str]:
     """Return columns of latency and memory, in words, of a run's network and of its guide and teacher in brackets."""
-    subject = Subject(run, run.name)
-    request = Request([], {"device": "cpu", "runs_dir": str(runs_dir), "code": "", "split": "validation"}, {})
     threads = thread_counts("cpu")
     found = {}
     for role in ("", *(role for role in ROLES if run.config.get(role))):
-        network, _, batches = opened(replace(subject, role=role), request, samples=BATCHES[-1])
+        network, _, batches = _opened(run, runs_dir, role)
         found[role] = network_cost(network, next(iter(batches)), threads=threads)
     columns: dict[str, str] = {}
     for place, one in enumerate(found[""].latencies):

@@ -34,10 +34,14 @@ def run(given: Given) -> int:
 
 def _finish(columns: str, store: Store) -> Callable[[Report], Report]:
     """Return what adds the costs that are asked for to a report."""
-    from tutelage.reporting.costs import chosen, with_costs
+    from tutelage.reporting.costs import MEASURED, chosen, with_costs
 
     names = chosen(columns)
-    return lambda report: with_costs(report, store, names)
+    if not set(names) & set(MEASURED):
+        return lambda report: with_costs(report, store, names)
+    from tutelage.analysis.network_cost import machine_said, of_run  # loads torch, which no other report does
+
+    return lambda report: with_costs(report, store, names, of_run, machine_said())
 
 
 def report_runs(name: str, runs_dir: str, *, columns: str = "") -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError, choices
@@ -13,7 +13,9 @@ from tutelage.runs.run import Run, State
 from tutelage.runs.store import Store
 
 COLUMNS = ("parameters", "flops", "size", "latency", "memory")
-_MEASURED = ("latency", "memory")
+MEASURED = ("latency", "memory")
+Measure = Callable[[Run, Path], dict[str, str]]
+"""From a run and the runs folder to columns in words, each beginning with the name of one of `MEASURED`."""
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -26,15 +28,15 @@ def chosen(words: str) -> tuple[str, ...]:
     return names
 
 
-def with_costs(report: Report, store: Store, names: Sequence[str]) -> Report:
-    """Return a report with columns of costs: of the first complete run of each arm, as its other seeds have the same network."""
+def with_costs(
+    report: Report, store: Store, names: Sequence[str], measure: Measure | None = None, machine: str = ""
+) -> Report:
+    """Return a report with columns of costs: of the first complete run of each arm, as its other seeds have the same network.
+
+    measure: needed where one of `MEASURED` is among the names. machine: what it measures on, in words.
+    """
     if not names:
         return report
-    measure, machine = None, ""
-    if set(names) & set(_MEASURED):
-        # it loads torch and networks, which no other report does
-        analysis = importlib.import_module("tutelage.analysis.network_cost")
-        measure, machine = analysis.of_run, analysis.machine_said()
     lines = tuple(_with(line, store, names, measure) for line in report.lines)
     notes = [f"Latency and memory: {machine}; median of many warm forwards"] if measure else []
     if "flops" in names:
@@ -44,14 +46,14 @@ def with_costs(report: Report, store: Store, names: Sequence[str]) -> Report:
     return replace(report, lines=lines, notes=(*report.notes, *notes))
 
 
-def _with(line: Line, store: Store, names: Sequence[str], measure: Any) -> Line:
+def _with(line: Line, store: Store, names: Sequence[str], measure: Measure | None) -> Line:
     done = [row for row in line.rows if row.state is State.COMPLETE]
     if not done:
         return line
     run = store.at(done[0].key)
     costs: dict[str, str] = {}
     for name in names:
-        if name not in _MEASURED:
+        if name not in MEASURED:
             costs[name] = _recorded(name, run)
     if measure is not None:
         found = measure(run, store.root)

@@ -12,11 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.analysis import trainability
+from small_runs import METHODS, SMALL
+from tutelage.analysis import rate_range, trainability
 from tutelage.analysis.diagnosis import Probe, State, nearest_mean, ranked, state_of, told_apart
 from tutelage.analysis.signal import mean_cosine, participation_ratio, signal
 from tutelage.cli.main import main
 from tutelage.config.compose import compose
+from tutelage.data.base import DataModule
 from tutelage.engine.build import build_data
 from tutelage.errors import UserError
 from tutelage.models.fcn import FCN
@@ -224,9 +226,40 @@ def test_probes_are_told_apart_by_more_than_the_noise_of_their_samples():
     assert [p.state.depth_read for p in ranked([of(0.2), of(0.4), of(0.3)])] == [0.4, 0.3, 0.2]
 
 
+def test_a_range_test_reads_where_the_loss_falls_and_where_it_diverges():
+    rates = np.geomspace(1e-6, 1.0, 61)
+    x = np.log10(rates)
+    losses = (
+        2.3 - 1.5 / (1 + np.exp(-4 * (x + 3))) + np.where(x > -1, 40 * (x + 1), 0)
+    )  # falls around 1e-3, rises from 0.1
+    found = rate_range.read(rates, losses.tolist())
+    assert 5e-4 < found.steepest < 5e-3 and found.steepest < found.lowest < 0.11 < found.diverged
+    nan = rate_range.read(rates, [*losses[:40], float("nan")])
+    assert nan.diverged == rates[40] and len(nan.losses) == 40
+    assert rate_range.read(rates, np.linspace(1, 1.5, 61).tolist()).steepest is None
+
+
+@pytest.mark.parametrize("method", ["supervised", "guidance", "semi_supervised"])
+def test_a_range_test_is_of_the_commands_own_training_and_opens_no_test_set(
+    method, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(DataModule, "open_test", lambda self: pytest.fail("the test set was opened"))
+    words = [*SMALL, f"method={method}", *METHODS[method], f"runs_dir={tmp_path}", "optimizer=sgd"]
+    words += ["optimizer.lr_factors=[['*',0.5]]", "fit.accumulate=2"]
+    out = tmp_path / "seen.json"
+    assert main(["diagnose", *words, "steps=0", "rates=24", f"out={out}"]) == 0
+    assert "the training loss fell fastest at" in " ".join(capfd.readouterr().out.split())
+    found = json.loads(out.read_text())["rates"]
+    assert found["rates"][0] == pytest.approx(1e-6) and 12 < len(found["losses"]) <= 24
+    if method == "supervised":
+        assert found["losses"][0] == pytest.approx(math.log(10), abs=0.7)  # of a mean over the two batches
+    assert not any(tmp_path.glob("*/*/config.yaml"))
+
+
 def test_what_cannot_be_diagnosed_is_a_message(capfd):
     for words, said in (
         (["steps=many"], "steps must be a whole number"),
+        (["rates=3"], "rates must be a whole number of at least 20"),
         (["guides=residual_convnets"], "did you mean 'residual_convnet'"),
         (["model=generator/gan", "method=gan", "model@source=residual_convnet"], "learns a task"),
         (["model.depht=3"], "did you mean"),

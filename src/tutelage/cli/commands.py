@@ -402,7 +402,7 @@ COMMANDS: dict[str, Command] = {
     "diagnose": Command(
         "diagnose",
         "say before any training how signal and gradients pass a network, whether it trains alone, and which guide would help",
-        ("[guides=a,b] [steps=60] [the words of a train command]",),
+        ("[guides=a,b] [steps=60] [rates=100] [the words of a train command]",),
         (
             "Builds the network and the data of the command. Shows for each layer what it is given and how gradients reach it; says how "
             "likely such a network is to train alone, by a rule calibrated on networks that did and did not; then trains a few steps "
@@ -417,6 +417,7 @@ COMMANDS: dict[str, Command] = {
                 value="residual_convnet,vit",
             ),
             Option("steps", "60", "updates under each guide; 0: none are tried"),
+            Option("rates", "0", "updates of a learning-rate range test, such as 100; 0: none"),
             Option("out", "", "a JSON file for all values", value="<file>"),
             _RUNS_DIR,
         ),
@@ -424,6 +425,7 @@ COMMANDS: dict[str, Command] = {
         examples=(
             "diagnose data=digits model=fcn model.depth=40 model.width=128",
             "diagnose experiment=demo/guided-untrained steps=0",
+            "diagnose data=digits model=fcn steps=0 rates=100",
         ),
     ),
     "list": Command(

@@ -14,8 +14,11 @@ from tutelage.reporting.console import console, say
 
 if TYPE_CHECKING:
     from tutelage.analysis.diagnosis import Probe, State, Subject
+    from tutelage.analysis.rate_range import RateRange
     from tutelage.analysis.signal import Signal
 
+FEWEST_RATES = 20
+"""Steps of a range test, a factor of 2 apart, below which its slopes are noise."""
 MOST_LAYERS = 16
 """Layers that the table shows; of more, evenly spaced ones, the first and the last among them."""
 
@@ -25,7 +28,7 @@ def run(given: Given) -> int:
     from tutelage.analysis import diagnosis, trainability
     from tutelage.config.compose import hydra_ready
 
-    steps = _steps(given.options["steps"])
+    steps, rates = (_steps(given.options[name], name) for name in ("steps", "rates"))
     words = given.as_settings("runs_dir")
     with hydra_ready():
         subject = diagnosis.opened(words)
@@ -44,17 +47,27 @@ def run(given: Given) -> int:
                 ]
             )
         )
+        ranged = _ranged(subject, rates) if rates else None
         found = [*_probed(words, guides, steps, subject)] if steps else []
         if found:
             say("\n" + "\n".join(_advice(found, words, subject)))
-    _write(given.options["out"], seen, state, verdict, found)
+    _write(given.options["out"], seen, state, verdict, found, ranged)
     return 0
 
 
-def _steps(text: str) -> int:
-    if not text.isdigit():
-        raise UserError(f"steps must be a whole number, 0 for no probe of guides, got {text!r}")
+def _steps(text: str, name: str) -> int:
+    if not text.isdigit() or (name == "rates" and 0 < int(text) < FEWEST_RATES):
+        fewest = f" of at least {FEWEST_RATES}" if name == "rates" else ""
+        raise UserError(f"{name} must be a whole number{fewest}, or 0 for none, got {text!r}")
     return int(text)
+
+
+def _ranged(subject: Subject, steps: int) -> RateRange:
+    from tutelage.analysis.rate_range import range_test, sentence
+
+    found = range_test(subject, steps=steps)
+    say("\n" + sentence(found, steps))
+    return found
 
 
 def _guides(given: str, words: Sequence[str], subject: Subject) -> dict[str, list[str]]:
@@ -158,7 +171,9 @@ def _advice(found: Sequence[Probe], words: Sequence[str], subject: Subject) -> l
     return lines
 
 
-def _write(out: str, seen: Signal, state: State, verdict: Any, found: Sequence[Probe]) -> None:
+def _write(
+    out: str, seen: Signal, state: State, verdict: Any, found: Sequence[Probe], ranged: RateRange | None
+) -> None:
     if not out:
         return
     from tutelage.runs.folders import make_folder
@@ -168,5 +183,6 @@ def _write(out: str, seen: Signal, state: State, verdict: Any, found: Sequence[P
     make_folder(path.parent)
     record: dict[str, Any] = {"signal": asdict(seen), "state": asdict(state), "verdict": asdict(verdict)}
     record["probes"] = [asdict(probe) for probe in found]
+    record["rates"] = None if ranged is None else asdict(ranged)
     write_json(path, record)
     print(f"written: {path}")

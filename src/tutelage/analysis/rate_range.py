@@ -1,0 +1,130 @@
+"""A learning-rate range test: how the training loss answers a rate that rises from step to step (Smith 2015, arXiv 1506.01186).
+
+Of training batches alone; nothing is selected, kept or evaluated.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytorch_lightning as pl
+
+from tutelage.engine.build import build
+from tutelage.engine.fit import make_trainer, quiet_lightning
+
+if TYPE_CHECKING:
+    from tutelage.analysis.diagnosis import Subject
+
+LOW, HIGH = 1e-6, 1.0
+SMOOTHING = 0.9
+"""Share of the running mean that a step keeps."""
+DIVERGED = 2.0
+"""A smoothed loss of so many times the lowest ends the test; from the third part on, which the first steps' scatter does not reach."""
+
+
+@dataclass(frozen=True)
+class RateRange:
+    """What came of it.
+
+    rates, losses: by step; losses are running means, corrected for their beginning.
+    steepest: the rate where the loss falls most per factor of the rate, None where it never falls. lowest: where it is lowest.
+    diverged: where it left the ground again, or was no number; None where it did not.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    steepest: float | None
+    lowest: float
+    diverged: float | None
+
+
+class _Rising(pl.Callback):
+    def __init__(self, rates: np.ndarray) -> None:
+        self.rates, self.losses = rates, list[float]()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, method: Any, batch: Any, batch_idx: int) -> None:
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = float(self.rates[method.step]) * group.get("lr_factor", 1.0)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, method: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if method.step > len(self.losses):  # once an update, however many batches that took
+            self.losses.append(float(outputs["loss"]) * method.accumulate)
+            trainer.should_stop = _ending(self.losses, len(self.rates)) is not None
+
+
+def range_test(subject: Subject, *, steps: int) -> RateRange:
+    """Return what a training command's loss does over `steps` updates, while the rate rises from LOW to HIGH by one factor a step.
+
+    The command's own optimiser, groups, objectives and hardware, from its own beginning; its schedule is left out.
+    """
+    config = subject.config | {
+        "optimizer": subject.config["optimizer"] | {"schedule": "constant", "warmup_steps": 0}
+    }
+    built = build(config, subject.data)
+    method = built.method
+    method.max_steps, method.accumulate = steps, config["fit"]["accumulate"]
+    rising = _Rising(np.geomspace(LOW, HIGH, steps))
+    quiet_lightning()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(config, Path(folder), [rising], steps)
+        stream = built.data.train_stream(seed=config["seed"], device=trainer.strategy.root_device)
+        stream.seek(0, steps * method.accumulate)
+        try:
+            trainer.fit(method, stream)
+        finally:
+            method.release()
+    return read(rising.rates, rising.losses)
+
+
+def read(rates: np.ndarray, losses: list[float]) -> RateRange:
+    """Return what the losses (steps,) at rising rates (at least as many) say."""
+    end = _ending(losses, len(rates))
+    kept = _smoothed(losses)[:end]
+    used = rates[: len(kept)]
+    slopes = np.gradient(kept, np.log(used)) if len(kept) > 1 else np.zeros(1)
+    best = int(np.argmin(slopes))
+    return RateRange(
+        rates=tuple(float(rate) for rate in used),
+        losses=tuple(float(loss) for loss in kept),
+        steepest=float(used[best]) if slopes[best] < 0 else None,
+        lowest=float(used[int(np.argmin(kept))]) if len(kept) else float(rates[0]),
+        diverged=None if end is None else float(rates[end]),
+    )
+
+
+def _smoothed(losses: list[float]) -> np.ndarray:
+    mean, found = 0.0, []
+    for count, loss in enumerate(losses, 1):
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        found.append(mean / (1 - SMOOTHING**count))
+    return np.array(found)
+
+
+def _ending(losses: list[float], steps: int) -> int | None:
+    """Return the first step at which the loss has diverged."""
+    smoothed = _smoothed(losses)
+    for step, loss in enumerate(smoothed):
+        if not math.isfinite(loss):
+            return step
+        if step > steps / 3 and loss > DIVERGED * abs(smoothed[: step + 1].min()):
+            return step
+    return None
+
+
+def sentence(found: RateRange, steps: int) -> str:
+    """Say what was found, and what to try."""
+    if found.steepest is None:
+        return f"learning rate: over {steps} steps from {LOW:g} to {HIGH:g} the training loss never fell"
+    ends = "it did not diverge" if found.diverged is None else f"it left the ground at {found.diverged:.1e}"
+    grid = ",".join(f"{found.steepest * factor:.1e}" for factor in (0.3, 1, 3))
+    return (
+        f"learning rate: over {steps} steps from {LOW:g} to {HIGH:g} the training loss fell fastest at {found.steepest:.1e} and was "
+        f"lowest at {found.lowest:.1e}; {ends}. To choose from, on validation: optimizer.lr={grid}"
+    )

@@ -54,6 +54,7 @@ class Hardware:
     matmul_precision: Literal["highest", "high", "medium"]
     threads: Count | None
     compile: bool
+    recompute: bool
     deterministic: bool | None
 
     def __post_init__(self) -> None:

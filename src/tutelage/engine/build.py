@@ -22,6 +22,7 @@ from tutelage.engine.causality import check_causal
 from tutelage.engine.inherited import check_code, check_teacher, check_unseen, check_vocabulary
 from tutelage.engine.instantiate import construct, parameters_of, resolve, worded
 from tutelage.engine.networks import build_frozen, build_network, example_of, sizes_of
+from tutelage.engine.recompute import recompute
 from tutelage.errors import UserError, choices
 from tutelage.generators.protocol import Generator
 from tutelage.methods.base import Method, own_name, step_seed
@@ -298,6 +299,8 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     if not isinstance(method, Method):
         raise UserError(f"method._target_ must be a tutelage Method, got {type(method).__name__}")
     method.resting = resting
+    if config["hardware"]["recompute"]:
+        recompute(method.network)
     _warn_of_plain_labelled(data, objectives)
     named = [own_name(name) for name, _ in method.named_parameters()]
     check_patterns(spec.lr_factors, named, "optimizer.lr_factors")

@@ -29,6 +29,7 @@ EXCLUDED: dict[str, str] = {
     "fit.stop_below": "a run that was stopped has no result; one that was not is the same",
     "fit.keep_checkpoints": "what a complete run leaves on the disk",
     "hardware.threads": "a matter of speed",
+    "hardware.recompute": "a matter of memory: the numbers are the same",
     "hardware.num_workers": "batches are a function of the seed and the step, whoever loads them",
     "data.root": "content counts, not its place; folders of a user carry `data.fingerprint`",
     "method.objectives.*.pseudo": "content counts, not its place; `fingerprint` beside it carries it",

@@ -66,6 +66,9 @@ ANALYSES = {
         "<runs> ... x=model.width y=model.depth",
         "the metric over two settings, the others chosen on validation, beside gradients and ranks before training",
     ),
+    "ranking": Analysis(
+        "ranking", "<cheap runs> <runs>", "do cheap runs rank networks as whole ones do? Kendall's tau"
+    ),
     "quality": Analysis(
         "sample_quality",
         "<run> <runs> ...",

@@ -99,11 +99,11 @@ def _static(source: Path, target: Path, served: Served, data: DataModule, masked
 
     names = _input_names(source)
 
-    class Samples(CalibrationDataReader):  # type: ignore[misc]
+    class Samples(CalibrationDataReader):
         def __init__(self) -> None:
             self.batches = _feeds(served, data, "train", masked, names, most=CALIBRATION)
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
+        def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
             return next(self.batches, None)
 
     quantize_static(

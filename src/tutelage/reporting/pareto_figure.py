@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 from tutelage.reporting.palette import LOOK
 from tutelage.runs.records import replacing
@@ -29,7 +30,8 @@ def draw(trials: Path) -> Path | None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**dict(matplotlib.rcParamsDefault), **LOOK}):
+    look: Any = {**dict(matplotlib.rcParamsDefault), **LOOK}
+    with matplotlib.rc_context(look):
         figure = Figure(figsize=(5.2 * len(costs), 3.8), layout="constrained")
         FigureCanvasAgg(figure)
         for axes, cost in zip(figure.subplots(1, len(costs), squeeze=False)[0], costs, strict=True):

@@ -10,6 +10,7 @@ import torch
 from onnx import numpy_helper
 
 import tutelage
+from tutelage.cli.analyse import run as analyse
 from tutelage.cli.commands import COMMANDS
 from tutelage.cli.export import run as export
 from tutelage.cli.reader import read
@@ -125,3 +126,17 @@ def test_the_command_writes_card_and_facts_and_its_folder_is_read_as_any_other(e
     images = torch.rand(3, 1, 8, 8)
     ours, theirs = tutelage.load_exported(tmp_path / "out")(images), exports["fcn"][1](images)
     assert float((ours - theirs).abs().max()) < 0.1 * float(theirs.abs().max())
+
+
+def test_the_analysis_has_a_row_for_each_run_and_form_and_a_figure(exports, tmp_path, capsys):
+    run = exports["fcn"][0]
+    words = [run.key, f"runs_dir={run.path.parents[1]}", f"out={tmp_path}"]
+    assert analyse(read("analyse", COMMANDS["analyse"], ["int8", *words, "forms=static,weights"])) == 0
+    assert "fcn, weights: accuracy" in capsys.readouterr().out
+    rows = (tmp_path / "int8.csv").read_text().splitlines()
+    assert len(rows) == 4 and rows[0].startswith(
+        'network,arm,seed,form,test_accuracy,size_mb,"latency_ms, batch 1'
+    )
+    assert (tmp_path / "int8.png").stat().st_size > 5000
+    with pytest.raises(UserError, match="there is no 'statics'; did you mean 'static'"):
+        analyse(read("analyse", COMMANDS["analyse"], ["int8", *words, "forms=statics"]))

@@ -61,6 +61,11 @@ ANALYSES = {
         "<runs> ...",
         "do answers hold? common corruptions at five severities, FGSM, PGD and a strong attack, with checks of the attacks",
     ),
+    "int8": Analysis(
+        "compression",
+        "<runs> ...",
+        "networks in floats and quantised: the metric, size and latency in onnxruntime",
+    ),
     "phases": Analysis(
         "phases",
         "<runs> ... x=model.width y=model.depth",

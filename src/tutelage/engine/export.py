@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tutelage.data.base import DataModule
 from tutelage.engine.exported import FACTS, FILES, Served, extra, load_exported
 from tutelage.engine.load import LoadedRun
 from tutelage.engine.networks import example_of
@@ -194,6 +195,15 @@ def _openvino(served: Served, inputs: Tensor, mask: Tensor | None, file: Path) -
     with _unable("openvino"):
         model = openvino.convert_model(program)  # type: ignore[attr-defined]
         openvino.save_model(model, str(file), compress_to_fp16=False)  # type: ignore[attr-defined]
+
+
+def onnx_of(network: nn.Module, data: DataModule, file: Path) -> tuple[Served, bool]:
+    """Write a network as an ONNX file, normalisation inside, for measuring it; return it as it leaves, and whether it heeds a mask."""
+    served, batch = Served(network, data.normalization).eval(), example_of(data, SAMPLES)
+    masked = batch.mask is not None and served._call.takes_mask
+    with torch.no_grad():
+        _onnx(served, served.raw(batch.inputs), batch.mask if masked else None, file)
+    return served, masked
 
 
 _WRITERS: dict[str, Callable[[Served, Tensor, Tensor | None, Path], None]] = {

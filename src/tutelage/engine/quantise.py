@@ -244,7 +244,10 @@ def _measured(
 def latencies(
     file: Path, inputs: Tensor, mask: Tensor | None = None, unpack: bool = False
 ) -> dict[str, float]:
-    """Return the median milliseconds of a batch in onnxruntime, warm, by `batch <n>, <t> threads`. unpack: see `of_onnx`."""
+    """Return the median milliseconds of a batch in onnxruntime, warm, by `batch <n>, <t> threads`.
+
+    One thread's is its own processor time: what else a machine does meanwhile is not counted. unpack: see `of_onnx`.
+    """
     cores = torch.get_num_threads()
     found = {}
     for threads in sorted({1, cores}):
@@ -252,12 +255,12 @@ def latencies(
         for size in BATCHES:
             rows = torch.arange(size) % len(inputs)
             part = None if mask is None else mask[rows]
-            seconds = []
+            seconds, clock = [], time.thread_time if threads == 1 else time.perf_counter
             for number in range(WARM + TIMED):
-                started = time.perf_counter()
+                started = clock()
                 run(inputs[rows], part)
                 if number >= WARM:
-                    seconds.append(time.perf_counter() - started)
+                    seconds.append(clock() - started)
             name = f"batch {size}, {threads} thread{'s' * (threads > 1)}"
             found[name] = round(1e3 * statistics.median(seconds), 4)
     return found

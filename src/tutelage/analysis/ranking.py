@@ -46,7 +46,7 @@ def tau_interval(
 
 
 def outcome(request: Request) -> Outcome:
-    """Rank agreement of two names of runs: networks are matched by their model settings, judged by the validation metric, mean over seeds."""
+    """Rank agreement of two names of runs: networks are matched by their model settings, judged by validation, mean over seeds."""
     names = list(dict.fromkeys(subject.run.name for subject in request.subjects))
     if len(names) != 2 or any(subject.role for subject in request.subjects):
         raise UserError(

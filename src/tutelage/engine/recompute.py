@@ -29,7 +29,7 @@ def recompute(network: nn.Module) -> list[str]:
         )
     for name in names:
         block = network.get_submodule(name)
-        block.forward = partial(_again, block, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(_again, block, block.forward)
     return names
 
 
@@ -62,11 +62,11 @@ def _resting(norms: list[_BatchNorm], forwards: list[Any]) -> Iterator[None]:
     for norm, forward in zip(norms, forwards, strict=True):
         norm.momentum, norm.num_batches_tracked = 0.0, None
         if forward is not None:
-            norm.forward = forward
+            norm.forward = forward  # type: ignore[method-assign]
     try:
         yield
     finally:
         for norm, forward, (momentum, count) in zip(norms, forwards, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count  # type: ignore[assignment]
+            norm.momentum, norm.num_batches_tracked = momentum, count
             if forward is not None:
                 del norm.forward

@@ -96,6 +96,10 @@ def checked(key: str, value: Any, hint: Any) -> Any:
     value = whole(value, hint)
     if fits(value, hint):
         return value
+    if isinstance(value, Mapping):
+        for item_hint in _items_of_mappings(hint):
+            for name, item in value.items():
+                checked(f"{key}.{name}", item, item_hint)
     options = [str(option) for option in literals(hint)]
     near = (
         f"; did you mean '{found}'?" if isinstance(value, str) and (found := nearest(value, options)) else ""
@@ -166,6 +170,14 @@ def literals(hint: Any) -> list[Any]:
     return [value for option in typing.get_args(hint) for value in literals(option)]
 
 
+def _items_of_mappings(hint: Any) -> list[Any]:
+    """Return what the items of a mapping must be, of the one kind of mapping that an annotation names."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return [item for option in inner for item in _items_of_mappings(option)]
+    return [inner[1]] if inspect.isclass(origin) and issubclass(origin, Mapping) and inner else []
+
+
 def _items_fit(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:
     if not inner:
         return True
@@ -201,6 +213,8 @@ def describe(hint: Any) -> str:
     if hint in words:
         return words[hint]
     if origin is Annotated:
+        if said := [extra for extra in inner[1:] if isinstance(extra, str)]:
+            return said[0]
         return " ".join([describe(inner[0]), *(str(one) for one in inner[1:] if isinstance(one, Range))])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(describe(option) for option in inner))
@@ -214,5 +228,5 @@ def describe(hint: Any) -> str:
             return f"a list of {len(inner)} values, each {items[0]}"
         return f"a list of {len(inner)} values ({', '.join(items)})"
     if origin is not None:
-        return f"a list of {describe(inner[0])}" if inner else "a list"
+        return f"a list of {describe(inner[0])}" if inner and inner[0] is not Any else "a list"
     return str(getattr(hint, "__name__", hint))

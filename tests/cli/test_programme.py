@@ -144,7 +144,7 @@ def test_the_speed_of_a_kind_of_run_is_measured_once_and_corrected(folder, monke
         ("title: a\nstages: {b: {table: c, command: [d]}}\n", "must name a table or a command"),
         ("title: a\nstages: {b: {tabel: c}}\n", "did you mean 'table'"),
         ("title: a\nstages: {b: {table: c, worth: 0}}\n", "worth must be a number above 0, got 0"),
-        ("title: a\nstages: {b: {table: c, arms: d}}\n", "arms must be a list, got 'd'"),
+        ("title: a\nstages: {b: {table: c, arms: d}}\n", "arms must be a list of text, got 'd'"),
         (
             "title: a\nplaces: {photos: x}\nstages: {b: {table: c, words: ['data.root={foto}']}}\n",
             "did you mean 'photos'",

@@ -33,6 +33,7 @@ from tutelage.reporting.table_file import load as load_table
 from tutelage.reporting.table_paths import PROGRAMMES, TABLES, shipped, table_path
 from tutelage.reporting.tables import Table
 from tutelage.runs.records import read_yaml
+from tutelage.typed import Positive, read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Stage:
 
     label: str
     decides: str = ""
-    worth: float = 1.0
+    worth: Positive = 1.0
     table: str = ""
     arms: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -49,7 +50,7 @@ class Stage:
     words: tuple[str, ...] = ()
     tiny: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
-    minutes: float = 1.0
+    minutes: Positive = 1.0
     gpu: bool = False
 
     @property
@@ -84,6 +85,15 @@ class Programme:
     places: Mapping[str, str]
 
 
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """What a programme file may hold, see above."""
+
+    title: str
+    stages: Mapping[str, Mapping[str, Any]]
+    places: Mapping[str, Any] | None = None
+
+
 def programme_path(name: str) -> Path | None:
     """Return the file of a programme, the user's own first, or None."""
     if name.endswith(".yaml") and Path(name).parent.name == PROGRAMMES and Path(name).is_file():
@@ -105,50 +115,25 @@ def load(path: Path) -> Programme:
     Raises:
         UserError: a key is unknown or lacks, or has a value of another kind; a word names a place that is not listed.
     """
-    data = read_yaml(path)
-    _check_keys(data, {"title", "places", "stages"}, {"title", "stages"}, str(path))
-    if not isinstance(data["stages"], Mapping) or not data["stages"]:
-        raise UserError(f"{path}: 'stages' must be a mapping from a stage's label to what it does")
-    places = {str(key): str(value) for key, value in (data.get("places") or {}).items()}
-    stages = tuple(_stage(str(label), entry, path) for label, entry in data["stages"].items())
+    try:
+        file = read(_File, read_yaml(path))
+        stages = tuple(_stage(str(label), entry) for label, entry in file.stages.items())
+        if not stages:
+            raise UserError("stages must be a mapping from a stage's label to what it does, got none")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    places = {str(key): str(value) for key, value in (file.places or {}).items()}
     for stage in stages:
         if unknown := [name for name in stage.needs if name not in places]:
             raise UserError(
                 f"{path}: '{stage.label}' names the place '{unknown[0]}'; {choices(unknown[0], places)}"
             )
-    return Programme(path.stem, str(data["title"]), stages, places)
+    return Programme(path.stem, file.title, stages, places)
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "tuple[str, ...]": (list,), "tuple[int, ...]": (list,), "float": (int, float), "bool": (bool,), "str": (str,),
-}  # fmt: skip
-
-
-def _stage(label: str, entry: Any, path: Path) -> Stage:
-    where = f"{path}: the stage '{label}'"
-    fields = {field.name: str(field.type) for field in dataclasses.fields(Stage) if field.name != "label"}
-    _check_keys(entry if isinstance(entry, Mapping) else {}, set(fields), set(), where)
-    if not isinstance(entry, Mapping) or bool(entry.get("table")) == bool(entry.get("command")):
-        raise UserError(f"{where} must name a table or a command")
-    for key, value in entry.items():
-        right = isinstance(value, _KINDS[fields[key]]) and (
-            fields[key] == "bool" or not isinstance(value, bool)
-        )
-        if not right or (key in ("worth", "minutes") and not value > 0):
-            raise UserError(f"{where}: {key} must be {_said(fields[key])}, got {value!r}")
-    given: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
-    }
-    return Stage(label=label, **given)
-
-
-def _said(kind: str) -> str:
-    return {"float": "a number above 0", "bool": "true or false", "str": "text"}.get(kind, "a list")
-
-
-def _check_keys(data: Mapping[str, Any], known: set[str], required: set[str], where: str) -> None:
-    for key in data:
-        if key not in known:
-            raise UserError(f"{where} has the unknown key '{key}'; {choices(str(key), known)}")
-    if missing := sorted(required - set(data)):
-        raise UserError(f"{where} lacks {', '.join(missing)}")
+def _stage(label: str, entry: Mapping[str, Any]) -> Stage:
+    stage = read(Stage, {"label": label, **entry}, f"stages.{label}")
+    if bool(stage.table) == bool(stage.command):
+        raise UserError(f"the stage '{label}' must name a table or a command")
+    lists = {key: tuple(value) for key, value in vars(stage).items() if isinstance(value, list)}
+    return dataclasses.replace(stage, **lists)

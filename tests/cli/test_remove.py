@@ -12,7 +12,7 @@ from tutelage.cli import remove as remove_module
 from tutelage.cli.main import main
 from tutelage.cli.remove import kept_owners_of, owners_of
 from tutelage.config.compose import hydra_ready
-from tutelage.config.names import files_remembered, names_of
+from tutelage.config.names import NameFinder, files_remembered
 from tutelage.runs.store import Store
 
 QUICK = [
@@ -172,10 +172,15 @@ def test_what_tables_need_is_kept_until_a_file_that_it_follows_from_changes(runs
         assert len(composed) == count
 
 
-def test_a_table_that_cannot_be_read_stops_everything(runs):
-    (runs.root.parent / "experiments" / "paper" / "table.yaml").write_text("arms: 3")
-    assert main(["remove", "--all", "--yes"]) == 2
-    assert names(runs) == ALL
+@pytest.mark.parametrize("damage", ["title: [", "arms: 3", TABLE.replace("metric", "metrics")])
+def test_a_table_that_cannot_be_read_is_named_and_keeps_its_runs_alone(runs, damage, caplog):
+    table = runs.root.parent / "experiments" / "paper" / "kept.yaml"
+    table.write_text(damage + "# name=kept")
+    (plain,) = runs.runs("adhoc")
+    shutil.copytree(plain.path, runs.root / "paper" / "kept" / "arm" / plain.identity)
+    assert main(["remove", "--all", "--yes"]) == 0
+    assert names(runs) == ["demo-cnn", "demo/guided-trained", "kept", "paper/kept/arm"]
+    assert "cannot be read" in caplog.text and "kept.yaml" in caplog.text
 
 
 def test_a_complete_run_leaves_its_network_and_no_checkpoint_unless_asked(runs):
@@ -209,7 +214,8 @@ def test_names_are_the_same_whether_files_are_remembered_or_not():
         ["method=guidance", "model@guide=fcn"],
     )
     with hydra_ready():
-        alone = [names_of(words, {}) for words in commands]
+        alone = [NameFinder()(words) for words in commands]
+    names_of = NameFinder()
     with files_remembered():
-        assert [names_of(words, {}) for words in [*commands, *commands]] == [*alone, *alone]
+        assert [names_of(words) for words in [*commands, *commands]] == [*alone, *alone]
     assert alone[0] == {"demo/guided-trained", "demo-cnn"}

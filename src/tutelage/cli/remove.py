@@ -6,22 +6,24 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tutelage.cli.listing import filters
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
 from tutelage.reporting.collect import Row
-from tutelage.reporting.table_paths import TABLES
+from tutelage.reporting.table_paths import PROGRAMMES, TABLES, name_of
 from tutelage.runs.folders import make_folder
 from tutelage.runs.identity import identity_of
 from tutelage.runs.run import Run, RunBusy, State
 from tutelage.runs.store import Store
 
 log = logging.getLogger("tutelage")
+_NAMED = re.compile(r"\bname=([\w./+-]+)")
 
 
 def run(given: Given) -> int:
@@ -73,8 +75,8 @@ def removable(store: Store, rows: Sequence[Row], under: str = "") -> list[Row]:
     for row in candidates:
         names = [row.name, *([] if row.key in links else others.get(identity_of(row.key), []))]
         outside = [name for name in names if not f"{name}/".startswith(f"{inside}/" if inside else "")]
-        if owned := [owners[name] for name in names if name in owners]:
-            kept[row.key] = owned[0]
+        if owned := next(filter(None, (_owner(name, owners) for name in names)), None):
+            kept[row.key] = owned
         elif outside:
             kept[row.key] = f"also called {outside[0]}"
     gone = {identity_of(row.key): row.key for row in candidates if row.key not in (*kept, *links)}
@@ -130,32 +132,40 @@ def kept_owners_of(tables: Path, store: Store) -> dict[str, str]:
 def owners_of(tables: Path) -> dict[str, str]:
     """Return {name of a run: the table that needs runs of this name}: the arms of every table, and what they need.
 
-    Names, not identities: a table's runs may have been made with further words (hardware, places of data).
-    Raises UserError where a table cannot be read, since what it needs is then unknown.
+    Names, not identities: a table's runs may have been made with further words (hardware, places of data). A name that ends with "/" means
+    all below it: so are the runs called of a table that cannot be read, which is said; those of other names that its text gives count, too.
     """
-    from tutelage.config.names import Names, files_remembered, names_of
+    from tutelage.config.names import NameFinder, files_remembered
     from tutelage.reporting.table_file import load
 
     found: dict[str, str] = {}
-    known: dict[tuple[str, ...], Names] = {}
+    names_of = NameFinder()
     if not tables.is_dir():
         log.warning("there is no folder %s here, so no table is known that needs a run", tables)
         return found
-    paths = [path for path in sorted(tables.rglob("*.yaml")) if is_table(path)]
+    paths = [path for path in sorted(tables.rglob("*.yaml")) if path.parent.name != PROGRAMMES]
     log.info("reading what the %d tables under %s need", len(paths), tables)
     with files_remembered():
         for path in paths:
-            for arm in load(path).arms:
-                for name in names_of(arm.command, known):
-                    found.setdefault(name, f"a table has runs of this name: {path}")
+            try:
+                names, why = (
+                    [n for arm in load(path).arms for n in names_of(arm.command)],
+                    "has runs of this name",
+                )
+            except UserError as error:
+                log.warning("a table cannot be read, so all its runs stay: %s", error)
+                text = path.read_text(encoding="utf-8", errors="replace")
+                names, why = [f"{name_of(path)}/", *_NAMED.findall(text)], "cannot be read"
+            for name in names:
+                found.setdefault(name, f"a table {why}: {path}")
     return found
 
 
-def is_table(path: Path) -> bool:
-    """Whether a YAML file under the tables' folder is a table: it lists arms."""
-    from tutelage.runs.records import read_yaml
-
-    return "arms" in read_yaml(path)
+def _owner(name: str, owners: Mapping[str, str]) -> str | None:
+    """Return the table that needs runs of a name."""
+    return next(
+        (why for of, why in owners.items() if name == of or (of[-1:] == "/" and name.startswith(of))), None
+    )
 
 
 def archived(store: Store, under: str) -> list[Path]:

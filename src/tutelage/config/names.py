@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import pickle
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -16,57 +18,117 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tutelage.config.compose import explain, hydra_ready, readable, search_path
-from tutelage.config.groups import PRIMARY, user_folder
+from tutelage.config.groups import PRIMARY, folders, user_folder
 from tutelage.runs import needs
 
-_PLAIN_VALUE = re.compile(r"\+*(?!needs\.|chain\.|hydra)[^@=/]*\.[^@=/]*=(?!.*(?:need:|\$))")
+_PLAIN_VALUE = re.compile(
+    r"\+*(?:(?!needs\.|chain\.|hydra)[^@=/]*\.[^@=/]*=(?!.*(?:need:|\$))|(?:seed|chain\.[\w.]+)=(?:\d+|null)$)"
+)
 """A word that changes neither what is chosen nor what is needed, and no name unless that is composed of its value."""
+_USES_NEED = re.compile(r"\+*(?!needs\.|chain\.|hydra)[^@=/]*\.[^@=/]*=need:([\w.-]+)")
+_SPEAKS_OF_NEEDS = re.compile(r"^[^#\n]*\b(?:needs|need|chain)\b\s*[:.]", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Names:
-    """What a command's run and its needs, at any depth, are called. composed: whether the own name is made of plain values."""
+    """What a composed command says: the name of its run, the commands of the needs it offers, and which of them it uses.
+
+    composed: whether the name is made of plain values.
+    """
 
     own: str = ""
-    needed: frozenset[str] = frozenset()
+    offered: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    used: frozenset[str] = frozenset()
     composed: bool = False
 
 
-def names_of(overrides: Sequence[str], known: dict[tuple[str, ...], Names]) -> set[str]:
-    """Return the names of a command's run and of all the runs it needs. Nothing else is resolved, so that no data have to be there.
+class NameFinder:
+    """Finds the names of a command's run and of all the runs it needs. Nothing else is resolved, so that no data have to be there.
 
-    known: what was looked at, kept between the calls: commands that differ in their names and in plain values alone are looked at once.
+    Commands are composed once that differ in their names, in plain values, in what they need of what is offered, or in choices of files
+    that speak of no need. A command that replaces by such a file one that needs a run may be said to need it still.
     """
-    words = readable(overrides)
-    given = next((word.partition("=")[2] for word in reversed(words) if word.startswith("name=")), None)
-    choices = tuple(word for word in words if not _PLAIN_VALUE.match(word) and not word.startswith("name="))
-    if choices not in known:
-        known[choices] = Names()  # a need of itself ends here; the planner names it
-        known[choices] = _names(choices if given else words, known)
-    found = known[choices]
-    own = given or (_names(words, known).own if found.composed else found.own)
-    return {own, *found.needed}
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, ...], Names] = {}
+        self._silent: dict[tuple[str, str], bool] = {}
+        self._needed: dict[tuple[str, ...], set[str]] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> set[str]:
+        """Return the names. Raises UserError for what cannot be composed."""
+        words = readable(overrides)
+        given = next((word.partition("=")[2] for word in reversed(words) if word.startswith("name=")), None)
+        used = {found[1] for word in words if (found := _USES_NEED.fullmatch(word))}
+        choices = [
+            word
+            for word in words
+            if not (_PLAIN_VALUE.match(word) or _USES_NEED.fullmatch(word) or word.startswith("name="))
+            and not self._says_nothing(word)
+        ]
+        found = self._composed(choices)
+        own = given or (self._composed(words) if found.composed else found).own
+        needed = [tuple(found.offered[role]) for role in {*found.used, *used} if found.offered.get(role)]
+        return {own}.union(*map(self._of_need, needed))
+
+    def _of_need(self, command: tuple[str, ...]) -> set[str]:
+        if command not in self._needed:
+            self._needed[command] = set()  # a need of itself ends here; the planner names it
+            self._needed[command] = self(command)
+        return self._needed[command]
+
+    def _composed(self, words: Sequence[str]) -> Names:
+        if tuple(words) not in self._known:
+            self._known[tuple(words)] = _compose(words)
+        return self._known[tuple(words)]
+
+    def _says_nothing(self, word: str) -> bool:
+        """Whether a word chooses a file that needs no run."""
+        group, _, option = word.lstrip("+").partition("=")
+        return self._is_silent(group.partition("@")[0], option)
+
+    def _is_silent(self, group: str, option: str) -> bool:
+        """Whether a file of a group speaks of no need and gives no name, nor any file that it is made of."""
+        if (group, option) not in self._silent:
+            self._silent[group, option] = True  # for files that choose each other
+            files = [folder / group / f"{option}.yaml" for folder in folders()]
+            texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
+            self._silent[group, option] = bool(texts) and all(
+                not _SPEAKS_OF_NEEDS.search(text)
+                and "@package _global_" not in text
+                and all(self._is_silent(*one) for one in _defaults(text, group))
+                for text in texts
+            )
+        return self._silent[group, option]
 
 
-def _names(words: Sequence[str], known: dict[tuple[str, ...], Names]) -> Names:
+def _compose(words: Sequence[str]) -> Names:
     with hydra_ready():
         try:
             node = hydra_compose(PRIMARY, overrides=[*search_path(), *words])
             raw: Any = OmegaConf.to_container(node)
-            needed = [_there(node.needs, role) for role in _offered(node, raw)]
+            offered = {str(role): _there(node.needs, role) for role in node.get("needs") or ()}
             name = str(node.name)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise explain(error, words) from error
-    composed = "${" in str(raw["name"]).replace("${chain.", "")
-    below = frozenset().union(*(names_of(command, known) for command in needed if command))
-    return Names(name, below, composed)
-
-
-def _offered(node: DictConfig, raw: dict[str, Any]) -> list[str]:
-    """Return the needs that a composed configuration uses; all, where a value is composed to be one (need:${...})."""
     used = needs.used(raw)
-    composed = any(role.startswith("${") for role in used)
-    return [str(role) for role in node.get("needs") or () if composed or str(role) in used]
+    composed = any(role.startswith("${") for role in used)  # a value is composed to be one (need:${...}): any
+    return Names(
+        name,
+        offered,
+        frozenset(offered if composed else used),
+        "${" in str(raw["name"]).replace("${chain.", ""),
+    )
+
+
+def _defaults(text: str, group: str) -> Iterator[tuple[str, str]]:
+    """Yield the (group, option) of the files that a file of a group is made of."""
+    for entry in (yaml.safe_load(text) or {}).get("defaults") or []:
+        for key, option in entry.items() if isinstance(entry, dict) else [("", str(entry))]:
+            key = key.removeprefix("override ").partition("@")[0]
+            path = f"{key}/{option}" if key else option.partition("@")[0]
+            place = PurePosixPath(path[1:] if path.startswith("/") else f"{group}/{path}")
+            if option not in (None, "_self_"):
+                yield str(place.parent), place.name
 
 
 def _there(needs: DictConfig, role: Any) -> list[str]:

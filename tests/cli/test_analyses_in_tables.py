@@ -110,5 +110,5 @@ def test_metrics_of_analyses_that_are_not_there_are_one_message(folder, capsys):
     assert main(["reproduce", "small/one"]) == 2
     assert "no run has the metric 'calibration.nonsense'" in capsys.readouterr().err
     path.write_text(TABLE.replace("calibration: {}", "calibration: 3"))
-    with pytest.raises(UserError, match="'analyses' must be"):
+    with pytest.raises(UserError, match=r"analyses\.calibration must be a mapping or nothing"):
         load(path)

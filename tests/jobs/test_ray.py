@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tutelage.cli.main import main
-from tutelage.config.compose import launcher, plan_of
+from tutelage.config.compose import of_hydra, plan_of
 from tutelage.errors import UserError
 from tutelage.jobs import ray_request, run_parcels
 from tutelage.runs.records import read_json
@@ -31,7 +31,7 @@ RAY = "hydra/launcher=ray"
 
 
 def options(*words):
-    found = launcher([RAY, *words])
+    found = of_hydra([RAY, *words], "launcher")
     found.pop("_target_")
     return found
 

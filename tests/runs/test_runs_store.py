@@ -439,7 +439,7 @@ def test_a_link_whose_run_is_gone_is_no_run(tmp_path):
     with run.lock():
         run.remove()
         assert store.names() == []
-        store.forget_links(run.identity)
+        store.forget_links([run.identity])
     assert not list((tmp_path / "b").iterdir())
 
 

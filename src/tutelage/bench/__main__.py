@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 BENCHES = ("guided_step", "throughput", "jobs", "startup", "ensemble_step", "transfer_step", "growth")
-BY_NAME = (*BENCHES, "hardware")
+BY_NAME = (*BENCHES, "hardware", "growth_large")
 
 
 def main(names: list[str]) -> int:

@@ -1,11 +1,13 @@
-"""How looking at runs grows with their number: slopes over stores of 10, 100 and 1,000 runs that are written as files."""
+"""How a study grows with its runs: slopes over 10, 100 and 1,000 of them (`growth_large`: 10,000 too), which are written as files."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from tutelage.bench.timing import Row, row
 
 SIZES = (10, 100, 1_000)
 SEEDS = 10
+STUDY = ["data=digits", "model=fcn", "logger=none", "name=study/plain"]
 
 
-def rows(repeats: int = 3) -> list[Row]:
-    """Measure milliseconds per further run of a first look, of a listing and of a report."""
+def rows(sizes: Sequence[int] = SIZES, repeats: int = 3) -> list[Row]:
+    """Measure milliseconds, memory and files per further run."""
+    from tutelage.config.compose import hydra_ready
+    from tutelage.config.planner import Planner
     from tutelage.reporting.collect import collect
     from tutelage.reporting.index import FRESH_S
     from tutelage.reporting.render import markdown
@@ -24,23 +29,50 @@ def rows(repeats: int = 3) -> list[Row]:
     from tutelage.reporting.runs_table import render_runs_table
     from tutelage.runs.store import Store
 
+    def planned(store: Any) -> None:
+        planner = Planner()
+        with hydra_ready():
+            for place in range(len(list(store.folders("study/plain")))):
+                planner(
+                    [
+                        *STUDY,
+                        f"runs_dir={store.root}",
+                        f"seed={place % SEEDS}",
+                        f"model.width={8 + place // SEEDS}",
+                    ]
+                )
+
     with tempfile.TemporaryDirectory() as folder:
-        stores = [Store(Path(folder) / str(size)) for size in SIZES]
-        for store, size in zip(stores, SIZES, strict=True):
+        stores = [Store(Path(folder) / str(size)) for size in sizes]
+        for store, size in zip(stores, sizes, strict=True):
             _fill(store, size)
         time.sleep(FRESH_S)  # what was written just now is not kept
-        first = _slope([_seconds(collect, store) for store in stores])
-        lists = [_slope([_seconds(render_runs_table, store) for store in stores]) for _ in range(repeats)]
-        reports = [
-            _slope([_seconds(lambda s: markdown(free_report(s)), store) for store in stores])
-            for _ in range(repeats)
-        ]
-    note = "milliseconds, not a ratio: a slope over 10, 100 and 1,000 runs"
+
+        def slopes(look: Callable[[Any], Any], times: int) -> list[float]:
+            return [_slope(sizes, [_seconds(look, store) for store in stores]) for _ in range(times)]
+
+        first = slopes(collect, 1)
+        lists = slopes(render_runs_table, repeats)
+        reports = slopes(lambda store: markdown(free_report(store)), repeats)
+        plans = slopes(planned, 1)
+        _sweep(stores[0])
+        before = _memory()
+        finished = slopes(_sweep, 1)
+        kilobytes = (_memory() - before) / 1e3 / sizes[-1]
+        dry = slopes(lambda store: _command("remove", "--all", "--dry", f"runs_dir={store.root}"), repeats)
+        removed = slopes(lambda store: _command("remove", "--all", "--yes", f"runs_dir={store.root}"), 1)
+    note = f"milliseconds, not a ratio: a slope over {', '.join(f'{size:,}' for size in sizes)} runs"
     return [
-        row("per run that is looked at for the first time", [first], at_most=10, note=note),
+        row("per run that is looked at for the first time", first, at_most=10, note=note),
         row("per listed run", lists, at_most=0.2, note=note),
         row("per reported run, without its figure", reports, at_most=0.5, note=note),
-    ]
+        row("per planned command", plans, at_most=10, note=note),
+        row("per finished job of a sweep", finished, at_most=10, note=note),
+        row("per run that `remove --dry` lists", dry, at_most=0.2, note=note),
+        row("per removed run", removed, note=note),
+        row("memory per finished job of a sweep", [kilobytes], at_most=50, note="kB, not a ratio"),
+        row("files per run", [_files_of_a_run()], at_most=9, note="a count, its lock too"),
+    ]  # fmt: skip
 
 
 def _seconds(look: Callable[[Any], Any], store: Any) -> float:
@@ -49,25 +81,49 @@ def _seconds(look: Callable[[Any], Any], store: Any) -> float:
     return time.perf_counter() - began
 
 
-def _slope(seconds: list[float]) -> float:
+def _slope(sizes: Sequence[int], seconds: list[float]) -> float:
     """Return milliseconds per run: the least-squares line through the sizes."""
     import numpy as np
 
-    return float(1e3 * np.polyfit(SIZES, seconds, 1)[0])
+    return float(1e3 * np.polyfit(sizes, seconds, 1)[0])
+
+
+def _memory() -> int:
+    """Return the most bytes that this process has held."""
+    import resource
+
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _command(*words: str) -> None:
+    from tutelage.cli.main import main
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        if main(list(words)):
+            raise RuntimeError(f"failed: {words}")
+
+
+def _sweep(store: Any) -> None:
+    size = len(store.folders("study/plain"))
+    widths = f"model.width=range(8,{8 + size // SEEDS})"
+    _command("train", "-m", *STUDY, f"runs_dir={store.root}", f"seed=range({SEEDS})", widths)
+
+
+def _files_of_a_run() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        _command("train", *STUDY, "fit.max_steps=1", f"runs_dir={folder}")
+        return sum(path.is_file() for path in Path(folder).rglob("*"))
 
 
 def _fill(store: Any, size: int) -> None:
-    import yaml
+    """Write the complete runs of `_sweep`'s commands."""
+    from tutelage.config.compose import compose
+    from tutelage.runs.records import write_yaml
 
+    base = compose([*STUDY, f"runs_dir={store.root}"])
     for place in range(size):
-        config = {
-            "name": "study/plain",
-            "seed": place % SEEDS,
-            "model": {"_target_": "tutelage.models.fcn.FCN", "depth": 3, "width": 8 + place // SEEDS},
-            "data": {"_target_": "tutelage.data.images.Digits", "_reads_": "published", "split_seed": 0},
-            "optimizer": {f"setting_{number}": 0.1 for number in range(60)},
-            "needs": {},
-        }
+        model = {**base["model"], "width": 8 + place // SEEDS}
+        config = {**base, "seed": place % SEEDS, "model": model}
         folder = store.for_config(config).path
         folder.mkdir(parents=True)
         scores = {"validation": {"accuracy": 0.5}, "test": {"accuracy": 0.5 + place % SEEDS / 100}}
@@ -75,8 +131,9 @@ def _fill(store: Any, size: int) -> None:
             "state": "complete",
             "best": {"step": 1, **scores},
             "selection": {"monitor": "accuracy", "mode": "max"},
+            "cost": {"steps": 1},
         }
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        write_yaml(folder / "config.yaml", config, durable=False)
         (folder / "result.json").write_text(json.dumps(result))
         (folder / "provenance.json").write_text(
             json.dumps({"attempts": [{"started": "2026-01-01T00:00:00+00:00"}]})

@@ -196,6 +196,7 @@ def agreed(question: str) -> bool:
 def remove(store: Store, folders: Sequence[Path], *, runs: bool) -> int:
     """Remove the folders, each run's under its lock; return the exit code."""
     busy = 0
+    gone: list[str] = []
     for folder in folders:
         run = Run(folder if runs else folder.parent, root=store.root)
         if not runs and folder.name != "checkpoints":  # an archived attempt: nobody works on it
@@ -205,11 +206,12 @@ def remove(store: Store, folders: Sequence[Path], *, runs: bool) -> int:
             with run.lock(wait=False):
                 if runs:
                     run.remove()
-                    store.forget_links(run.identity)
+                    gone.append(run.identity)
                 elif run.is_complete:
                     run.drop_checkpoints()
         except RunBusy as error:
             log.error("kept: %s", error)
             busy += 1
+    store.forget_links(gone)
     print(f"removed {len(folders) - busy} folders")
     return 1 if busy else 0

@@ -22,6 +22,8 @@ def table_of(words: Sequence[str]) -> tuple[Table | None, list[str]]:
     if path is None:
         from tutelage.config.groups import group_options
 
+        if name in group_options("sweep"):  # a file of the configuration, whose words are each command's
+            return None, list(words)
         known = [*tables(), *group_options("sweep")]
         raise UserError(f"there is no sweep '{name}'; {choices(name, known)}")
     return load(path), rest

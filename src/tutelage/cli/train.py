@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
-from tutelage.jobs.outcomes import Outcome, headline
+from tutelage.jobs.outcomes import headline
 
 if TYPE_CHECKING:
     from tutelage.reporting.tables import Table
     from tutelage.runs.needs import Plan
+    from tutelage.runs.run import Run
 
 log = logging.getLogger("tutelage")
 
@@ -51,21 +51,35 @@ def run(given: Given) -> int:
 def multirun(overrides: Sequence[str]) -> int:
     """Run a sweep; afterwards list the failures and show its table."""
     from tutelage.config.compose import as_given, readable
-    from tutelage.config.sweeps import needs_hydra
+    from tutelage.config.sweeps import sweeper_of
 
-    overrides = as_given(readable(overrides))
-    if not needs_hydra(overrides):
-        return _commands(overrides)
-    from tutelage.jobs.sweep import run_search
+    search, words = sweeper_of(as_given(readable(overrides)))
+    if search is None:
+        return _commands(words)
+    from tutelage.config.planner import Planner
+    from tutelage.jobs.sweep import launcher_of, run_search
 
-    jobs, runs_dir = run_search(overrides)
-    done = [note.key for note in jobs.notes() if note.outcome is Outcome.DONE]
-    code = jobs.close()
-    if done and not (jobs.folder / "trials.csv").exists():  # a search has its own table
-        from tutelage.cli.report import report_runs
+    launch, words = launcher_of(words, 1)
+    jobs = run_search(words, search, launch, Planner(), _latency_ms)
+    if search["cost"]:
+        from tutelage.reporting.pareto_figure import draw
 
-        report_runs(os.path.commonpath([key.rpartition("/")[0] for key in done]), runs_dir)
-    return code
+        if path := draw(jobs.folder / "trials.csv"):
+            log.info("written: %s", path)
+    return jobs.close()
+
+
+def _latency_ms(run: Run) -> float:
+    """Return the median milliseconds of one sample on one thread, measured once and kept beside the runs."""
+    from tutelage.analysis.network_cost import latency_ms
+    from tutelage.reporting import measured
+
+    root = run.path.parents[len(run.key.split("/")) - 1]
+    asked = {"batch": "1", "threads": "1"}
+    if (found := measured.recall(root, run, "latency", asked)) is None:
+        found = [{"latency_ms": latency_ms(run, root)}]
+        measured.remember(root, run, "latency", asked, found)
+    return float(found[0]["latency_ms"])
 
 
 def _commands(overrides: Sequence[str]) -> int:
@@ -73,7 +87,7 @@ def _commands(overrides: Sequence[str]) -> int:
     from tutelage.cli.sweep_words import arms_of, table_of
     from tutelage.config.planner import Planner
     from tutelage.jobs.frozen_words import fitting
-    from tutelage.jobs.sweep import launcher_of, run_commands
+    from tutelage.jobs.sweep import PLACES, launcher_of, run_commands
 
     plan = Planner()
     table, words = table_of(overrides)
@@ -85,7 +99,7 @@ def _commands(overrides: Sequence[str]) -> int:
     commands = fitting(given, plan.compose)
     if not commands:
         raise UserError(f"the sweep has no job: one of {' '.join(words)} has no value")
-    runs_dir = plan.compose([word for word in words if word.startswith("runs_dir=")])["runs_dir"]
+    runs_dir = plan.compose([word for word in words if word.startswith(PLACES)])["runs_dir"]
     jobs, plans = run_commands(commands, launch, runs_dir, plan)
     code = jobs.close()
     of_command = {command: plan for command, plan in zip(given, plans, strict=True) if plan is not None}

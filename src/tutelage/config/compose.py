@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +140,6 @@ def _check_lists(overrides: Sequence[str], primary: str) -> None:
                 raise UserError(said)
 
 
-def resolve(node: DictConfig, overrides: Sequence[str] = (), primary: str = PRIMARY) -> dict[str, Any]:
-    """Return a composed configuration as a plain, complete and checked dictionary. overrides: for messages."""
-    return _resolved(_without_hydra(node), overrides, primary)  # a launcher's node has Hydra's part too
-
-
 def _resolved(node: DictConfig, overrides: Sequence[str], primary: str) -> dict[str, Any]:
     try:
         config = plain(node)
@@ -195,76 +187,17 @@ def _leave_out_unused(config: dict[str, Any], overrides: Sequence[str]) -> None:
             del config["needs"][role]
 
 
-def launcher(words: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of the launcher that words such as `hydra/launcher=slurm hydra.launcher.partition=gpu` choose."""
+def of_hydra(words: Sequence[str], part: str) -> dict[str, Any]:
+    """Return the settings of Hydra's own that words such as `hydra/launcher=slurm hydra.launcher.partition=gpu` choose.
+
+    part: launcher or sweeper.
+    """
     with hydra_ready():
         try:
             node = hydra_compose(PRIMARY, overrides=[*search_path(), *words], return_hydra_config=True)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise explain(error, words) from error
-        return dict(OmegaConf.to_container(node.hydra.launcher, resolve=True))  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class SweepJob:
-    """What Hydra says of one job of a sweep.
-
-    words: the overrides of its command.
-    searched: whether a search proposed it, rather than a grid.
-    processes: how many jobs the launcher runs at a time; None: as many as the machine has devices or cores for.
-    """
-
-    words: list[str]
-    searched: bool
-    processes: int | None
-
-
-def _this_job() -> SweepJob:
-    from hydra.core.hydra_config import HydraConfig
-
-    settings = HydraConfig.get()
-    local = "tutelage_local" in settings.launcher._target_
-    return SweepJob(
-        words=as_given(settings.overrides.task),
-        searched=not str(settings.sweeper._target_).endswith("BasicSweeper"),
-        processes=settings.launcher.get("processes", None) if local else 1,
-    )
-
-
-def multirun(
-    overrides: Sequence[str],
-    job: Callable[[DictConfig, SweepJob], float],
-    *,
-    folder: Path,
-    primary: str = PRIMARY,
-) -> None:
-    """Call `job` with every configuration of a sweep, through Hydra's sweeper and launcher; folder: Hydra's own of the sweep."""
-    import hydra
-
-    def of_hydra(node: DictConfig) -> float:
-        found = _this_job()
-        _check_lists(readable(found.words, primary), primary)
-        return job(node, found)
-
-    prepare()
-    # Hydra passes errors on instead of printing and leaving: `main` words them.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    before = sys.argv
-    sys.argv = [
-        "tutelage",
-        *search_path(),
-        *readable(overrides, primary),
-        f"hydra.sweep.dir='{folder}'",
-        "-m",
-    ]
-    try:
-        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=primary)(of_hydra)()
-    except Exception as error:
-        if isinstance(error, UserError) or not type(error).__module__.startswith(("hydra", "omegaconf")):
-            raise
-        raise explain(error, overrides, primary) from error
-    finally:
-        sys.argv = before
+        return dict(OmegaConf.to_container(node.hydra[part], resolve=True))  # type: ignore[arg-type]
 
 
 def plan_of(overrides: Sequence[str]) -> Plan:

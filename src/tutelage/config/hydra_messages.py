@@ -11,7 +11,7 @@ from tutelage.config.group_lists import files_with_lists
 from tutelage.config.groups import group_options, groups, options, summary
 from tutelage.errors import UserError, choices
 
-HYDRAS = {"hydra/launcher": ("basic", "local", "slurm"), "hydra/sweeper": ("basic", "optuna")}
+HYDRAS = {"hydra/launcher": ("basic", "local", "slurm", "ray"), "hydra/sweeper": ("basic", "optuna")}
 """What the groups of Hydra's own offer that a command may choose from."""
 
 

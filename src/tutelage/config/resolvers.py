@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tutelage.config.groups import options
+from tutelage.config.hydra_choices import register
 from tutelage.errors import UserError, choices
 from tutelage.runs.bounded import load_yaml
 from tutelage.runs.identity import is_need
@@ -19,12 +20,13 @@ _QUOTED = str.maketrans({"'": r"\'"})
 
 
 def prepare() -> None:
-    """Register the resolvers. Harmless when repeated."""
+    """Register the resolvers, and what Hydra's own groups offer. Harmless when repeated."""
     OmegaConf.register_new_resolver("fingerprint", _fingerprint, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("pseudo_fingerprint", _pseudo_fingerprint, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("model_digest", _model_digest, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("word", _word, replace=True)
     OmegaConf.register_new_resolver("chain_part", _chain_part, replace=True)
+    register()
 
 
 def _fingerprint(path: Any, kind: str | None = None, setting: str = "root") -> str | None:

@@ -15,6 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from tutelage.runs.records import replacing
 
+WORTH_S = 1.0
+"""How much training at the end of a run is saved before it is evaluated."""
+
 
 class WholeFiles(TorchCheckpointIO):
     """Write a checkpoint where it is asked for; its caller renames it. Lightning's own way goes through the system's temporary folder,
@@ -36,17 +39,25 @@ def best_weights(folder: Path, step: int) -> Path:
 class Checkpoints(pl.Callback):
     """Keep the state to resume from (`last.ckpt`, and the one before it) and the best weights by the task's validation metric.
 
-    The last state is saved at the end of a chunk when `every_s` seconds have passed since the latest save, and at the end of fit.
+    The last state is saved at the end of a chunk when `every_s` seconds have passed since the latest save, and at the end of fit: there
+    only where it is to be kept (keep_last), several ranks train, or a second has passed, since less is sooner trained again than saved.
     The best weights stay in memory until then, so that a metric that rises at each validation does not write at each.
     keep_all: keep the weights of every validation as well, for a protocol that looks at the test set after each.
     Files appear by renaming: a kill at any moment leaves the previous ones whole.
     """
 
     def __init__(
-        self, folder: Path, *, monitor: str, mode: str, every_s: float, keep_all: bool = False
+        self,
+        folder: Path,
+        *,
+        monitor: str,
+        mode: str,
+        every_s: float,
+        keep_all: bool = False,
+        keep_last: bool = False,
     ) -> None:
         self.folder, self.monitor, self.mode, self.every_s = folder, monitor, mode, every_s
-        self.keep_all = keep_all
+        self.keep_all, self.keep_last = keep_all, keep_last
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
         self.best_state: dict[str, torch.Tensor] | None = None
@@ -67,10 +78,10 @@ class Checkpoints(pl.Callback):
             if self.keep_all and trainer.is_global_zero:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._write(state, self._seen(method.step))
-        due = torch.tensor(
-            time.monotonic() - self._saved_at >= self.every_s or method.step >= method.max_steps
-        )
-        if trainer.strategy.broadcast(bool(due)):  # the ranks' clocks differ, saving is collective
+        passed = time.monotonic() - self._saved_at
+        worth = passed >= WORTH_S or self.keep_last or trainer.world_size > 1
+        due = passed >= self.every_s or (method.step >= method.max_steps and worth)
+        if trainer.strategy.broadcast(due):  # the ranks' clocks differ, saving is collective
             self.save(trainer)
 
     def _improves(self, value: float) -> bool:
@@ -94,7 +105,7 @@ class Checkpoints(pl.Callback):
             self.folder / "fresh.tmp",
         )
         if trainer.is_global_zero and self.best_state is not None:
-            self._write(self.best_state, self.best_path())
+            self._write(self.best_state, self.best_path(), durable=False)
         try:
             trainer.save_checkpoint(fresh)
         except (
@@ -114,7 +125,10 @@ class Checkpoints(pl.Callback):
                 last.replace(
                     previous
                 )  # not linked: where a file system has no links, gigabytes would be copied
-            with replacing(last) as part:
+            needs = [
+                path for path in (self.best_path(), self.folder.parent / "metrics.jsonl") if path.exists()
+            ]
+            with replacing(last, after=needs) as part:
                 fresh.replace(part)
             needed = {
                 self.best_path(),
@@ -130,8 +144,8 @@ class Checkpoints(pl.Callback):
         return self.folder / f"seen-{step}.safetensors"
 
     @staticmethod
-    def _write(state: dict[str, torch.Tensor], path: Path) -> None:
-        with replacing(path) as part:
+    def _write(state: dict[str, torch.Tensor], path: Path, *, durable: bool = True) -> None:
+        with replacing(path, durable=durable) as part:
             save_file(state, part)
 
     def seen(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:

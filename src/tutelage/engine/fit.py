@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import signal
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities import registry
 from safetensors import safe_open
 
 from tutelage.config.settings import Fit, Hardware, Logger
@@ -71,8 +73,8 @@ def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) ->
         }
         selection = {"monitor": checkpoints.monitor, "mode": checkpoints.mode, "split": "validation"}
         record |= {"steps": max_steps, "selection": selection}
-        write_json(run.path / "setup.json", record | ({"reads": reads} if reads else {}))
-        with replacing(run.path / "splits.npz") as part, part.open("wb") as file:
+        write_json(run.path / "setup.json", record | ({"reads": reads} if reads else {}), durable=False)
+        with replacing(run.path / "splits.npz", durable=False) as part, part.open("wb") as file:
             np.savez_compressed(file, **built.data.splits)  # type: ignore[arg-type] # their hashes are in the setup
         if recording.writer is not None:
             recording.writer.truncate_after(first_step)
@@ -153,6 +155,7 @@ def assemble(
         mode=task.mode,
         every_s=settings.checkpoint_every_s,
         keep_all=settings.protocol == "best_on_test",
+        keep_last=settings.keep_checkpoints,
     )
     callbacks: list[pl.Callback] = [
         recording,
@@ -330,8 +333,11 @@ def _rank() -> int:
 
 
 def quiet_lightning() -> None:
-    """Leave Lightning's warnings, drop its greetings and advertisements."""
+    """Leave Lightning's warnings, drop its greetings and advertisements. Each trainer asks all installed packages for callbacks: once."""
     import warnings
+
+    if not hasattr(registry.entry_points, "cache_clear"):
+        registry.entry_points = functools.cache(registry.entry_points)  # type: ignore[attr-defined]
 
     for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric", "lightning_fabric"):
         logger = logging.getLogger(name)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import inspect
 import sys
@@ -81,11 +82,12 @@ def _own(source: Path) -> bool:
     return not any(source.is_relative_to(Path(path).resolve()) for path in installed)
 
 
+@functools.lru_cache(maxsize=1024)
 def parameters_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any], bool]:
     """Return (parameters, type hints, open-ended) of a callable.
 
     A class whose constructor passes **keywords on to its base takes the base's arguments too: they are collected along the
-    inheritance, so that a subclass need not repeat them and a misspelt one is still an error.
+    inheritance, so that a subclass need not repeat them and a misspelt one is still an error. What is returned is not to be changed.
     """
     parameters: dict[str, inspect.Parameter] = {}
     hints: dict[str, Any] = {}

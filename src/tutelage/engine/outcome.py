@@ -46,7 +46,7 @@ def evaluate_and_save(
             for n, t in checkpoints.load_best().items()
             if n.startswith("network.")
         }
-        with replacing(run.path / "network.safetensors") as part:
+        with replacing(run.path / "network.safetensors", durable=False) as part:
             save_file(
                 state,
                 part,

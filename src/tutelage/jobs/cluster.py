@@ -87,7 +87,7 @@ def submit(
 ) -> list[float]:
     """Submit jobs (words, plan, whether stored), wait, and return their values; one that dies is submitted again `retry` times.
 
-    options: `cluster` and submitit's parameters, see `hydra_plugins.tutelage_slurm`.
+    options: `cluster` and submitit's parameters, see `tutelage.config.hydra_choices`.
     Raises UserError where submitit is missing or refuses them, or the cluster refuses the jobs.
     """
     cluster_request.check(options)

@@ -7,18 +7,24 @@ method of ours, and a last update at which the longer run validates too. Otherwi
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError
+from tutelage.runs.bounded import YAML_BYTES, read_bytes
 from tutelage.runs.folders import make_folder
 from tutelage.runs.identity import flatten, identify
+from tutelage.runs.records import read_yaml
 from tutelage.runs.run import Run, RunBusy
 from tutelage.runs.store import Store
 
 log = logging.getLogger("tutelage")
+_MAX_STEPS = re.compile(rb"^ +max_steps: (\d+)$", re.MULTILINE)
 _CONSTANT = (None, "", "constant", "none", "always")
 
 
@@ -35,17 +41,10 @@ def begin_from_shorter(config: Mapping[str, Any], run: Run, store: Store) -> dic
     steps = (config.get("fit") or {}).get("max_steps")
     if run.path.exists() or not isinstance(steps, int):
         return {}
-    found: list[tuple[int, Run]] = []
-    for other in store.runs(str(config["name"])):
-        with contextlib.suppress(UserError, OSError, AttributeError):  # damaged: no run to go on with
-            theirs = (other.config.get("fit") or {}).get("max_steps")
-            if not isinstance(theirs, int) or theirs >= steps or not other.is_complete:
-                continue
-            if _but_for_the_length(other.config) == _but_for_the_length(config):
-                found.append((theirs, other))
-    if not found:
+    found = _shorter(config, steps, store)
+    if found is None:
         return {}
-    begun, other = max(found, key=lambda pair: pair[0])
+    begun, other = found
     if why := _why_not(config, begun, other):
         log.info("%s is complete with fit.max_steps=%d, but this run begins anew: %s", other.key, begun, why)
         return {}
@@ -60,6 +59,46 @@ def begin_from_shorter(config: Mapping[str, Any], run: Run, store: Store) -> dic
         return {}
     log.info("%s goes on from step %d, where %s ended", run.key, begun, other.key)
     return {"continues": {"run": other.key, "step": begun}}
+
+
+def look_around(configs: Iterable[Mapping[str, Any]], store: Store) -> None:
+    """Look once at the runs beside those of configurations, for the processes that this one is going to fork."""
+    for name, config in {str(config["name"]): config for config in configs}.items():
+        if isinstance(steps := (config.get("fit") or {}).get("max_steps"), int):
+            _shorter({**config, "name": name}, steps, store)
+
+
+def _shorter(config: Mapping[str, Any], steps: int, store: Store) -> tuple[int, Run] | None:
+    """Return the longest complete run of fewer updates that is else the same, and how many it has."""
+    own, found = None, []
+    for folder in store.folders(str(config["name"])):
+        if _least(folder) >= steps:
+            continue
+        with contextlib.suppress(
+            UserError, OSError, AttributeError, KeyError, TypeError
+        ):  # damaged: no run to go on with
+            theirs, family = _length(folder)
+            own = own or _but_for_the_length(config)
+            if theirs < steps and family == own and (other := store.at_path(Path(folder))).is_complete:
+                found.append((theirs, other))
+    return max(found, key=lambda pair: pair[0], default=None)
+
+
+@functools.cache
+def _least(folder: str) -> int:
+    """Return the fewest updates that a run's file can mean: of ten thousand runs beside, few are worth parsing. 0: it cannot be said."""
+    try:
+        found = _MAX_STEPS.findall(read_bytes(Path(folder, "config.yaml"), YAML_BYTES))
+    except (OSError, UserError):
+        return 0
+    return min(map(int, found), default=0)
+
+
+@functools.cache
+def _length(folder: str) -> tuple[int, str]:
+    """Return how many updates a run has, and what it is but for them: both part of its identity, which names its folder."""
+    config = read_yaml(Path(folder, "config.yaml"))
+    return int(config["fit"]["max_steps"]), _but_for_the_length(config)
 
 
 def _but_for_the_length(config: Mapping[str, Any]) -> str:

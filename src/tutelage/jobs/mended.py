@@ -53,8 +53,10 @@ def take_over(plan: Plan, run: Run, store: Store) -> dict[str, Any]:
     mark, root = data.get("fingerprint"), data.get("root")
     if mark is None or root is None or run.path.exists():
         return {}
-    for other in store.runs(plan.name):
-        if other.name != plan.name or other.state is not State.FAILED:
+    for path in map(Path, store.folders(plan.name)):
+        if path.parent != store.root / plan.name or not (path / "failed.json").is_file():
+            continue
+        if (other := store.at_path(path)).state is not State.FAILED:
             continue
         with contextlib.suppress(UserError, RunBusy, OSError):  # damaged, or busy: it is no run to go on with
             facts, config = other.failure or {}, other.config

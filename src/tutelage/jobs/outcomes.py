@@ -5,6 +5,7 @@ Notes are files, one per job, because jobs run in this process, in forked ones, 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -171,7 +172,11 @@ class Jobs:
 
         def job(words: Sequence[str]) -> float:
             return self.do(
-                lambda: known.get(tuple(words)) or plan_of(words), words=words, processes=processes, wait=wait
+                lambda: known.get(tuple(words)) or plan_of(words),
+                words=words,
+                processes=processes,
+                wait=wait,
+                here=processes == 1,
             )
 
         if processes == 1:
@@ -193,11 +198,13 @@ class Jobs:
         self, jobs: Sequence[tuple[Sequence[str], Plan | None, Callable[[], float]]], processes: int | None
     ) -> list[float]:
         """Run (words, plan, job) in processes of their own and return the values; one that dies is tried again like one that fails."""
+        from tutelage.jobs.longer import look_around
         from tutelage.jobs.parallel import preload, run_forked
 
         plans = [plan for _, plan, _ in jobs]
         known = [plan.config for plan in plans if plan is not None]
         if known:
+            look_around(known, Store(known[0]["runs_dir"]))
             preload([config["data"] for config in known], known[0]["runs_dir"])
 
         def died(number: int, how: str) -> None:
@@ -272,6 +279,8 @@ class Jobs:
     def close(self) -> int:
         """List what failed, with the reason and the log; return the exit code: 0, 1, or 2 where the user can mend all of it."""
         notes = self.notes()
+        with contextlib.suppress(OSError):  # where nothing was written into it
+            self.folder.rmdir()
         failed = [note for note in notes if note.outcome is Outcome.FAILED]
         left = [note for note in notes if note.outcome is Outcome.LEFT]
         if failed:
@@ -313,18 +322,6 @@ def headline(result: dict[str, Any]) -> str:
     values = ", ".join(f"{best[split][monitor]:.4f} on {split}" for split in ("validation", "test"))
     early = f" (ended early, of {result['ended_early']['of']})" if "ended_early" in result else ""
     return f"best at step {best['step']} of {steps}{early}, {monitor} {values}"
-
-
-def stored_plan(node: Any) -> tuple[Plan | None, bool]:
-    """Return the plan of a job that Hydra composed (None where it has none), and whether its result is stored already."""
-    from tutelage.config.compose import compose, resolve
-    from tutelage.runs import needs
-
-    try:
-        plan = needs.plan(resolve(node), lambda words: compose(words))
-    except UserError:
-        return None, False  # its own job says what is wrong
-    return plan, is_stored(plan)
 
 
 def is_stored(plan: Plan | None) -> bool:

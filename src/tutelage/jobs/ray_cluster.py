@@ -51,7 +51,7 @@ def submit(
 ) -> list[float]:
     """Have jobs (words, plan, whether stored) done by a cluster, wait, and return their values; NaN where there is none.
 
-    options: see `hydra_plugins.tutelage_ray`.
+    options: see `tutelage.config.hydra_choices`.
     Raises UserError where Ray is missing, no cluster can be reached, or the settings ask for what no job can be given.
     """
     check(options)

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import UserError, choices
 from tutelage.jobs.outcomes import headline
@@ -18,6 +18,9 @@ from tutelage.runs.needs import Plan
 from tutelage.runs.records import replacing
 from tutelage.runs.run import Run, State
 from tutelage.runs.store import Store
+
+if TYPE_CHECKING:
+    from tutelage.config.planner import Planner
 
 log = logging.getLogger("tutelage")
 
@@ -32,7 +35,7 @@ Measure = Callable[[Run], float]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to search; see `hydra_plugins.tutelage_search`."""
+    """How to search; see `tutelage.config.hydra_choices`."""
 
     trials: int
     at_a_time: int
@@ -87,7 +90,7 @@ class Search:
     """Propose, run, learn.
 
     words: the fixed overrides of every trial. space: {key: dimension}, a dimension being {choices} or {low, high, step, log, whole}.
-    folder: where the trials' table goes. launch: runs a batch of commands whose first has the given number.
+    folder: where the trials' table goes. launch: runs a batch of commands, given their plans.
     measure: needed where latency is among the costs.
     """
 
@@ -97,8 +100,9 @@ class Search:
         words: Sequence[str],
         space: Mapping[str, Mapping[str, Any]],
         *,
-        folder: str,
-        launch: Callable[[Sequence[Sequence[str]], int], None],
+        folder: Path,
+        launch: Callable[[Sequence[Sequence[str]], Sequence[Plan | None]], None],
+        planner: Planner,
         measure: Measure | None = None,
     ) -> None:
         if not space:
@@ -107,14 +111,14 @@ class Search:
                 "'optimizer.lr=tag(log,interval(1e-4,1e-1))' or model=fcn,convnet"
             )
         self.settings, self.words, self.space = settings, list(words), dict(space)
-        self.folder, self.launch, self.measure = Path(folder), launch, measure
+        self.folder, self.launch, self.planner, self.measure = folder, launch, planner, measure
         self.done: list[Trial] = []
 
     def run(self) -> None:
         """Do all trials, say which is best, and write `trials.csv`."""
         optuna = _optuna()
         first = [f"{key}={_first(dimension)}" for key, dimension in self.space.items()]
-        self.monitor, self.mode = objective([*self.words, *first])
+        self.monitor, self.mode = objective(self.planner.compose([*self.words, *first]))
         sampler = optuna.samplers.TPESampler(
             seed=self.settings.seed,
             n_startup_trials=self.settings.random_trials,
@@ -131,7 +135,7 @@ class Search:
             # What is known of a trial that was stopped under the same conditions needs no process.
             missing = [trial for trial in batch if not self._look(trial) and trial.state != "stopped"]
             if missing:
-                self.launch([trial.words for trial in missing], missing[0].number)
+                self.launch([trial.words for trial in missing], [trial.plan for trial in missing])
             for trial, one in zip(batch, asked, strict=True):
                 self._look(trial)
                 self._tell(study, one, trial)
@@ -144,7 +148,11 @@ class Search:
         asked = self._thresholds()
         if asked:
             words.append("fit.stop_below=[" + ",".join(f"[{step},{value!r}]" for step, value in asked) + "]")
-        return Trial(trial.number, values, _plan(words), words, asked=asked)
+        try:
+            plan = self.planner(words)
+        except UserError:
+            plan = None  # its own job says what is wrong
+        return Trial(trial.number, values, plan, words, asked=asked)
 
     def _thresholds(self) -> list[list[float]]:
         complete = [trial for trial in self.done if trial.state == "complete"]
@@ -295,12 +303,11 @@ def pareto(values: Sequence[Sequence[float]]) -> list[bool]:
     ]  # fmt: skip
 
 
-def objective(words: Sequence[str]) -> tuple[str, str]:
+def objective(config: dict[str, Any]) -> tuple[str, str]:
     """Return what the task of a command is judged by: its metric's name, and "max" or "min"."""
-    from tutelage.config.compose import compose
     from tutelage.engine.build import build_data
 
-    data = build_data(compose(words))
+    data = build_data(config)
     return data.task.monitor, data.task.mode
 
 
@@ -316,15 +323,6 @@ def suggest(trial: Any, key: str, dimension: Mapping[str, Any]) -> Any:
 
 def _first(dimension: Mapping[str, Any]) -> Any:
     return dimension["choices"][0] if "choices" in dimension else dimension["low"]
-
-
-def _plan(words: Sequence[str]) -> Plan | None:
-    from tutelage.config.compose import plan_of
-
-    try:
-        return plan_of(words)
-    except UserError:
-        return None  # its own job says what is wrong
 
 
 def _optuna() -> Any:

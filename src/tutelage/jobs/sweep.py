@@ -1,4 +1,4 @@
-"""The jobs of a sweep: a list of commands through a launcher, or a search through Hydra's sweeper."""
+"""The jobs of a sweep, through a launcher: a list of commands, or what a search proposes."""
 
 from __future__ import annotations
 
@@ -12,55 +12,57 @@ from typing import TYPE_CHECKING, Any
 from tutelage.errors import UserError
 from tutelage.jobs.outcomes import Jobs, is_stored
 from tutelage.runs.needs import Plan
+from tutelage.runs.run import Run
 from tutelage.runs.store import Store
-from tutelage.runs.words import one_length
 
 if TYPE_CHECKING:
-    from tutelage.config.compose import SweepJob
+    from tutelage.config.planner import Planner
 
 log = logging.getLogger("tutelage")
 NAMED = 50
 """Of a sweep of more jobs, what is stored is counted, not named."""
 SAY_EVERY_S = 10.0
-CLUSTERS = {"tutelage_slurm": "tutelage.jobs.cluster", "tutelage_ray": "tutelage.jobs.ray_cluster"}
-"""By the package of a launcher that submits jobs, the module that does so."""
+CLUSTERS = ("tutelage.jobs.cluster", "tutelage.jobs.ray_cluster")
+"""The launchers that submit jobs."""
+PLACES = ("runs_dir=", "sweep=")
+"""The words that say where the runs of a sweep are; its jobs say the rest."""
 
 Launch = Callable[[Jobs, Sequence[Sequence[str]], Mapping[tuple[str, ...], Plan]], None]
 """Does the jobs of commands; those whose plan is known already come with it."""
 
 
-def run_search(overrides: Sequence[str]) -> tuple[Jobs, str]:
-    """Run the jobs that Hydra's sweeper proposes; return them, none of which is busy any more, and the runs folder."""
-    from tutelage.config import compose
+def run_search(
+    words: Sequence[str],
+    settings: Mapping[str, Any],
+    launch: Launch,
+    planner: Planner,
+    measure: Callable[[Run], float] | None = None,
+) -> Jobs:
+    """Run the jobs that a search proposes; return them, none of which is busy any more.
 
-    overrides = compose.readable(one_length(overrides))
-    compose.prepare()
-    runs_dir = compose.compose(fixed(overrides))["runs_dir"]
-    jobs = Jobs.new(runs_dir)
-    # Hydra's own folder of the sweep is that of the notes, so that a launcher finds them.
-    compose.multirun(overrides, lambda node, swept: job(node, swept, jobs), folder=jobs.folder)
-    jobs.finish_busy()
-    if not jobs.notes():
-        raise UserError(f"the sweep has no job: one of {' '.join(overrides)} has no value")
-    return jobs, runs_dir
+    words: what every trial has, and what is searched.
+    settings: of the search, see `tutelage.config.hydra_choices`.
+    measure: from a complete run to its network's latency in milliseconds, for `cost=[latency]`.
+    """
+    from tutelage.config.compose import hydra_ready
+    from tutelage.config.sweeps import space_of
+    from tutelage.jobs.search import Search, Settings
 
+    with hydra_ready():
+        fixed, space = space_of(words)
+        jobs = Jobs.new(planner.compose([word for word in words if word.startswith(PLACES)])["runs_dir"])
 
-def fixed(overrides: Sequence[str]) -> list[str]:
-    """Return the words that say where the runs of a sweep are; its jobs say the rest."""
-    return [word for word in overrides if word.startswith(("runs_dir=", "sweep="))]
+        def do(commands: Sequence[Sequence[str]], plans: Sequence[Plan | None]) -> None:
+            known = {
+                tuple(words): plan for words, plan in zip(commands, plans, strict=True) if plan is not None
+            }
+            launch(jobs, commands, known)
+            jobs.finish_busy()  # who searches needs the value now
 
-
-def job(node: Any, swept: SweepJob, jobs: Jobs) -> float:
-    """Do one job of a sweep; a failure is noted and does not raise. Return the monitored validation metric."""
-    from tutelage.config.compose import compose, resolve
-    from tutelage.runs import needs
-
-    return jobs.do(
-        lambda: needs.plan(resolve(node), lambda words: compose(words), swept.words),
-        words=swept.words,
-        processes=swept.processes,
-        wait=swept.searched,  # who searches needs the value now; a grid may look at the run again when the others are done
-    )
+        cost = settings["cost"]
+        asked = Settings(**{**settings, "cost": cost.split(",") if isinstance(cost, str) else cost})
+        Search(asked, fixed, space, folder=jobs.folder, launch=do, planner=planner, measure=measure).run()
+    return jobs
 
 
 def run_commands(
@@ -150,15 +152,17 @@ def launcher_of(words: Sequence[str], processes: int | None) -> tuple[Launch, li
         raise UserError(f"processes must be a whole number of at least 1, got {counts[-1]!r}")
     if counts:
         processes = int(counts[-1])
-    if chosen:
-        from tutelage.config.compose import launcher
+    file = [word for word in rest if word.startswith("sweep=")]
+    if chosen or file:
+        from tutelage.config.compose import of_hydra
         from tutelage.jobs.parallel import check_processes
 
-        if not any(word.startswith("hydra/launcher=") for word in chosen):
+        of_file = of_hydra(file, "launcher")["_target_"].startswith("tutelage.") if file else False
+        if chosen and not of_file and not any(word.startswith("hydra/launcher=") for word in chosen):
             chosen = ["hydra/launcher=local", *chosen]
-        options = launcher(chosen)
-        if (kind := options.pop("_target_").split(".")[1]) in CLUSTERS:
-            return functools.partial(_submit, module=CLUSTERS[kind], options=options), rest
+        options = of_hydra([*file, *chosen], "launcher")
+        if (kind := options.pop("_target_")) in CLUSTERS:
+            return functools.partial(_submit, module=kind, options=options), rest
         check_processes(options.get("processes"))
         gpu_memory_gb = options.get("gpu_memory_gb")
         processes = processes if counts else options.get("processes", 1)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from tutelage.runs.identity import LENGTH
 
 IDENTITY = re.compile(rf"[0-9a-f]{{{LENGTH}}}")
 """What the folder of a run is called."""
+
+NAMES_S = 10.0
+"""How old what is known of the folders of runs may be where nothing says that the one that is asked for was begun."""
+_names: dict[str, tuple[float, list[Path]]] = {}
 
 try:
     import fcntl
@@ -65,24 +70,48 @@ def for_its_group(folder: Path) -> Iterator[None]:
         os.umask(before)
 
 
-def twin(root: Path, identity: str) -> Path | None:
-    """Return the folder of the run with an identity below the runs folder, whatever its name; of several, one that is complete."""
-    found = [folder / identity for folder in names_below(root)]
+def twin(root: Path, identity: str, *, begun: bool | None = None) -> Path | None:
+    """Return the folder of the run with an identity below the runs folder, whatever its name; of several, one that is complete.
+
+    begun: whether a process of any machine may have begun it, so that names are to be looked for now; None: whether it has a lock.
+    """
+    if begun is None:
+        begun = lock_of(root, identity).exists()
+    found = [folder / identity for folder in names_in(root, within_s=0.0 if begun else NAMES_S)]
     found = [path for path in found if path.is_dir() and not path.is_symlink()]
     return next((path for path in found if (path / "result.json").is_file()), found[0] if found else None)
 
 
-def names_below(root: Path) -> Iterator[Path]:
-    """Yield the folders below the runs folder that a name may stand for, in order."""
+def lock_of(root: Path, identity: str) -> Path:
+    """Return the file whose lock is that of the run with an identity; it is there from when the run is begun."""
+    return root / ".locks" / f"{identity}.lock"
+
+
+def names_in(root: Path, *, within_s: float = 0.0) -> list[Path]:
+    """Return the folders below the runs folder that a name may stand for, in order.
+
+    within_s: how old the answer may be. To look takes as long as there are runs, and each of ten thousand jobs asks.
+    """
+    key = os.fspath(root.absolute())
+    known = _names.get(key)
+    if known is None or time.monotonic() - known[0] > within_s:
+        known = _names[key] = (time.monotonic(), [*_names_below(root)])
+    return known[1]
+
+
+def _names_below(root: Path) -> Iterator[Path]:
     try:
         with os.scandir(root) as entries:
-            below = sorted(e.name for e in entries if e.name[0] != "." and e.is_dir(follow_symlinks=False))
+            below = sorted(
+                e.name
+                for e in entries
+                if e.name[0] != "." and not IDENTITY.fullmatch(e.name) and e.is_dir(follow_symlinks=False)
+            )
     except OSError:
         return
     for entry in below:
-        if not IDENTITY.fullmatch(entry):
-            yield root / entry
-            yield from names_below(root / entry)
+        yield root / entry
+        yield from _names_below(root / entry)
 
 
 def lock_at(path: Path) -> FileLock:

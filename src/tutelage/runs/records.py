@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,33 +30,53 @@ NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
+def replacing(
+    path: Path, *, keep: Path | None = None, durable: bool = True, after: Iterable[Path] = ()
+) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well, that file takes the place of `path`.
 
     Whatever happens (an error, a full disk, a kill), `path` holds either its old or its new content, whole.
-    With `keep`, the old content stays under that name; `path` exists at every moment in between.
+
+    keep: the old content stays under that name; `path` exists at every moment in between.
+    durable: whether that also holds when power is lost; else whoever relies on the file names it in `after`, or to `sync_all`.
+    after: files that are on the disk, too, before this one is there.
     """
     temporary = _temporary(path)
     try:
         yield temporary
-        _sync(temporary)
+        if durable:
+            sync_all([temporary, *after])
         if keep is not None and path.exists():
             _link(path, keep)
         temporary.replace(path)
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically."""
-    with replacing(path) as temporary:
+def sync_all(paths: Iterable[Path]) -> None:
+    """Put files on the disk: several at once, for which a file system writes its journal once (six in a third of the time)."""
+    given = list(paths)
+    if len(given) == 1:
+        _sync(given[0])
+    elif given:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(min(len(given), 16)) as pool:
+            list(pool.map(_sync, given))
+
+
+def write_text(path: Path, text: str, *, durable: bool = True, after: Iterable[Path] = ()) -> None:
+    """Write a small text file atomically; durable, after: see `replacing`."""
+    with replacing(path, durable=durable, after=after) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically; numbers that are not finite become text."""
-    write_text(path, json.dumps(_encode(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, *, durable: bool = True, after: Iterable[Path] = ()) -> None:
+    """Write a JSON file atomically; numbers that are not finite become text. durable, after: see `replacing`."""
+    text = json.dumps(_encode(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text, durable=durable, after=after)
 
 
 def read_json(path: Path) -> Any:
@@ -69,13 +89,14 @@ def read_json(path: Path) -> Any:
     return _decode(load_json(path))
 
 
-def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a YAML file atomically, keys in their order; tuples become lists."""
+def write_yaml(path: Path, value: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Write a YAML file atomically, keys in their order; tuples become lists. durable: see `replacing`."""
     dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     # No aliases: a value used twice is written twice, so that the file can be edited and compared line by
     # line.
     dumper = type("_PlainDumper", (dumper,), {"ignore_aliases": lambda *_: True})
-    write_text(path, yaml.dump(_plain(value), Dumper=dumper, sort_keys=False, allow_unicode=True, width=110))
+    text = yaml.dump(_plain(value), Dumper=dumper, sort_keys=False, allow_unicode=True, width=110)
+    write_text(path, text, durable=durable)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -170,14 +191,14 @@ class MetricsWriter:
         self._waiting.append(json.dumps(_encode(row), ensure_ascii=False, allow_nan=False))
 
     def flush(self) -> None:
-        """Put the waiting rows on the disk.
+        """Write the waiting rows; whoever relies on them after a loss of power calls `sync_all`.
 
         Raises:
             OSError: the disk is full or gone; the file is as before and the rows still wait.
         """
         if not self._waiting:
             return
-        _append(self._path, "\n".join(self._waiting) + "\n")
+        _append(self._path, "\n".join(self._waiting) + "\n", durable=False)
         self._waiting.clear()
 
     def truncate_after(self, step: int) -> int:
@@ -206,7 +227,7 @@ def _no_regular_file(path: Path) -> UserError:
     return UserError(f"{path} is refused: expected a regular file to write to, found a link, pipe or device")
 
 
-def _append(path: Path, text: str) -> None:
+def _append(path: Path, text: str, *, durable: bool = True) -> None:
     # Never through a link: whoever made the folder would say where we write. The mode is the umask's business.
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK | NO_WAIT, 0o666)
@@ -223,7 +244,8 @@ def _append(path: Path, text: str) -> None:
         view = memoryview(text.encode())
         while view:
             view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
     except BaseException:
         os.ftruncate(descriptor, size)
         raise

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tutelage.errors import UserError
-from tutelage.runs.folders import for_its_group, is_held, lock_at, make_folder, twin
+from tutelage.runs.folders import for_its_group, is_held, lock_at, lock_of, make_folder, twin
 from tutelage.runs.identity import LENGTH, identify
 from tutelage.runs.provenance import now
 from tutelage.runs.records import (
@@ -27,7 +27,6 @@ from tutelage.runs.records import (
     read_yaml,
     remove_temporaries,
     write_json,
-    write_text,
     write_yaml,
 )
 
@@ -175,11 +174,11 @@ class Run:
         with for_its_group(self._lock_path.parent):
             lock = self._file_lock = self._file_lock or lock_at(self._lock_path)
             try:
-                self._acquire(lock, wait, say)
+                begun = self._acquire(lock, wait, say)
             except OSError as error:
                 raise UserError(f"cannot lock {self.path}: {error.strerror or error}") from error
             try:
-                self._become_twin()
+                self._become_twin(begun)
                 yield
             finally:
                 lock.release()
@@ -205,10 +204,12 @@ class Run:
             remove_temporaries(folder)
         for folder in self.path.glob("ranks-*"):  # logs of ranks whose launcher was killed
             shutil.rmtree(folder, ignore_errors=True)
-        write_yaml(self.path / "config.yaml", config)
+        # What is written from here on is put on the disk before `complete` says that it is there: at once, not file by file.
+        write_yaml(self.path / "config.yaml", config, durable=False)
         if (self.path / "failed.json").exists():
             (self.path / "failed.json").rename(self.path / f"failed-{self.failures + 1}.json")
-        write_json(self.path / "provenance.json", {"attempts": [*self.attempts, dict(provenance)]})
+        attempts = [*self.attempts, dict(provenance)]
+        write_json(self.path / "provenance.json", {"attempts": attempts}, durable=False)
 
     @property
     def failures(self) -> int:
@@ -222,7 +223,8 @@ class Run:
     def complete(self, result: Mapping[str, Any]) -> None:
         """Store the result; from this moment the run is complete."""
         self._note_end()
-        write_json(self.path / "result.json", {"state": str(State.COMPLETE), **result})
+        files = [path for path in self.path.iterdir() if path.is_file()]
+        write_json(self.path / "result.json", {"state": str(State.COMPLETE), **result}, after=files)
 
     def drop_checkpoints(self) -> None:
         """Remove the states to resume from. Call it under the lock, and only when the run is complete: its network has its own file."""
@@ -265,24 +267,21 @@ class Run:
     def _note_end(self) -> None:
         if attempts := self.attempts:
             attempts[-1]["finished"] = now()
-            write_json(self.path / "provenance.json", {"attempts": attempts})
+            write_json(self.path / "provenance.json", {"attempts": attempts}, durable=False)
 
     @property
     def _lock_path(self) -> Path:
-        return (self._root or self.path.parent) / ".locks" / f"{self.path.name}.lock"
+        return lock_of(self._root or self.path.parent, self.path.name)
 
-    def _become_twin(self) -> None:
+    def _become_twin(self, begun: bool) -> None:
         if self._root is None or self.path.exists():
             return
-        found = twin(self._root, self.identity)
+        found = twin(self._root, self.identity, begun=begun)
         if found is not None:
             self.path, self._name = found, found.parent.relative_to(self._root).as_posix()
 
-    @property
-    def _holder_path(self) -> Path:
-        return self._lock_path.with_suffix(".json")
-
-    def _acquire(self, lock: FileLock, wait: bool, say: Callable[[str], None] | None) -> None:
+    def _acquire(self, lock: FileLock, wait: bool, say: Callable[[str], None] | None) -> bool:
+        """Take the lock; return whether anybody held it before, who left a note in its file."""
         try:
             lock.acquire(timeout=_GRACE_S, poll_interval=0.05)
         except Timeout:
@@ -291,14 +290,16 @@ class Run:
             if say is not None:
                 say(f"waiting for {self.key}, which {self._holder()} is running")
             lock.acquire(poll_interval=0.25)
-        # For messages only; the lock itself says who holds it. So a failure to note it is none.
+        begun = self._lock_path.stat().st_size > 0
+        # For messages, and for who comes after; the lock itself says that it is held. So a failure to note by whom is none.
         note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         with contextlib.suppress(OSError):
-            write_text(self._holder_path, json.dumps(note))
+            self._lock_path.write_text(json.dumps(note), encoding="utf-8")
+        return begun
 
     def _holder(self) -> str:
         try:
-            note = read_json(self._holder_path)
+            note = read_json(self._lock_path)
             return f"process {note['pid']} on {note['host']} since {note['since']}"
         except (OSError, UserError, KeyError, TypeError):
             return "another process"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError, choices
-from tutelage.runs.folders import IDENTITY, make_folder, names_below, twin
+from tutelage.runs.folders import IDENTITY, NAMES_S, make_folder, names_in, twin
 from tutelage.runs.identity import LENGTH, identify
 from tutelage.runs.run import Run
 
@@ -66,12 +66,12 @@ class Store:
         """Return the run of a resolved configuration (its `name` and its identity)."""
         return self.run(name_of(config), identify(config))
 
-    def forget_links(self, identity: str) -> None:
-        """Remove the links to a run that was removed; call it under its lock."""
-        for folder in names_below(self.root):
-            link = folder / identity
+    def forget_links(self, identities: Iterable[str]) -> None:
+        """Remove the links to runs that were removed."""
+        names = names_in(self.root)
+        for link in (folder / identity for identity in identities for folder in names):
             if link.is_symlink() and not link.exists():
-                link.unlink()
+                link.unlink(missing_ok=True)
 
     def runs(self, under: str = "") -> Iterator[Run]:
         """Yield the runs that exist at or below a name ("" for all) or folder, or the one of a key, ordered by key; no archive."""
@@ -92,6 +92,19 @@ class Store:
             if not (run.path.is_symlink() and run.identity in met):  # of a run and its links, one
                 met.add(run.identity)
                 yield run
+
+    def folders(self, name: str) -> list[str]:
+        """Return what may be the folders of runs at or below a name, links left out: as text, and nothing is asked of each."""
+        above = self.root / name
+        found = [
+            above,
+            *(path for path in names_in(self.root, within_s=NAMES_S) if path.is_relative_to(above)),
+        ]
+        listed: list[str] = []
+        for folder in dict.fromkeys(found):
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                listed += [e.path for e in entries if IDENTITY.fullmatch(e.name) and not e.is_symlink()]
+        return listed
 
     def folder_of(self, under: str) -> Path:
         """Return the folder that a report on the runs at or below a name belongs into; of a run's key, that run's.

@@ -14,7 +14,7 @@ from tutelage.errors import UserError, choices, exit_code
 from tutelage.scaling.scale_request import PRIMARY, Request, case_names
 
 if TYPE_CHECKING:
-    from tutelage.config.compose import SweepJob
+    from tutelage.config.planner import Planner
     from tutelage.jobs.outcomes import Jobs
 
 log = logging.getLogger("tutelage")
@@ -165,31 +165,44 @@ def show_points(points: Sequence[tuple[Any, dict[str, Any]]]) -> int:
 
 
 def sweep(request: Request) -> int:
-    """Run a sweep through Hydra's sweeper and launcher, then report on all of its points."""
+    """Run the jobs of a sweep through its launcher, then report on all of its points."""
     from tutelage.config import compose
+    from tutelage.config.planner import Planner
+    from tutelage.config.sweeps import expand
     from tutelage.jobs.outcomes import Jobs
+    from tutelage.jobs.sweep import launcher_of
 
-    words = compose.readable([f"scale={','.join(request.cases)}", *request.overrides], PRIMARY)
-    root = compose.compose([word for word in words if word.startswith("runs_dir=")], PRIMARY)["runs_dir"]
+    launch, words = launcher_of([f"scale={','.join(request.cases)}", *request.overrides], 1)
+    keywords = getattr(launch, "keywords", {})
+    if "processes" not in keywords:
+        raise UserError("scale measure runs on this machine: hydra/launcher=local, or processes=N")
+    processes = keywords["processes"]
+    commands = [command.words for command in expand(compose.readable(words, PRIMARY))]
+    planner = Planner(PRIMARY)
+    root = planner.compose([word for word in words if word.startswith("runs_dir=")])["runs_dir"]
     jobs = Jobs.new(root)
-    compose.multirun(words, functools.partial(_job, jobs), folder=jobs.folder, primary=PRIMARY)
+    made = [(words, functools.partial(_job, jobs, planner, words)) for words in commands]
+    if processes == 1:
+        for _, job in made:
+            job()
+    else:
+        jobs.fork([(words, None, job) for words, job in made], processes)
     return finish_jobs(request, jobs, root)
 
 
-def _job(jobs: Jobs, node: Any, swept: SweepJob) -> float:
+def _job(jobs: Jobs, planner: Planner, words: Sequence[str]) -> float:
     """Do the points of one job of a sweep; return their mean alignment."""
-    from tutelage.config.compose import resolve
     from tutelage.jobs.launch import first_line
     from tutelage.jobs.outcomes import Outcome
 
     try:
-        points = points_of(resolve(node, swept.words, PRIMARY))
+        points = points_of(planner.compose(words))
     except Exception as error:  # of the words, not of a point
-        key = " ".join(swept.words)
+        key = " ".join(words)
         log.error("%s failed: %s", key, error)
-        jobs.note(key, Outcome.FAILED, first_line(error), exit_code(error) == 2, words=swept.words)
+        jobs.note(key, Outcome.FAILED, first_line(error), exit_code(error) == 2, words=words)
         return float("nan")
-    found = do_points(jobs, points, swept.words)
+    found = do_points(jobs, points, words)
     return sum(found) / len(found)
 
 

@@ -1,1 +1,0 @@
-"""Hydra's entry to Tutelage's launcher: `hydra/launcher=local`. Found by Hydra in its namespace package."""

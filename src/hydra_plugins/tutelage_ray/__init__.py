@@ -1,1 +1,0 @@
-"""Hydra's entry to Tutelage's launcher on a Ray cluster: `hydra/launcher=ray`. Found by Hydra in its namespace package."""

@@ -85,10 +85,10 @@ def test_more_settings_have_submitits_names_with_and_without_its_prefix(tmp_path
 
 
 def test_the_shape_of_more_is_what_hydra_takes():
-    from tutelage.config.compose import launcher
+    from tutelage.config.compose import of_hydra
 
     for words in ("hydra.launcher.more={account: x}", "+hydra.launcher.more.account=x"):
-        assert launcher(["hydra/launcher=slurm", words])["more"] == {"account": "x"}
+        assert of_hydra(["hydra/launcher=slurm", words], "launcher")["more"] == {"account": "x"}
 
 
 def test_what_the_queue_says_and_where_it_is_silent_the_accounts(tmp_path, monkeypatch):

@@ -96,5 +96,6 @@ def _analyses(table: Table, find: Find, extra: Sequence[str]) -> Iterator[list[s
     root = next((word.partition("=")[2] for word in extra if word.startswith("runs_dir=")), "runs")
     store = Store(root)
     for name, asked in table.analyses.items():
-        if any(measured.recall(store.root, store.at(key), name, asked) is None for key in keys):
-            yield [name, *keys, *(f"{key}={value}" for key, value in asked.items()), f"runs_dir={root}"]
+        left = [key for key in keys if measured.recall(store.root, store.at(key), name, asked) is None]
+        if left:
+            yield [name, *left, *(f"{key}={value}" for key, value in asked.items()), f"runs_dir={root}"]

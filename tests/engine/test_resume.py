@@ -66,6 +66,7 @@ WORDS = [
     for method, *more in [*([method] for method in METHODS), *REMEMBERED, *OWN_STATE]
 ]
 WORDS.append(pytest.param([*COMBINED, *SCHEDULED], id="several objectives"))
+WORDS.append(pytest.param(["method=distillation", *TEACHER, "model.quantised=int8", *SCHEDULED], id="int8"))
 PRUNED = ["method=guidance", *GUIDE, "model.dropout=0.2", "method.ema_decay=0.8", "model.pruned=0.5"]
 WORDS += [
     pytest.param([*PRUNED, f"model.pruned_by={by}", *SCHEDULED], id=f"pruned {by}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import re
 import shutil
@@ -21,6 +22,7 @@ from tutelage.engine.networks import example_of
 from tutelage.engine.predictions import answer_of
 from tutelage.engine.quantise import quantise
 from tutelage.errors import UserError
+from tutelage.models.int8 import in_floats
 from tutelage.models.weights import shrunk
 from tutelage.runs.records import write_json
 from tutelage.tasks import Batch
@@ -53,7 +55,8 @@ def export(
         raise UserError(f"quantise={quantised} is of format=onnx, got format={kind}")
     data = loaded.data
     normalization = data.normalization if normalise else None
-    served = Served(loaded.network, normalization).eval()
+    network = loaded.network if kind == "safetensors" else in_floats(copy.deepcopy(loaded.network))
+    served = Served(network, normalization).eval()
     batch = example_of(data, SAMPLES)
     inputs = served.raw(batch.inputs)
     masked = batch.mask is not None and served._call.takes_mask
@@ -198,8 +201,12 @@ def _openvino(served: Served, inputs: Tensor, mask: Tensor | None, file: Path) -
 
 
 def onnx_of(network: nn.Module, data: DataModule, file: Path) -> tuple[Served, bool]:
-    """Write a network as an ONNX file, normalisation inside, for measuring it; return it as it leaves, and whether it heeds a mask."""
-    served, batch = Served(network, data.normalization).eval(), example_of(data, SAMPLES)
+    """Write a network as an ONNX file, in floats, normalised inside, for measuring it.
+
+    Returns:
+        the network as it leaves, and whether it heeds a mask.
+    """
+    served, batch = Served(in_floats(network), data.normalization).eval(), example_of(data, SAMPLES)
     masked = batch.mask is not None and served._call.takes_mask
     with torch.no_grad():
         _onnx(served, served.raw(batch.inputs), batch.mask if masked else None, file)

@@ -20,6 +20,7 @@ from tutelage.engine.inherited import VOCABULARY, expected_normalization, record
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.errors import UserError
 from tutelage.methods.base import step_seed
+from tutelage.models import int8
 from tutelage.models.frozen import FrozenNetwork, image_size
 from tutelage.models.heads import Head, declare, head_of, named_head
 from tutelage.models.outputs import Call
@@ -119,6 +120,8 @@ def build_network(where: str, config: Mapping[str, Any], sizes: Mapping[str, Any
         )
     elif "pruned_by" in taken and node.get("pruned_by") is not None:
         raise UserError(f"{where}.pruned_by={node['pruned_by']} needs {where}.pruned, the share that goes")
+    if "quantised" in taken and node.get("quantised") is not None:
+        int8.quantise(network, node["quantised"], where=where)
     return network
 
 

@@ -30,11 +30,12 @@ RESERVED: dict[str, str] = {
     "norm_mode": "of a frozen network: eval (batch norms use running statistics) | batch (those of the batch)",
     "pruned": "the share of its weights, or of each layer's channels, that is taken away before training",
     "pruned_by": "weights (the smallest; the default) | channels (of the least norm) | random",
+    "quantised": "int8: it computes with rounded weights and inputs, so that it learns to be quantised",
     "input_size": "of a frozen network: the size of the images that it sees",
 }
 """The settings of a network that are no arguments of its class, and what they say."""
 
-YIELDING = ("head", "entry", "input_size", "pruned", "pruned_by")
+YIELDING = ("head", "entry", "input_size", "pruned", "pruned_by", "quantised")
 """Those of them that are its class's where that has an argument of the name."""
 
 EXPECTED = "scratch, pretrained, a file (.safetensors, .pth, .ckpt, ...), a run (its folder, or <name>/<first digits>), or need:<name>"

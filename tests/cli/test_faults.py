@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pickle
@@ -187,6 +188,61 @@ def test_a_clock_that_moved_back_changes_nothing(tmp_path, expected, monkeypatch
     assert main(words) == 0
     assert numbers(run.result) == expected
     assert main(["list", "runs", "--runs-dir", str(tmp_path), "--since", "1998-01-01"]) == 0
+
+
+STALE = {
+    "the rename of a state": (Path, "replace", lambda path, *_: path.name == "fresh.tmp"),
+    "the rename of the result": (Path, "replace", lambda path, *_: path.name.startswith(".result.json")),
+    "putting files on the disk": (os, "fsync", lambda *_: True),
+    "the folder of states": (Path, "mkdir", lambda path, *_: path.name == "checkpoints"),
+}
+
+
+@pytest.mark.parametrize("what", STALE)
+@pytest.mark.parametrize("retry", [0, 1])
+def test_a_file_handle_that_the_server_forgot_is_one_message_and_the_run_goes_on(
+    tmp_path, expected, monkeypatch, capsys, what, retry
+):
+    """A network file system (NFS) says ESTALE where a file was replaced on the server or another machine: imitated, once."""
+    place, name, meant = STALE[what]
+    real, left = getattr(place, name), [1]
+
+    def forgets(*given, **options):
+        if left[0] and meant(*given):
+            left[0] = 0
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(given[0]))
+        return real(*given, **options)
+
+    words = ["train", *QUICK, f"runs_dir={tmp_path}", f"retry={retry}"]
+    monkeypatch.setattr(place, name, forgets)
+    code = main(words)
+    said = capsys.readouterr().err
+    assert left == [0] and "Traceback" not in said
+    if not retry:
+        assert code in (1, 2) and "tale" in said
+        assert main(words) == 0
+    else:
+        assert code == 0
+    (run,) = Store(tmp_path).runs()
+    assert numbers(run.result) == expected
+
+
+@pytest.mark.parametrize("ahead_s", [-7200, 7200])
+def test_machines_whose_clocks_differ_take_over_each_others_runs(tmp_path, expected, monkeypatch, ahead_s):
+    words = ["train", *QUICK, f"runs_dir={tmp_path}"]
+    with monkeypatch.context() as here:
+        here.setattr(
+            "tutelage.engine.fit.evaluate_and_save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        assert main(words) == 130
+    real_time, real_clock = time.time, time.monotonic
+    monkeypatch.setattr(time, "time", lambda: real_time() + ahead_s)
+    monkeypatch.setattr(time, "monotonic", lambda: real_clock() + ahead_s)
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    assert main(words) == 0
+    (run,) = Store(tmp_path).runs()
+    assert numbers(run.result) == expected and len(run.attempts) == 2
+    assert main(["list", "runs", f"runs_dir={tmp_path}"]) == 0
 
 
 @pytest.mark.parametrize(

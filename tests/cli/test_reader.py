@@ -117,3 +117,12 @@ def test_help_imports_only_what_it_needs():
     }
     assert "tutelage.cli.commands" in imported and not heavy & imported
     assert len(imported) < 250  # where an interpreter that does nothing has about 40
+
+
+def test_several_ranks_are_refused_where_one_process_does_all(monkeypatch, capsys):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    from tutelage.cli.main import main
+
+    assert main(["analyse", "cost", "demo"]) == 2
+    assert "analyse works in one process, and 2 were started here" in capsys.readouterr().err

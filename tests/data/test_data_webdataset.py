@@ -78,6 +78,36 @@ def test_batches_are_those_of_the_images_in_a_folder(tmp_path: Path, storage: st
     torch.testing.assert_close(next(iter(stream)).inputs, batches[7].inputs)
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_read_a_stream_without_overlap_also_after_resuming_with_another_number(
+    tmp_path: Path, ranks: int
+) -> None:
+    data = loaded(WebDataset, shards(tmp_path), storage="stream", batch_size=8, validation=0.2, test=0.2)
+
+    def steps(first: int, last: int, rank: int = 0, world_size: int = 1) -> list[Any]:
+        stream = data.train_stream(seed=3, rank=rank, world_size=world_size, device="cpu")
+        stream.seek(first, last)
+        return list(stream)
+
+    whole = steps(0, 6)  # three epochs
+    later = [steps(3, 6, rank, ranks) for rank in range(ranks)]  # as if one process had trained so far
+    for step, batch in enumerate(whole[3:]):
+        parts = [share[step] for share in later]
+        assert torch.equal(torch.cat([part.index for part in parts]), batch.index)
+        assert torch.equal(torch.cat([part.inputs for part in parts]), batch.inputs)
+        assert len(set(batch.index.tolist())) == 8
+    seen = [set(torch.cat([one.index for one in data.batches("validation", rank=r, world_size=ranks, device="cpu")]).tolist())
+            for r in range(ranks)]  # fmt: skip
+    assert sum(map(len, seen)) == len(set.union(*seen)) == len(data.splits["validation"])
+
+
+def test_another_number_of_ranks_is_another_run() -> None:
+    from tutelage.config.compose import plan_of
+
+    words = ["data=digits", "hardware=ddp_cpu"]
+    assert len({plan_of([*words, f"hardware.devices={ranks}"]).identity for ranks in (2, 4)}) == 2
+
+
 def test_shards_say_their_part_and_the_library_s_own_writer_is_read(tmp_path: Path) -> None:
     import webdataset
 

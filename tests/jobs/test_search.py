@@ -169,7 +169,9 @@ def test_the_front_is_that_of_the_slow_version(seed):
 
 
 def test_of_each_rung_the_best_third_goes_on(tmp_path):
-    one = Search(Settings(9, 1, 0, 1, "halving", 3), [], {"a": {}}, folder=tmp_path, launch=print, planner=Planner())
+    one = Search(
+        Settings(9, 1, 0, 1, "halving", 3), [], {"a": {}}, folder=tmp_path, launch=print, planner=Planner()
+    )
     one.mode = "max"
     for number, best in enumerate((0.9, 0.2, 0.5, 0.4)):
         curve = {step: best * step / 90 for step in range(10, 100, 10)}

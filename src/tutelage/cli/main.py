@@ -15,9 +15,12 @@ from tutelage.cli.commands import COMMANDS, RENAMED
 from tutelage.cli.reader import help_of, overview, read, wants_help
 from tutelage.engine import torch_room
 from tutelage.engine.cpu import set_openmp_wait
+from tutelage.engine.rank_environment import in_ranks, join_environment
 from tutelage.errors import UserError, exit_code, out_of_memory, refused, visible
 from tutelage.jobs.plain_log import speak_plainly, warnings_logged
 
+IN_RANKS = ("train", "synthesize", "doctor", "list")
+"""What several ranks may be given, as torchrun or srun starts them."""
 VERBOSE = ("-v", "--verbose")
 """Words of every command: show what goes into the log."""
 
@@ -109,6 +112,11 @@ def _run(arguments: Sequence[str]) -> int:
         print(help_of(name, command))
         return 0 if words else 2
     given = read(name, command, words)
+    if name not in IN_RANKS and in_ranks() and (ranks := join_environment()[1]) > 1:
+        raise UserError(
+            f"{name} works in one process, and {ranks} were started here (torchrun, srun), each of which would write the same files: "
+            "give it without them"
+        )
     return int(importlib.import_module(module).run(given) or 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -38,6 +39,8 @@ def make_folder(path: Path) -> None:
         with for_its_group(path):
             path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno == errno.ESTALE:  # of a server that forgot a handle: another attempt has another
+            raise
         raise UserError(
             f"cannot make the folder {path}: {error.strerror}. Name one that can be written: runs_dir=..."
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -176,6 +177,8 @@ class Run:
             try:
                 begun = self._acquire(lock, wait, say)
             except OSError as error:
+                if error.errno == errno.ESTALE:
+                    raise
                 raise UserError(f"cannot lock {self.path}: {error.strerror or error}") from error
             try:
                 self._become_twin(begun)
@@ -290,7 +293,9 @@ class Run:
             if say is not None:
                 say(f"waiting for {self.key}, which {self._holder()} is running")
             lock.acquire(poll_interval=0.25)
-        begun = self._lock_path.stat().st_size > 0
+        begun = True
+        with contextlib.suppress(OSError):
+            begun = self._lock_path.stat().st_size > 0
         # For messages, and for who comes after; the lock itself says that it is held. So a failure to note by whom is none.
         note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         with contextlib.suppress(OSError):

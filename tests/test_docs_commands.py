@@ -35,6 +35,8 @@ def _commands() -> Iterator[tuple[str, list[str]]]:
 def _first(word: str) -> str:
     """A word without its sweep: the first of several values."""
     key, _, value = word.partition("=")
+    if drawn := re.match(r"(?:range|tag\(log,interval|interval)\(([^,]+)", value):
+        return f"{key}={drawn[1]}"
     return word if value.startswith(("[", "{", "'", '"')) else f"{key}={value.split(',')[0]}"
 
 

@@ -2,10 +2,12 @@
 
 import csv
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from PIL import Image
 
@@ -16,6 +18,7 @@ from tutelage.cli.reader import read
 from tutelage.config.compose import plan_of
 from tutelage.errors import UserError
 from tutelage.jobs.launch import run_plan
+from tutelage.runs.store import Store
 
 SMALL = ["logger=none", "hardware.threads=1", "fit.max_steps=6", "fit.validate_every_steps=3", "model=fcn",
          "model.depth=2", "model.width=16"]  # fmt: skip
@@ -140,9 +143,66 @@ def test_a_table_needs_no_target_and_values_are_in_its_unit(runs, tmp_path, caps
     expected = run.network(torch.from_numpy(values)).detach().flatten().numpy() * deviation[0] + mean[0]
     np.testing.assert_allclose([float(row["y"]) for row in rows(tmp_path / "p.csv")], expected, rtol=1e-5)
     main("export", runs["table"], f"out={tmp_path / 'x'}")
+    main("predict", tmp_path / "x", tmp_path / "new.csv", f"out={tmp_path / 'q.csv'}")
+    assert rows(tmp_path / "q.csv") == rows(tmp_path / "p.csv")
+    facts = json.loads((tmp_path / "x" / "export.json").read_text())
+    del facts["encoding"]  # an older export takes the network's inputs as they are
+    (tmp_path / "x" / "export.json").write_text(json.dumps(facts))
     (tmp_path / "inputs.csv").write_text("f,g\n" + "".join(f"{a},{b}\n" for a, b in values))
     main("predict", tmp_path / "x", tmp_path / "inputs.csv", f"out={tmp_path / 'q.csv'}")
     np.testing.assert_allclose([float(row["y"]) for row in rows(tmp_path / "q.csv")], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("level", ["word", "character", "tokenizer"])
+def test_an_export_of_texts_or_words_carries_what_they_are_encoded_by(tmp_path, level):
+    texts = [
+        (f"{word} number {n % 7}", n, kind)
+        for n in range(12)
+        for word, kind in (("good", "yes"), ("bad", "no"))
+    ]
+    (tmp_path / "t.csv").write_text("text,n,label\n" + "".join(f"{a},{b},{c}\n" for a, b, c in texts))
+    words = [f"data.level={level}"]
+    if level == "tokenizer":
+        entries = {"[UNK]": 0, "[PAD]": 1, "good": 2, "bad": 3, "number": 4}
+        encoder = tokenizers.Tokenizer(tokenizers.models.WordLevel(entries, unk_token="[UNK]"))
+        encoder.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        encoder.save(str(tmp_path / "tokenizer.json"))
+        words = [f"data.tokenizer={tmp_path / 'tokenizer.json'}"]
+    small = [*SMALL[:4], "fit.max_steps=3", "fit.validate_every_steps=3", f"runs_dir={tmp_path / 'runs'}"]
+    net = ["model=transformer_encoder", "model.depth=1", "model.width=8", "model.heads=2"]
+    run_plan(
+        plan_of(
+            [
+                *small,
+                *net,
+                "data=text_classification",
+                f"data.root={tmp_path / 't.csv'}",
+                *words,
+                "name=texts",
+            ]
+        )
+    )
+    (run,) = Store(tmp_path / "runs").runs("texts")
+    (tmp_path / "new.csv").write_text("text\ngood number 3\nwhatever\nbad\n")
+    main("predict", run.path, tmp_path / "new.csv", f"out={tmp_path / 'p.csv'}")
+    main("export", run.path, f"out={tmp_path / 'x'}")
+    (tmp_path / "tokenizer.json").unlink(missing_ok=True)  # the folder has all it takes
+    main("predict", tmp_path / "x", tmp_path / "new.csv", f"out={tmp_path / 'q.csv'}")
+    assert rows(tmp_path / "q.csv") == rows(tmp_path / "p.csv") and len(rows(tmp_path / "p.csv")) == 3
+    network = tutelage.load_exported(tmp_path / "x")
+    frame = __import__("pandas").read_csv(tmp_path / "new.csv")
+    inputs, mask = network.encode(frame)
+    assert inputs.shape == mask.shape and mask.sum(1).tolist() == (
+        [3, 1, 1] if level != "character" else [13, 8, 3]
+    )
+    assert network(inputs, mask).shape == (3, 2)
+    (tmp_path / "bad.csv").write_text("words\ngood\n")
+    with pytest.raises(UserError, match="has no column 'text'"):
+        main("predict", tmp_path / "x", tmp_path / "bad.csv", f"out={tmp_path / 'q.csv'}")
+    if level != "character":  # where a space is a token
+        (tmp_path / "bad.csv").write_text('text\n"good"\n" "\n')
+        with pytest.raises(UserError, match="the text is empty in 1 of 2 rows, the first of them row 2"):
+            main("predict", tmp_path / "x", tmp_path / "bad.csv", f"out={tmp_path / 'q.csv'}")
 
 
 @pytest.mark.parametrize(

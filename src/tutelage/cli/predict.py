@@ -69,11 +69,14 @@ def _exported(name: str, files: list[str], code: str) -> tuple[Callable[..., Ten
     import torch
 
     from tutelage.engine import trust
+    from tutelage.engine.encoding import TOKENISER
     from tutelage.engine.exported import load_exported
 
     network = load_exported(name, code=trust.modules(code))
     facts = network.facts
     shape = tuple(facts["input_shape"])
+    if facts.get("encoding"):
+        return network, facts["answer"], _rows(files, facts["encoding"], Path(name) / TOKENISER)
     if len(shape) == 3:
         mean, std = (torch.tensor(part).view(-1, 1, 1) for part in facts["normalization"] or ([0.0], [1.0]))
         inside = facts["normalise"]
@@ -95,7 +98,7 @@ def _of_run(
     import torch
 
     from tutelage.cli.evaluate import opened
-    from tutelage.data.table import Table
+    from tutelage.engine.encoding import encoding_of
     from tutelage.engine.predictions import answer_of
     from tutelage.models.frozen import FrozenNetwork
 
@@ -112,11 +115,12 @@ def _of_run(
             answer_of(data),
             _images(files, tuple(data.input_shape), form, lambda x: (x - mean) / std),
         )
-    if isinstance(data, Table):
-        return network, answer_of(data), _table(files, data)
+    if (encoding := encoding_of(data)) is not None:
+        tokenizer = data.tokenizer_file() if encoding.get("level") == "tokenizer" else None
+        return network, answer_of(data), _rows(files, encoding, tokenizer)
     raise UserError(
-        f"{run.key} was trained on {type(data).__name__}: predict reads image files and tables; for its own kind of data give data=... or "
-        "data.root=... with split=..."
+        f"{run.key} was trained on {type(data).__name__}: predict reads image files, tables and texts; for its own kind of data give "
+        "data=... or data.root=... with split=..."
     )
 
 
@@ -171,14 +175,21 @@ def _frame(files: list[str], **reading: Any) -> Any:
     return read(Path(files[0]).expanduser(), **reading).columns
 
 
-def _table(files: list[str], data: Any) -> Rows:
-    frame = _frame(files, empty=tuple(data.empty), decimal=data.decimal)
-    yield from _features(data.encoding.apply(frame, files[0])[0])
+def _rows(files: list[str], encoding: dict[str, Any], tokenizer: Path | None) -> Rows:
+    """Rows of a file, encoded as the training rows were."""
+    from tutelage.engine.encoding import encode
+
+    if encoding["kind"] == "text":
+        frame = _frame(files, texts=(encoding["column"],))
+    else:
+        frame = _frame(files, empty=tuple(encoding["empty"]), decimal=encoding["decimal"])
+    yield from _features(*encode(encoding, frame, files[0], tokenizer))
 
 
 def _numbers(files: list[str], width: int) -> Rows:
     """Rows that are the network's inputs as they are."""
     import numpy as np
+    import torch
 
     frame = _frame(files)
     if (
@@ -190,12 +201,11 @@ def _numbers(files: list[str], width: int) -> Rows:
             f"{files[0]}: an exported network takes its {width} inputs as they are, in numbers; got {frame.shape[1]} columns. Its "
             "run reads the table that it was trained on"
         )
-    yield from _features(frame.to_numpy(dtype=np.float32))
+    yield from _features(torch.from_numpy(frame.to_numpy(dtype=np.float32)))
 
 
-def _features(values: Any) -> Rows:
-    import torch
-
+def _features(values: Tensor, mask: Tensor | None = None) -> Rows:
     for start in range(0, len(values), BATCH):
-        part = values[start : start + BATCH]
-        yield [{"sample": start + place} for place in range(len(part))], torch.from_numpy(part), None
+        rows = slice(start, start + BATCH)
+        numbers = [{"sample": start + place} for place in range(len(values[rows]))]
+        yield numbers, values[rows], None if mask is None else mask[rows]

@@ -156,7 +156,7 @@ class TextRows(Rows):
         unk: int | None
         mask: int | None
         if self.level == "tokenizer":
-            path = self._tokenizer_file()
+            path = self.tokenizer_file()
             encoder = tokeniser(path, "a Hugging Face tokenizer.json, or a folder with it")
             entries: list[str] = []
             vocabulary = path.read_bytes()
@@ -205,7 +205,8 @@ class TextRows(Rows):
             "vocabulary_sha256": hashlib.sha256(vocabulary).hexdigest(),
         }
 
-    def _tokenizer_file(self) -> Path:
+    def tokenizer_file(self) -> Path:
+        """Return the file of the tokeniser; only where `level` is that."""
         assert self.tokenizer is not None
         return self.tokenizer / "tokenizer.json" if self.tokenizer.is_dir() else self.tokenizer
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.base import DataModule
+from tutelage.engine.encoding import encoding_of, keep
 from tutelage.engine.exported import FACTS, FILES, Served, extra, load_exported
 from tutelage.engine.load import LoadedRun
 from tutelage.engine.networks import example_of
@@ -70,6 +71,7 @@ def export(
         "normalise": normalization is not None,
         "normalization": None if data.normalization is None else [list(part) for part in data.normalization],
         "answer": answer_of(data),
+        "encoding": encoding_of(data),
     }
     if kind == "safetensors":
         facts |= {
@@ -89,6 +91,7 @@ def export(
         }
     folder.mkdir(parents=True)
     try:
+        keep(data, folder)
         with torch.no_grad():
             _WRITERS[kind](served, inputs, mask, folder / FILES[kind])
         write_json(folder / FACTS, facts)

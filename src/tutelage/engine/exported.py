@@ -69,10 +69,12 @@ class Exported:
     """A network out of an export folder.
 
     facts: what `export.json` says: `format`, `input_shape` (of one sample), `inputs` (their type), `normalise` (whether normalisation is
-    inside), `normalization`, `answer` (task, classes), `run`.
+    inside), `normalization`, `answer` (task, classes), `run`; of tables and texts `encoding`, how rows become inputs.
+    folder: where it lies.
     """
 
     facts: dict[str, Any]
+    folder: Path
     _run: Callable[[Tensor, Tensor | None], Tensor]
 
     @torch.inference_mode()
@@ -95,6 +97,25 @@ class Exported:
             torch.ones(inputs.shape[:2], dtype=torch.bool) if mask is None else torch.as_tensor(mask).bool()
         )
         return self._run(inputs, real)
+
+    def encode(self, rows: Any, name: str = "the rows") -> tuple[Tensor, Tensor | None]:
+        """Return inputs and mask of rows as the training file had them, for calling this network.
+
+        Args:
+            rows: a pandas data frame with the columns of the inputs.
+            name: what messages call it.
+
+        Raises:
+            UserError: the network takes images, or numbers as they are; or the rows do not fit.
+        """
+        from tutelage.engine.encoding import TOKENISER, encode
+
+        encoding = self.facts.get("encoding")
+        if encoding is None:
+            raise UserError(
+                "this network takes its inputs as they are: it was not trained on a table or texts"
+            )
+        return encode(encoding, rows, name, self.folder / TOKENISER)
 
 
 def load_exported(folder: str | Path, *, code: Collection[str] = ()) -> Exported:
@@ -127,7 +148,7 @@ def load_exported(folder: str | Path, *, code: Collection[str] = ()) -> Exported
         "onnx": lambda: of_onnx(file, unpack=(facts.get("quantised") or {}).get("kind") == "weights"),
         "openvino": lambda: of_openvino(file),
     }
-    return Exported(facts, readers[kind]())
+    return Exported(facts, folder, readers[kind]())
 
 
 def _of_weights(

@@ -70,3 +70,19 @@ def test_the_bench_of_the_hardware_has_words_for_every_kind_of_method_and_they_c
                         *more,
                     ]
                 )
+
+
+def test_own_data_are_measured_against_what_one_would_write_by_hand(tmp_path, monkeypatch):
+    from tutelage.bench import own_data
+
+    made = []
+
+    def once(ours, theirs, **_):
+        made.append((ours(), theirs()))
+        return [(1.0, 1.0)]
+
+    monkeypatch.setattr(own_data, "in_turn", once)
+    assert own_data._tar_files(tmp_path / "shards", 0, 1, count=200, pixels=8).ratio == 1.0
+    own_data._datasets(1, count=300, width=4)
+    assert all(len(ours) == len(theirs) > 0 for ours, theirs in made)
+    assert own_data._step(tmp_path / "bert", "guided", 1, batch=4, length=8).met

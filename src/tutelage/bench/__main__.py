@@ -8,7 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("guided_step", "throughput", "jobs", "startup", "ensemble_step", "transfer_step", "growth")
+BENCHES = (
+    "guided_step",
+    "throughput",
+    "jobs",
+    "startup",
+    "ensemble_step",
+    "transfer_step",
+    "own_data",
+    "growth",
+)
 BY_NAME = (*BENCHES, "hardware", "growth_large")
 
 

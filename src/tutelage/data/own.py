@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -76,7 +76,7 @@ class ItemStore:
         """See `Store`."""
         return _ItemReader(self, plan)
 
-    def finish(self, pair: Any, index: Sequence[int]) -> Batch:
+    def finish(self, pair: Any, index: Tensor) -> Batch:
         """Return what a collated pair holds as a batch on the device."""
         inputs, targets = _pair(pair)
         targets = _targets(torch.as_tensor(targets), floats=self.floats)
@@ -84,8 +84,8 @@ class ItemStore:
         inputs = (
             inputs.float() if inputs.is_floating_point() or inputs.dtype == torch.uint8 else inputs.long()
         )
-        parts = (inputs, targets, torch.as_tensor(index))
-        return Batch(*(part.to(self.device, non_blocking=True) for part in parts))
+        parts = (inputs, targets, index)
+        return Batch(*(p if p.device == self.device else p.to(self.device, non_blocking=True) for p in parts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +94,12 @@ class _ItemReader:
     plan: Iterable[Draw]
 
     def __iter__(self) -> Iterator[Batch]:
-        indices: list[list[int]] = []
+        indices: list[Tensor] = []
 
         def planned() -> Iterator[list[int]]:
             for index, _ in self.plan:
-                indices.append(index.tolist())
-                yield indices[-1]
+                indices.append(index)
+                yield index.tolist()
 
         loader: DataLoader[Any] = DataLoader(
             self.store.samples,

@@ -6,8 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tutelage.tasks import Batch
 from tutelage.typed import Count
 
 log = logging.getLogger("tutelage")
+_BLOCK = 4096  # texts that are tokenised at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,32 +161,39 @@ class TextRows(Rows):
             entries: list[str] = []
             vocabulary = path.read_bytes()
             rows = [
-                found.ids for found in encoder.encode_batch(texts, add_special_tokens=self.special_tokens)
+                np.asarray(one.ids, dtype=np.int32)
+                for start in range(0, len(texts), _BLOCK)
+                for one in encoder.encode_batch(
+                    texts[start : start + _BLOCK], add_special_tokens=self.special_tokens
+                )
             ]
             size = encoder.get_vocab_size(with_added_tokens=True)
             found = special_tokens(encoder)
             padding, unk, mask, special = found.padding or 0, found.unknown, found.mask, found.all
         else:
-            split = [list(text) if self.level == "character" else text.split() for text in texts]
+            split: Callable[[str], Iterable[str]] = iter if self.level == "character" else str.split
             entries = (
                 self.entries
                 if self.trained is not None
-                else _entries((split[row] for row in train), self.min_count)
+                else _entries((split(texts[row]) for row in train), self.min_count)
             )
             number = {entry: place for place, entry in enumerate(entries)}
-            rows = [[number.get(word, 1) for word in words] for words in split]
+            rows = [
+                np.fromiter((number.get(word, 1) for word in split(text)), dtype=np.int32) for text in texts
+            ]
             size, vocabulary, padding, unk = len(entries), "\0".join(entries).encode(), 0, 1
             mask, special = unk, [padding, unk]
         counts = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         if not counts.all():
-            row = int(np.flatnonzero(counts == 0)[0]) + 1
-            raise UserError(f"{self.named}: the tokeniser makes nothing of the text in row {row}: remove it")
+            first = int(np.flatnonzero(counts == 0)[0]) + 1
+            raise UserError(
+                f"{self.named}: the tokeniser makes nothing of the text in row {first}: remove it"
+            )
         lengths = np.minimum(counts, self.length)
         tokens = np.full((len(rows), int(lengths.max())), padding, dtype=np.int32)
         inside = np.arange(tokens.shape[1]) < lengths[:, None]
-        tokens[inside] = np.fromiter(
-            chain.from_iterable(row[: self.length] for row in rows), dtype=np.int32, count=int(lengths.sum())
-        )
+        for place, row in enumerate(rows):
+            tokens[place, : lengths[place]] = row[: self.length]
         np.save(folder / "tokens.npy", tokens)
         np.save(folder / "lengths.npy", lengths)
         np.save(
@@ -211,7 +218,7 @@ class TextRows(Rows):
         return self.tokenizer / "tokenizer.json" if self.tokenizer.is_dir() else self.tokenizer
 
 
-def _entries(rows: Iterator[list[str]], min_count: int) -> list[str]:
+def _entries(rows: Iterable[Iterable[str]], min_count: int) -> list[str]:
     """The vocabulary of the training texts: padding, unknown, then by falling count."""
     counts: dict[str, int] = {}
     for words in rows:

@@ -48,7 +48,7 @@ def outcome(request: Request) -> Outcome:
             rows.append(row)
     arms: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        arms.setdefault((row["arm"], row["form"]), []).append(row)
+        arms.setdefault((str(row["arm"]), str(row["form"])), []).append(row)
     points = [(arm, form, of) for (arm, form), of in arms.items()]
     lines = [_line(arm, form, of, metric) for arm, form, of in points]
     record = {"machine": {"cpu": cpu_model(), "runtime": "onnxruntime"}, "metric": metric}

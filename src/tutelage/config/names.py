@@ -58,7 +58,7 @@ class NameFinder:
         """Return the names. Raises UserError for what cannot be composed."""
         words = readable(overrides)
         given = next((word.partition("=")[2] for word in reversed(words) if word.startswith("name=")), None)
-        used = {found[1] for word in words if (found := _USES_NEED.fullmatch(word))}
+        used = {match[1] for word in words if (match := _USES_NEED.fullmatch(word))}
         choices = [
             word
             for word in words

@@ -200,7 +200,7 @@ def _prepared(network: nn.Module, objectives: dict[str, Objective], **context: A
     try:
         return Objectives(network, objectives, **context)
     except NotPrepared as error:
-        arguments, _, _ = parameters_of(type(objectives[error.objective]))
+        arguments, _, _ = parameters_of(type(objectives[error.objective]))  # type: ignore[arg-type]
         said = in_keys(str(error), f"method.objectives.{error.objective}", arguments)
         raise UserError(said) from error
 

@@ -337,7 +337,7 @@ def quiet_lightning() -> None:
     import warnings
 
     if not hasattr(registry.entry_points, "cache_clear"):
-        registry.entry_points = functools.cache(registry.entry_points)  # type: ignore[attr-defined]
+        registry.entry_points = functools.cache(registry.entry_points)  # type: ignore[assignment]
 
     for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric", "lightning_fabric"):
         logger = logging.getLogger(name)

@@ -135,5 +135,7 @@ def _stage(label: str, entry: Mapping[str, Any]) -> Stage:
     stage = read(Stage, {"label": label, **entry}, f"stages.{label}")
     if bool(stage.table) == bool(stage.command):
         raise UserError(f"the stage '{label}' must name a table or a command")
-    lists = {key: tuple(value) for key, value in vars(stage).items() if isinstance(value, list)}
+    lists: dict[str, Any] = {
+        key: tuple(value) for key, value in vars(stage).items() if isinstance(value, list)
+    }
     return dataclasses.replace(stage, **lists)

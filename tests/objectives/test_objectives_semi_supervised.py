@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from small_runs import P_SSL, SMALL, C
 from tutelage.config.compose import compose
@@ -149,6 +150,26 @@ def test_another_set_is_seen_with_the_scale_of_the_data_and_is_part_of_the_ident
     assert identify(compose(words(tmp_path))) != identify(compose(words(tmp_path, *other)))
     with pytest.raises(UserError, match="the set of data itself"):
         made(tmp_path, "+data@method.unlabelled=digits")
+
+
+def test_a_folder_of_the_same_kind_is_another_set_by_its_own_images(tmp_path):
+    for number, name in enumerate(("own", "one", "other")):
+        for split in ("train", "test") if name == "own" else ("",):
+            for label in ("a", "b"):
+                (folder := tmp_path / name / split / label).mkdir(parents=True)
+                for i in range(8):
+                    Image.new("L", (8, 8), 3 * i + 100 * number).save(folder / f"{label}{split}{i}.png")
+    base = ["data=image_folder", f"data.root={tmp_path / 'own'}", "data.image_size=8", "data.channels=1", "data.per_class=3",
+            "+data@method.unlabelled=image_folder", "method.unlabelled.channels=1", "method.unlabelled.image_size=8"]  # fmt: skip
+    one, other = (
+        compose(words(tmp_path, *base, f"method.unlabelled.root={tmp_path / name}"))
+        for name in ("one", "other")
+    )
+    assert identify(one) != identify(other)
+    source = build(one).method.objectives["consistency"].stream.source
+    assert source.images.max() == 121 and source.images.min() == 100
+    with pytest.raises(UserError, match="the set of data itself"):
+        build(compose(words(tmp_path, *base, f"method.unlabelled.root={tmp_path / 'own'}")))
 
 
 @pytest.mark.parametrize(

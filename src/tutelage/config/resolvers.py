@@ -21,12 +21,24 @@ _QUOTED = str.maketrans({"'": r"\'"})
 
 def prepare() -> None:
     """Register the resolvers, and what Hydra's own groups offer. Harmless when repeated."""
-    OmegaConf.register_new_resolver("fingerprint", _fingerprint, replace=True, use_cache=True)
-    OmegaConf.register_new_resolver("pseudo_fingerprint", _pseudo_fingerprint, replace=True, use_cache=True)
-    OmegaConf.register_new_resolver("model_digest", _model_digest, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("fingerprint", _once(_fingerprint), replace=True)
+    OmegaConf.register_new_resolver("pseudo_fingerprint", _once(_pseudo_fingerprint), replace=True)
+    OmegaConf.register_new_resolver("model_digest", _once(_model_digest), replace=True)
     OmegaConf.register_new_resolver("word", _word, replace=True)
     OmegaConf.register_new_resolver("chain_part", _chain_part, replace=True)
     register()
+
+
+def _once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Call a resolver once in a configuration for the same values. (OmegaConf's own cache goes by the words, `${.root}`, of any node.)"""
+
+    def resolved(*values: Any, _root_: DictConfig) -> Any:
+        known = OmegaConf.get_cache(_root_)[function.__name__]
+        if values not in known:
+            known[values] = function(*values)
+        return known[values]
+
+    return resolved
 
 
 def _fingerprint(path: Any, kind: str | None = None, setting: str = "root") -> str | None:

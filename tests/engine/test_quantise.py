@@ -16,7 +16,7 @@ from tutelage.cli.export import run as export
 from tutelage.cli.reader import read
 from tutelage.config.compose import plan_of
 from tutelage.engine import quantise
-from tutelage.engine.export import _onnx
+from tutelage.engine.export import _onnx, onnx_of
 from tutelage.engine.exported import Served
 from tutelage.errors import UserError
 from tutelage.jobs.launch import run_plan
@@ -83,6 +83,22 @@ def test_stored_weights_are_rounded_for_each_output(exports, tmp_path, monkeypat
     found = found if found.shape == real.shape else found.T
     # batch norm may be part of the layer in the graph: the proportions in a row are the same
     assert found.dtype == np.int8 and np.abs(np.abs(found.astype(int)) - np.abs(slow)).max() <= 1
+
+
+def test_recurrent_weights_are_quantised_though_the_graph_reorders_them(exports, tmp_path, monkeypatch):
+    class Rows(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = torch.nn.LSTM(8, 48, batch_first=True), torch.nn.Linear(48, 10)
+
+        def forward(self, images):
+            return self.head(self.cell(images.squeeze(1))[0][:, -1])
+
+    monkeypatch.setattr(quantise, "TIMED", 3)
+    data, file = exports["fcn"][2], tmp_path / "network.onnx"
+    served, masked = onnx_of(Rows(), data, file)
+    facts = quantise.quantise("dynamic", file, served, data, masked=masked)
+    assert facts["measured"]["dynamic"]["size_mb"] < 0.5 * facts["measured"]["float"]["size_mb"]
 
 
 def test_the_ranges_come_from_training_samples(exports, monkeypatch, tmp_path):

@@ -124,7 +124,7 @@ def _weights(source: Path, target: Path, served: Served, data: DataModule, maske
     import onnx
     from onnx import helper, numpy_helper
 
-    model = onnx.load(source)
+    model = _prepared(source)
     graph = model.graph
     held = {one.name: one for one in graph.initializer}
     unpacked: dict[str, Any] = {}
@@ -172,10 +172,19 @@ _MAKERS: dict[str, Callable[[Path, Path, Served, Any, bool], None]] = {
 
 
 def _prepared(source: Path) -> Any:
-    """The graph with the shapes of its tensors, which quantisation reads."""
+    """The graph with its constants folded, such as recurrent weights in another order, and the shapes of its tensors."""
     import onnx
+    import onnxruntime
 
-    model = onnx.load(source)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    folded = source.with_name("folded.onnx")
+    options.optimized_model_filepath = str(folded)
+    try:
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        model = onnx.load(folded)
+    finally:
+        folded.unlink(missing_ok=True)
     del model.graph.value_info[:]  # it has the shapes of weights, too, which quantisation transposes
     return onnx.shape_inference.infer_shapes(model)
 

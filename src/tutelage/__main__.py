@@ -1,7 +1,5 @@
 """`python -m tutelage`: the same as the console script."""
 
-import sys
+from tutelage.cli.main import entry
 
-from tutelage.cli.main import main
-
-sys.exit(main())
+entry()

@@ -101,7 +101,7 @@ def test_measure_runs_points_once_and_reports_them(folder, capsys):
     assert len(results) == 3
     before = {path: path.stat().st_mtime_ns for path in results}
     assert main(words) == 0
-    assert capsys.readouterr().err.count("its stored result is used") == 3
+    assert capsys.readouterr().err.count(", stored: ") == 3
     assert before == {path: path.stat().st_mtime_ns for path in results}
     made = folder / "runs" / "scale" / "two_layer"
     assert {
@@ -152,7 +152,7 @@ def test_a_sweep_over_sizes_seeds_and_cases_reuses_what_single_commands_made(fol
     ]
     assert main(words) == 0
     said = capsys.readouterr()
-    assert said.err.count("its stored result is used") == 1
+    assert said.err.count(", stored: ") == 1
     assert len(list((folder / "runs" / "scale").glob("*/*/result.json"))) == 8
     written = rows(folder / "runs" / "scale" / "critical_samples.csv")
     assert [(row["experiment"], row["sizes"], row["networks"]) for row in written] == [

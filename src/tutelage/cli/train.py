@@ -87,14 +87,13 @@ def _commands(overrides: Sequence[str]) -> int:
     from tutelage.cli.sweep_words import arms_of, table_of
     from tutelage.config.planner import Planner
     from tutelage.jobs.frozen_words import fitting
-    from tutelage.jobs.sweep import PLACES, launcher_of, run_commands
+    from tutelage.jobs.sweep import PLACES, counted, launcher_of, run_commands
 
     plan = Planner()
     table, words = table_of(overrides)
     launch, words = launcher_of(words, table.processes if table else 1)
     arms = arms_of(table, words)
-    if sys.stderr.isatty():  # a word at once; elsewhere a mistake is the one message
-        log.info("%d commands", sum(map(len, arms.values())))
+    log.info("%s", counted(sum(map(len, arms.values())), "command"))  # a word at once
     given = [command for commands in arms.values() for command in commands]
     commands = fitting(given, plan.compose)
     if not commands:

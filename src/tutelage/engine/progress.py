@@ -96,7 +96,7 @@ class Board:
         from rich.text import Text
 
         if self._live is None:
-            if not self._at_work:
+            if not (self._at_work or self.total):
                 return
             from rich.console import Console
             from rich.live import Live

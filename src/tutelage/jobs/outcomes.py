@@ -25,7 +25,7 @@ from tutelage.runs.needs import Plan
 from tutelage.runs.records import read_json, write_json
 from tutelage.runs.run import Run, RunBusy
 from tutelage.runs.store import Store, short
-from tutelage.runs.words import distinguishing
+from tutelage.runs.words import brief, distinguishing, key_of
 
 log = logging.getLogger("tutelage")
 
@@ -129,7 +129,9 @@ class Jobs:
                 note(key, Outcome.LEFT)
                 return float("nan")
             kind = kind or Kind(fit_or_synthesize, headline, monitored)
-            result = run_plan(plan, rerun=plan.config["rerun"], wait=wait, make=kind.make, say=say)
+            stored = is_stored(plan)
+            told = (lambda *_: None) if stored else say  # its one line is below
+            result = run_plan(plan, rerun=plan.config["rerun"], wait=wait, make=kind.make, say=told)
         except RunBusy:
             note(key, Outcome.BUSY)
         except StoppedBelow as error:
@@ -142,7 +144,13 @@ class Jobs:
                 self.stop()
         else:
             note(key, Outcome.DONE)
-            say("%s seed %s: %s", short(key), plan.config["seed"], kind.headline(result))
+            say(
+                "%s seed %s%s: %s",
+                short(key),
+                plan.config["seed"],
+                ", stored" if stored else "",
+                kind.headline(result),
+            )
             return kind.value(result)
         return float("nan")
 
@@ -205,7 +213,6 @@ class Jobs:
         known = [plan.config for plan in plans if plan is not None]
         if known:
             look_around(known, Store(known[0]["runs_dir"]))
-            preload([config["data"] for config in known], known[0]["runs_dir"])
 
         def died(number: int, how: str) -> None:
             words, plan, _ = jobs[number]
@@ -216,14 +223,28 @@ class Jobs:
             if plan is not None and plan.config["on_failure"] == "stop":
                 self.stop()
 
-        names = [" ".join(words) or "the job" for words in distinguishing([words for words, _, _ in jobs])]
-        with progress.board(len(jobs)):
+        def became(number: int, value: float) -> str:
+            plan = jobs[number][1]
+            result = None if plan is None else Store(plan.config["runs_dir"]).at(plan.key).result
+            monitor = (result or {}).get("selection", {}).get("monitor")
+            return f"{monitor} {value:.4g} on validation" if monitor else f"{value:.4g}"
+
+        names = [
+            " ".join([*([short(plan.key)] if plan else []), *_telling(words, plan)]) or "the job"
+            for words, (_, plan, _) in zip(distinguishing([words for words, _, _ in jobs]), jobs, strict=True)
+        ]
+        with progress.board(len(jobs)) as shown:
+            if known:
+                if isinstance(shown, progress.Board):
+                    shown.refresh(now=True)
+                preload([config["data"] for config in known], known[0]["runs_dir"])
             return run_forked(
                 [job for _, _, job in jobs],
                 processes=processes,
                 names=names,
                 retries=[plan.config["retry"] if plan else 0 for plan in plans],
                 died=died,
+                became=became,
                 outputs=self.folder,
                 gpu_memory_gb=self.gpu_memory_gb,
             )
@@ -300,6 +321,12 @@ class Jobs:
         if not failed:
             return 1 if left else 0
         return 2 if all(note.mistake for note in failed) else 1
+
+
+def _telling(words: Sequence[str], plan: Plan | None) -> list[str]:
+    """Return what a job's line says of its words: not those that its run's name says already."""
+    said = () if plan is None else ("name", "experiment")
+    return [brief(word) for word in words if key_of(word) not in said]
 
 
 def _read(path: Path) -> Note:

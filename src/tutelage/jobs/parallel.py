@@ -110,6 +110,7 @@ def run_forked(
     names: Sequence[str] | None = None,
     retries: Sequence[int] | None = None,
     died: Callable[[int, str], None] | None = None,
+    became: Callable[[int, float], str] | None = None,
     outputs: Path | None = None,
     gpu_memory_gb: float | None = None,
 ) -> list[float]:
@@ -118,6 +119,7 @@ def run_forked(
     processes: jobs at a time; None: the number of GPUs, or of cores where there are none. Each of `processes` slots has its own GPU
     (CUDA_VISIBLE_DEVICES) or share of the cores. retries: how often each job is started again whose process dies (for what it
     raises, the job itself is responsible); died: called with the job's number and how, when no try is left.
+    became: says in words what a job's value is.
     gpu_memory_gb: what each job may take of a GPU: as many as fit share one; None: one job a GPU.
     outputs: a folder for what jobs print, `<number>.txt`; none: it goes nowhere, since a run has its log.
     An interrupt reaches the jobs too, and is raised here when they have ended; they do not outlive this process.
@@ -178,7 +180,9 @@ def run_forked(
             # no value: it failed, or another process works on it
             if isinstance(shown, progress.Board):
                 shown.advance()
-            said = f"{values[number]:.4g} on validation" if values[number] == values[number] else "no value"
+            said = "no value"
+            if (made := values[number]) == made:
+                said = became(number, made) if became else f"{made:.4g}"
             log.info("[%d/%d] %s: %s (%.0f s%s)", done, len(jobs), name, said, took, how and f", {how}")
     except BaseException:
         _end_all(list(running))

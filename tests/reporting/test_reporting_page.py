@@ -10,7 +10,7 @@ import pytest
 from page_reader import LOADS, Page
 
 from tutelage.errors import UserError
-from tutelage.reporting import page, page_data
+from tutelage.reporting import forest, page, page_data
 from tutelage.reporting.index import Index
 from tutelage.reporting.live import View, server
 from tutelage.reporting.run_details import PAGE_BYTES, Share, details, record_of
@@ -276,3 +276,30 @@ def test_a_figure_holds_any_number_of_arms_and_says_what_it_shows(make, store, a
     )
     bands = [path for axes in figure.axes for one in axes.collections for path in one.get_paths()]
     assert bands and max(path.vertices[:, 1].max() for path in bands) <= 1.0  # no accuracy is above 1
+
+
+def test_a_page_that_is_opened_before_the_first_run_shows_the_table_and_then_the_runs(
+    store, make, monkeypatch
+):
+    from tutelage.cli.commands import COMMANDS
+    from tutelage.cli.reader import read
+    from tutelage.cli.serve import _reports
+
+    def opened(*words):
+        given = read("serve", COMMANDS["serve"], [*words, f"runs_dir={store.root}"])
+        return _reports(given.names[0], given)
+
+    with opened("demo") as report:
+        assert report().title.startswith("Deep FCN") and not any(line.values for line in report().lines)
+        make("demo/plain", 0, 0.5, model__depth=7)  # of a sweep with words of its own
+        (line,) = report().lines
+        assert line.values == {0: 0.5}
+    with opened("demo", "model.depth=7") as report:
+        assert report().title.startswith("Deep FCN")  # its words say that the table is meant
+    with opened("demo/plain", "model.depth=7") as report, pytest.raises(UserError, match="takes runs_dir"):
+        report()
+
+
+def test_the_unit_of_a_scale_stands_at_its_last_number():
+    shown = forest.scale(forest.Axis(0.0, 100.0), "%")
+    assert ">100 %</text>" in shown and shown.count("%</text>") == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
 from tutelage.reporting.report_model import Report
-from tutelage.reporting.table_paths import table_path_unless_runs
+from tutelage.reporting.table_paths import table_path, table_path_unless_runs
 
 
 def run(given: Given) -> int:
@@ -20,10 +20,7 @@ def run(given: Given) -> int:
 
     port, every = _whole("port", given, 0, 65535), _whole("every", given, 1, 3600)
     what = given.names[0] if given.names else ""
-    path = table_path_unless_runs(what, given.options["runs_dir"]) if what else None
-    if path is None and given.settings:
-        raise UserError(f"a page of runs takes runs_dir=<folder>, got {given.settings[0]!r}")
-    with _reports(what, path, given) as make:
+    with _reports(what, given) as make:
         view = View(Store(given.options["runs_dir"]), make, every_s=every)
         view.now()  # what is wrong is said before a page is
         with server(view, port) as serving:
@@ -35,18 +32,32 @@ def run(given: Given) -> int:
 
 
 @contextlib.contextmanager
-def _reports(what: str, path: Path | None, given: Given) -> Iterator[Callable[[], Report]]:
-    """Yield what makes the report anew."""
+def _reports(what: str, given: Given) -> Iterator[Callable[[], Report]]:
+    """Yield what makes the report anew: of the runs below a name as soon as there are some, until then of the table that it names."""
+    from tutelage.reporting.index import Index
+    from tutelage.reporting.runs_report import free_report
     from tutelage.runs.store import Store
 
-    if path is None:
-        from tutelage.reporting.index import Index
-        from tutelage.reporting.runs_report import free_report
+    runs_dir = given.options["runs_dir"]
+    store = Store(runs_dir)
+    name, index = store.name_in(what), Index(store.root)
+    tables: dict[Path, Callable[[], Report]] = {}
+    with contextlib.ExitStack() as entered:
 
-        store = Store(given.options["runs_dir"])
-        name, index = store.name_in(what), Index(store.root)
-        yield lambda: free_report(store, name, index)
-        return
+        def make() -> Report:
+            path = table_path(what) if given.settings else table_path_unless_runs(what, runs_dir)
+            if path is None and given.settings:
+                raise UserError(f"a page of runs takes runs_dir=<folder>, got {given.settings[0]!r}")
+            if path is None:
+                return free_report(store, name, index)
+            if path not in tables:
+                tables[path] = _of_table(path, given, entered)
+            return tables[path]()
+
+        yield make
+
+
+def _of_table(path: Path, given: Given, entered: contextlib.ExitStack) -> Callable[[], Report]:
     from tutelage.config.compose import hydra_ready, plan_of
     from tutelage.reporting.table_file import load
     from tutelage.reporting.tables import build, finder
@@ -55,8 +66,8 @@ def _reports(what: str, path: Path | None, given: Given) -> Iterator[Callable[[]
     table, words = load(path), given.as_settings("runs_dir")
     find = finder(words, plan_of, table)
     counted = [word for word in words if not is_excluded(word.lstrip("+~").partition("=")[0])]
-    with hydra_ready():
-        yield lambda: build(table, find, counted)
+    entered.enter_context(hydra_ready())
+    return lambda: build(table, find, counted)
 
 
 def _whole(name: str, given: Given, least: int, most: int) -> int:

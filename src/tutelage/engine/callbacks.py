@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -182,7 +183,7 @@ class Progress(pl.Callback):
         self._value: float | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, method: Any) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or progress.QUIET in os.environ:
             return
         self._own = None if progress.current() else progress.Board()
         self._board = progress.current() or self._own

@@ -16,6 +16,9 @@ log = logging.getLogger("tutelage")
 REFRESH_S = 0.2
 LINE_S = 60.0
 """Without a terminal, how long it is from one line to the next."""
+QUIET = "TUTELAGE_SHOWN_ELSEWHERE"
+"""An environment variable: who started this process shows how far it is."""
+MOST_BARS = 8
 _FULL, _EMPTY = "━", "─"
 _LEAST_BAR = 12
 
@@ -86,7 +89,7 @@ class Board:
         """Draw, if that was not done just now."""
         at = time.monotonic()
         if not sys.stderr.isatty():
-            if self._at_work and at - self._said_at >= LINE_S:
+            if (self._at_work or self.total) and at - self._said_at >= LINE_S:
                 self._said_at = at
                 log.info("%s", "; ".join(self.lines(10_000, bars=False)))
             return
@@ -115,9 +118,12 @@ class Board:
             if whole > 0.02:
                 facts.append(f"{clock(gone * (self.total - whole) / whole)} left")
             shown += _drawn("all", whole / self.total, facts, width, bars)
-        for _, one in sorted(self._at_work.items()):
+        at_work = [one for _, one in sorted(self._at_work.items())]
+        for one in at_work[:MOST_BARS]:
             at = f"step {one.step:,} of {one.steps:,}"
             shown += _drawn(one.title, one.step / max(one.steps, 1), [at, *one.facts()], width, bars)
+        if (more := len(at_work) - MOST_BARS) > 0:
+            shown.append(f"and {more} more at work")
         return shown
 
     def close(self) -> None:
@@ -154,6 +160,14 @@ _current: Board | Relay | None = None
 def current() -> Board | Relay | None:
     """Return where this process shows how far it is, if its command has opened something."""
     return _current
+
+
+def advance(worker: int | None = None) -> None:
+    """Count a run that has ended, and take its worker's bar away; nothing where this process shows nothing of its own."""
+    if isinstance(_current, Board):
+        if worker is not None:
+            _current.clear(worker)
+        _current.advance()
 
 
 def relay(pipe: int) -> None:

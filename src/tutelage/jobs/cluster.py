@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tutelage.engine import progress
 from tutelage.errors import UserError
 from tutelage.jobs import cluster_request, slurm_queue
 from tutelage.jobs.cluster_request import Request
 from tutelage.jobs.cluster_task import Task
 from tutelage.jobs.outcomes import Jobs, Note, Outcome, headline, monitored, plan_here
+from tutelage.jobs.watched import Watch
 from tutelage.runs.needs import Plan
 from tutelage.runs.records import read_json, write_json
 from tutelage.runs.store import Store
@@ -117,7 +119,8 @@ def submit(
         log.warning(
             "hydra.launcher.nodes=%s, but hardware.num_nodes=%s: the other nodes are idle", idle, used
         )
-    made = _Queue(jobs, waiting, options).work_off()
+    with progress.board(len(waiting)):
+        made = _Queue(jobs, waiting, options).work_off()
     return [made.get(key, value) for key, value in zip(keys, values, strict=True)]
 
 
@@ -128,6 +131,7 @@ class _Queue:
         self.jobs, self.left, self.options = jobs, waiting, options
         self.total, self.began = len(waiting), time.time()
         self.values: dict[str, float] = {}
+        self.places = {key: place for place, key in enumerate(waiting)}
         self.on_slurm = options["cluster"] == "slurm"
         requests = dict.fromkeys(job.request for job in waiting.values())
         self.executors = {
@@ -142,10 +146,12 @@ class _Queue:
             if self.on_slurm:
                 self._take_over()
             self._submit([job for job in self.left.values() if not job.number])
+            watch = Watch()
             while self.left:
                 for job in self._ended():
                     self._finish(job)
                 if self.left:
+                    watch.look((self.places[key], job.plan) for key, job in self.left.items())
                     time.sleep(LOOK_EVERY_S)
         except BaseException:
             self._leave()
@@ -278,6 +284,7 @@ class _Queue:
             self.values[key], said = monitored(result), headline(result)
         seconds = note.seconds if note.seconds is not None else job.seen and job.seen.seconds
         took = f" ({seconds:.0f} s)" if seconds else ""
+        progress.advance(self.places[key])
         log.info("[%d/%d] %s: %s%s", self.total - len(self.left), self.total, job.name, said, took)
 
     def _death(self, job: _Job) -> tuple[str, bool]:

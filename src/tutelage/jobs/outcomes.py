@@ -188,11 +188,10 @@ class Jobs:
             )
 
         if processes == 1:
-            with progress.board(len(commands)) as shown:
+            with progress.board(len(commands)):
                 for words in commands:
                     job(words)
-                    if isinstance(shown, progress.Board):
-                        shown.advance()
+                    progress.advance()
         elif commands:
             self.fork(
                 [

@@ -178,8 +178,7 @@ def run_forked(
                 died(number, how)
             took, done = time.monotonic() - child.started, len(jobs) - len(waiting) - len(running)
             # no value: it failed, or another process works on it
-            if isinstance(shown, progress.Board):
-                shown.advance()
+            progress.advance()
             said = "no value"
             if (made := values[number]) == made:
                 said = became(number, made) if became else f"{made:.4g}"

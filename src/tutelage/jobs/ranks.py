@@ -19,6 +19,7 @@ from typing import Any
 from tutelage.engine.rank_environment import in_ranks, join_environment
 from tutelage.errors import RunFailed, StoppedBelow, UserError
 from tutelage.jobs import slurm_queue
+from tutelage.jobs.watched import ranks_shown
 from tutelage.runs.needs import Plan
 from tutelage.runs.run import Run
 
@@ -83,7 +84,8 @@ def in_allocation() -> bool:
 def start_ranks(plan: Plan, run: Run) -> None:
     """Start the ranks of a run by command, wait for them, and raise what the first of them failed with."""
     try:
-        (_srun if plan.config["hardware"]["num_nodes"] > 1 else _elastic)(plan, run)
+        with ranks_shown(plan):
+            (_srun if plan.config["hardware"]["num_nodes"] > 1 else _elastic)(plan, run)
     except _Died as error:
         raise _why(run, error) from None
     if not run.is_complete:

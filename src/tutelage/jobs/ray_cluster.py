@@ -18,11 +18,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tutelage.engine import progress
 from tutelage.errors import UserError
 from tutelage.jobs import run_parcels
 from tutelage.jobs.outcomes import Jobs, Note, Outcome, headline, is_stored, plan_here
 from tutelage.jobs.parallel import cores
 from tutelage.jobs.ray_request import Request, check, request_of
+from tutelage.jobs.watched import EVERY_S, Watch
 from tutelage.runs.needs import Plan
 from tutelage.runs.store import Store
 from tutelage.runs.words import distinguishing
@@ -77,7 +79,8 @@ def submit(
         for job in left.values():
             jobs.note(job.plan.key, Outcome.LEFT, words=job.words)
         return values
-    made = _Work(jobs, left, options).work_off() if left else {}
+    with progress.board(len(left)):
+        made = _Work(jobs, left, options).work_off() if left else {}
     return [made.get(key, value) for key, value in zip(keys, values, strict=True)]
 
 
@@ -95,6 +98,7 @@ class _Work:
         self.failed: dict[str, str] = {}
         self.tasks: dict[Any, _Job] = {}
         self.parcels: dict[str, Any] = {}
+        self.watch, self.plans = Watch(), list(enumerate(job.plan for job in left.values()))
         for job in left.values():
             job.needs = [need.key for need in job.plan.prerequisites() if need.key in left]
         self.remote = self.ray.remote(work)
@@ -106,8 +110,10 @@ class _Work:
             while waiting or self.tasks:
                 waiting = [job for job in waiting if not self._begin(job)]
                 if self.tasks:
-                    done, _ = self.ray.wait(list(self.tasks), num_returns=1)
-                    self._end(done[0])
+                    done, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=EVERY_S)
+                    for task in done:
+                        self._end(task)
+                    self.watch.look(self.plans)
         except BaseException:
             for task in self.tasks:
                 self.ray.cancel(task, force=False)
@@ -196,6 +202,7 @@ class _Work:
         if note.outcome is Outcome.DONE:
             said = headline(run.result or {})
         took = f" ({note.seconds:.0f} s)" if note.seconds else ""
+        progress.advance()
         log.info("[%d/%d] %s: %s%s", self.total - len(self.left), self.total, job.name, said, took)
 
 

@@ -97,11 +97,13 @@ def plot(
 
 def scale(axis: Axis, unit: str = "") -> str:
     """Return the labels below a column of plots."""
+    ticks = axis.ticks()
     labels = "".join(
-        f'<text x="{axis.at(tick)}" y="13" text-anchor="middle">{tick:g}</text>' for tick in axis.ticks()
+        f'<text x="{axis.at(tick)}" y="13" text-anchor="middle">{tick:g}'
+        f"{' ' + escape(unit) if unit and tick == ticks[-1] else ''}</text>"
+        for tick in ticks
     )
-    unit = f'<text x="100%" y="13" text-anchor="end">{escape(unit)}</text>' if unit else ""
-    return f'<svg class="forest scale" width="100%" height="16" aria-hidden="true">{labels}{unit}</svg>'
+    return f'<svg class="forest scale" width="100%" height="16" aria-hidden="true">{labels}</svg>'
 
 
 def scatter(points: Iterable[tuple[str, float, float, tuple[float, float], str]], *, x: str, y: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
@@ -36,6 +37,8 @@ FIGURES = {
     "figures/collapse.svg": "experiments/scaling/collapse_two_layer.svg",
 }
 """Pictures that results have, by their place on the site."""
+SHOWN = (".md", ".csv", ".json", ".yaml", ".png", ".svg", ".webp")
+"""Of experiments/, what is on the site."""
 PACKAGES = (
     "tasks",
     "methods",
@@ -61,7 +64,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, place, content=text))
     for place, path in FIGURES.items():
         files.append(File.generated(config, place, abs_src_path=str(ROOT / path)))
+    for path in sorted((ROOT / "experiments").rglob("*")):  # what was measured: pages, tables, figures
+        if path.is_file() and path.suffix in SHOWN:
+            place = path.relative_to(ROOT).as_posix()
+            files.append(File.generated(config, place, abs_src_path=str(path)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Lead the links of the repository's pages to where they lie on the site, which has what is in docs/ at its top."""
+    if page.file.src_uri.startswith("experiments/"):
+        return re.sub(r"\]\(((?:\.\./)+)docs/", r"](\1", markdown)
+    return re.sub(r"\]\(\.\./((?:\.\./)*experiments/)", r"](\1", markdown)
 
 
 def commands() -> str:
@@ -115,11 +129,8 @@ def code(package: str) -> str:
 
 
 def document(name: str) -> str:
-    """Return a document that stands at the root of the repository, its links leading there."""
-    text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
-    return re.sub(
-        r"\]\((?!https?:|#)([^)]*)\)", r"](https://github.com/tutelage/tutelage/blob/main/\1)", text
-    )
+    """Return a document that stands at the root of the repository, whose links to docs/ lead into the site."""
+    return (ROOT / f"{name}.md").read_text(encoding="utf-8").replace("](docs/", "](")
 
 
 def _definitions(path: Path) -> Iterator[ast.ClassDef | ast.FunctionDef]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,3 +75,36 @@ def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(site: Path) -
             assert target.exists(), (path, link)
             if parts.fragment and target.suffix == ".html":
                 assert parts.fragment in pages[target].ids, (path, link)
+
+
+def test_the_readme_leads_to_every_page_and_the_site_to_every_report_of_what_was_measured() -> None:
+    readme, nav = (ROOT / "README.md").read_text("utf-8"), (ROOT / "mkdocs.yml").read_text("utf-8")
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*/*.md")}
+    assert not {page for page in pages if f"]({page})" not in readme}
+    measured = {path.relative_to(ROOT).as_posix() for path in (ROOT / "experiments").glob("*/README.md")}
+    assert not {page for page in measured if f": {page}\n" not in nav}
+
+
+def test_no_page_names_an_address_of_the_repository() -> None:
+    """Where readers find it is told to the site that is built, by TUTELAGE_REPOSITORY: a name that is nobody's misleads."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "mkdocs.yml"]
+    pages += [
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "docs").glob("*.py"),
+        *(ROOT / "experiments").rglob("*.md"),
+    ]
+    assert not [
+        page
+        for page in pages
+        if re.search(r"github\.com/tutelage|tutelage\.(?:dev|io|org)", page.read_text("utf-8"))
+    ]
+
+
+def test_the_citation_is_one_and_of_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {"cff-version", "message", "title", "authors"} <= set(cited) and cited["cff-version"] == "1.2.0"
+    assert cited["version"] == project["version"] and cited["license"] == project["license"]
+    for one in (cited, *cited["references"]):
+        assert one["title"] and one["type"] in ("software", "article")
+        assert all("name" in author or "family-names" in author for author in one["authors"])

@@ -282,5 +282,7 @@ def draw(table: Rows, path: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    right.legend(frameon=False, fontsize=7)
+    figure.legend(
+        *right.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=7
+    )
     save(figure, path)

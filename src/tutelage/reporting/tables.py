@@ -192,9 +192,8 @@ def build(table: Table, find: Find, words: Sequence[str] = ()) -> Report:
     wanted = dict.fromkeys((table.metric, *table.beside))
     for name in wanted:
         _check_metric(table, name, [row for of_arm in rows.values() for row in of_arm])
-    rows = {label: tuple(_shown(row, table) for row in of_arm) for label, of_arm in rows.items()}
     shown = [_lines(table, name, choices_of, rows, words) for name in wanted]
-    compared = [_comparisons(table, lines) for lines in shown]
+    compared = [_comparisons(table, lines, all_pairs=lines is shown[0]) for lines in shown]
     corrected = iter(correct([pair for pairs in compared for pair in pairs]))  # all that a page tests at once
     sections = [
         Report(
@@ -242,7 +241,7 @@ def _lines(
                 metric=metric,
                 values={seed: scale * row.metrics[metric] for seed, row in done.items()},
                 gaps={row.seed: _gap(row, metric, table) for row in rows[arm.label] if row.seed not in done},
-                rows=rows[arm.label],
+                rows=tuple(_shown(row, table) for row in rows[arm.label]),
                 published=arm.published if name == table.metric else None,
                 choice=choices_of[arm.label].sentence,
                 command=command_of(table, arm, choices_of[arm.label].point, words),
@@ -269,7 +268,12 @@ def _shown(row: Row, table: Table) -> Row:
 def _gap(row: Row, metric: str, table: Table) -> str:
     analysis = metric.rpartition("/")[2].partition(".")[0]
     if row.state is State.COMPLETE and analysis in table.analyses and "." in metric:
-        return f"not analysed (tutelage analyse {analysis}, or reproduce)"
+        done = any(name.startswith(f"{table.split}/{analysis}.") for name in row.metrics)
+        return (
+            f"the analysis {analysis} has no such number of it"
+            if done
+            else f"not analysed (tutelage analyse {analysis}, or reproduce)"
+        )
     return gap_reason(row, metric)
 
 
@@ -282,7 +286,8 @@ def _gaps_of(lines: Sequence[Line]) -> list[str]:
     ]
 
 
-def _comparisons(table: Table, lines: Sequence[Line]) -> list[Comparison]:
+def _comparisons(table: Table, lines: Sequence[Line], *, all_pairs: bool) -> list[Comparison]:
+    """Return the comparisons of one metric. all_pairs: also of arms without a value, which a metric beside the first may never have."""
     by_label = {line.label: line for line in lines}
     return [
         compare(
@@ -292,6 +297,7 @@ def _comparisons(table: Table, lines: Sequence[Line]) -> list[Comparison]:
             bounds=pair[0].bounds,
         )
         for pair in ((by_label[a], by_label[b]) for a, b in table.compare)
+        if all_pairs or (pair[0].values and pair[1].values)
     ]
 
 

@@ -170,7 +170,7 @@ def _step(folder: Path, method: str, pairs: int, batch: int = 16, length: int = 
     from tutelage.objectives.total import Objectives
     from tutelage.tasks import Batch, Classification
 
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": 2_000,
         "intermediate_size": 2048,
         "num_attention_heads": 8,

@@ -60,7 +60,8 @@ class Watch:
         shown = progress.current()
         if shown is None or time.monotonic() - self._looked_at < EVERY_S:
             return
-        self._looked_at, there = time.monotonic(), set()
+        self._looked_at = time.monotonic()
+        there: set[int] = set()
         for number, plan in plans:
             run = Store(plan.config["runs_dir"]).run(plan.name, plan.identity)
             if len(there) < MOST and run.is_locked and (status := status_of(run)) is not None:

@@ -14,6 +14,7 @@ SHORT = ("lesson_perceptron",)
 LONG = (
     "first_guided_network",
     "from_a_table_to_a_table",
+    "from_texts_and_a_model_to_a_table",
     "from_the_demo_to_your_own",
     "lesson_gradients",
     "scaling",

@@ -115,3 +115,11 @@ def test_a_network_reads_other_texts_with_its_own_words(
     capsys.readouterr()
     assert main(["evaluate", str(run), "data.root=other.csv"]) == 0
     assert "accuracy 1.0000" in capsys.readouterr().out
+
+
+def test_texts_are_repeated_as_written_and_many_unknown_words_are_said(tmp_path, caplog):
+    (tmp_path / "r.csv").write_text("text,label\n" + "\n".join(f"film {i},{i % 2}" for i in range(60)))
+    with caplog.at_level("WARNING", logger="tutelage"):
+        data = loaded(tmp_path / "r.csv", min_count=2)
+    assert data.facts["repeated_samples"] == {}  # all of them "film <unk>" to the network
+    assert "tokens of the test texts are unknown" in caplog.text

@@ -17,7 +17,7 @@ from torch import Tensor
 from tutelage.data import cache
 from tutelage.data.frame import Frame, column, is_text
 from tutelage.data.rows import Rows
-from tutelage.data.splits import content_numbers, digest
+from tutelage.data.splits import digest
 from tutelage.data.streams import Resident
 from tutelage.data.vocabulary import PADDING, UNKNOWN, Level, special_tokens, tokeniser
 from tutelage.errors import UserError
@@ -26,6 +26,7 @@ from tutelage.typed import Count
 
 log = logging.getLogger("tutelage")
 _BLOCK = 4096  # texts that are tokenised at a time
+_MANY_UNKNOWN = 0.3  # share of unknown tokens that is worth a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +123,13 @@ class TextRows(Rows):
             "unknown_tokens": unknown,
             "vocabulary_sha256": facts["vocabulary_sha256"],
         }
+        real = {split: int(arrays["lengths"][part].sum()) for split, part in self.splits.items()}
+        for split, count in unknown.items():
+            if split != "train" and count > _MANY_UNKNOWN * real[split]:
+                log.warning(
+                    "%s: %d of the %d tokens of the %s texts are unknown: no training text has them %d times (data.min_count)",
+                    self.named, count, real[split], split, self.min_count,
+                )  # fmt: skip
         self._special, self._mask_token = facts["special"], facts["mask_token"]
         if facts["cut"]:
             log.info(
@@ -131,7 +139,8 @@ class TextRows(Rows):
                 self.length,
             )
         if self.trained is None:
-            self._check_repeats(content_numbers(np.ascontiguousarray(tokens)))
+            # as written: rare words are all <unk>, which makes different texts alike
+            self._check_repeats(cells.astype(str).factorize()[0])
         return TextStore(torch.from_numpy(np.ascontiguousarray(tokens)), torch.from_numpy(lengths), targets)
 
     def unlabelled_tokens(self, which: str) -> tuple[np.ndarray, int, Sequence[int]]:

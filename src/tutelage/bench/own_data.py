@@ -175,10 +175,9 @@ def _step(folder: Path, method: str, pairs: int, batch: int = 16, length: int = 
         "intermediate_size": 2048,
         "num_attention_heads": 8,
         "max_position_embeddings": length,
+        "num_labels": 2,
     }
-    small, large = (
-        BertConfig(hidden_size=512, num_hidden_layers=depth, num_labels=2, **sizes) for depth in (2, 4)
-    )
+    small, large = (BertConfig(hidden_size=512, num_hidden_layers=depth, **sizes) for depth in (2, 4))
     for name, config in (("small", small), ("large", large)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / "config.json").write_text(json.dumps(config.to_dict()))

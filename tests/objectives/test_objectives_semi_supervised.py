@@ -170,6 +170,8 @@ def test_a_folder_of_the_same_kind_is_another_set_by_its_own_images(tmp_path):
     assert source.images.max() == 121 and source.images.min() == 100
     with pytest.raises(UserError, match="the set of data itself"):
         build(compose(words(tmp_path, *base, f"method.unlabelled.root={tmp_path / 'own'}")))
+    with pytest.raises(UserError, match=r"method\.unlabelled\.root must name existing data"):
+        compose(words(tmp_path, *base, f"method.unlabelled.root={tmp_path / 'nowhere'}"))
 
 
 @pytest.mark.parametrize(

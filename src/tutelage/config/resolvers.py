@@ -32,10 +32,14 @@ def prepare() -> None:
 def _once(function: Callable[..., Any]) -> Callable[..., Any]:
     """Call a resolver once in a configuration for the same values. (OmegaConf's own cache goes by the words, `${.root}`, of any node.)"""
 
-    def resolved(*values: Any, _root_: DictConfig) -> Any:
+    def resolved(*values: Any, _root_: DictConfig, _parent_: DictConfig) -> Any:
         known = OmegaConf.get_cache(_root_)[function.__name__]
         if values not in known:
-            known[values] = function(*values)
+            try:
+                known[values] = function(*values)
+            except _Misplaced as error:
+                where = _parent_._get_full_key(None) or "data"
+                raise UserError(in_keys(str(error), where, {error.setting})) from None
         return known[values]
 
     return resolved
@@ -61,11 +65,19 @@ def _model_digest(name: str, revision: str | None = None) -> str:
         raise UserError(str(error).replace("`name`", "a Hugging Face model's name")) from None
 
 
+class _Misplaced(UserError):
+    """What is wrong with a place; setting: the key beside the resolver that names it."""
+
+    def __init__(self, message: str, setting: str) -> None:
+        super().__init__(message)
+        self.setting = setting
+
+
 def _of_root(function: Callable[[Any], str], path: Any, setting: str = "root") -> str:
     try:
         return function(path)
     except UserError as error:
-        raise UserError(in_keys(str(error).replace("`root`", f"`{setting}`"), "data", {setting})) from None
+        raise _Misplaced(str(error).replace("`root`", f"`{setting}`"), setting) from None
 
 
 def _word(key: str, under: str | None = None, *, _root_: DictConfig) -> str:

@@ -32,6 +32,8 @@ def rows(pairs: int = 7) -> list[Row]:
                 1.05,
             ),
             _step("P-SSL (UDA) step over floor: ResNet-20, 64 + 64 images", p_ssl(folder), pairs, 1.15),
+            _step("FixMatch step over floor: ResNet-20, 16 + 7 x 16 images", fixmatch(folder), pairs, 1.1),
+            _step("step with an average over the step without: ResNet-20", averaged(folder), pairs, 1.02),
             _reading(Path(folder) / "pseudo", pairs),
             *[_sampling(name, pairs) for name in GENERATORS],
         ]
@@ -79,6 +81,40 @@ def p_ssl(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
         _finish(network(images).square().mean(), optimizer)
 
     return _ours(method, batch, optimizer), floor
+
+
+def fixmatch(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return our step, with drawing and augmenting both views, and its floor: forward and backward of as many images."""
+    import torch
+
+    batch_size, ratio = 16, 7
+    words = [
+        f"data.batch_size={batch_size}",
+        "method=pseudo_ssl/fixmatch",
+        f"method.objectives.consistency.ratio={ratio}",
+    ]
+    method, batch = _built(
+        folder, [*words, "method.ema_decay=0", f"method.objectives.consistency.pseudo={folder}/pseudo"]
+    )
+    network, optimizer = method.network, _optimizer(method)
+    images = torch.cat([batch.inputs, torch.randn(2 * ratio * batch_size, 3, PIXELS, PIXELS)])
+
+    def floor() -> None:
+        _finish(network(images).square().mean(), optimizer)
+
+    return _ours(method, batch, optimizer), floor
+
+
+def averaged(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return our step with the moving average of the network, and without."""
+    method, batch = _built(folder, ["method=supervised", "method.ema_decay=0.999"])
+    step = _ours(method, batch, _optimizer(method))
+
+    def ours() -> None:
+        step()
+        method.average.update(method.network, 1)
+
+    return ours, step
 
 
 def _built(folder: str, words: list[str]) -> tuple[Any, Any]:

@@ -38,7 +38,7 @@ class Consistency(Objective):
     batch_norm: "joint": labelled and unlabelled images are normalised together, and both move the running statistics. "labelled": each part
     by its own statistics, and the labelled alone move the running ones. Either way one forward sees all (what published code reaches by
     interleaving the parts over devices); where the weight is 0 no unlabelled image is seen, and the run is the one without this objective.
-    weak_gradient: False runs the weak view that gives a strong one its target by itself, without a gradient, which spares a fifth of the
+    weak_gradient: False runs the weak view that gives a strong one its target by itself, without a gradient, which spares a third of the
     step. The loss and its gradient are the same in a network that treats each sample alone; batch norms then know three parts in place of
     two, for which `batch_norm` must be "labelled".
     distribution_alignment: what predictions are brought to on the average before they become targets (arXiv 1911.09785): "uniform", the

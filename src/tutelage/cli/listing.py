@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tutelage.cli.reader import Given
-from tutelage.config.groups import options, summary
+from tutelage.config.groups import abouts
 from tutelage.errors import UserError, choices
 from tutelage.reporting.table_paths import tables
 from tutelage.runs.bounded import YAML_BYTES, read_bytes
@@ -64,7 +64,7 @@ def _bold(line: str, letters: int) -> Any:
 
 
 def _options(what: str) -> Iterator[tuple[str, str]]:
-    yield from ((name, summary(path)) for name, path in options(GROUPS[what]))
+    yield from abouts(GROUPS[what]).items()
     if what == "sweeps":  # every table is one
         yield from _tables()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.config.groups import is_group, options, user_folder
+from tutelage.config.groups import group_options, is_group, settings_of, user_folder
 from tutelage.errors import UserError, choices
 from tutelage.runs.bounded import load_yaml
 
@@ -28,10 +28,10 @@ def _read(word: str) -> list[str]:
     names = [name.strip().strip("'\"") for name in value[1:-1].split(",") if name.strip()]
     if group != "logger":
         raise UserError(_one_choice(word.partition("=")[0], names))
-    files = dict(options(group))
-    if unknown := [name for name in names if name not in files]:
-        raise UserError(f"there is no {group} '{unknown[0]}'; {choices(unknown[0], files)}")
-    kinds = {name: str(dict(load_yaml(files[name])).get("kind")) for name in names}
+    known = group_options(group)
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"there is no {group} '{unknown[0]}'; {choices(unknown[0], known)}")
+    kinds = {name: str(settings_of(group, name).get("kind")) for name in names}
     if not names or len(set(kinds.values())) < len(names) or (len(names) > 1 and "none" in kinds.values()):
         raise UserError(
             f"{word}: expected loggers of different kinds, such as logger=[wandb,csv], or logger=none"

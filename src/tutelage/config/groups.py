@@ -4,12 +4,39 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.runs.bounded import YAML_BYTES, load_yaml, read_bytes
+from tutelage.typed import read
 
 PRIMARY = "train"
+VARIANTS = "variants"
+"""The file of `conf/` whose entries are choices of groups, see there."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A choice that is a file of its group with other values.
+
+    of: the file, or choice, whose values it has.
+    about: what it is.
+    set: its own values.
+    override: what it chooses in place of the choices of its file.
+    """
+
+    of: str
+    about: str
+    set: Mapping[str, Any] = field(default_factory=dict)
+    override: Mapping[str, str] = field(default_factory=dict)
+
+    def node(self, group: str) -> dict[str, Any]:
+        """Return what a file of it would hold."""
+        overrides = [{f"override {key}": choice} for key, choice in self.override.items()]
+        return {"defaults": [f"/{group}/{self.of}@_here_", "_self_", *overrides], **self.set}
 
 
 def config_folder() -> Path:
@@ -39,6 +66,7 @@ def group_options(group: str) -> list[str]:
             for f in folders()
             for p in (f / group).rglob("*.yaml")
         }
+        | {name for of, _, name in map(_parted, variants()) if of == group}
     )
 
 
@@ -61,6 +89,40 @@ def options(group: str) -> list[tuple[str, Path]]:
         for path in sorted((folder / group).rglob("*.yaml")):
             found.setdefault(str(path.relative_to(folder / group).with_suffix("")), path)
     return sorted(found.items())
+
+
+@functools.cache
+def variants() -> dict[str, Variant]:
+    """Return the choices that are variants of files, by their paths, such as model/lstm."""
+    content = load_yaml(config_folder() / f"{VARIANTS}.yaml")
+    return {
+        f"{group}/{name}": read(Variant, entry, f"{group}.{name}")
+        for group, entries in content.items()
+        for name, entry in entries.items()
+    }
+
+
+def _parted(path: str) -> tuple[str, str, str]:
+    return path.partition("/")
+
+
+def settings_of(group: str, name: str) -> dict[str, Any]:
+    """Return the settings that a choice has of its own; none of a choice that does not exist."""
+    file = dict(options(group)).get(name)
+    found = variants().get(f"{group}/{name}")
+    return dict(load_yaml(file) or {}) if file else dict(found.set) if found else {}
+
+
+def abouts(group: str) -> dict[str, str]:
+    """Return what each choice of a group says of itself, in a sentence."""
+    files = {name: summary(path) for name, path in options(group)}
+    varied = {
+        name: _sentence(one.about)
+        for path, one in variants().items()
+        for of, _, name in [_parted(path)]
+        if of == group
+    }
+    return dict(sorted((varied | files).items()))
 
 
 def check_files(folder: Path) -> None:
@@ -87,5 +149,8 @@ def summary(path: Path) -> str:
         if not line.startswith("#"):
             break
         words.append(line.lstrip("# ").strip())
-    text = " ".join(words)
+    return _sentence(" ".join(words))
+
+
+def _sentence(text: str) -> str:
     return re.split(r"(?<! al)\. (?=[A-Z])", text)[0].rstrip(".")  # "et al. 2015" ends no sentence

@@ -1,4 +1,7 @@
-"""`hydra/launcher=local|slurm|ray` and `hydra/sweeper=optuna`: settings alone. Tutelage plans and launches the jobs itself."""
+"""What Hydra offers beside files: the variants of `conf/variants.yaml`, and `hydra/launcher=local|slurm|ray`, `hydra/sweeper=optuna`.
+
+The latter are settings alone: Tutelage plans and launches the jobs itself.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+
+from tutelage.config.groups import VARIANTS, variants
 
 CHOICES: dict[str, dict[str, Any]] = {
     # The jobs of a sweep in parallel on this machine, each in a process of its own. processes: at a time; null: one per GPU where there
@@ -69,6 +74,11 @@ CHOICES: dict[str, dict[str, Any]] = {
 def register() -> None:
     """Offer them to Hydra, once in a process."""
     Plugins.instance()  # which reads those of installed packages once: ours come after
-    for place, node in CHOICES.items():
-        group, _, name = place.partition("/")
-        ConfigStore.instance().store(group=f"hydra/{group}", name=name, node=node, provider="tutelage")
+    offered = {f"hydra/{place}": ("tutelage", node) for place, node in CHOICES.items()}
+    offered |= {
+        place: (f"conf/{VARIANTS}.yaml", one.node(place.partition("/")[0]))
+        for place, one in variants().items()
+    }
+    for place, (provider, node) in offered.items():
+        group, _, name = place.rpartition("/")
+        ConfigStore.instance().store(group=group, name=name, node=node, provider=provider)

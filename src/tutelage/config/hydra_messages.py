@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from hydra.errors import OverrideParseException
 
 from tutelage.config.group_lists import files_with_lists
-from tutelage.config.groups import group_options, groups, options, summary
+from tutelage.config.groups import abouts, group_options, groups
 from tutelage.errors import UserError, choices
 
 HYDRAS = {"hydra/launcher": ("basic", "local", "slurm", "ray"), "hydra/sweeper": ("basic", "optuna")}
@@ -97,6 +97,6 @@ def _about(key: str, overrides: Sequence[str]) -> str:
     group = key.partition(".")[0]
     for word in reversed(overrides):
         name, _, choice = word.lstrip("+").partition("=")
-        if name in (group, "experiment") and (file := dict(options(name)).get(choice)):
-            return f" ({word}: {summary(file)})"
+        if name in (group, "experiment") and (about := abouts(name).get(choice)):
+            return f" ({word}: {about})"
     return ""

@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from tutelage.config.compose import hydra_ready, readable, search_path, setting_value
-from tutelage.config.groups import PRIMARY, folders
+from tutelage.config.groups import PRIMARY, VARIANTS, folders, variants
 from tutelage.config.shorthand import written_out
 from tutelage.runs.bounded import load_yaml
 from tutelage.runs.identity import flatten
@@ -38,15 +38,18 @@ def origins_and_defaults(overrides: Sequence[str]) -> tuple[dict[str, str], dict
     for entry in listed.defaults:
         if entry.config_path is None or entry.config_path.startswith("hydra"):
             continue
-        path = _file(entry.config_path)
-        if path is None:
-            continue
-        content: dict[str, Any] = load_yaml(path) or {}
+        path, source = _file(entry.config_path), f"conf/{entry.config_path}.yaml"
+        content: dict[str, Any] = (load_yaml(path) or {}) if path else {}
+        if path is None and entry.config_path in variants():
+            content, source = (
+                dict(variants()[entry.config_path].set),
+                f"conf/{VARIANTS}.yaml: {entry.config_path}",
+            )
         content.pop("defaults", None)
         content.pop("hydra", None)
         prefix = f"{entry.package}." if entry.package and entry.package != "_global_" else ""
         for key, value in flatten(content):
-            found[f"{prefix}{key}"] = f"conf/{entry.config_path}.yaml"
+            found[f"{prefix}{key}"] = source
             if not entry.config_path.startswith(SETS_OTHERS):
                 defaults[f"{prefix}{key}"] = value
     for word in written_out(overrides):

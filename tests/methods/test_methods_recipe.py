@@ -39,6 +39,11 @@ def test_an_unknown_optimiser_names_the_nearest():
         OptimizerSpec(name="lambb", lr=0.1)
 
 
+def test_an_optimiser_that_is_no_file_is_told_how_it_is_named():
+    with pytest.raises(UserError, match=r"optimizer=any optimizer\.name=lamb"):
+        compose(["optimizer=lamb"])
+
+
 def test_schedules_at_their_ends():
     def rate(step, **options):
         return learning_rate_factor(step, max_steps=100, **options)

@@ -51,7 +51,12 @@ def in_words(error: Exception, overrides: Sequence[str], known_keys: Callable[[s
         if group == "hydra":  # hydra/launcher=..., hydra/sweeper=...: registered, not files
             group, _, name = match.group(1).rpartition("/")
         offered = HYDRAS.get(group) or group_options(group)
-        return UserError(f"there is no {group or 'configuration'} '{name}'; {choices(name, offered)}")
+        others = (
+            f"; one of PyTorch or timm is optimizer=any optimizer.name={name} optimizer.lr=<rate>"
+            if group == "optimizer"
+            else ""
+        )
+        return UserError(f"there is no {group or 'configuration'} '{name}'; {choices(name, offered)}{others}")
     if "Unsupported type in defaults" in text and (lists := files_with_lists()):
         return UserError(next(iter(lists.values())))
     if "Config group override must be a string" in text:

@@ -74,7 +74,13 @@ def build_network(where: str, config: Mapping[str, Any], sizes: Mapping[str, Any
     taken = {key for key in RESERVED if key not in YIELDING or key not in accepts}
     if where == "model" and "input_size" in taken:
         taken.remove("input_size")  # only a frozen network sees the data at a size of its own
-    arguments = {key: value for key, value in node.items() if key not in taken}
+    arguments = {
+        key: build_network(f"{where}.{key}", config, sizes)
+        if isinstance(value, Mapping) and "_target_" in value
+        else value
+        for key, value in node.items()
+        if key not in taken
+    }
     pinned = node.get("init_seed")
     torch.manual_seed(step_seed(config["seed"] if pinned is None else pinned, 0, sum(map(ord, where))))
     if weights.kind == "pretrained":

@@ -16,7 +16,7 @@ from tutelage.reporting.table_file import load
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-TABLES = ("distillation/cifar10_small", "distillation/cifar100")
+TABLES = ("distillation/cifar10_small", "distillation/cifar10_small_cnn", "distillation/cifar100")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def take_a_step(words) -> None:
     assert loss.isfinite() and last.isfinite().all() and not torch.equal(last, before)
 
 
-SMALL = arms("distillation/cifar10_small")
+SMALL = arms("distillation/cifar10_small") | arms("distillation/cifar10_small_cnn")
 LARGE = arms("distillation/cifar100")
 QUICK = ("CNN, ReviewKD", "CNN, OFA-KD", "ResNet-8, USKD (no teacher)", "ResNet-8, CKA")
 

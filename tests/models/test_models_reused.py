@@ -39,9 +39,7 @@ def test_simkd_is_the_mean_squared_difference_of_the_two_maps_and_the_classifier
     torch.manual_seed(0)
     teacher = cifar(SHAPE, 10, "resnet20")
     student = ReusedClassifier(ConvNet(SHAPE, 10, width=8), SHAPE, 10, width=64)
-    total = Objectives(
-        student, {"feature": SimKD(network="teacher")}, frozen={"teacher": teacher}, example=X
-    )
+    total = Objectives(student, {"feature": SimKD(network="teacher")}, frozen={"teacher": teacher}, example=X)
     assert torch.equal(student.head.weight, teacher.fc.weight)
     assert torch.equal(student.head.bias, teacher.fc.bias)
     loss = total(X, torch.zeros(4, dtype=torch.long))

@@ -34,12 +34,20 @@ OBJECTIVES: dict[str, list[str]] = {
     **dict.fromkeys(("flexmatch", "freematch", "softmatch", "adamatch"), PSEUDO),
     "mean_teacher": [*PSEUDO, "method.ema_decay=0.9"],
     "adversarial": [f"{AT}.steps=2"],
+    "simkd": [
+        *TEACHER,
+        "model=simkd",
+        "model@model.student=convnet",
+        "model.student.width=4",
+        "model.width=16",
+    ],
 }
 """Every objective with the words that make it run beside the task."""
 
 
 def built(tmp_path, *words):
-    small = [w for w in SMALL if not (w.startswith(("model.depth", "model=")) and "model=convnet" in words)]
+    other = {"model=convnet", "model=simkd"} & set(words)
+    small = [w for w in SMALL if not (w.startswith(("model.depth", "model=")) and other)]
     return build(compose([*small, f"runs_dir={tmp_path}", *words]))
 
 

@@ -36,7 +36,5 @@ class SimKD(Hint):
             )
         name, final = last_map(frozen.network, setup.example.inputs, frozen)
         network.take_head(final)
-        self.pairing = Pairing(
-            strategy="explicit", k=None, pairs=[[name, "projector"]], exclude_output=False
-        )
+        self.pairing = Pairing(strategy="explicit", k=None, pairs=[[name, "projector"]], exclude_output=False)
         super().prepare(setup)

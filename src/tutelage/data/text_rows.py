@@ -126,10 +126,19 @@ class TextRows(Rows):
         real = {split: int(arrays["lengths"][part].sum()) for split, part in self.splits.items()}
         for split, count in unknown.items():
             if split != "train" and count > _MANY_UNKNOWN * real[split]:
+                why = (
+                    "the tokeniser does not know them"
+                    if self.level == "tokenizer"
+                    else f"no training text has them, or fewer than {self.min_count} times (data.min_count)"
+                )
                 log.warning(
-                    "%s: %d of the %d tokens of the %s texts are unknown: no training text has them %d times (data.min_count)",
-                    self.named, count, real[split], split, self.min_count,
-                )  # fmt: skip
+                    "%s: %d of the %d tokens of the %s texts are unknown: %s",
+                    self.named,
+                    count,
+                    real[split],
+                    split,
+                    why,
+                )
         self._special, self._mask_token = facts["special"], facts["mask_token"]
         if facts["cut"]:
             log.info(

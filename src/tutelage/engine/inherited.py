@@ -100,7 +100,8 @@ def check_vocabulary(where: str, config: Mapping[str, Any], data: DataModule) ->
         said = f"{where}.weights={Weights.of(config, where).said} was trained with another vocabulary than that of these data"
         if where != "model":
             raise UserError(
-                f"{said}: each token would mean another word to it. Give it the data.vocab... settings and the training file of this run"
+                f"{said}: each token would mean another word to it. Give both one vocabulary: the same "
+                "data.tokenizer, or the same training file, data.level and data.min_count"
             )
         log.warning("%s: its embeddings and outputs belong to other words", said)
 

@@ -21,7 +21,7 @@ Outcome = tuple[list[str], dict[str, Any], list[dict[str, Any]], Callable[[Path]
 """Lines to print, the record, a table's rows, and the function that draws."""
 
 
-_IN_FOLDER = ("split", "samples", "layers", "measure", "other", "explainers")
+_IN_FOLDER = ("split", "samples", "layers", "measure", "other", "explainers", "forms")
 _NO_NUMBER = ("out", "device", "runs_dir", "code")
 
 
@@ -69,7 +69,7 @@ class Request:
         words = [s.label for s in self.subjects] + [
             self.options[k] or "1000" for k in ("split", "samples", "layers", "measure")
         ]
-        words += [self.options[k] for k in ("other", "explainers") if self.options.get(k)]
+        words += [self.options[k] for k in ("other", "explainers", "forms") if self.options.get(k)]
         words += sorted(f"{k}={v}" for k, v in self.asked.items() if k not in _IN_FOLDER)
         digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:6]
         # what a shell takes as it is: an arm's label may hold brackets and signs

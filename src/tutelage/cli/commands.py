@@ -318,7 +318,12 @@ COMMANDS: dict[str, Command] = {
             ),
             Option("restarts", "1", "robustness: random starts of PGD"),
             Option("queries", "1000", "robustness: of the black-box attack in strong"),
-            Option("forms", "static", "int8: static, dynamic, weights, see `export`; separated by commas"),
+            Option(
+                "forms",
+                "",
+                "int8: static (also without it), dynamic, weights, see `export`",
+                value="static,dynamic",
+            ),
             Option("x", "", "phases: the setting along the map", value="model.width"),
             Option("y", "", "phases: the setting down the map", value="model.depth"),
             Option("device", "cpu", "cpu | cuda | mps"),

@@ -299,7 +299,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     if not isinstance(method, Method):
         raise UserError(f"method._target_ must be a tutelage Method, got {type(method).__name__}")
     method.resting = resting
-    if config["hardware"]["recompute"]:
+    if config["hardware"].get("recompute"):
         recompute(method.network)
     _warn_of_plain_labelled(data, objectives)
     named = [own_name(name) for name, _ in method.named_parameters()]

@@ -110,7 +110,9 @@ def _word(value: Any) -> str:
 def _codes(cells: pd.Series, words: Sequence[str]) -> np.ndarray:
     import pandas as pd
 
-    return np.asarray(pd.Index(list(words), dtype=object).get_indexer(pd.Index(_words(cells))), dtype=np.int64)
+    return np.asarray(
+        pd.Index(list(words), dtype=object).get_indexer(pd.Index(_words(cells))), dtype=np.int64
+    )
 
 
 def learn(

@@ -13,8 +13,8 @@ from tutelage.models.weights import digest
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = [
-    name for name in group_options("model") if "/" not in name and name not in ("own", "huggingface")
-]  # their class or folder is the user's
+    name for name in group_options("model") if "/" not in name and name not in ("own", "huggingface", "simkd")
+]  # their class, folder or student is the user's; simkd: test_models_reused
 PASSED = {"input_shape", "output_size", "vocab_size"}  # what the builder passes by itself
 IMAGE, SERIES, TOKENS = (3, 32, 32), (12, 2), (12,)
 SMALL = {

@@ -195,3 +195,21 @@ def test_doctor_builds_what_needs_a_run_that_is_not_there_yet(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "needed runs are not complete yet, so their weights are shown as scratch: t/" in shown
     assert "frozen parameters" in shown
+
+
+def test_a_command_that_loaded_torch_ends_with_its_code_all_that_it_printed_and_what_waits_for_the_end():
+    program = (
+        "import atexit, sys, threading, time, types\n"
+        "sys.modules['torch'] = types.ModuleType('torch')\n"
+        "from tutelage.cli import main\n"
+        "main.main = lambda: print('last word') or 3\n"
+        "atexit.register(print, 'exit handler')\n"
+        "threading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()\n"
+        "class Slow:\n"
+        "    def __del__(self): print('taken apart')\n"
+        "kept = Slow()\n"
+        "main.entry()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3 and done.stdout.split("\n") == ["last word", "thread", "exit handler", ""]
+    assert done.stderr == ""

@@ -35,6 +35,8 @@ FIGURES = {
     "figures/guidance.webp": "experiments/demo/guidance.webp",
     "figures/phases.png": "experiments/guidance/results/phase_diagram.png",
     "figures/digits.png": "experiments/guidance/results/digits.png",
+    "figures/kappa.png": "experiments/guidance/results/error_consistency-kappa.png",
+    "figures/explain.png": "experiments/demo/explain.png",
     "figures/collapse.svg": "experiments/scaling/collapse_two_layer.svg",
 }
 """Pictures that results have, by their place on the site."""

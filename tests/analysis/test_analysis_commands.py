@@ -3,10 +3,12 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tutelage.analysis import alignment_curves
+from tutelage.analysis.analyses import ANALYSES, outcome
 from tutelage.analysis.analysis_request import Request, Subject, told_apart
 from tutelage.analysis.overfitting import gap_of
 from tutelage.cli.analyse import run
@@ -296,3 +298,11 @@ def test_runs_of_one_beginning_are_told_apart_by_further_digits():
     found = told_apart([Subject(run, "small") for run in runs])
     assert [one.label for one in found] == ["small abcdef111", "small abcdef112"]
     assert [one.label for one in told_apart(found[:1])] == ["small abcdef"]
+
+
+@pytest.mark.parametrize("name", [name for name, one in ANALYSES.items() if one.of_answers])
+def test_answers_are_not_asked_of_a_network_that_was_trained_without_labels(name):
+    config = {"method": {"_target_": "tutelage.methods.self_supervised.SelfSupervised"}}
+    subject = SimpleNamespace(role="", run=SimpleNamespace(key="starts/simclr/0", config=config))
+    with pytest.raises(UserError, match=r"starts/simclr/0 was trained without labels.*analyse probe"):
+        outcome(name, SimpleNamespace(subjects=[subject], options={}))

@@ -17,11 +17,13 @@ class Analysis:
     module: the module of `tutelage.analysis` that has its `outcome`.
     runs: what it is given, as its usage says it.
     help: what it shows, in a line.
+    of_answers: whether it reads a network's answers, which one that was trained without labels has none of.
     """
 
     module: str
     runs: str
     help: str
+    of_answers: bool = False
 
 
 ANALYSES = {
@@ -29,9 +31,15 @@ ANALYSES = {
         "errors_consistency",
         "<runs> <runs> ...",
         "do they err on the same test samples? (kappa with intervals)",
+        of_answers=True,
     ),
     "similarity": Analysis("similarity_map", "<run> <run>", "layer by layer, by a measure"),
-    "gap": Analysis("overfitting", "<runs> ...", "training against validation and test: the overfitting gap"),
+    "gap": Analysis(
+        "overfitting",
+        "<runs> ...",
+        "training against validation and test: the overfitting gap",
+        of_answers=True,
+    ),
     "probe": Analysis(
         "probe",
         "<runs> ...",
@@ -50,21 +58,25 @@ ANALYSES = {
         "calibration",
         "<runs> ...",
         "are probabilities right? ECE with intervals, reliability diagram, temperature, selective prediction",
+        of_answers=True,
     ),
     "explain": Analysis(
         "explain",
         "<runs> ...",
         "what answers rest on: attributions in pictures, and what these are worth, in numbers",
+        of_answers=True,
     ),
     "robustness": Analysis(
         "robustness",
         "<runs> ...",
         "do answers hold? common corruptions at five severities, FGSM, PGD and a strong attack, with checks of the attacks",
+        of_answers=True,
     ),
     "int8": Analysis(
         "compression",
         "<runs> ...",
         "networks in floats and quantised: the metric, size and latency in onnxruntime",
+        of_answers=True,
     ),
     "phases": Analysis(
         "phases",
@@ -83,6 +95,16 @@ ANALYSES = {
 
 
 def outcome(name: str, request: Request) -> Outcome:
-    """Return what an analysis makes of a request: lines to print, its record, a table's rows, and the function that draws."""
+    """Return what an analysis makes of a request: lines to print, its record, a table's rows, and the function that draws.
+
+    Raises:
+        UserError: among others, answers are asked of a network that was trained without labels.
+    """
+    if ANALYSES[name].of_answers:
+        from tutelage.engine.inherited import check_answers
+
+        for subject in request.subjects:
+            if not subject.role:
+                check_answers(subject.run.key, subject.run.config)
     found: Outcome = importlib.import_module(f"tutelage.analysis.{ANALYSES[name].module}").outcome(request)
     return found

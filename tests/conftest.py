@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def command(tmp_path: Path) -> Callable[..., Run]:
     """Give a function that does the run of some overrides, through the real path, and returns it."""
     from small_runs import SMALL
-    from tutelage.config.compose import plan_of
+    from tutelage.config.planner import plan_of
     from tutelage.jobs.launch import run_plan
     from tutelage.runs.store import Store
 

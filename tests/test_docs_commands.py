@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.config.compose import plan_of
+from tutelage.config.planner import plan_of
 from tutelage.errors import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ from tutelage.analysis.question import Question, joined
 from tutelage.cli.analyse import run
 from tutelage.cli.commands import COMMANDS
 from tutelage.cli.reader import read
-from tutelage.config.compose import plan_of
+from tutelage.config.planner import plan_of
 from tutelage.errors import UserError
 from tutelage.jobs.launch import run_plan
 from tutelage.models.frozen import FrozenNetwork

@@ -8,7 +8,7 @@ from tutelage.analysis.network_cost import BATCHES, network_cost, peak_bytes
 from tutelage.cli.commands import COMMANDS
 from tutelage.cli.reader import read
 from tutelage.cli.report import run as report
-from tutelage.config.compose import plan_of
+from tutelage.config.planner import plan_of
 from tutelage.errors import UserError
 from tutelage.jobs.launch import run_plan
 from tutelage.models.counts import counted

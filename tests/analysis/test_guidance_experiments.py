@@ -10,7 +10,8 @@ import torch
 import yaml
 from PIL import Image
 
-from tutelage.config.compose import compose, hydra_ready, plan_of
+from tutelage.config.compose import compose, hydra_ready
+from tutelage.config.planner import plan_of
 from tutelage.engine.build import build
 from tutelage.reporting.table_file import load
 

@@ -24,7 +24,7 @@ def test_a_wrong_name_is_refused_with_the_choices(capsys: pytest.CaptureFixture[
 
 
 def test_the_loop_by_hand_trains_on_the_training_data_and_only_looks_at_the_validation_data() -> None:
-    from tutelage.config.compose import plan_of
+    from tutelage.config.planner import plan_of
     from tutelage.engine.build import build
 
     words, *_ = CASES["MLP 784-64-128-64, batch 128, 28 px"]

@@ -15,7 +15,7 @@ import tutelage
 from tutelage.cli import export, predict
 from tutelage.cli.commands import COMMANDS
 from tutelage.cli.reader import read
-from tutelage.config.compose import plan_of
+from tutelage.config.planner import plan_of
 from tutelage.errors import UserError
 from tutelage.jobs.launch import run_plan
 from tutelage.runs.store import Store

@@ -10,7 +10,7 @@ import pytest
 from tutelage.cli import programme as programme_command
 from tutelage.cli.main import main
 from tutelage.cli.speed import Speed
-from tutelage.config.compose import plan_of
+from tutelage.config.planner import plan_of
 from tutelage.errors import UserError
 from tutelage.reporting.programme_file import load, programme_path
 from tutelage.reporting.table_paths import tables

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tutelage.cli.main import main
-from tutelage.config.compose import plan_of
+from tutelage.config.planner import plan_of
 from tutelage.data import cache
 from tutelage.engine.build import build
 from tutelage.engine.classes import classes_apart, names_in

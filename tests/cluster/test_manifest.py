@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from tutelage.cli.sweep_words import arms_of
-from tutelage.config.compose import plan_of
+from tutelage.config.planner import plan_of
 
 MANIFEST = Path(__file__).parents[2] / "docs" / "tutorials" / "kubernetes.yaml"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tutelage.config.compose import compose, plan_of, readable
-from tutelage.config.planner import Planner
+from tutelage.config.compose import compose, readable
+from tutelage.config.planner import Planner, plan_of
 from tutelage.errors import UserError
 
 GUIDED = ["method=guidance", "model@guide=residual_convnet"]

@@ -102,7 +102,7 @@ def test_ranks_read_a_stream_without_overlap_also_after_resuming_with_another_nu
 
 
 def test_another_number_of_ranks_is_another_run() -> None:
-    from tutelage.config.compose import plan_of
+    from tutelage.config.planner import plan_of
 
     words = ["data=digits", "hardware=ddp_cpu"]
     assert len({plan_of([*words, f"hardware.devices={ranks}"]).identity for ranks in (2, 4)}) == 2

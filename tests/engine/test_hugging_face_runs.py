@@ -13,7 +13,8 @@ from test_resume import resumes_exactly
 
 import hugging_face_models as small
 import tutelage
-from tutelage.config.compose import compose, plan_of
+from tutelage.config.compose import compose
+from tutelage.config.planner import plan_of
 from tutelage.engine.build import build
 from tutelage.errors import UserError
 from tutelage.jobs.launch import run_plan

@@ -14,7 +14,7 @@ import yaml
 
 from tutelage.analysis import sample_quality
 from tutelage.cli.main import main
-from tutelage.config.compose import plan_of
+from tutelage.config.planner import plan_of
 from tutelage.data import cache, pseudo
 from tutelage.engine.load import load_run
 from tutelage.errors import UserError

@@ -14,7 +14,7 @@ from tutelage.cli.analyse import run as analyse
 from tutelage.cli.commands import COMMANDS
 from tutelage.cli.export import run as export
 from tutelage.cli.reader import read
-from tutelage.config.compose import plan_of
+from tutelage.config.planner import plan_of
 from tutelage.engine import quantise
 from tutelage.engine.export import _onnx, onnx_of
 from tutelage.engine.exported import Served

@@ -9,9 +9,9 @@ import yaml
 from PIL import Image
 
 from tutelage.cli.main import main
-from tutelage.config.compose import compose, hydra_ready, plan_of
+from tutelage.config.compose import compose, hydra_ready
 from tutelage.config.groups import group_options
-from tutelage.config.planner import Planner
+from tutelage.config.planner import Planner, plan_of
 from tutelage.engine.build import build
 from tutelage.reporting.table_file import load
 from tutelage.runs import needs, setting

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from forked_command import Forked
-from tutelage.config.compose import plan_of
+from tutelage.config.planner import plan_of
 from tutelage.engine.checkpoints import Checkpoints
 from tutelage.generators import shards
 from tutelage.generators.conditioning import Conditioning

@@ -11,7 +11,8 @@ import time
 import pytest
 
 from tutelage.cli.main import main
-from tutelage.config.compose import of_hydra, plan_of
+from tutelage.config.compose import of_hydra
+from tutelage.config.planner import plan_of
 from tutelage.errors import UserError
 from tutelage.jobs import ray_request, run_parcels
 from tutelage.runs.records import read_json

@@ -345,7 +345,7 @@ def test_a_job_that_begins_a_run_anew_does_so_once_however_often_it_is_queued_ag
         asked.append(words)
         return plan(tmp_path, rerun="rerun=false" not in words)
 
-    monkeypatch.setattr("tutelage.config.compose.plan_of", plan_of)
+    monkeypatch.setattr("tutelage.config.planner.plan_of", plan_of)
     config = tmp_path / plan().key / "config.yaml"
     config.parent.mkdir(parents=True)
     config.touch()  # of the run that is to be made anew

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import tutelage
-from tutelage.config.compose import plan_of
+from tutelage.config.planner import plan_of
 from tutelage.engine.load import evaluate_network
 from tutelage.errors import UserError
 from tutelage.jobs.launch import run_plan

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 import tutelage
-from tutelage.config.compose import plan_of
+from tutelage.config.planner import plan_of
 from tutelage.engine.export import export
 from tutelage.engine.load import evaluate_network
 from tutelage.errors import UserError

@@ -167,7 +167,7 @@ def _without_guide(words: Sequence[str]) -> list[str]:
 
 
 def _probe(label: str, words: Sequence[str], steps: int, subject: Subject) -> Probe:
-    from tutelage.config.compose import plan_of
+    from tutelage.config.planner import plan_of
     from tutelage.engine.load import load_run
     from tutelage.jobs.launch import run_plan
     from tutelage.runs.store import Store

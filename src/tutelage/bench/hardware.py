@@ -97,7 +97,7 @@ def _method(
 def _cost(words: list[str]) -> dict[str, Any]:
     import torch
 
-    from tutelage.config.compose import plan_of
+    from tutelage.config.planner import plan_of
     from tutelage.jobs.launch import run_plan
 
     if torch.cuda.is_available():

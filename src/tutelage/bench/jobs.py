@@ -25,7 +25,7 @@ def rows() -> list[Row]:
 def measure(logger: str, at_most: float) -> list[Row]:
     """Time sweeps of new jobs of one update each, in turn with as many of the same trainings by hand."""
     from tutelage.cli import train
-    from tutelage.config.compose import plan_of
+    from tutelage.config.planner import plan_of
     from tutelage.engine import mirrors
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

@@ -32,7 +32,7 @@ def measure(name: str, words: list[str], epochs: int, target: float, *, pairs: i
     The floor of an epoch is its forward and backward passes over the training data and its forward passes over the validation data: the
     loop by hand does both. How the run compares with the training steps alone stands beside it, without a target.
     """
-    from tutelage.config.compose import plan_of
+    from tutelage.config.planner import plan_of
     from tutelage.engine.build import build
     from tutelage.jobs.launch import run_plan
 

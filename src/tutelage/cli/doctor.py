@@ -20,7 +20,7 @@ from tutelage.runs.weights import Weights, networks
 def run(given: Given) -> int:
     """Run the command; return its exit code."""
     build, overrides = "--build" in given.flags, given.settings
-    from tutelage.config.compose import plan_of
+    from tutelage.config.planner import plan_of
     from tutelage.reporting.console import console as console_of
 
     console = console_of(highlight=False, soft_wrap=True)

@@ -58,7 +58,8 @@ def _reports(what: str, given: Given) -> Iterator[Callable[[], Report]]:
 
 
 def _of_table(path: Path, given: Given, entered: contextlib.ExitStack) -> Callable[[], Report]:
-    from tutelage.config.compose import hydra_ready, plan_of
+    from tutelage.config.compose import hydra_ready
+    from tutelage.config.planner import plan_of
     from tutelage.reporting.table_file import load
     from tutelage.reporting.tables import build, finder
     from tutelage.runs.identity import is_excluded

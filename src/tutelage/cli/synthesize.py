@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def run(given: Given) -> int:
     """Run the command; return its exit code."""
-    from tutelage.config.compose import plan_of
+    from tutelage.config.planner import plan_of
     from tutelage.jobs.launch import mend, run_plan
     from tutelage.jobs.outcomes import headline
     from tutelage.runs.setting import is_synthesis

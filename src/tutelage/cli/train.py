@@ -26,7 +26,7 @@ def run(given: Given) -> int:
         return multirun(overrides)
     if of_hydra := [word for word in overrides if word.startswith(("hydra.", "hydra/"))]:
         raise UserError(f"{of_hydra[0]} is for sweeps, whose jobs Hydra lists and launches: add -m")
-    from tutelage.config.compose import plan_of
+    from tutelage.config.planner import plan_of
     from tutelage.engine.rank_environment import global_rank, in_ranks
     from tutelage.jobs.launch import run_plan
     from tutelage.runs.store import short

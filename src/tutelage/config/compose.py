@@ -31,7 +31,6 @@ from tutelage.config.shorthand import written_out
 from tutelage.errors import UserError
 from tutelage.runs import needs
 from tutelage.runs.identity import WEIGHTS_DIGEST, flatten
-from tutelage.runs.needs import Plan
 from tutelage.runs.weights import NETWORKS, RESERVED, stamp
 from tutelage.runs.words import one_length
 
@@ -198,13 +197,6 @@ def of_hydra(words: Sequence[str], part: str) -> dict[str, Any]:
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise explain(error, words) from error
         return dict(OmegaConf.to_container(node.hydra[part], resolve=True))  # type: ignore[arg-type]
-
-
-def plan_of(overrides: Sequence[str]) -> Plan:
-    """Return the plan of a command: its run and the runs it needs. Of several commands: `planner.Planner`."""
-    from tutelage.config.planner import Planner
-
-    return Planner()(overrides)
 
 
 def setting_value(word: str) -> Any:

@@ -1,4 +1,4 @@
-"""Plans of many commands: what Hydra makes of the files they choose is made once for all that choose the same.
+"""From commands to plans. Of many, what Hydra makes of the files they choose is made once for all that choose the same.
 
 Hydra composes in two steps. It merges the files that the words choose (95 % of the time), then applies the other words to the result, in
 their order. Here the second step, by Hydra's own code, goes to a copy of what the first one gave. Whatever else there is to it (a word of
@@ -107,3 +107,8 @@ class Planner:
             except (*_MISTAKES, UserError, pickle.PicklingError):
                 self._bases[choices] = None
         return self._bases[choices]
+
+
+def plan_of(overrides: Sequence[str]) -> Plan:
+    """Return the plan of one command: its run and the runs it needs."""
+    return Planner()(overrides)

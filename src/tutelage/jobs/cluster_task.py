@@ -76,7 +76,7 @@ class Task:
 
     def _planned(self) -> Plan:
         """Plan the job, and remember the plan: a signal's handler had better compose nothing."""
-        from tutelage.config.compose import plan_of
+        from tutelage.config.planner import plan_of
 
         self.plan = plan_of(self.words)
         if self.plan.config["rerun"]:

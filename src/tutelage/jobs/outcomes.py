@@ -174,7 +174,7 @@ class Jobs:
 
         plans: of commands that are planned already.
         """
-        from tutelage.config.compose import plan_of
+        from tutelage.config.planner import plan_of
 
         known = plans or {}
 
@@ -366,7 +366,7 @@ def _log_of(plan: Plan | None) -> str | None:
 
 def plan_or_none(words: Sequence[str]) -> Plan | None:
     """Return the plan of a command, or None where it has none."""
-    from tutelage.config.compose import plan_of
+    from tutelage.config.planner import plan_of
 
     try:
         return plan_of(words)
@@ -376,7 +376,7 @@ def plan_or_none(words: Sequence[str]) -> Plan | None:
 
 def plan_here(jobs: Jobs, words: Sequence[str], name: str) -> Plan | None:
     """Plan a job that others are to do; words that mean nothing are noted here: a node would say no more."""
-    from tutelage.config.compose import plan_of
+    from tutelage.config.planner import plan_of
 
     try:
         return plan_of(words)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tutelage.reporting.collect import Row, group
+from tutelage.reporting.collect import group
 from tutelage.reporting.folds import note, of_sweep, together
+from tutelage.reporting.row import Row
 from tutelage.runs.run import State
 
 

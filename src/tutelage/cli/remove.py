@@ -15,7 +15,7 @@ from pathlib import Path
 from tutelage.cli.listing import filters
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
-from tutelage.reporting.collect import Row
+from tutelage.reporting.row import Row
 from tutelage.reporting.table_paths import PROGRAMMES, TABLES, name_of
 from tutelage.runs.folders import make_folder
 from tutelage.runs.identity import identity_of

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tutelage.reporting.row import Row
 from tutelage.runs.identity import is_excluded
 from tutelage.runs.words import brief, distinguishing, joined, key_of
-
-if TYPE_CHECKING:
-    from tutelage.reporting.collect import Row
 
 _FEW = 4
 """How many settings an arm's label may name where fewer tell it apart."""

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from tutelage.errors import UserError
-from tutelage.reporting.collect import Row
 from tutelage.reporting.quantities import usual_mode
 from tutelage.reporting.report_model import Report
+from tutelage.reporting.row import Row
 from tutelage.reporting.tables import Cell, Table, build
 from tutelage.runs.run import State
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from tutelage.reporting.arm_labels import is_seed, shown
-from tutelage.reporting.collect import Row
 from tutelage.reporting.facts import TestData
 from tutelage.reporting.report_model import Line
+from tutelage.reporting.row import Row
 from tutelage.runs.run import State
 
 SUBJECTS = (

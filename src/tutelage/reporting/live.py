@@ -20,8 +20,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from tutelage.errors import UserError
 from tutelage.reporting import page, page_data, page_tables
-from tutelage.reporting.collect import Row
 from tutelage.reporting.report_model import Report
+from tutelage.reporting.row import Row
 from tutelage.reporting.run_details import Record, Share, details, record_of
 from tutelage.runs.store import Store
 

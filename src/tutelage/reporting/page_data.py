@@ -11,9 +11,9 @@ from typing import Any
 from tutelage.errors import visible
 from tutelage.reporting import quantities
 from tutelage.reporting.arm_labels import is_digest, is_seed, shown
-from tutelage.reporting.collect import Row
 from tutelage.reporting.differences import SUBJECTS
 from tutelage.reporting.report_model import Line, Report
+from tutelage.reporting.row import Row
 from tutelage.reporting.run_details import MOST_RUNS, Record, Share, details, progress, record_of, thin
 from tutelage.reporting.statistics import summarize, t_quantile
 from tutelage.runs.identity import identity_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tutelage.reporting.collect import Row
+from tutelage.reporting.row import Row
 from tutelage.reporting.statistics import UNBOUNDED, Summary, bounds_of, summarize
 from tutelage.reporting.verdict import Comparison, Published
 from tutelage.runs.run import State

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from tutelage.errors import UserError, choices
 from tutelage.reporting import curves, folds, page, render
-from tutelage.reporting.collect import Group, Row, collect, group, prerequisites
+from tutelage.reporting.collect import Group, collect, group, prerequisites
 from tutelage.reporting.differences import notes_on_differences, same_test_data
 from tutelage.reporting.index import Index
 from tutelage.reporting.report_model import Line, Report
+from tutelage.reporting.row import Row
 from tutelage.reporting.verdict import Comparison, compare, correct
 from tutelage.runs.identity import identity_of
 from tutelage.runs.run import State

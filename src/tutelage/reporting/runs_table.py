@@ -8,9 +8,10 @@ from datetime import date
 from typing import Any
 
 from tutelage.errors import UserError, choices
-from tutelage.reporting.collect import Row, collect
+from tutelage.reporting.collect import collect
 from tutelage.reporting.long_table import LongTable
 from tutelage.reporting.render import number
+from tutelage.reporting.row import Row
 from tutelage.runs.run import State
 from tutelage.runs.store import Store, shortest
 

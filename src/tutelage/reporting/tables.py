@@ -16,9 +16,10 @@ from pathlib import Path
 
 from tutelage.errors import UserError, choices
 from tutelage.reporting import measured
-from tutelage.reporting.collect import Row, gap_reason, row_of
+from tutelage.reporting.collect import gap_reason, row_of
 from tutelage.reporting.differences import same_test_data
 from tutelage.reporting.report_model import Line, Report
+from tutelage.reporting.row import Row
 from tutelage.reporting.runs_report import notes_on, write
 from tutelage.reporting.runs_table import render_runs_table
 from tutelage.reporting.statistics import bounds_of

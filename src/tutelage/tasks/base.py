@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -15,10 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from tutelage.tasks import metrics as by_name
 from tutelage.tasks.means import Mean
-
-if TYPE_CHECKING:
-    from tutelage.tasks.metrics import Named
 
 
 class Batch(NamedTuple):
@@ -138,21 +136,15 @@ class Task(ABC):
 
         names: see `tasks.metrics.METRICS`. monitor: one of them, or of what the task computes anyway; None: as the task has it.
         """
-        from tutelage.tasks import metrics
+        by_name.ask(self, names, monitor)
 
-        metrics.ask(self, names, monitor)
-
-    def named_metrics(self) -> Mapping[str, Named]:
+    def named_metrics(self) -> Mapping[str, by_name.Named]:
         """Return the metrics by name that are computed beside `metric_parts`."""
-        from tutelage.tasks.metrics import METRICS
-
-        return {name: METRICS[name] for name in dict.fromkeys((*self.usual, *self.asked))}
+        return {name: by_name.METRICS[name] for name in dict.fromkeys((*self.usual, *self.asked))}
 
     def directions(self) -> dict[str, str]:
         """Return "max" or "min" for each metric that is one number: which way is better."""
-        from tutelage.tasks.metrics import directions
-
-        return directions(self)
+        return by_name.directions(self)
 
     def measured(self, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return what metrics by name see of selected predictions and targets: probabilities, or values in the targets' own unit."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 import torchmetrics.classification as of_classes
@@ -14,7 +14,6 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tutelage.errors import UserError, choices
-from tutelage.tasks.base import Task
 from tutelage.tasks.means import Mean, RowMean
 
 ECE_BINS = 15  # Guo et al. 2017, arXiv 1706.04599
@@ -23,16 +22,35 @@ FEW_TOKENS = 100
 _FAMILIES = {"classes": "Multiclass", "tokens": "Multiclass", "binary": "Binary", "labels": "Multilabel"}
 
 
+class Measured(Protocol):
+    """What metrics see of a task; see `base.Task`, which each is."""
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    usual: ClassVar[tuple[str, ...]]
+    monitor: str
+    mode: Literal["max", "min"]
+    output_size: int
+    asked: tuple[str, ...]
+    class_names: Sequence[str] | None
+
+    def metric_parts(self) -> list[tuple[str, Metric]]:
+        """Return the streaming metrics beside the loss, by name."""
+
+    def derive(self, values: dict[str, float]) -> dict[str, float]:
+        """Add the metrics that are functions of others."""
+
+
 @dataclass(frozen=True)
 class Named:
     """One metric. mode: which way is better; None: it is no one number, and selects nothing. make: builds it for a task of `kinds`."""
 
     mode: Literal["max", "min"] | None
     kinds: tuple[str, ...]
-    make: Callable[[Task], Metric]
+    make: Callable[[Measured], Metric]
 
 
-def _classes_of(task: Task) -> dict[str, int]:
+def _classes_of(task: Measured) -> dict[str, int]:
     return {
         "classes": {"num_classes": task.output_size},
         "tokens": {"num_classes": task.output_size},
@@ -40,8 +58,8 @@ def _classes_of(task: Task) -> dict[str, int]:
     }.get(task.kind, {})
 
 
-def _standard(name: str, average: str | None = None, **options: Any) -> Callable[[Task], Metric]:
-    def make(task: Task) -> Metric:
+def _standard(name: str, average: str | None = None, **options: Any) -> Callable[[Measured], Metric]:
+    def make(task: Measured) -> Metric:
         how = {"average": average} if average and task.kind != "binary" else {}
         kind = getattr(of_classes, f"{_FAMILIES[task.kind]}{name}")
         return kind(**_classes_of(task), **how, **options, validate_args=False)
@@ -83,8 +101,8 @@ class _OfPresent(Metric):
         self.ranking.reset()
 
 
-def _ranking(name: str) -> Callable[[Task], Metric]:
-    def make(task: Task) -> Metric:
+def _ranking(name: str) -> Callable[[Measured], Metric]:
+    def make(task: Measured) -> Metric:
         average = {} if task.kind == "binary" else {"average": None}
         kind = getattr(of_classes, f"{_FAMILIES[task.kind]}{name}")
         ranking = kind(**_classes_of(task), **average, validate_args=False)
@@ -133,7 +151,7 @@ class _Recalls(Metric):
         )
 
 
-def _recalls(task: Task, *, each: bool) -> Metric:
+def _recalls(task: Measured, *, each: bool) -> Metric:
     size = 2 if task.kind == "binary" else task.output_size
     names = (
         task.class_names
@@ -264,11 +282,11 @@ _OWN = {
 """Which way what tasks compute anyway is better."""
 
 
-def _outputs(task: Task) -> int:
+def _outputs(task: Measured) -> int:
     return task.output_size
 
 
-def ask(task: Task, names: Sequence[str], monitor: str | None) -> None:
+def ask(task: Measured, names: Sequence[str], monitor: str | None) -> None:
     """See `Task.ask`."""
     own = list(_own(task))
     for name in names:
@@ -291,20 +309,20 @@ def ask(task: Task, names: Sequence[str], monitor: str | None) -> None:
     task.asked = tuple(named)
 
 
-def _own(task: Task) -> list[str]:
+def _own(task: Measured) -> list[str]:
     """The metrics that a task computes anyway."""
     names = ["loss", *(name for name, _ in task.metric_parts()), *task.usual]
     return [*names, *(name for name in task.derive(dict.fromkeys(names, 0.0)) if name not in names)]
 
 
-def directions(task: Task) -> dict[str, str]:
+def directions(task: Measured) -> dict[str, str]:
     """See `Task.directions`."""
     names = dict.fromkeys((*_own(task), *task.asked))
     found = {name: (METRICS[name].mode if name in METRICS else None) or _OWN.get(name) for name in names}
     return {name: mode for name, mode in found.items() if mode} | {task.monitor: task.mode}
 
 
-def _check(task: Task, name: str) -> None:
+def _check(task: Measured, name: str) -> None:
     fitting = [one for one, metric in METRICS.items() if task.kind in metric.kinds]
     if name not in METRICS:
         raise UserError(f"there is no metric '{name}'; {choices(name, fitting, limit=40)}")

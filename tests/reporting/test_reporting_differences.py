@@ -5,7 +5,7 @@ import pytest
 from tutelage.reporting import render
 from tutelage.reporting.runs_report import free_report
 from tutelage.reporting.table_file import load
-from tutelage.reporting.tables import build
+from tutelage.reporting.table_report import build
 from tutelage.reporting.verdict import Verdict
 from tutelage.runs.store import Store
 

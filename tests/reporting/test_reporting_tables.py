@@ -7,9 +7,10 @@ import pytest
 from tutelage.errors import UserError
 from tutelage.reporting import render
 from tutelage.reporting.collect import row_of
-from tutelage.reporting.committed import committed_report
+from tutelage.reporting.committed import committed_report, write_table
 from tutelage.reporting.table_file import load
-from tutelage.reporting.tables import build, choose, unfinished, write_table
+from tutelage.reporting.table_report import build
+from tutelage.reporting.tables import choose, unfinished
 
 FILE = """
 title: Guided learning

@@ -25,9 +25,10 @@ from tutelage.cli.speed import Speed, alone
 from tutelage.errors import UserError
 from tutelage.jobs.outcomes import Jobs, Outcome
 from tutelage.jobs.plain_log import quietly
+from tutelage.reporting.committed import write_table
 from tutelage.reporting.console import console, say
 from tutelage.reporting.programme_file import Programme, Stage, load
-from tutelage.reporting.tables import finder, unfinished, write_table
+from tutelage.reporting.tables import finder, unfinished
 from tutelage.runs.identity import identify, is_need
 from tutelage.runs.needs import Plan
 from tutelage.runs.records import read_json, write_json

@@ -67,10 +67,11 @@ def report_table(path: Path, words: Sequence[str], *, replace: bool = False, col
     """
     from tutelage.config.compose import hydra_ready
     from tutelage.config.planner import Planner
+    from tutelage.reporting.committed import write_table
     from tutelage.reporting.console import console
     from tutelage.reporting.render import terminal
     from tutelage.reporting.table_file import load
-    from tutelage.reporting.tables import finder, write_table
+    from tutelage.reporting.tables import finder
     from tutelage.runs.identity import is_excluded
     from tutelage.runs.store import Store
 

@@ -61,7 +61,8 @@ def _of_table(path: Path, given: Given, entered: contextlib.ExitStack) -> Callab
     from tutelage.config.compose import hydra_ready
     from tutelage.config.planner import plan_of
     from tutelage.reporting.table_file import load
-    from tutelage.reporting.tables import build, finder
+    from tutelage.reporting.table_report import build
+    from tutelage.reporting.tables import finder
     from tutelage.runs.identity import is_excluded
 
     table, words = load(path), given.as_settings("runs_dir")

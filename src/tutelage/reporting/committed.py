@@ -1,8 +1,9 @@
-"""The report of a table from the cells that were written beside it: in a clone, where the runs themselves are not."""
+"""The files of a table: written from its runs, or, in a clone, where these are not, from the cells that were written before."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from tutelage.errors import UserError
 from tutelage.reporting.quantities import usual_mode
 from tutelage.reporting.report_model import Report
 from tutelage.reporting.row import Row
-from tutelage.reporting.tables import Cell, Table, build
+from tutelage.reporting.runs_report import write
+from tutelage.reporting.table_report import build
+from tutelage.reporting.tables import Cell, Find, Table
 from tutelage.runs.run import State
+from tutelage.runs.store import Store
 
 NOT_METRICS = ("arm", "run", "seed", "state", "reason", "code", "best_step", "train_s")
 
@@ -62,3 +66,55 @@ def _row(record: dict[str, str], table: Table) -> Row:
         commits=tuple(filter(None, record["code"].split(" then "))),
         train_s=float(record["train_s"]) if record["train_s"] else None,
     )
+
+
+def write_table(
+    table: Table,
+    find: Find,
+    store: Store,
+    folder: Path,
+    stem: str,
+    *,
+    words: Sequence[str] = (),
+    replace: bool = False,
+    finish: Callable[[Report], Report] = lambda report: report,
+) -> tuple[Report, str]:
+    """Write a table's `<stem>.md`, `<stem>.csv`, `<stem>-cells.csv` and `<stem>.png`, and return the report and what became of it in words.
+
+    A table on the disk that is of more complete runs stays, unless `replace`: in a fresh clone all runs are missing. Then the report is
+    of the cells on the disk, and its page is written, with a figure where there is none. finish: adds to a report of the runs.
+    """
+    cells = folder / f"{stem}-cells.csv"
+    had = 0 if replace else _complete_in(cells)
+    report: Report | None
+    try:
+        report = finish(build(table, find, words))
+        have = str(report.complete)
+    except UserError as error:  # such as data that are not on this machine
+        if not had:
+            raise
+        report, have = None, f"none can be looked for ({error}), so that none"
+    if report is None or report.complete < had:
+        report = committed_report(table, cells)
+        figure = {} if (folder / f"{stem}.png").exists() else {"figure": f"{stem}.png"}
+        write(report, store, folder, {"html": f"{stem}.html", **figure})
+        return report, (
+            f"from the {had} complete runs of {cells}; of the runs themselves {have} are here. "
+            f"written: {folder}/{stem}.html. `tutelage reproduce` makes the others; --replace writes the table of those that are here"
+        )
+    names = {
+        "page": f"{stem}.md",
+        "table": f"{stem}.csv",
+        "cells": f"{stem}-cells.csv",
+        "figure": f"{stem}.png",
+        "html": f"{stem}.html",
+    }
+    write(report, store, folder, names)
+    return report, f"written: {folder}/{stem}.html, and beside it {stem}.md, .csv, -cells.csv and .png"
+
+
+def _complete_in(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    with path.open(newline="", encoding="utf-8") as file:
+        return sum(row.get("state") == State.COMPLETE for row in csv.DictReader(file))

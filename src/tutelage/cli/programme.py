@@ -13,57 +13,35 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tutelage.cli.programme_stages import PlanOf, Work, measured, missing, note_path, planner, timed, works_of
 from tutelage.cli.reader import Given
 from tutelage.cli.report import report_table
-from tutelage.cli.speed import Speed, alone
+from tutelage.cli.speed import Speed
 from tutelage.errors import UserError
 from tutelage.jobs.outcomes import Jobs, Outcome
 from tutelage.jobs.plain_log import quietly
 from tutelage.reporting.committed import write_table
 from tutelage.reporting.console import console, say
-from tutelage.reporting.programme_file import Programme, Stage, load
-from tutelage.reporting.tables import finder, unfinished
-from tutelage.runs.identity import identify, is_need
+from tutelage.reporting.programme_file import Programme, load
+from tutelage.reporting.tables import finder
 from tutelage.runs.needs import Plan
-from tutelage.runs.records import read_json, write_json
+from tutelage.runs.records import write_json
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
-from tutelage.runs.words import joined, key_of, value_of
+from tutelage.runs.words import key_of, value_of
 
 log = logging.getLogger("tutelage")
-PlanOf = Callable[[Sequence[str]], Plan]
-"""From a command to its plan."""
 RESERVE_S = 5.0
 """Seconds that the end of the time keeps for tables and what is to be said."""
 
 
 class TimeIsUp(KeyboardInterrupt):
     """The minutes that were given are over: what runs stops as at an interrupt."""
-
-
-@dataclass
-class Work:
-    """A stage on this machine: what it misses, and how many seconds each of it takes, about (NaN: not known)."""
-
-    stage: Stage
-    words: tuple[str, ...]
-    missing: list[tuple[tuple[str, ...], float]] = field(default_factory=list)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that are left to do; what is not known counts as nothing."""
-        return math.fsum(seconds for _, seconds in self.missing if seconds == seconds)
-
-    @property
-    def value(self) -> float:
-        """Worth per minute."""
-        return self.stage.worth / max(self.seconds, 1.0)
 
 
 def run(path: Path, given: Given) -> int:
@@ -78,8 +56,8 @@ def run(path: Path, given: Given) -> int:
     speed = Speed()
     failed: list[str] = []
     with hydra_ready():
-        plan_of = _planner(tiny)
-        works, left_out = _works(programme, places, extra, tiny, runs_dir)
+        plan_of = planner(tiny)
+        works, left_out = works_of(programme, places, extra, tiny, runs_dir)
         if left_out and not works:
             _say_left_out(left_out)
             raise UserError(
@@ -89,7 +67,7 @@ def run(path: Path, given: Given) -> int:
         say(f"{programme.title}\nmeasuring the speed of this machine on: {ahead}")
         with _alarm(until):
             try:
-                works = _measured(works, plan_of, speed, left_out)
+                works = measured(works, plan_of, speed, left_out)
                 console().print(_plan_table(works, until - time.monotonic()))
                 _say_left_out(left_out)
                 if "--dry" in given.flags:
@@ -124,101 +102,6 @@ def _places(programme: Programme, given: Given) -> tuple[dict[str, str], list[st
         if not Path(value).expanduser().exists():
             raise UserError(f"{key}={value}: there is nothing; expected {programme.places[key]}")
     return named, [word for word in words if key_of(word) not in programme.places]
-
-
-def _works(
-    programme: Programme, places: dict[str, str], extra: Sequence[str], tiny: bool, runs_dir: str
-) -> tuple[list[Work], dict[str, str]]:
-    """Return what can be done here, and why the rest cannot."""
-    found, left_out = [], {}
-    for stage in programme.stages:
-        if lacking := [name for name in stage.needs if name not in places]:
-            left_out[stage.label] = f"give {lacking[0]}=<{programme.places[lacking[0]]}>"
-        elif stage.gpu and not tiny and not _gpu():
-            left_out[stage.label] = "needs a GPU, and this machine has none"
-        else:
-            words = [word.format(**places) for word in stage.words]
-            try:
-                if stage.table:
-                    _, table = stage.read_table()
-                    stage = replace(stage, seeds=table.seeds[:1]) if tiny else stage
-                elif _done(stage, runs_dir):
-                    continue
-            except UserError as error:
-                left_out[stage.label] = str(error)
-                continue
-            found.append(
-                Work(stage, tuple(joined(joined(words, extra), stage.tiny if tiny and stage.table else ())))
-            )
-            if tiny and stage.command:
-                found[-1].words = stage.tiny or ("-c", "pass")
-    return found, left_out
-
-
-def _gpu() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())
-
-
-def _planner(tiny: bool) -> PlanOf:
-    """Return what plans a command, each once; in a rehearsal a run needs no other one, whose settings would not be small."""
-    from tutelage.config.planner import Planner
-
-    plans: dict[tuple[str, ...], Plan] = {}
-    planner = Planner()
-
-    def planned(words: Sequence[str]) -> Plan:
-        if tuple(words) not in plans:
-            plan = planner(words)
-            plans[tuple(words)] = _alone(plan) if tiny else plan
-        return plans[tuple(words)]
-
-    return planned
-
-
-def _alone(plan: Plan) -> Plan:
-    config = alone(plan.config)
-    if is_need(config["data"].get("root")):
-        raise UserError("its data are made by another run, which a rehearsal leaves out")
-    return Plan(config=config, name=config["name"], identity=identify(config))
-
-
-def _missing(work: Work, plan_of: PlanOf) -> list[tuple[str, ...]]:
-    """Return the commands of the runs that a stage misses, the first seed of every arm first."""
-    _, table = work.stage.read_table()
-    cells = unfinished(table, finder(list(work.words), plan_of))
-    order = {seed: place for place, seed in enumerate(table.seeds)}
-    return [
-        (*cell.overrides, *work.words) for cell in sorted(cells, key=lambda cell: order.get(cell.seed, 0))
-    ]
-
-
-def _measured(works: Sequence[Work], plan_of: PlanOf, speed: Speed, left_out: dict[str, str]) -> list[Work]:
-    """Fill in what is missing of each stage and how long it takes; return those that miss something, the most worth per minute first."""
-    found = []
-    for work in works:
-        try:
-            if work.stage.command:
-                work.missing = [(work.words or work.stage.command, 60 * work.stage.minutes)]
-            else:
-                planned: set[str] = set()
-                for command in _missing(work, plan_of):
-                    work.missing.append((command, _seconds(plan_of(command), speed, planned)))
-        except UserError as error:
-            left_out[work.stage.label] = str(error).splitlines()[0]
-            continue
-        if work.missing:
-            found.append(work)
-    return sorted(found, key=lambda work: -work.value)
-
-
-def _seconds(plan: Plan, speed: Speed, planned: set[str]) -> float:
-    """Return how long a run takes with those that it needs and nobody makes before. planned: keys of these; added to."""
-    store = Store(plan.config["runs_dir"])
-    ahead = [p for p in plan.prerequisites() if p.key not in planned and not store.at(p.key).is_complete]
-    planned.update(p.key for p in ahead)
-    return math.fsum(speed.seconds(one) for one in [*ahead, plan])
 
 
 def _plan_table(works: Sequence[Work], left: float) -> Any:
@@ -277,7 +160,7 @@ def _work_off(
                         failed += [] if _command(work, runs_dir) else [work.stage.label]
                     continue
                 # A choice of hyperparameters makes new cells: a stage is asked until it has no more that fit.
-                while words := _next(_timed(work, plan_of, speed), tried, room if whole else math.inf):
+                while words := _next(timed(work, plan_of, speed), tried, room if whole else math.inf):
                     tried.add(words)
                     _one(jobs, plan_of(words), words, speed)
                     room = until - time.monotonic()
@@ -296,28 +179,11 @@ def _next(
     return next(fits, None)
 
 
-def _timed(work: Work, plan_of: PlanOf, speed: Speed) -> list[tuple[tuple[str, ...], float]]:
-    planned: set[str] = set()
-    work.missing = [
-        (command, _seconds(plan_of(command), speed, planned)) for command in _missing(work, plan_of)
-    ]
-    return work.missing
-
-
 def _one(jobs: Jobs, plan: Plan, command: Sequence[str], speed: Speed) -> None:
     jobs.do(lambda: plan, words=command)
     result = Store(plan.config["runs_dir"]).run(plan.name, plan.identity).result
     if result and not result["cost"].get("resumed_at_step"):
         speed.learn(plan, result["cost"]["total_s"])
-
-
-def _note(stage: Stage, runs_dir: str) -> Path:
-    return Path(runs_dir).expanduser() / "reproduce" / f"{stage.label.replace(' ', '-')}.json"
-
-
-def _done(stage: Stage, runs_dir: str) -> bool:
-    path = _note(stage, runs_dir)
-    return path.is_file() and read_json(path).get("exit_code") == 0
 
 
 def _command(work: Work, runs_dir: str) -> bool:
@@ -335,7 +201,7 @@ def _command(work: Work, runs_dir: str) -> bool:
         process.terminate()
         process.wait()
         raise
-    path = _note(work.stage, runs_dir)
+    path = note_path(work.stage, runs_dir)
     make_folder(path.parent)
     seconds = round(time.monotonic() - begun, 1)
     record = {"command": list(words), "exit_code": code, "seconds": seconds}
@@ -395,9 +261,9 @@ def _end(
 ) -> int:
     left = {}
     for work in works:
-        missing = len(work.missing) if work.stage.command else len(_missing(work, plan_of))
-        if missing:
-            left[work.stage.label] = missing
+        count = len(work.missing) if work.stage.command else len(missing(work, plan_of))
+        if count:
+            left[work.stage.label] = count
     if not left:
         but = f", but for {left_out} stages that are left out here" if left_out else ""
         say(f"the programme is complete{but} ({_time(seconds)})")

@@ -6,6 +6,7 @@ import json
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -52,6 +53,7 @@ def evaluate_and_save(
                 part,
                 metadata={"normalization": json.dumps(data.normalization), **shrunk(method.network)},
             )
+            _order_metadata(part)
     selection = {
         "monitor": checkpoints.monitor,
         "mode": checkpoints.mode,
@@ -69,6 +71,18 @@ def evaluate_and_save(
     if checkpoints.keep_all:
         result["best_on_test"] = _best_on_test(trainer, method, batches, checkpoints)
     return result
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort what a safetensors file says beside its tensors: the library orders it at random, and equal networks have equal files."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def _best_on_test(

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tutelage.cli.main import main
-from tutelage.jobs import outcomes
+from tutelage.jobs import notes, outcomes
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
 
@@ -226,11 +226,11 @@ def test_a_full_disk_in_the_notes_ends_no_other_job_and_is_listed(tmp_path, monk
         raise OSError(28, "No space left on device")
 
     found = outcomes.Jobs.new(str(tmp_path))
-    monkeypatch.setattr(outcomes, "write_json", full)
-    found.note("a", outcomes.Outcome.FAILED, "the disk is full")
-    found.note("b", outcomes.Outcome.DONE)
+    monkeypatch.setattr(notes, "write_json", full)
+    found.note("a", notes.Outcome.FAILED, "the disk is full")
+    found.note("b", notes.Outcome.DONE)
     assert [(note.key, note.outcome) for note in found.notes()] == [("a", "failed"), ("b", "done")]
     assert found.close() == 1
     monkeypatch.setattr(found, "_process", -1)  # as in a forked job, whose parent notes how it ended
     with pytest.raises(OSError, match="No space"):
-        found.note("c", outcomes.Outcome.DONE)
+        found.note("c", notes.Outcome.DONE)

@@ -13,7 +13,8 @@ import pytest
 
 from tutelage.errors import UserError
 from tutelage.jobs import cluster, cluster_request, cluster_task, slurm_queue
-from tutelage.jobs.outcomes import Jobs, Outcome
+from tutelage.jobs.notes import Outcome
+from tutelage.jobs.outcomes import Jobs
 from tutelage.jobs.slurm_queue import Seen
 
 OPTIONS = {

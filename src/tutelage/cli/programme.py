@@ -23,7 +23,8 @@ from tutelage.cli.reader import Given
 from tutelage.cli.report import report_table
 from tutelage.cli.speed import Speed
 from tutelage.errors import UserError
-from tutelage.jobs.outcomes import Jobs, Outcome
+from tutelage.jobs.notes import Outcome
+from tutelage.jobs.outcomes import Jobs
 from tutelage.jobs.plain_log import quietly
 from tutelage.reporting.committed import write_table
 from tutelage.reporting.console import console, say

@@ -21,7 +21,8 @@ from tutelage.errors import UserError
 from tutelage.jobs import cluster_request, slurm_queue
 from tutelage.jobs.cluster_request import Request
 from tutelage.jobs.cluster_task import Task
-from tutelage.jobs.outcomes import Jobs, Note, Outcome, headline, monitored, plan_here
+from tutelage.jobs.notes import Note, Outcome
+from tutelage.jobs.outcomes import Jobs, headline, monitored, plan_here
 from tutelage.jobs.watched import Watch
 from tutelage.runs.needs import Plan
 from tutelage.runs.records import read_json, write_json

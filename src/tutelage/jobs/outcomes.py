@@ -1,64 +1,26 @@
-"""The jobs of one command: each tried as often as asked, its outcome noted in a file, what failed listed at the end.
-
-Notes are files, one per job, because jobs run in this process, in forked ones, or on other machines of one file system.
-"""
+"""The jobs of one command: each tried as often as asked, its outcome noted (`notes`), what failed listed at the end."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tutelage.engine import progress
 from tutelage.errors import StoppedBelow, UserError, exit_code
+from tutelage.jobs.notes import Notes, Outcome
 from tutelage.runs.folders import make_folder
 from tutelage.runs.needs import Plan
-from tutelage.runs.records import read_json, write_json
 from tutelage.runs.run import Run, RunBusy
 from tutelage.runs.store import Store, short
 from tutelage.runs.words import brief, distinguishing, key_of
 
 log = logging.getLogger("tutelage")
-
-
-class Outcome(StrEnum):
-    """What became of a job."""
-
-    DONE = "done"
-    FAILED = "failed"
-    BUSY = "busy"
-    """Another process works on it: it is looked at again when the others are done."""
-    STOPPED_BELOW = "stopped"
-    """Stopped because `fit.stop_below` asked for more than it had reached: a search does that, and it is no failure."""
-    LEFT = "left"
-    """Not begun, because a job before it failed and `on_failure=stop`."""
-
-
-@dataclass(frozen=True)
-class Note:
-    """The outcome of a job.
-
-    key: the run, or the job's words where there is no run. mistake: whether the command is at fault. log: the file that says more.
-    words: the overrides of the job's command. processes: how many jobs its launcher runs at a time. seconds: how long it took.
-    """
-
-    key: str
-    outcome: Outcome
-    reason: str = ""
-    mistake: bool = False
-    log: str | None = None
-    words: tuple[str, ...] = ()
-    processes: int | None = 1
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,16 +37,11 @@ class Kind:
     value: Callable[[dict[str, Any]], float]
 
 
-class Jobs:
+class Jobs(Notes):
     """The jobs of one command, known by a folder of notes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._process = os.getpid()
-        self.gpu_memory_gb: float | None = None  # what each of several on one GPU may take of it
-        self._here: dict[
-            str, Note
-        ] = {}  # what no other process need know, and what a full disk had no room for
+    gpu_memory_gb: float | None = None
+    """What each of several on one GPU may take of it."""
 
     @classmethod
     def new(cls, runs_dir: str) -> Jobs:
@@ -248,47 +205,6 @@ class Jobs:
                 gpu_memory_gb=self.gpu_memory_gb,
             )
 
-    def note(
-        self, key: str, outcome: Outcome, reason: str = "", mistake: bool = False, log: str | None = None,
-        words: Sequence[str] = (), processes: int | None = 1, seconds: float | None = None, *, here: bool = False,
-    ) -> None:  # fmt: skip
-        """Note the outcome of a job, in place of an earlier one. here: in this process alone."""
-        note = Note(key, outcome, reason, mistake, log, tuple(words), processes, seconds)
-        if here:
-            self._here[key] = note
-            return
-        try:
-            write_json(self.note_path(key), asdict(note))
-        except OSError:
-            if os.getpid() != self._process:
-                raise  # the process that forked this one notes how it ended
-            self._here[key] = note  # a full disk must not end the other jobs
-        else:
-            self._here.pop(key, None)
-
-    def note_path(self, key: str) -> Path:
-        """Return the file that holds the note of a job."""
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-
-    def note_of(self, key: str) -> Note | None:
-        """Return the note of a job, None while there is none."""
-        path = self.note_path(key)
-        return self._here.get(key) or (_read(path) if path.is_file() else None)
-
-    def notes(self) -> list[Note]:
-        """Return the notes of all jobs, ordered by key."""
-        read = {note.key: note for note in map(_read, self.folder.glob("*.json"))}
-        return sorted((read | self._here).values(), key=lambda one: one.key)
-
-    def stop(self) -> None:
-        """Let no further job begin."""
-        (self.folder / "stop").touch()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a job failed that stops the others."""
-        return (self.folder / "stop").exists()
-
     def finish_busy(self) -> None:
         """Wait for the jobs that other processes work on, and take over what those leave."""
         busy = [note for note in self.notes() if note.outcome is Outcome.BUSY]
@@ -296,41 +212,11 @@ class Jobs:
             log.info("waiting for %d runs that other processes work on", len(busy))
             self.run_all([note.words for note in busy], busy[0].processes, wait=True)
 
-    def close(self) -> int:
-        """List what failed, with the reason and the log; return the exit code: 0, 1, or 2 where the user can mend all of it."""
-        notes = self.notes()
-        with contextlib.suppress(OSError):  # where nothing was written into it
-            self.folder.rmdir()
-        failed = [note for note in notes if note.outcome is Outcome.FAILED]
-        left = [note for note in notes if note.outcome is Outcome.LEFT]
-        if failed:
-            log.error("%d of %d jobs failed; the same command tries them again:", len(failed), len(notes))
-        words = dict(
-            zip(
-                (note.key for note in notes),
-                distinguishing([note.words for note in notes]),
-                strict=True,
-            )
-        )
-        for note in failed:
-            told = f" ({' '.join(words[note.key])})" if words[note.key] else ""
-            log.error("  %s%s: %s%s", note.key, told, note.reason, f"; log: {note.log}" if note.log else "")
-        if left:
-            log.error("%d jobs were not begun (on_failure=stop)", len(left))
-        if not failed:
-            return 1 if left else 0
-        return 2 if all(note.mistake for note in failed) else 1
-
 
 def _telling(words: Sequence[str], plan: Plan | None) -> list[str]:
     """Return what a job's line says of its words: not those that its run's name says already."""
     said = () if plan is None else ("name", "experiment")
     return [brief(word) for word in words if key_of(word) not in said]
-
-
-def _read(path: Path) -> Note:
-    read = read_json(path)
-    return Note(**{**read, "outcome": Outcome(read["outcome"]), "words": tuple(read["words"])})
 
 
 def monitored(result: dict[str, Any]) -> float:

@@ -21,7 +21,8 @@ from typing import Any
 from tutelage.engine import progress
 from tutelage.errors import UserError
 from tutelage.jobs import run_parcels
-from tutelage.jobs.outcomes import Jobs, Note, Outcome, headline, is_stored, plan_here
+from tutelage.jobs.notes import Note, Outcome
+from tutelage.jobs.outcomes import Jobs, headline, is_stored, plan_here
 from tutelage.jobs.parallel import cores
 from tutelage.jobs.ray_request import Request, check, request_of
 from tutelage.jobs.watched import EVERY_S, Watch

@@ -52,7 +52,7 @@ def do_points(jobs: Jobs, points: Sequence[tuple[Any, dict[str, Any]]], words: S
 
 def finish_jobs(request: Request, jobs: Jobs, root: str) -> int:
     """Report on the points that are done, and list those that failed; return the exit code."""
-    from tutelage.jobs.outcomes import Outcome
+    from tutelage.jobs.notes import Outcome
     from tutelage.runs.store import Store
     from tutelage.scaling.stored import measured
 
@@ -193,7 +193,7 @@ def sweep(request: Request) -> int:
 def _job(jobs: Jobs, planner: Planner, words: Sequence[str]) -> float:
     """Do the points of one job of a sweep; return their mean alignment."""
     from tutelage.jobs.launch import first_line
-    from tutelage.jobs.outcomes import Outcome
+    from tutelage.jobs.notes import Outcome
 
     try:
         points = points_of(planner.compose(words))

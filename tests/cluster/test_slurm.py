@@ -213,6 +213,7 @@ def test_a_job_of_two_ranks_that_is_queued_again_and_then_cancelled(ranks):
     (job,) = numbers()
     said("scontrol", "requeue", job)
     until(lambda: len(run_of(0).attempts) == 2, "the second attempt")
+    time.sleep(2)  # the cluster counts whole seconds: a job of none has not begun
     said("scancel", job)
     code, output = end(sweep)
     assert code == 1 and "interrupted and queued again" in output, output
@@ -221,7 +222,7 @@ def test_a_job_of_two_ranks_that_is_queued_again_and_then_cancelled(ranks):
 
 
 def test_a_job_whose_time_is_over_is_queued_again_and_resumes():
-    code, output = end(begin(*LONG, "fit.max_steps=14000", "hydra.launcher.timeout_min=1", "seed=0"))
+    code, output = end(begin(*LONG, "fit.max_steps=100000", "hydra.launcher.timeout_min=1", "seed=0"))
     assert code == 0 and "interrupted and queued again" in output, output
     assert run_of(0).result["cost"]["resumed_at_step"] > 0
 
@@ -246,7 +247,7 @@ def kill_all_of(job):
 def test_a_job_whose_process_is_killed_is_said_in_words_and_submitted_again():
     sweep = begin(*LONG, "seed=0", "retry=1")
     saved(0)
-    holder = (Path("runs/.locks") / f"{run_of(0).identity}.json").read_text()
+    holder = (Path("runs/.locks") / f"{run_of(0).identity}.lock").read_text()
     os.kill(int(re.search(r'"pid": (\d+)', holder)[1]), signal.SIGKILL)
     code, output = end(sweep)
     assert code == 0, output

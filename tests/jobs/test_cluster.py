@@ -196,7 +196,7 @@ def test_submitted_jobs_die_are_submitted_again_and_are_queued_again_when_interr
 
 
 def _holder(run):
-    return json.loads(run._lock_path.with_suffix(".json").read_text())
+    return json.loads(run._lock_path.read_text())
 
 
 @pytest.mark.parametrize(("told", "ranks"), [

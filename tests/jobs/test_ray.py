@@ -155,7 +155,7 @@ def test_a_node_that_dies_a_driver_that_dies_and_a_process_that_is_killed(cluste
     def running():
         for run in Store(shared).runs():
             if run.is_locked and not run.is_complete:
-                return read_json(run._lock_path.with_suffix(".json"))["pid"]
+                return read_json(run._lock_path)["pid"]
         return None
 
     until(running, "a job runs again", again)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from tutelage.analysis import attribution_scores as scores
 from tutelage.analysis.analysis_request import Outcome, Request, Subject
 from tutelage.analysis.attributions import EXPLAINERS, SIGNED, USUAL, cannot, explained
+from tutelage.analysis.explanation_picture import Picture, draw
 from tutelage.analysis.opening import opened, whole
 from tutelage.analysis.question import Question, joined
 from tutelage.errors import UserError, choices
@@ -26,14 +27,6 @@ PICTURED = 4
 """Samples in the figure."""
 MOST_ROWS = 6
 """Networks in the figure."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What one network makes of the figure's samples: maps (n, *places) by explainer."""
-
-    label: str
-    maps: dict[str, Tensor]
 
 
 def outcome(request: Request) -> Outcome:
@@ -85,8 +78,6 @@ def outcome(request: Request) -> Outcome:
     lines += _over_runs(rows)
     record["samples"] = len(shown["batch"].inputs)
     record["index"] = shown["batch"].index.tolist()
-    from tutelage.analysis.explanation_picture import draw
-
     return (
         lines,
         record,

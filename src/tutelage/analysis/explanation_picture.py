@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from tutelage.analysis.drawing import canvas, literal, save
 from tutelage.analysis.question import Question
@@ -16,10 +18,16 @@ from tutelage.tasks import Batch
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from tutelage.analysis.explain import Picture
-
 MOST_PLACES = 40
 """Tokens and columns up to which each is named."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one network makes of the figure's samples: maps (n, *places) by explainer."""
+
+    label: str
+    maps: dict[str, Tensor]
 
 
 def draw(

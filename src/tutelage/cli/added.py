@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from tutelage.cli.commands import COMMANDS
 from tutelage.cli.reader import Command
 from tutelage.errors import UserError, choices
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 GROUP = "tutelage.commands"
 
 
 def names() -> list[str]:
     """Return the names of the added commands."""
-    return sorted({entry.name for entry in entry_points(group=GROUP)} - COMMANDS.keys())
+    return sorted({entry.name for entry in _entries()} - COMMANDS.keys())
 
 
 def find(name: str) -> tuple[str, Command]:
@@ -24,7 +27,7 @@ def find(name: str) -> tuple[str, Command]:
     """
     if name in COMMANDS:
         return f"tutelage.cli.{COMMANDS[name].module}", COMMANDS[name]
-    for entry in entry_points(group=GROUP, name=name):
+    for entry in _entries().select(name=name):
         try:
             command = entry.load()
         except (ImportError, AttributeError) as error:
@@ -37,3 +40,10 @@ def find(name: str) -> tuple[str, Command]:
             )
         return command.module, command
     raise UserError(f"there is no command '{name}'; {choices(name, [*COMMANDS, *names()])}")
+
+
+def _entries() -> EntryPoints:
+    """Ask the installed packages, which commands of Tutelage's own do not wait for."""
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)

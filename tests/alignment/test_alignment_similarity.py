@@ -111,7 +111,7 @@ def relative(got: Tensor, expected: Tensor) -> float:
 def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both roads through the code: looking at values, or never waiting for a device (batched, always centred)."""
     if request.param == "as on a GPU":
-        for module in ("gram", "tokens"):
+        for module in ("gram", "token_cka"):
             monkeypatch.setattr(f"tutelage.alignment.{module}.on_cpu", lambda _: False)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tutelage.alignment.comparisons import MEASURES, Centred
-from tutelage.alignment.features import per_sample
+from tutelage.alignment.feature_rows import per_sample
 from tutelage.alignment.taps import activations
 from tutelage.analysis.similarity_map import draw, rows, similarity_map
 from tutelage.errors import UserError

@@ -14,7 +14,7 @@ from tutelage.cli.main import main
 from tutelage.config.planner import plan_of
 from tutelage.data import cache
 from tutelage.engine.build import build
-from tutelage.engine.classes import classes_apart, names_in
+from tutelage.engine.class_names import classes_apart, names_in
 from tutelage.engine.inherited import expected_normalization
 from tutelage.engine.load import load_run
 from tutelage.models.fcn import FCN

@@ -11,7 +11,7 @@ from small_runs import METHODS, SMALL
 from tutelage.config.compose import compose
 from tutelage.config.groups import group_options
 from tutelage.engine.build import build
-from tutelage.models.weights import digest
+from tutelage.models.weights_files import digest
 
 
 def built(tmp_path, method, *words):

@@ -70,7 +70,7 @@ def test_what_a_file_declares_is_held_against_its_class() -> None:
         ("tutelage.models.fcn.FCN", "tutelage.models.fcn"),
         ("tutelage.scaling.cases.TwoLayer", "tutelage.scaling.cases"),
         ("tutelage.scaling.layers.Dense", "tutelage.scaling.layers"),
-        ("tutelage.scaling.phases.phase_diagram", None),
+        ("tutelage.scaling.phase_diagram.phase_diagram", None),
         ("tutelage.jobs.launch.run_plan", None),
         ("tutelage.errors.UserError", None),
         ("my_package.MyNetwork", "my_package"),

@@ -12,7 +12,7 @@ from small_runs import GUIDE, METHODS, TEACHER, C
 from tutelage.engine.callbacks import Recording
 from tutelage.engine.checkpoints import Checkpoints
 from tutelage.errors import UserError
-from tutelage.objectives.memory import Memory
+from tutelage.objectives.frozen_cache import Memory
 from tutelage.reporting.collect import collect
 from tutelage.runs.run import State
 from tutelage.runs.store import Store

@@ -6,7 +6,7 @@ import torch
 from made_methods import made
 from tutelage.errors import UserError
 from tutelage.losses import distillation as losses
-from tutelage.losses.logits import correlation, multi_level, normalised, standardised
+from tutelage.losses.logit_variants import correlation, multi_level, normalised, standardised
 from tutelage.methods.distillation import Distillation
 from tutelage.models.convnet import ConvNet
 from tutelage.models.frozen import FrozenNetwork

@@ -16,7 +16,7 @@ from tutelage.generators.gan_networks import GanGenerator
 from tutelage.methods.base import step_seed
 from tutelage.methods.generation import _check_range
 from tutelage.models.average import Average
-from tutelage.models.weights import load_weights
+from tutelage.models.weights_files import load_weights
 from tutelage.typed import read
 
 WORDS = ["logger=none", "hardware.threads=1", "fit.max_steps=6", "data.batch_size=32", "data.normalization=[[0.5],[0.5]]",

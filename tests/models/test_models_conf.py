@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from tutelage.config.groups import abouts, group_options, variants
-from tutelage.models.weights import digest
+from tutelage.models.weights_files import digest
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = [

@@ -13,7 +13,7 @@ from tutelage.models.convnet import ConvNet
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.recurrent import Recurrent
 from tutelage.models.resnet import resnet
-from tutelage.models.weights import digest
+from tutelage.models.weights_files import digest
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

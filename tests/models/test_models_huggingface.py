@@ -13,10 +13,10 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 import hugging_face_models as small
 from tutelage.alignment.taps import activations, probe, weight_layers
 from tutelage.errors import UserError
+from tutelage.models.forward_calls import Call
 from tutelage.models.heads import head_of
 from tutelage.models.huggingface import hugging_face_model
-from tutelage.models.outputs import Call
-from tutelage.models.weights import digest
+from tutelage.models.weights_files import digest
 from tutelage.runs.model_folders import model_digest
 
 TOKENS = torch.tensor([[2, 3, 4, 0, 0], [5, 6, 7, 8, 9]])

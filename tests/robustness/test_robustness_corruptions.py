@@ -12,7 +12,7 @@ from PIL import Image
 
 from tutelage.errors import UserError
 from tutelage.robustness.corruptions import CORRUPTIONS, corrupted
-from tutelage.robustness.inputs import MISSING, TYPOS, missing, misspelt, typos
+from tutelage.robustness.typos_and_gaps import MISSING, TYPOS, missing, misspelt, typos
 
 
 @pytest.fixture(scope="module")

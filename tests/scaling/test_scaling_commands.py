@@ -11,8 +11,8 @@ import yaml
 from tutelage.cli.main import main
 from tutelage.config.compose import compose
 from tutelage.errors import UserError
+from tutelage.scaling.energies import predict
 from tutelage.scaling.measure_command import points_of
-from tutelage.scaling.predict import predict
 from tutelage.scaling.predict_command import axes_of, built
 from tutelage.scaling.scale_request import case_names
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tutelage.errors import UserError
-from tutelage.scaling import langevin, networks, state
+from tutelage.scaling import ensembles, langevin, state
+from tutelage.scaling.ensembles import AttentionHead, Linear, PatchConvolution, ThreeLayer, TwoLayer
 from tutelage.scaling.guided import Guide, centred, cka
 from tutelage.scaling.langevin import Langevin, largest_curvature, stationary_variance
-from tutelage.scaling.networks import AttentionHead, Linear, PatchConvolution, ThreeLayer, TwoLayer
 from tutelage.scaling.targets import AttentionTarget, HermiteTarget, PatchTarget, hermite
 from tutelage.scaling.training import Training
 
@@ -209,15 +209,15 @@ def test_the_fast_erf_and_its_slope_against_torch():
         [torch.linspace(-7, 7, 20_001), torch.randn(20_000, generator=generator()) * 1e-4, torch.zeros(1)]
     )
     weight = torch.ones(1, 1, 1)
-    before = networks._before_erf(z.view(1, -1, 1), weight).view(-1)
-    torch.testing.assert_close(networks._erf(before), torch.erf(z), atol=1e-6, rtol=0)
-    torch.testing.assert_close(networks._bell(before), torch.exp(-z.square()), atol=1e-6, rtol=1e-5)
-    cancelled = networks._before_erf(
+    before = ensembles._before_erf(z.view(1, -1, 1), weight).view(-1)
+    torch.testing.assert_close(ensembles._erf(before), torch.erf(z), atol=1e-6, rtol=0)
+    torch.testing.assert_close(ensembles._bell(before), torch.exp(-z.square()), atol=1e-6, rtol=1e-5)
+    cancelled = ensembles._before_erf(
         torch.tensor([[[0.1, 0.1, 0.1]]]), torch.tensor([[[0.3], [-0.3], [0.0]]])
     )
-    assert networks._erf(cancelled).tolist() == [[[0.0]]]
-    double = networks._before_erf(z.double().view(1, -1, 1), weight.double()).view(-1)
-    torch.testing.assert_close(networks._erf(double), torch.erf(z.double()), atol=1e-14, rtol=0)
+    assert ensembles._erf(cancelled).tolist() == [[[0.0]]]
+    double = ensembles._before_erf(z.double().view(1, -1, 1), weight.double()).view(-1)
+    torch.testing.assert_close(ensembles._erf(double), torch.erf(z.double()), atol=1e-14, rtol=0)
 
 
 def test_a_diverging_step_size_is_refused_with_one_that_works():

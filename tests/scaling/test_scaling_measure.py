@@ -9,6 +9,7 @@ import torch
 
 from tutelage.errors import UserError
 from tutelage.scaling import critical_samples
+from tutelage.scaling.ensembles import ThreeLayer, TwoLayer
 from tutelage.scaling.langevin import Langevin
 from tutelage.scaling.measure import (
     alignment,
@@ -19,7 +20,6 @@ from tutelage.scaling.measure import (
     specialised_neurons,
     train_error,
 )
-from tutelage.scaling.networks import ThreeLayer, TwoLayer
 from tutelage.scaling.targets import HermiteTarget
 
 CUBIC = HermiteTarget(inputs=4, mixture={3: 1.0})

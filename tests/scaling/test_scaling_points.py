@@ -9,9 +9,9 @@ import torch
 from tutelage.errors import UserError
 from tutelage.runs.run import State
 from tutelage.scaling import cases, stored
+from tutelage.scaling.ensembles import AttentionHead, PatchConvolution, ThreeLayer, TwoLayer
 from tutelage.scaling.grid import Point, build, run_point
 from tutelage.scaling.layers import Attention, Convolution, Dense
-from tutelage.scaling.networks import AttentionHead, PatchConvolution, ThreeLayer, TwoLayer
 from tutelage.scaling.targets import HermiteTarget
 
 SETTINGS = {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.alignment.features import per_sample, per_token
+from tutelage.alignment.feature_rows import per_sample, per_token
 from tutelage.alignment.gather import gather, world_size
 from tutelage.alignment.pairing import Pair
 from tutelage.alignment.similarity import Similarity

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tutelage.alignment.features import bounded, on_cpu, rescaled, to_single, wide
+from tutelage.alignment.feature_rows import bounded, on_cpu, rescaled, to_single, wide
 
 _BANDS = 4  # of rows: a band meets itself and those above, 10 of the 16 blocks
 Kind = Literal["cka", "unbiased_cka", "rsa", "rsa_whole"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tutelage.alignment.features import rescaled, to_single, wide
+from tutelage.alignment.feature_rows import rescaled, to_single, wide
 
 
 def centred(features: Tensor) -> Tensor:

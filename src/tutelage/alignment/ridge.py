@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from tutelage.alignment.features import rescaled, to_single
+from tutelage.alignment.feature_rows import rescaled, to_single
 
 _PROJECTIONS: dict[tuple[int, int, int, torch.device], tuple[Tensor, Tensor]] = {}
 

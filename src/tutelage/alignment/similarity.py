@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.alignment import procrustes, tokens
+from tutelage.alignment import procrustes, token_cka
 from tutelage.alignment import ridge as ridge_regression
-from tutelage.alignment.features import to_single
+from tutelage.alignment.feature_rows import to_single
 from tutelage.alignment.gram import GramScores, Kind, embed
 from tutelage.errors import UserError
 
@@ -111,16 +111,16 @@ class TokenCKA(Similarity):
         self.name, self.unbiased = "unbiased_cka" if unbiased else "cka", unbiased
         self.minimum_rows = 4 if unbiased else 2
 
-    def encode(self, features: Tensor, mask: Tensor | None = None) -> tokens.Rows:
+    def encode(self, features: Tensor, mask: Tensor | None = None) -> token_cka.Rows:
         """See `Similarity.encode`: centred rows (n, d), which are held until the backward pass."""
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            return tokens.encode(to_single(features), mask, unbiased=self.unbiased)[0]
+            return token_cka.encode(to_single(features), mask, unbiased=self.unbiased)[0]
 
     def scores(
         self, features: Sequence[Tensor], references: Sequence[Sequence[Any]], mask: Tensor | None = None
     ) -> Tensor:
         """See `Similarity.scores`."""
-        return tokens.TokenScores.apply(self.unbiased, mask, references, *features)
+        return token_cka.TokenScores.apply(self.unbiased, mask, references, *features)
 
 
 class Ridge(Similarity):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tutelage.errors import UserError
+from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.models.outputs import Call
 
 
 class _Weights(TorchFunctionMode):

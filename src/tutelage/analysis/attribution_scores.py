@@ -93,7 +93,7 @@ def randomised(
 
 
 def _runs(network: FrozenNetwork) -> Callable[..., Tensor]:
-    from tutelage.models.outputs import Call
+    from tutelage.models.forward_calls import Call
 
     call = Call.of(network.network)
     return lambda inputs, mask=None: call(network.network, inputs, mask)

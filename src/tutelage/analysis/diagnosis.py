@@ -22,8 +22,8 @@ from tutelage.engine.networks import build_network, sizes_of
 from tutelage.errors import UserError
 from tutelage.jobs.plain_log import quietly
 from tutelage.methods.base import step_seed
+from tutelage.models.forward_calls import undisturbed
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.models.outputs import undisturbed
 from tutelage.runs.words import joined, key_of
 from tutelage.tasks import Batch, Classification, Tokens
 

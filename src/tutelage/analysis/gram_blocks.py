@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tutelage.alignment.comparisons import Centred
-from tutelage.alignment.features import per_sample, to_single
+from tutelage.alignment.feature_rows import per_sample, to_single
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.taps import Taps
 from tutelage.models.frozen import FrozenNetwork

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.errors import UserError
+from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.models.outputs import Call
 from tutelage.tasks import Batch, Binary, Classification
 
 CELLS = 8

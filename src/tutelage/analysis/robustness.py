@@ -15,13 +15,13 @@ from tutelage.analysis.analysis_request import Outcome, Request, Subject
 from tutelage.analysis.attack_suite import ATTACKS, Suite, budget_of, chosen
 from tutelage.analysis.opening import between, opened, over_runs, whole
 from tutelage.errors import UserError
+from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.models.outputs import Call
 from tutelage.reporting.measured import recall, remember
 from tutelage.reporting.statistics import bounds_of, summarize
 from tutelage.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupted
-from tutelage.robustness.inputs import missing, typos
 from tutelage.robustness.pixels import Pixels
+from tutelage.robustness.typos_and_gaps import missing, typos
 from tutelage.tasks import Batch, Binary, Classification
 
 MEAN = "corruptions"

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tutelage.alignment.features import per_sample
+from tutelage.alignment.feature_rows import per_sample
 from tutelage.alignment.taps import Layer, Taps, input_of, probe, weight_layers
 from tutelage.errors import UserError
-from tutelage.models.outputs import Call, undisturbed
+from tutelage.models.forward_calls import Call, undisturbed
 from tutelage.tasks import Batch, Task
 
 KINDS = ("conv", "linear", "recurrent", "attention")

@@ -53,8 +53,8 @@ def ratios(pairs: int = 15, steps: int = 10) -> list[float]:
     """Seconds of the networks one at a time over seconds of the ensemble, pair by pair (larger is better)."""
     import torch
 
+    from tutelage.scaling.ensembles import TwoLayer
     from tutelage.scaling.langevin import Langevin
-    from tutelage.scaling.networks import TwoLayer
     from tutelage.scaling.targets import HermiteTarget
 
     target = HermiteTarget(inputs=INPUTS, mixture={3: 1.0})

@@ -110,7 +110,7 @@ def _check_seen(key: str, its: Any, given: Any, split: str) -> None:
 
 
 def _check_classes(key: str, its: dict[str, Any], given: dict[str, Any]) -> None:
-    from tutelage.engine.classes import classes_apart, listed, names_in
+    from tutelage.engine.class_names import classes_apart, listed, names_in
 
     theirs, ours = names_in(its), names_in(given)
     apart = classes_apart(theirs, ours)

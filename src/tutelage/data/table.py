@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.data import cache, features
+from tutelage.data import cache, column_features
 from tutelage.data.frame import Frame, column
 from tutelage.data.rows import Rows
 from tutelage.data.splits import content_numbers
@@ -37,7 +37,7 @@ class TableStore(Resident):
 
 
 class Table(Rows):
-    """Rows of numbers and categories. A network sees (features,): see `features.learn`.
+    """Rows of numbers and categories. A network sees (features,): see `column_features.learn`.
 
     Numbers are brought to mean 0 and deviation 1; where training rows have empty cells, those are the mean and a feature beside says so.
     Words become one feature each, an empty cell is one of them. A word that no training row has is 0 in all of them, and counted.
@@ -66,7 +66,7 @@ class Table(Rows):
             list(without),
             list(categories),
         )
-        self.encoding: features.Encoding | None = None
+        self.encoding: column_features.Encoding | None = None
 
     @property
     def named(self) -> str:
@@ -99,7 +99,7 @@ class Table(Rows):
                 for name in (self.columns or frame.columns.columns)
                 if name not in self.spoken_for and name not in self.without
             ]
-            self.encoding, notes = features.learn(
+            self.encoding, notes = column_features.learn(
                 frame.columns, names, train, categories=self.categories, root=self.named
             )
             for note in notes:

@@ -27,9 +27,9 @@ from tutelage.errors import UserError, choices
 from tutelage.generators.protocol import Generator
 from tutelage.methods.base import Method, own_name, step_seed
 from tutelage.methods.parameter_groups import check_patterns, freeze
+from tutelage.models.forward_calls import UnknownCall
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.heads import head_of
-from tutelage.models.outputs import UnknownCall
 from tutelage.objectives.base import NotPrepared, Objective, missing
 from tutelage.objectives.consistency import Consistency
 from tutelage.objectives.total import Objectives

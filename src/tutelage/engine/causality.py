@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
-from tutelage.models.outputs import Call
+from tutelage.models.forward_calls import Call
 from tutelage.tasks import Batch
 
 

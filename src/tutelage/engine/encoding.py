@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.base import DataModule
-from tutelage.data.features import Category, Encoding, Number
+from tutelage.data.column_features import Category, Encoding, Number
 from tutelage.data.frame import column, is_text
 from tutelage.data.table import Table
 from tutelage.data.text_rows import TextRows

@@ -24,7 +24,7 @@ from tutelage.engine.predictions import answer_of
 from tutelage.engine.quantise import quantise
 from tutelage.errors import UserError
 from tutelage.models.int8 import in_floats
-from tutelage.models.weights import shrunk
+from tutelage.models.weights_files import shrunk
 from tutelage.runs.records import write_json
 from tutelage.tasks import Batch
 

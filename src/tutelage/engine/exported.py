@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tutelage.engine import trust
 from tutelage.engine.load import restored
 from tutelage.errors import UserError, choices
+from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import Normalization
-from tutelage.models.outputs import Call
 from tutelage.runs.records import read_json
 
 FACTS = "export.json"

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from tutelage.data.base import DataModule
-from tutelage.engine.classes import classes_apart, listed, names_in, same_set
+from tutelage.engine.class_names import classes_apart, listed, names_in, same_set
 from tutelage.errors import UserError
 from tutelage.methods.self_supervised import SelfSupervised
 from tutelage.models.frozen import Normalization, recorded

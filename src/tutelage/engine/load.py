@@ -24,8 +24,8 @@ from tutelage.engine import trust
 from tutelage.engine.build import build_data
 from tutelage.engine.networks import build_network, sizes_of
 from tutelage.errors import UserError
-from tutelage.models.outputs import Call
-from tutelage.models.weights import load_weights, not_finite
+from tutelage.models.forward_calls import Call
+from tutelage.models.weights_files import load_weights, not_finite
 from tutelage.runs.identity import flatten
 from tutelage.runs.provenance import changed_files
 from tutelage.runs.run import Run

@@ -21,11 +21,11 @@ from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.errors import UserError
 from tutelage.methods.base import step_seed
 from tutelage.models import int8
+from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork, image_size
 from tutelage.models.heads import Head, declare, head_of, named_head
-from tutelage.models.outputs import Call
 from tutelage.models.pruning import prune
-from tutelage.models.weights import WeightsMismatch, load_weights, not_finite
+from tutelage.models.weights_files import WeightsMismatch, load_weights, not_finite
 from tutelage.runs.weights import EXPECTED, RESERVED, YIELDING, Weights, node_of
 from tutelage.tasks import Batch
 

@@ -19,7 +19,7 @@ from tutelage.engine.checkpoints import Checkpoints
 from tutelage.engine.networks import example_of
 from tutelage.methods.base import Method
 from tutelage.models.counts import counted
-from tutelage.models.weights import shrunk
+from tutelage.models.weights_files import shrunk
 from tutelage.runs.records import replacing
 from tutelage.runs.run import Run
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from tutelage.data.base import DataModule
 from tutelage.data.splits import content_numbers
-from tutelage.engine.classes import same_set
+from tutelage.engine.class_names import same_set
 
 LARGEST_BYTES = 4 * 2**30
 """Images of more bytes are not compared."""

@@ -14,7 +14,7 @@ _MODULES = (
     "dimension",
     "distillation",
     "feature",
-    "logits",
+    "logit_variants",
     "projected",
     "variational",
     "views",

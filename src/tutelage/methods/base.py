@@ -15,8 +15,8 @@ from tutelage.errors import RunFailed, UserError
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.methods.rates import Plateau
 from tutelage.models.average import Average, loaded, stored
+from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.models.outputs import Call
 from tutelage.objectives.base import Start, Step
 from tutelage.objectives.total import Objectives
 from tutelage.tasks import Batch, Classification, Task

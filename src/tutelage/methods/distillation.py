@@ -6,4 +6,4 @@ from tutelage.methods.base import Method
 
 
 class Distillation(Method):
-    """The task's objective and one on a frozen teacher's output on the same batch, see `objectives.outputs`."""
+    """The task's objective and one on a frozen teacher's output on the same batch, see `objectives.compared_outputs`."""

@@ -6,4 +6,4 @@ from tutelage.methods.base import Method
 
 
 class FeatureDistillation(Method):
-    """The task's objective and, all along, one between paired layers of the network and a frozen teacher, see `objectives.features`."""
+    """The task's objective and one between paired layers of the network and a frozen teacher, see `objectives.paired_features`."""

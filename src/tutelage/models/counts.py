@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
+from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.models.outputs import Call
 
 
 def parameters(network: nn.Module) -> list[nn.Parameter]:

@@ -11,9 +11,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from tutelage.errors import UserError
 from tutelage.models.arguments import one_of, positive
+from tutelage.models.forward_calls import HALF, Call
 from tutelage.models.heads import Head, head_of
-from tutelage.models.outputs import HALF, Call
-from tutelage.models.weights import digest
+from tutelage.models.weights_files import digest
 
 Normalization = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tutelage.errors import UserError, choices
-from tutelage.models.outputs import Call, as_tensor, undisturbed
+from tutelage.models.forward_calls import Call, as_tensor, undisturbed
 
 # A parameter that these take scales, shifts or joins; one that any other operation takes mixes its inputs, as a linear layer does.
 _BESIDE = frozenset(

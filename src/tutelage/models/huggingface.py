@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from tutelage.errors import UserError, choices
 from tutelage.models.arguments import fraction, positive
+from tutelage.models.forward_calls import Call
 from tutelage.models.heads import declare, find_head
-from tutelage.models.outputs import Call
 from tutelage.runs.bounded import parse_json
 from tutelage.runs.model_folders import TOKENIZER, model_folder
 

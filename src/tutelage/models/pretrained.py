@@ -15,7 +15,7 @@ from tutelage.errors import UserError
 from tutelage.models.arguments import image_shape, positive
 from tutelage.models.frozen import Normalization
 from tutelage.models.heads import find_head
-from tutelage.models.weights import load_weights
+from tutelage.models.weights_files import load_weights
 
 log = logging.getLogger(__name__)
 

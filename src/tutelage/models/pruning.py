@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from tutelage.errors import UserError, choices
-from tutelage.models.outputs import Call, as_tensor
+from tutelage.models.forward_calls import Call, as_tensor
 
 KINDS = ("weights", "channels", "random")
 _WEIGHTED = (nn.Linear, _ConvNd, nn.RNNBase, nn.MultiheadAttention)

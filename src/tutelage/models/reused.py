@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tutelage.errors import UserError
 from tutelage.models.arguments import positive
+from tutelage.models.forward_calls import undisturbed
 from tutelage.models.heads import head_of
-from tutelage.models.outputs import undisturbed
 
 
 class ReusedClassifier(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tutelage.errors import UserError, choices
 from tutelage.losses.distillation import soft_target
 from tutelage.objectives.base import Objective, Setup, Start, Step
-from tutelage.objectives.outputs import check_outputs
+from tutelage.objectives.compared_outputs import check_outputs
 from tutelage.robustness import attacks
 from tutelage.robustness.draws import Draws
 from tutelage.robustness.pixels import Pixels

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from tutelage.losses.feature import attention_transfer
-from tutelage.objectives.features import FeatureObjective
+from tutelage.objectives.paired_features import FeatureObjective
 
 
 class Attention(FeatureObjective):

@@ -15,8 +15,8 @@ from tutelage.alignment.alignment import layers_of_guide
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.taps import Layer, probe
 from tutelage.errors import UserError
+from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork, Normalization
-from tutelage.models.outputs import Call
 from tutelage.objectives.schedule import Schedule
 from tutelage.objectives.unlabelled import Unlabelled, UnlabelledTokens
 from tutelage.tasks import Batch, Task

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from tutelage.losses.feature import cross_correlation
-from tutelage.objectives.features import FeatureObjective
+from tutelage.objectives.paired_features import FeatureObjective
 
 
 class CrossCorrelation(FeatureObjective):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tutelage.errors import UserError
 from tutelage.losses.distillation import decoupled
-from tutelage.objectives.outputs import OutputObjective
+from tutelage.objectives.compared_outputs import OutputObjective
 
 
 class Decoupled(OutputObjective):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.alignment.features import per_sample
+from tutelage.alignment.feature_rows import per_sample
 from tutelage.alignment.gather import gather
 from tutelage.alignment.taps import weight_layers
 from tutelage.errors import UserError

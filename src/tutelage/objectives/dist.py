@@ -8,12 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from tutelage.errors import UserError
-from tutelage.losses.logits import correlation
-from tutelage.objectives.outputs import BatchOutputObjective
+from tutelage.losses.logit_variants import correlation
+from tutelage.objectives.compared_outputs import BatchOutputObjective
 
 
 class DIST(BatchOutputObjective):
-    """One minus the correlation with the teacher's softened predictions, among classes and among samples; see `losses.logits.correlation`.
+    """One minus the correlation with the teacher's softened predictions, among classes and among samples.
+
+    See `losses.logit_variants.correlation`.
 
     temperature: above 0. between_classes: beta. between_samples: gamma. Source: Huang et al. 2022, arXiv 2205.10536.
     """

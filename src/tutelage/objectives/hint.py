@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tutelage.losses.feature import hint
-from tutelage.objectives.features import FeatureObjective
+from tutelage.objectives.paired_features import FeatureObjective
 
 
 class Hint(FeatureObjective):

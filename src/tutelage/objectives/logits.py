@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tutelage.losses.distillation import logit_matching
-from tutelage.objectives.outputs import OutputObjective
+from tutelage.objectives.compared_outputs import OutputObjective
 
 
 class Logits(OutputObjective):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import UserError
-from tutelage.losses.logits import multi_level
-from tutelage.objectives.outputs import BatchOutputObjective
+from tutelage.losses.logit_variants import multi_level
+from tutelage.objectives.compared_outputs import BatchOutputObjective
 
 
 class MLKD(BatchOutputObjective):
-    """Soft targets and both Gram matrices of the predictions, summed over temperatures; see `losses.logits.multi_level`.
+    """Soft targets and both Gram matrices of the predictions, summed over temperatures; see `losses.logit_variants.multi_level`.
 
     temperatures: each above 0. single, samples, classes: weight of each level. With `standardise` the first level alone sees standardised
     logits, as in the code of arXiv 2403.01427.

@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from tutelage.errors import UserError
-from tutelage.losses.logits import normalised
-from tutelage.objectives.outputs import OutputObjective
+from tutelage.losses.logit_variants import normalised
+from tutelage.objectives.compared_outputs import OutputObjective
 
 
 class NKD(OutputObjective):
-    """The target's soft label, and the other classes' distribution normalised without it; see `losses.logits.normalised`.
+    """The target's soft label, and the other classes' distribution normalised without it; see `losses.logit_variants.normalised`.
 
     temperature: of the others, above 0. other_weight: gamma. Source: Yang et al. 2023, arXiv 2303.13005.
     """

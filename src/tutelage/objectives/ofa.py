@@ -8,17 +8,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
-from tutelage.losses.logits import adapted
+from tutelage.losses.logit_variants import adapted
 from tutelage.objectives.base import Setup, Step
 from tutelage.objectives.branch import Branch, inner_layers
-from tutelage.objectives.outputs import OutputObjective
+from tutelage.objectives.compared_outputs import OutputObjective
 from tutelage.tasks import mean_of_counted
 
 
 class OFA(OutputObjective):
     """Soft targets with an emphasis on the true class, for the output and for a branch from each of some inner layers, summed.
 
-    See `losses.logits.adapted`. temperature: above 0. emphasis: gamma, at least 1. branches: how many inner layers have one, spread evenly.
+    See `losses.logit_variants.adapted`. temperature: above 0. emphasis: gamma, at least 1.
+    branches: how many inner layers have one, spread evenly.
     Source: Hao et al. 2023, arXiv 2310.19444. Deviation: a branch is a linear map, layer norm and GELU at each position, a mean over
     positions and a linear map, for any kind of layer; its own are separable convolutions or attention blocks.
     """

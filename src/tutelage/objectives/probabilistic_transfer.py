@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tutelage.losses.feature import probabilistic_transfer
-from tutelage.objectives.features import FeatureObjective
+from tutelage.objectives.paired_features import FeatureObjective
 
 
 class ProbabilisticTransfer(FeatureObjective):

@@ -12,7 +12,7 @@ from tutelage.alignment.taps import Taps
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.objectives.base import Objective, Reading
-from tutelage.objectives.memory import Keep, Memory, TrainingSamples
+from tutelage.objectives.frozen_cache import Keep, Memory, TrainingSamples
 from tutelage.tasks import Batch
 
 OUTPUT = ""  # the name of a network's output beside its layers' names

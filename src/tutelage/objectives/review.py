@@ -12,7 +12,7 @@ from tutelage.alignment.pairing import Pairing
 from tutelage.errors import UserError
 from tutelage.losses.projected import hierarchical
 from tutelage.objectives.base import Step
-from tutelage.objectives.features import PairObjective
+from tutelage.objectives.paired_features import PairObjective
 from tutelage.objectives.projector import Projector
 
 

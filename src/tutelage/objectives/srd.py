@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tutelage.errors import UserError
 from tutelage.losses.projected import log_distance
-from tutelage.objectives.features import FeatureObjective
+from tutelage.objectives.paired_features import FeatureObjective
 from tutelage.objectives.projector import Projector
 
 

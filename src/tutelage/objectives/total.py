@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from tutelage.alignment.taps import Taps, weight_layers
 from tutelage.errors import UserError, choices
+from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork, Normalization
-from tutelage.models.outputs import Call
 from tutelage.objectives.balance import balance_named
 from tutelage.objectives.base import NotPrepared, Objective, Setup, Start, Step
-from tutelage.objectives.memory import TrainingSamples
+from tutelage.objectives.frozen_cache import TrainingSamples
 from tutelage.objectives.plain import as_batch, as_frozen, as_task
 from tutelage.objectives.reading import Reader
 from tutelage.objectives.unlabelled import Unlabelled, UnlabelledTokens, batch_norm_apart

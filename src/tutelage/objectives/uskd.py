@@ -11,14 +11,14 @@ from torch.nn.functional import softmax
 
 from tutelage.alignment.gather import gather
 from tutelage.errors import UserError
-from tutelage.losses.logits import self_taught
+from tutelage.losses.logit_variants import self_taught
 from tutelage.objectives.base import Objective, Setup, Step
 from tutelage.objectives.branch import Branch, inner_layers
 from tutelage.tasks import mean_of_counted
 
 
 class USKD(Objective):
-    """Labels that the network makes of its own logits and those of a branch on an inner layer; see `losses.logits.self_taught`.
+    """Labels that the network makes of its own logits and those of a branch on an inner layer; see `losses.logit_variants.self_taught`.
 
     other_weight: beta. weak_weight: mu, of the branch's own loss. The branch is a linear map of the mean over positions of the weight
     layer at half of the depth (published: of the third of four stages). Beside the task. Source: Yang et al. 2023, arXiv 2303.13005.

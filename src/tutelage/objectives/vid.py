@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import UserError
 from tutelage.losses.variational import gaussian
-from tutelage.objectives.features import PairObjective
+from tutelage.objectives.paired_features import PairObjective
 from tutelage.objectives.projector import Projector
 
 

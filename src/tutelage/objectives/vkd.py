@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.utils.parametrizations import orthogonal
 
 from tutelage.losses.projected import normalised_distance
-from tutelage.objectives.features import FeatureObjective
+from tutelage.objectives.paired_features import FeatureObjective
 from tutelage.objectives.projector import Projector
 
 

@@ -10,8 +10,8 @@ from tutelage.errors import UserError
 from tutelage.reporting.arm_labels import is_seed, labels
 from tutelage.reporting.facts import Facts, NoConfig, Settings, read_facts, settings_of
 from tutelage.reporting.index import Index
-from tutelage.reporting.inputs import Inputs, Kinds
 from tutelage.reporting.row import Row
+from tutelage.reporting.settings_by_section import Inputs, Kinds
 from tutelage.runs.identity import identity_of
 from tutelage.runs.run import Run, State
 from tutelage.runs.store import Store

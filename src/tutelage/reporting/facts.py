@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.errors import UserError
-from tutelage.reporting.inputs import Inputs
+from tutelage.reporting.settings_by_section import Inputs
 from tutelage.runs.declared import DECLARATIONS
 from tutelage.runs.identity import canonical, flatten, without_excluded
 from tutelage.runs.provenance import commits

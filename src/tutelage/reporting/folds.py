@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tutelage.reporting.inputs import Inputs
 from tutelage.reporting.row import Row
+from tutelage.reporting.settings_by_section import Inputs
 from tutelage.runs.run import State
 
 FOLD, FOLDS = "data.fold", "data.folds"

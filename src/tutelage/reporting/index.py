@@ -24,7 +24,7 @@ from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.reporting.facts import Facts, Settings, TestData, read_facts
-from tutelage.reporting.inputs import Inputs, Section
+from tutelage.reporting.settings_by_section import Inputs, Section
 from tutelage.runs.bounded import parse_json, read_bytes
 from tutelage.runs.folders import make_folder
 from tutelage.runs.records import TEMPORARY_SUFFIX, replacing

@@ -13,9 +13,9 @@ from fractions import Fraction
 from typing import Any
 
 from tutelage.errors import UserError
+from tutelage.scaling.ensembles import AttentionHead, Ensemble, PatchConvolution, ThreeLayer, TwoLayer
 from tutelage.scaling.grid import Point
 from tutelage.scaling.layers import Attention, Convolution, Dense, Layer
-from tutelage.scaling.networks import AttentionHead, Ensemble, PatchConvolution, ThreeLayer, TwoLayer
 from tutelage.scaling.targets import AttentionTarget, HermiteTarget, PatchTarget, Target
 
 Sizes = Mapping[str, int]
@@ -209,7 +209,7 @@ def described(
     Raises:
         UserError: for an architecture that can be predicted but not sampled.
     """
-    from tutelage.scaling.predict import predict
+    from tutelage.scaling.energies import predict
 
     prediction = predict(layers, degree=degree, scales=scales, activation=activation)
     if activation != "erf":

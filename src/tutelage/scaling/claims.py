@@ -21,7 +21,7 @@ from typing import Any
 from tutelage.errors import UserError, choices
 from tutelage.scaling import verdicts
 from tutelage.scaling.critical_samples import exponents as fitted_exponents
-from tutelage.scaling.predict import energy_of, predict
+from tutelage.scaling.energies import energy_of, predict
 from tutelage.scaling.verdicts import Result, Verdict, critical, judge, of, size_range
 from tutelage.typed import checked
 
@@ -34,7 +34,7 @@ Predicted = int | float | str | dict[str, Any]
 class Case:
     """An experiment with what the rules say of it, and what it claims.
 
-    layers, arguments: of `predict.predict`; None without a case of the experiment's name.
+    layers, arguments: of `energies.predict`; None without a case of the experiment's name.
     claims: mappings with `kind` and its arguments.
     """
 

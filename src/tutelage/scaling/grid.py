@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import UserError, choices
+from tutelage.scaling.ensembles import Ensemble, PatchConvolution, TwoLayer
 from tutelage.scaling.guided import Guide
 from tutelage.scaling.langevin import Langevin, largest_curvature
 from tutelage.scaling.measure import (
@@ -23,7 +24,6 @@ from tutelage.scaling.measure import (
     layer_overlaps,
     sample_posterior,
 )
-from tutelage.scaling.networks import Ensemble, PatchConvolution, TwoLayer
 from tutelage.scaling.targets import Target
 from tutelage.scaling.training import OPTIMIZERS, Training
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import UserError
-from tutelage.scaling.networks import PatchConvolution, TwoLayer
+from tutelage.scaling.ensembles import PatchConvolution, TwoLayer
 
 
 def centred(features: Tensor, present: Tensor | None = None) -> Tensor:

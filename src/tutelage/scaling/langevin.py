@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import UserError
-from tutelage.scaling.networks import Ensemble
+from tutelage.scaling.ensembles import Ensemble
 
 # Elements of activations per chunk of members on CPU: the passes over a chunk then stay in the cache of one
 # core.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tutelage.errors import UserError
 from tutelage.scaling import state
-from tutelage.scaling.networks import Ensemble
+from tutelage.scaling.ensembles import Ensemble
 from tutelage.scaling.targets import Target, hermite
 
 

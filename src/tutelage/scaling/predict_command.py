@@ -19,7 +19,7 @@ def run(request: Request) -> int:
     """Run the command; return its exit code."""
     config = request.config(request.cases[0])
     layers, arguments = built(config["predict"])
-    from tutelage.scaling.predict import predict
+    from tutelage.scaling.energies import predict
 
     found = predict(layers, **arguments)
     scales = {name: power for name, power in found.scales.items() if name in _names(found) or name == "d"}
@@ -53,7 +53,7 @@ def _csv(rows: Sequence[dict[str, str]]) -> str:
 
 
 def built(node: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Return the layers and the other arguments of `tutelage.scaling.predict.predict` from a `predict` node."""
+    """Return the layers and the other arguments of `tutelage.scaling.energies.predict` from a `predict` node."""
     from tutelage.engine.instantiate import construct
 
     layers = [construct(f"predict.layers[{i}]", layer) for i, layer in enumerate(node["layers"] or [])]
@@ -77,7 +77,7 @@ def headline(found: Any, scales: dict[str, Any], degree: int) -> str:
 
 def beyond_the_paper(found: Any, layers: Sequence[Any], arguments: Mapping[str, Any]) -> str:
     """Return a paragraph where the winner is none of the patterns that the paper compares, with what those predict; else nothing."""
-    from tutelage.scaling.predict import predict, published_patterns
+    from tutelage.scaling.energies import predict, published_patterns
 
     published = published_patterns(layers, arguments["degree"])
     others = [winner.label for winner in found.winners if winner.label not in published]
@@ -124,8 +124,8 @@ def exponents(found: Any) -> list[dict[str, str]]:
 def crossovers(found: Any, scales: dict[str, Any]) -> list[dict[str, str]]:
     """Rows: stretches of each size with their winners, and the formula at which a stretch's winner meets the next one's."""
     from tutelage.scaling import tropical
-    from tutelage.scaling.phases import transitions
-    from tutelage.scaling.predict import crossover
+    from tutelage.scaling.energies import crossover
+    from tutelage.scaling.phase_diagram import transitions
 
     by_label = {energy.label: energy for energy in found.candidates}
     rows = []
@@ -176,7 +176,7 @@ def draw(found: Any, scales: dict[str, Any], drawn: Sequence[str], path: Path) -
     import matplotlib.pyplot as plt
     import numpy as np
 
-    from tutelage.scaling.phases import phase_diagram, plot_phase_diagram, plot_transitions
+    from tutelage.scaling.phase_diagram import phase_diagram, plot_phase_diagram, plot_transitions
 
     if not drawn:
         return ""

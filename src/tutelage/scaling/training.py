@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import UserError, choices
-from tutelage.scaling.networks import Ensemble
+from tutelage.scaling.ensembles import Ensemble
 
 OPTIMIZERS = ("sgd", "adam")
 

@@ -14,7 +14,7 @@ from tutelage.errors import UserError
 from tutelage.models.fcn import FCN
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.heads import find_head
-from tutelage.models.weights import WeightsMismatch, digest, load_weights, not_finite, read_states
+from tutelage.models.weights_files import WeightsMismatch, digest, load_weights, not_finite, read_states
 
 
 def fcn(output_size=5, seed=0, **options):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
+from tutelage.models.forward_calls import Call, as_tensor
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.models.outputs import Call, as_tensor
 
 LOGITS, OTHER = torch.randn(3, 4), torch.randn(3, 9)
 INPUTS, MASK = torch.randn(3, 4), torch.tensor([[True, False]] * 3)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.alignment.features import bounded, on_cpu, rescaled, to_single
+from tutelage.alignment.feature_rows import bounded, on_cpu, rescaled, to_single
 from tutelage.alignment.gram import gram
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.alignment.gather import gather
 from tutelage.errors import UserError, choices
-from tutelage.losses.logits import standardised
+from tutelage.losses.logit_variants import standardised
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.heads import HeadInput, head_of
 from tutelage.objectives.base import Objective, Setup, Step

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from tutelage.errors import UserError
-from tutelage.losses.logits import adapted, correlation, multi_level, normalised, self_taught, standardised
+from tutelage.losses.logit_variants import (
+    adapted,
+    correlation,
+    multi_level,
+    normalised,
+    self_taught,
+    standardised,
+)
 
 N, CLASSES = 6, 5
 

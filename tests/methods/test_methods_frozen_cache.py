@@ -21,7 +21,7 @@ from tutelage.models.fcn import FCN
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.recurrent import Recurrent
 from tutelage.models.transformer import Transformer
-from tutelage.objectives import memory
+from tutelage.objectives import frozen_cache
 from tutelage.objectives.alignment import Alignment
 from tutelage.objectives.soft_targets import SoftTargets
 from tutelage.objectives.task import Task as TaskLoss
@@ -182,7 +182,7 @@ def test_what_changes_from_step_to_step_is_not_remembered() -> None:
 def test_what_does_not_fit_is_refused_before_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = images()
     method = guided(samples, cache=["guide"])
-    monkeypatch.setattr(memory, "_free_bytes", lambda device: 1000)
+    monkeypatch.setattr(frozen_cache, "_free_bytes", lambda device: 1000)
     with pytest.raises(
         UserError, match=r"GiB are free on cpu: compare fewer layers, or set method\.cache=\[\]"
     ):
@@ -190,5 +190,5 @@ def test_what_does_not_fit_is_refused_before_it_is_computed(monkeypatch: pytest.
 
 
 def test_this_machine_says_what_is_free() -> None:
-    free = memory._free_bytes(torch.device("cpu"))
+    free = frozen_cache._free_bytes(torch.device("cpu"))
     assert free is None or free > 2**20

@@ -12,7 +12,7 @@ import numpy as np
 
 from tutelage.errors import UserError, choices
 from tutelage.reporting.palette import style
-from tutelage.scaling.predict import Energy
+from tutelage.scaling.energies import Energy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

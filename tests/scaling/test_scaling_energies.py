@@ -8,9 +8,9 @@ import sympy
 
 from tutelage.errors import UserError
 from tutelage.scaling import tropical
+from tutelage.scaling.energies import crossover, energies, energy_of, predict
 from tutelage.scaling.layers import Attention, Convolution, Dense, has_power
-from tutelage.scaling.phases import phase_diagram, plot_phase_diagram, plot_transitions, transitions
-from tutelage.scaling.predict import crossover, energies, energy_of, predict
+from tutelage.scaling.phase_diagram import phase_diagram, plot_phase_diagram, plot_transitions, transitions
 
 d, N, N1, N2, M1, M2, D1 = sympy.symbols("d N N1 N2 M1 M2 D1", positive=True)
 beta2, C, S, n, L = sympy.symbols("beta2 C S n L", positive=True)

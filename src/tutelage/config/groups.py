@@ -17,6 +17,9 @@ PRIMARY = "train"
 VARIANTS = "variants"
 """The file of `conf/` whose entries are choices of groups, see there."""
 
+SETS_OTHERS = ("chain", "experiment", "scale", "sweep")
+"""Groups whose files set values of other groups."""
+
 
 @dataclass(frozen=True)
 class Variant:

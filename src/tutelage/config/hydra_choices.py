@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
-from tutelage.config.groups import VARIANTS, variants
+from tutelage.config.groups import SETS_OTHERS, VARIANTS, variants
 
 CHOICES: dict[str, dict[str, Any]] = {
     # The jobs of a sweep in parallel on this machine, each in a process of its own. processes: at a time; null: one per GPU where there
@@ -81,4 +81,5 @@ def register() -> None:
     }
     for place, (provider, node) in offered.items():
         group, _, name = place.rpartition("/")
-        ConfigStore.instance().store(group=group, name=name, node=node, provider=provider)
+        package = "_global_" if place.partition("/")[0] in SETS_OTHERS else None
+        ConfigStore.instance().store(group=group, name=name, node=node, package=package, provider=provider)

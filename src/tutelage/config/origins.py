@@ -10,13 +10,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from tutelage.config.compose import hydra_ready, readable, search_path, setting_value
-from tutelage.config.groups import PRIMARY, VARIANTS, folders, variants
+from tutelage.config.groups import PRIMARY, SETS_OTHERS, VARIANTS, folders, variants
 from tutelage.config.shorthand import written_out
 from tutelage.runs.bounded import load_yaml
 from tutelage.runs.identity import flatten
-
-SETS_OTHERS = ("experiment/", "sweep/", "chain/")
-"""Groups whose files set values of other groups: what they say is no default."""
 
 
 def origins(overrides: Sequence[str]) -> dict[str, str]:
@@ -50,7 +47,7 @@ def origins_and_defaults(overrides: Sequence[str]) -> tuple[dict[str, str], dict
         prefix = f"{entry.package}." if entry.package and entry.package != "_global_" else ""
         for key, value in flatten(content):
             found[f"{prefix}{key}"] = source
-            if not entry.config_path.startswith(SETS_OTHERS):
+            if entry.config_path.partition("/")[0] not in SETS_OTHERS:
                 defaults[f"{prefix}{key}"] = value
     for word in written_out(overrides):
         key, equals, text = word.lstrip("+~").partition("=")

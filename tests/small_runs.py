@@ -48,6 +48,12 @@ P_SSL = [f"{C}.pseudo={_pseudo_data()}", "data.normalization=[[0.5],[0.5]]", f"{
 SEMI = [f"{C}.ratio=1.0", "data.per_class=5", f"{C}.weak.random_crop.padding=1", f"{C}.strong.random_crop.padding=1",
         "method.ema_decay=0.9", "model.dropout=0.2"]  # fmt: skip
 
+WRITING = ["model=transformer_decoder", "model.depth=1", "model.width=8", "model.heads=2", "model@teacher=transformer_decoder",
+           "teacher.depth=1", "teacher.width=8", "teacher.heads=2"]  # fmt: skip
+COPIES = ["data=copy_paste", "data.min_length=3", "data.max_length=5",
+          "data.train_size=96", "data.validation_size=40", "data.test_size=40"]  # fmt: skip
+"""A language model, a teacher for it, and sequences to copy."""
+
 METHODS: dict[str, list[str]] = {
     "supervised": ["model.dropout=0.2"],
     "distillation": [*TEACHER, "model.dropout=0.2"],

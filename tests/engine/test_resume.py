@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from small_runs import GUIDE, METHODS, TEACHER, C
+from small_runs import COPIES, GUIDE, METHODS, TEACHER, WRITING, C
 from tutelage.engine.callbacks import Recording
 from tutelage.engine.checkpoints import Checkpoints
 from tutelage.errors import UserError
@@ -66,6 +66,14 @@ WORDS = [
     for method, *more in [*([method] for method in METHODS), *REMEMBERED, *OWN_STATE]
 ]
 WORDS.append(pytest.param([*COMBINED, *SCHEDULED], id="several objectives"))
+WRITTEN = [
+    "method=distillation",
+    *WRITING,
+    *COPIES,
+    "objective@method.objectives.soft=gkd",
+    "model.dropout=0.2",
+]
+WORDS.append(pytest.param([*WRITTEN, *SCHEDULED], id="texts that the network writes"))
 WORDS.append(pytest.param(["method=distillation", *TEACHER, "model.quantised=int8", *SCHEDULED], id="int8"))
 PRUNED = ["method=guidance", *GUIDE, "model.dropout=0.2", "method.ema_decay=0.8", "model.pruned=0.5"]
 WORDS += [

@@ -8,7 +8,7 @@ from math import inf, nan
 import pytest
 import torch
 
-from small_runs import P_SSL, SMALL
+from small_runs import COPIES, P_SSL, SMALL, WRITING
 from tutelage.config.compose import compose
 from tutelage.config.groups import group_options
 from tutelage.engine.build import build
@@ -34,6 +34,7 @@ OBJECTIVES: dict[str, list[str]] = {
     **dict.fromkeys(("flexmatch", "freematch", "softmatch", "adamatch"), PSEUDO),
     "mean_teacher": [*PSEUDO, "method.ema_decay=0.9"],
     "adversarial": [f"{AT}.steps=2"],
+    "gkd": [*WRITING, *COPIES, f"{AT}.on_policy=1"],
     "simkd": [
         *TEACHER,
         "model=simkd",
@@ -46,7 +47,7 @@ OBJECTIVES: dict[str, list[str]] = {
 
 
 def built(tmp_path, *words):
-    other = {"model=convnet", "model=simkd"} & set(words)
+    other = {"model=convnet", "model=simkd", "model=transformer_decoder"} & set(words)
     small = [w for w in SMALL if not (w.startswith(("model.depth", "model=")) and other)]
     return build(compose([*small, f"runs_dir={tmp_path}", *words]))
 
@@ -143,6 +144,19 @@ def test_one_network_guides_and_teaches_in_one_forward_and_stops_after_the_last_
     counts = runs(early.frozen["guide"].network.head)
     early.losses(batch)
     assert counts == [0]
+
+
+def test_a_guide_that_sees_noise_teaches_what_it_says_of_the_batch(tmp_path):
+    noise = ["method.objectives.alignment.input=gaussian"]
+    on_batch, on_noise = (built(tmp_path, "method=guidance", *GUIDE, *SOFT, *words) for words in ([], noise))
+    stream = on_batch.data.train_stream(seed=0, device="cpu")
+    stream.seek(0, 1)
+    batch = next(iter(stream))
+    for order in (1, -1):  # whichever reads it first
+        on_noise.method.objectives._readers = on_noise.method.objectives._readers[::order]
+        wanted, found = (made.method.losses(batch) for made in (on_batch, on_noise))
+        torch.testing.assert_close(found["soft"], wanted["soft"])
+        assert found["alignment"] != wanted["alignment"]
 
 
 def test_several_guides_and_teachers_by_name_each_with_its_own_digest_and_pairs(tmp_path):

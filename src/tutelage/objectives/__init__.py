@@ -22,6 +22,7 @@ _HOMES = {
     "FixMatch": "fixmatch",
     "FlexMatch": "flexmatch",
     "FreeMatch": "freematch",
+    "GKD": "gkd",
     "Hint": "hint",
     "Logits": "logits",
     "MLKD": "mlkd",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,6 +20,9 @@ from tutelage.models.frozen import FrozenNetwork, Normalization
 from tutelage.objectives.schedule import Schedule
 from tutelage.objectives.unlabelled import Unlabelled, UnlabelledTokens
 from tutelage.tasks import Batch, Task
+
+OWN_INPUT = "own"
+"""The `input` of an objective that makes what its frozen network sees, by `shows`."""
 
 
 class NotPrepared(UserError):
@@ -42,8 +45,9 @@ class Step:
     """One training step, each network run once.
 
     batch: as loaded. output: the network's on it. activations: of the network's layers that objectives tap, by name. frozen: what each
-    frozen network gave, by name. extra: the network's outputs on what an objective added to its inputs, by the objective's name.
-    made: values that a method makes itself, by name.
+    frozen network gave on the batch, by name. extra: the network's outputs on what an objective added to its inputs, by the objective's
+    name. made: values that a method makes itself, by name. otherwise: what frozen networks gave on something else in place of the batch, by
+    the objective's name.
     """
 
     batch: Batch
@@ -52,6 +56,12 @@ class Step:
     frozen: Mapping[str, Reading] = field(default_factory=dict)
     extra: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
     made: Mapping[str, Tensor] = field(default_factory=dict)
+    otherwise: Mapping[str, Mapping[str, Reading]] = field(default_factory=dict)
+
+    def of(self, objective: str) -> Step:
+        """Return the step as an objective sees it."""
+        own = self.otherwise.get(objective)
+        return self if own is None else replace(self, frozen={**self.frozen, **own})
 
 
 class Setup:
@@ -149,7 +159,7 @@ class Objective(nn.Module):
     needs_average: ClassVar[bool] = False
     """Whether it needs a method that keeps a moving average of the network."""
     own_passes: int = 0
-    """How often it runs the network itself at a step, beside the one forward that all objectives share."""
+    """How often it ran the network itself at the latest step, beside the one forward that all objectives share."""
 
     def __init__(
         self,
@@ -177,7 +187,7 @@ class Objective(nn.Module):
         self.network_layers: tuple[str, ...] = ()
         self.frozen_layers: tuple[str, ...] = ()
         self.wants_output = False  # of the frozen network
-        self.input = "batch"  # what the frozen network sees in place of the batch's inputs, see `guides.guide_input_like`
+        self.input = "batch"  # or what the frozen network sees in its place: see `guides.guide_input_like`, and OWN_INPUT
         self.shares_input = False  # whether the network sees that, too
 
     # --- what a subclass writes
@@ -216,6 +226,10 @@ class Objective(nn.Module):
     def extra_inputs(self, batch: Batch, draw: int, average: nn.Module | None) -> list[Tensor]:
         """Return tensors (n, ...) that the network should see beside the batch, in the same forward. draw: counts batches."""
         return []
+
+    def shows(self, batch: Batch, draw: int) -> Batch:
+        """Return what its frozen network and the network see in place of the batch, if `input` is OWN_INPUT. draw: counts batches."""
+        return batch
 
     # --- for use by subclasses
 

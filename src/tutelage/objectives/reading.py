@@ -11,7 +11,7 @@ from tutelage.alignment.guides import FeatureGuide, guide_input_like
 from tutelage.alignment.taps import Taps
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.objectives.base import Objective, Reading
+from tutelage.objectives.base import OWN_INPUT, Objective, Reading
 from tutelage.objectives.frozen_cache import Keep, Memory, TrainingSamples
 from tutelage.tasks import Batch
 
@@ -21,8 +21,8 @@ OUTPUT = ""  # the name of a network's output beside its layers' names
 class Reader:
     """Runs one frozen network on one kind of input for the objectives that ask for it in a step.
 
-    kind: batch | gaussian | released_noise, see `guide_input_like`. An objective that consumes activations gets each as it appears;
-    for the others they are held until the step is over.
+    kind: batch | gaussian | released_noise, see `guide_input_like`; OWN_INPUT: it is given what to show. An objective that consumes
+    activations gets each as it appears; for the others they are held until the step is over.
     """
 
     def __init__(self, name: str, frozen: FrozenNetwork, kind: str, objectives: Sequence[Objective]) -> None:
@@ -34,7 +34,9 @@ class Reader:
 
     def __call__(self, batch: Batch, asked: Sequence[Objective]) -> tuple[Batch, Reading]:
         """Run the network for the objectives asked for, and return what it saw and gave."""
-        seen = batch._replace(inputs=guide_input_like(batch.inputs, self.kind))
+        seen = batch
+        if self.kind not in ("batch", OWN_INPUT):
+            seen = batch._replace(inputs=guide_input_like(batch.inputs, self.kind))
         for objective in asked:
             objective.begin(seen)
         self._asked = asked

@@ -15,7 +15,7 @@ from tutelage.errors import UserError, choices
 from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork, Normalization
 from tutelage.objectives.balance import balance_named
-from tutelage.objectives.base import NotPrepared, Objective, Setup, Start, Step
+from tutelage.objectives.base import OWN_INPUT, NotPrepared, Objective, Reading, Setup, Start, Step
 from tutelage.objectives.frozen_cache import TrainingSamples
 from tutelage.objectives.plain import as_batch, as_frozen, as_task
 from tutelage.objectives.reading import Reader
@@ -115,17 +115,18 @@ class Objectives(nn.Module):
             self._check_balance()
 
     def _make_readers(self, cache: Sequence[str], samples: TrainingSamples | None) -> Iterator[Reader]:
-        groups: dict[tuple[str, str], list[Objective]] = {}
+        groups: dict[tuple[str, str, str], list[Objective]] = {}
         for objective in self:
             if objective.reads_frozen:
+                owner = objective.name if objective.input == OWN_INPUT else ""
                 for name in objective.networks:
-                    groups.setdefault((name, objective.input), []).append(objective)
+                    groups.setdefault((name, objective.input, owner), []).append(objective)
         for name in cache:
-            if name not in {network for network, _ in groups}:
+            if name not in {network for network, *_ in groups}:
                 raise UserError(
                     f"method.cache: no objective reads a frozen network '{name}'; {choices(name, self.frozen)}"
                 )
-        for (network, kind), objectives in groups.items():
+        for (network, kind, _), objectives in groups.items():
             reader = Reader(network, self.frozen[network], kind, objectives)
             if network in cache:
                 reader.remember(samples)
@@ -200,13 +201,24 @@ class Objectives(nn.Module):
         run: the network on (inputs, mask). draw: counts batches, where an update takes several.
         """
         computed = self.computed(step, max_steps)
-        frozen, seen = {}, batch
+        shown = {o.name: o.shows(batch, draw) for o in computed if o.input == OWN_INPUT}
+        frozen: dict[str, Reading] = {}
+        otherwise: dict[str, dict[str, Reading]] = {}
+        seen = batch
         for reader in self._readers:
             asked = [o for o in computed if any(o is one for one in reader.objectives)]
             if asked:
-                saw, frozen[reader.name] = reader(batch, asked)
+                saw, gave = reader(shown.get(asked[0].name, batch), asked)
                 seen = saw if any(o.shares_input for o in asked) else seen
+                if reader.kind == "batch":
+                    frozen[reader.name] = gave
+                for objective in asked if reader.kind != "batch" else ():
+                    otherwise.setdefault(objective.name, {})[reader.name] = gave
         extra = {o.name: found for o in computed if (found := o.extra_inputs(batch, draw, self._average[0]))}
+        if shown and len(computed) == 1:
+            (seen,) = shown.values()
+        else:
+            extra |= {name: [saw.inputs] for name, saw in shown.items() if saw is not batch}
         others: dict[str, list[Tensor]] = {}
         tapped = any(o.network_layers for o in computed)
         with self._taps.recording() if tapped else nullcontext():
@@ -217,15 +229,18 @@ class Objectives(nn.Module):
         activations = self._taps.collect() if tapped else {}
         if extra:
             activations = {name: x[: len(batch.inputs)] for name, x in activations.items()}
-        return Step(seen, output, activations, frozen, others)
+        return Step(seen, output, activations, frozen, others, otherwise=otherwise)
 
     def _run_with(
         self, extra: Mapping[str, Sequence[Tensor]], batch: Batch, run: Run
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
         parts = [batch.inputs, *(part for found in extra.values() for part in found)]
         apart = any(getattr(self[name], "norms_apart", False) for name in extra)
+        mask = (
+            None if batch.mask is None else batch.mask.repeat(len(parts), 1)
+        )  # masked samples are added whole batches at a time
         with batch_norm_apart(self._network[0], len(batch.inputs)) if apart else nullcontext():
-            output, *rest = run(torch.cat(parts), None).split([len(part) for part in parts])
+            output, *rest = run(torch.cat(parts), mask).split([len(part) for part in parts])
         outputs: dict[str, list[Tensor]] = {}
         for name, found in extra.items():
             outputs[name], rest = rest[: len(found)], rest[len(found) :]
@@ -235,7 +250,7 @@ class Objectives(nn.Module):
         """Return the unweighted terms of a step by name; those that are only watched carry no gradient."""
         factors = self.factors(step, max_steps)
         found = {
-            o.name: o.loss(taken) if factors[o.name] else o.loss(taken).detach()
+            o.name: o.loss(taken.of(o.name)) if factors[o.name] else o.loss(taken.of(o.name)).detach()
             for o in self.computed(step, max_steps)
         }
         if self.balance is None:

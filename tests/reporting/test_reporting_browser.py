@@ -3,6 +3,7 @@
 Without Chromium on the machine these are marked slow, and skipped with that reason.
 """
 
+import itertools
 import shutil
 import threading
 
@@ -148,7 +149,7 @@ def test_columns_sort_and_rows_are_found_by_keyboard_alone(opened, address):
     def column():
         return [
             float(text)
-            for text in page.locator("#runs-table tbody tr:visible td:nth-child(5)").all_inner_texts()
+            for text in page.locator("#runs-table tbody tr:visible td:nth-child(3)").all_inner_texts()
         ]
 
     assert column() == sorted(column()) and len(column()) == 12
@@ -182,6 +183,21 @@ def test_a_filter_of_a_setting_greys_the_other_runs(opened, address):
     page.locator("#sweep-filters select").last.select_option(index=1)
     assert 0 < page.locator("#sweep-chart path.off").count() < 12
     assert "runs with a value" in page.locator("#sweep-said").inner_text()
+
+
+def test_parallel_coordinates_hide_no_run_and_no_name_on_a_phone(opened, address):
+    page = opened(address, 390)
+    lines = page.eval_on_selector_all("#sweep-chart path", "all => all.map(path => path.getAttribute('d'))")
+    assert len(set(lines)) == 12
+    names = page.eval_on_selector_all(
+        "#sweep-chart .name",
+        "all => all.map(name => [name.getBoundingClientRect().left, name.getBoundingClientRect().right])",
+    )
+    assert all(right < left for (_, right), (left, _) in itertools.pairwise(names)) and len(names) > 2
+    strokes = page.eval_on_selector_all(
+        "#sweep-chart path", "all => all.map(path => path.getAttribute('stroke'))"
+    )
+    assert len(set(strokes)) > 2
 
 
 def test_a_served_page_follows_the_runs_and_keeps_what_was_chosen(opened, make, store):

@@ -6,13 +6,14 @@ import json
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from tutelage.errors import UserError
 from tutelage.reporting import curves, render
 from tutelage.reporting.curves import curve, draw
-from tutelage.reporting.runs_report import free_report, write_report
+from tutelage.reporting.runs_report import _baselines, free_report, write_report
 
 ARMS = {"plain": 0.3, "distilled": 0.26, "guided-untrained": 0.82, "guided-trained": 0.9}
 
@@ -279,3 +280,22 @@ def test_a_figure_shows_what_has_values_of_the_metric_and_nothing_is_no_figure(
     assert shown == [
         ("test/accuracy", {"guided": {0: 0.8}})
     ]  # neither what has no value nor one of another metric
+
+
+def test_each_arm_of_a_sweep_is_compared_with_the_baseline_of_its_own_settings(make, store):
+    for seed in range(3):
+        for depth in (10, 30):
+            words = f"model.depth={depth} seed={seed}"
+            make("s", seed, 0.2, model__depth=depth, words=f"experiment=demo/plain {words}")
+            make("s", seed, 0.5, model__depth=depth, method__k=1, words=f"experiment=demo/guided {words}")
+    report = free_report(store, "s")
+    assert {(one.first, one.second) for one in report.comparisons} == {
+        ("guided, model.depth=10", "plain, model.depth=10"),
+        ("guided, model.depth=30", "plain, model.depth=30"),
+    }
+    plain = [replace(line, label=f"plain, x={i}") for i, line in enumerate(report.lines[:2])]
+    assert list(_baselines(plain)) == ["plain, x=1"]  # nothing stands beside them
+    (base, *others) = [
+        replace(report.lines[0], label=label) for label in ("a (lr=1)", "a (lr=2)", "b (lr=2)")
+    ]
+    assert _baselines([base, *others]) == {"a (lr=2)": base, "b (lr=2)": base}

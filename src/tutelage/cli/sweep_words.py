@@ -9,7 +9,7 @@ from tutelage.errors import UserError, choices
 from tutelage.reporting.table_file import load
 from tutelage.reporting.table_paths import table_path, tables
 from tutelage.reporting.tables import Table
-from tutelage.runs.words import brief, distinguishing, joined, key_of, value_of
+from tutelage.runs.words import distinguishing, joined, key_of, told_apart, value_of
 
 
 def table_of(words: Sequence[str]) -> tuple[Table | None, list[str]]:
@@ -46,23 +46,11 @@ def arms_of(table: Table | None, words: Sequence[str]) -> dict[str, list[tuple[s
         ]
     swept = [[word for word in command.swept if key_of(word) != "seed"] for _, command in found]
     arms: dict[str, list[tuple[str, ...]]] = {}
-    for (label, command), told in zip(found, _short(distinguishing(swept)), strict=True):
+    for (label, command), told in zip(found, told_apart(distinguishing(swept)), strict=True):
         arms.setdefault(", ".join([*([label] if label else []), *told]) or _only(command), []).append(
             command.words
         )
     return arms
-
-
-def _short(commands: list[list[str]]) -> list[list[str]]:
-    """Return the words with experiments by the last part of their names, where that tells them apart."""
-    values = {word.partition("=")[2] for words in commands for word in words if key_of(word) == "experiment"}
-    short = {value: value.rpartition("/")[2] for value in values}
-    if len(set(short.values())) < len(values):
-        short = {value: value for value in values}
-    return [
-        [short[word.partition("=")[2]] if key_of(word) == "experiment" else brief(word) for word in words]
-        for words in commands
-    ]
 
 
 def _only(command: SweptCommand) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tutelage.reporting.row import Row
 from tutelage.runs.identity import is_excluded
-from tutelage.runs.words import brief, distinguishing, joined, key_of
+from tutelage.runs.words import distinguishing, joined, key_of, told_apart
 
 _FEW = 4
 """How many settings an arm's label may name where fewer tell it apart."""
@@ -62,7 +62,7 @@ def _told_by_words(arms: Sequence[Sequence[Row]]) -> list[list[str]] | None:
 
     told = [[word for word in words if differs(word)] for words in distinguishing(commands)]
     apart = len({tuple(words) for words in told}) == len(arms)
-    told = [[brief(word) for word in words] for words in told]
+    told = told_apart(told)
     return told if apart and max(map(len, told)) <= _MOST_WORDS else None
 
 

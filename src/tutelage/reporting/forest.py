@@ -11,6 +11,8 @@ from tutelage.errors import visible
 
 HEIGHT = 26
 _MOST_DOTS = 60
+_NARROW = 340
+"""Pixels of the narrowest plot, at which numbers must not cover each other."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,13 @@ class Axis:
         return f"{100 * share:.2f}%"
 
     def ticks(self) -> list[float]:
-        """Return three to six round values inside."""
-        raw = (self.high - self.low) / 4
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
-        first = math.ceil(self.low / step)
-        return [round(i * step, 12) for i in range(first, math.floor(self.high / step) + 1)]
+        """Return three to seven round values inside."""
+        power = 10.0 ** math.floor(math.log10(self.high - self.low))
+        for step in (power, power / 2, power / 5, power / 10):
+            first, last = math.ceil(self.low / step), math.floor(self.high / step)
+            if last - first >= 2:
+                break
+        return [round(i * step, 12) for i in range(first, last + 1)]
 
 
 def plot(
@@ -106,6 +109,15 @@ def scale(axis: Axis, unit: str = "") -> str:
     return f'<svg class="forest scale" width="100%" height="16" aria-hidden="true">{labels}</svg>'
 
 
+def _free(x: float, y: float, placed: list[tuple[float, float]], lowest: float) -> float:
+    """Return where the number of a point may stand above or below it without covering another's, and add it to those that are placed."""
+    away = sorted((side * 20.0 * i for i in range(12) for side in (1, -1)), key=abs)
+    heights = [y + d for d in away if 10 <= y + d <= lowest - 10]
+    found = next((h for h in heights if all(abs(x - u) > 19 or abs(h - v) > 19 for u, v in placed)), y)
+    placed.append((x, found))
+    return found
+
+
 def scatter(points: Iterable[tuple[str, float, float, tuple[float, float], str]], *, x: str, y: str) -> str:
     """Return a scatter plot: of each point (label, x, y, interval of y, colour), numbered in its order.
 
@@ -144,15 +156,19 @@ def scatter(points: Iterable[tuple[str, float, float, tuple[float, float], str]]
             f'<line class="tick" x1="{across(tick)}" x2="{across(tick)}" y1="{above}" y2="{height - below}"/>'
         )
         parts.append(f'<text x="{across(tick)}" y="{height - below + 16}" text-anchor="middle">{tick:g}</text>')  # fmt: skip
+    placed: list[tuple[float, float]] = []
     for number, (label, cost, value, ends, colour) in enumerate(shown, start=1):
-        at = across(cost)
+        at, height_of = across(cost), down(value)
+        badge = _free(float(at[:-1]) / 100 * _NARROW, height_of, placed, height - below)
         if all(map(math.isfinite, ends)):
             parts.append(
                 f'<line x1="{at}" x2="{at}" y1="{down(ends[0]):.1f}" y2="{down(ends[1]):.1f}" stroke="{colour}" stroke-width="2.5"/>'
             )
         parts.append(
-            f'<g><title>{escape(visible(label))}</title><circle cx="{at}" cy="{down(value):.1f}" r="10" fill="{colour}"/>'
-            f'<text class="number" x="{at}" y="{down(value) + 4:.1f}" text-anchor="middle">{number}</text></g>'
+            f"<g><title>{escape(visible(label))}</title>"
+            f'<line x1="{at}" x2="{at}" y1="{height_of:.1f}" y2="{badge:.1f}" stroke="{colour}"/>'
+            f'<circle cx="{at}" cy="{height_of:.1f}" r="4" fill="{colour}"/><circle cx="{at}" cy="{badge:.1f}" r="9" fill="{colour}"/>'
+            f'<text class="number" x="{at}" y="{badge + 4:.1f}" text-anchor="middle">{number}</text></g>'
         )
     parts.append(
         f'<text x="53%" y="{height - 6}" text-anchor="middle">{escape(x)}{" (logarithmic)" if wide else ""}</text>'

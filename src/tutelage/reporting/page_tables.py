@@ -18,7 +18,7 @@ from tutelage.runs.store import Store
 COLOURS = 8
 _MOST_SEEDS = 24
 _COLUMNS = (
-    ("arm", False), ("seed", True), ("state", False), ("progress", False), ("test", True), ("validation", True), ("training", True),
+    ("arm", False), ("seed", True), ("test", True), ("validation", True), ("state", False), ("progress", False), ("training", True),
     ("started (UTC)", False), ("code", False), ("run", False), ("remark", False),
 )  # fmt: skip
 
@@ -144,7 +144,10 @@ def _comparisons(report: Report) -> dict[str, Any] | None:
             axis, summary.mean, (summary.low, summary.high), dots={}, colour=colour(place.get(comparison.first)), said=said,
             published=comparison.published, zero=True,
         )  # fmt: skip
-        shown.append([row[0], _Cell(plot, ' class="plot"'), *row[1:]])
+        between = markup(
+            f'{_escape(comparison.first)} <span class="less">less</span> {_escape(comparison.second)}'
+        )
+        shown.append([between, _Cell(plot, ' class="plot"'), *row[1:]])
     caption = (
         "Differences with the 95 % interval on which the verdict rests; the dashed line is no difference"
     )

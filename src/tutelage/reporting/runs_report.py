@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tutelage.runs.run import State
 from tutelage.runs.store import Store
 
 BASELINES = ("plain", "base", "baseline", "supervised")
-"""Arms that a report without a table file compares the others with; without one of them, the first arm."""
+"""Arms that a report without a table file compares the others with, each with that of its other words; without one, the first arm."""
 
 
 def free_report(store: Store, under: str = "", index: Index | None = None) -> Report:
@@ -189,12 +190,31 @@ def _line(arm: Group, seeds: Sequence[int], usual: str) -> Line:
     return Line(arm.label, metric, arm.values(metric), arm.gaps(metric, seeds), arm.rows)
 
 
+def _baselines(lines: Sequence[Line]) -> dict[str, Line]:
+    """Return what each arm is compared with: the baseline with most of its words (depth=30, say), or else the first.
+
+    A baseline with which another arm is compared is itself compared with none.
+    """
+    words = {line.label: {word for word in re.split(r", | \(|\)$", line.label) if word} for line in lines}
+    named = {
+        line.label: (line, words[line.label] - {word})
+        for line in lines
+        for word in words[line.label]
+        if re.split("[=/]", word)[-1] in BASELINES
+    }
+    first = next((line for line in lines if line.label in named), lines[0])
+    found = {}
+    for line in lines:
+        beside = [(base, rest) for base, rest in named.values() if rest <= words[line.label]]
+        best = max(beside, key=lambda pair: len(pair[1]), default=(first, set()))[0]
+        found[line.label] = first if line.label in named else best
+    serving = {base.label for label, base in found.items() if label not in named}
+    return {label: base for label, base in found.items() if label not in serving and label != base.label}
+
+
 def _against_baseline(lines: Sequence[Line]) -> list[Comparison]:
-    if not lines:
-        return []
-    named = [line for line in lines if line.label.split(" (")[0].rpartition("=")[2] in BASELINES]
-    base = (named or list(lines))[0]
-    others = [line for line in lines if line is not base and line.metric == base.metric]
+    bases = _baselines(lines) if lines else {}
+    pairs = [(line, bases[line.label]) for line in lines if line.label in bases]
     return correct(
         [
             compare(
@@ -204,7 +224,7 @@ def _against_baseline(lines: Sequence[Line]) -> list[Comparison]:
                 same_test_data=same_test_data(line, base),
                 bounds=line.bounds,
             )
-            for line in others
-            if len(line.values.keys() & base.values.keys()) > 1
+            for line, base in pairs
+            if line.metric == base.metric and len(line.values.keys() & base.values.keys()) > 1
         ]
     )

@@ -45,6 +45,18 @@ def distinguishing(commands: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[word for word in words if word not in common] for words in commands]
 
 
+def told_apart(commands: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return the words as labels have them: briefly, and experiments by the last part of their names, where that tells them apart."""
+    values = {word.partition("=")[2] for words in commands for word in words if key_of(word) == "experiment"}
+    short = {value: value.rpartition("/")[2] for value in values}
+    if len(set(short.values())) < len(values):
+        short = {value: value for value in values}
+    return [
+        [short[word.partition("=")[2]] if key_of(word) == "experiment" else brief(word) for word in words]
+        for words in commands
+    ]
+
+
 def brief(word: str) -> str:
     """Return a word as labels have it: an objective's setting by the objective's own name, as a command may say it too."""
     return word.replace("method.objectives.", "", 1)

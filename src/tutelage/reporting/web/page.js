@@ -42,6 +42,8 @@ function keyed(key) {
   const [split, ...rest] = key.split("/");
   return `${rest.join(" ").replaceAll("_", " ")}${key.startsWith("train/similarity") ? " to the guide, mean over layer pairs" : ""} (${split === "train" ? "training" : split})`;
 }
+const named = key => key.replace(/\._target_$/, "");
+const dark = () => matchMedia("(prefers-color-scheme: dark)").matches;
 function fill(select, options, value) {
   select.replaceChildren(...options.map(([of, text]) => el("option", {value: of, selected: of === value}, text)));
 }
@@ -294,7 +296,7 @@ function sweep() {
   const short = key => key.split(".").at(-1);
   const taken = new Map();
   data.axes.forEach(axis => taken.set(short(axis.key), (taken.get(short(axis.key)) ?? 0) + 1));
-  const name = axis => taken.get(short(axis.key)) > 1 || short(axis.key) === "_target_" ? axis.key : short(axis.key);
+  const name = axis => named(taken.get(short(axis.key)) > 1 || short(axis.key) === "_target_" ? axis.key : short(axis.key));
   const text = (axis, number) => number < 0 ? "(none)" : data.settings.values[axis.place][number];
   byId("sweep-filters").replaceChildren(...data.axes.map(axis => {
     const select = el("select", {onchange: event => { chosen.filters[axis.key] = event.target.value; draw(); }});
@@ -305,7 +307,10 @@ function sweep() {
   function draw() {
     const measure = by.value;
     const runs = data.runs.filter(run => run.arm !== null && run[measure] !== null && run[measure] !== undefined).slice(0, 2000);
-    const width = Math.max(box.clientWidth - 4, 96 * (data.axes.length + 1)), height = 300, top = 34, bottom = 22, left = 46, right = 60;
+    const labels = [...data.axes.map(name), {validation: "validation", test: "test", train_s: "training s"}[measure]].map(label => label.length > 18 ? label.slice(0, 17) + "…" : label);
+    const apart = Math.max(78, 7.5 * Math.max(...labels.map(label => label.length)) + 12), height = 320, top = 44, bottom = 30, left = 30, right = 62;
+    const width = Math.max(box.clientWidth - 4, apart * data.axes.length + left + right);
+    const lower = data.better === "lower is better" || measure === "train_s";
     const x = i => left + i * (width - left - right) / Math.max(1, data.axes.length);
     const scaleOf = values => {
       const low = Math.min(...values), high = Math.max(...values), log = low > 0 && high / low >= 30;
@@ -324,30 +329,37 @@ function sweep() {
     });
     const out = runs.length ? scaleOf(runs.map(run => run[measure])) : {at: () => 0.5, low: 0, high: 0};
     if (runs.length) ups.push({at: run => out.at(run[measure]), marks: [[out.at(out.low), shown(out.low)], [out.at(out.high), shown(out.high)]]});
-    const y = share => top + (1 - share) * (height - top - bottom);
+    const y = share => top + (1 - share) * (height - top - bottom), room = (width - left - right) / Math.max(1, data.axes.length);
+    const shade = run => { const good = lower ? 1 - out.at(run[measure]) : out.at(run[measure]); return coloured(dark() ? 0.25 + 0.75 * good : 0.85 * (1 - good)); };
+    for (const up of ups.slice(0, -1)) { // runs of one value lie beside each other, the larger above, so that none hides another
+      const bundles = new Map();
+      runs.forEach(run => bundles.set(up.at(run), [...(bundles.get(up.at(run)) ?? []), run]));
+      up.aside = new Map([...bundles.values()].flatMap(bundle => bundle.sort((a, b) => b[measure] - a[measure]).map((run, i) => [run, (i - (bundle.length - 1) / 2) * Math.min(3, 30 / bundle.length)])));
+    }
     const lit = run => data.axes.every(axis => !chosen.filters[axis.key] || String(run.own[axis.place]) === chosen.filters[axis.key]);
     const drawing = svg("svg", {width, height, role: "group", "aria-label": "A line is a run, an axis a setting"});
     const inside = runs.filter(lit);
     for (const run of [...runs.filter(run => !lit(run)), ...inside]) {
-      const on = lit(run), path = svg("path", {d: ups.map((up, i) => `${i ? "L" : "M"}${x(i).toFixed(1)},${y(up.at(run)).toFixed(1)}`).join(""), stroke: coloured(out.at(run[measure])), class: on ? "" : "off"});
+      const on = lit(run), path = svg("path", {d: ups.map((up, i) => `${i ? "L" : "M"}${x(i).toFixed(1)},${(y(up.at(run)) + (up.aside?.get(run) ?? 0)).toFixed(1)}`).join(""), stroke: shade(run), class: on ? "" : "off"});
       const hint = svg("title");
       hint.textContent = `${runName(run)}: ${shown(run[measure])}`;
       drawing.append(on ? svg("a", {href: `#run-${run.id}`, tabindex: "-1"}, hint, path) : path);
     }
-    [...data.axes.map(name), {validation: "validation", test: "test", train_s: "training s"}[measure]].forEach((label, i) => {
+    labels.forEach((label, i) => {
       if (!ups[i]) return;
-      const head = svg("text", {class: "name", x: x(i), y: 16, "text-anchor": i === 0 ? "start" : i === data.axes.length ? "end" : "middle", dx: i === 0 ? -30 : i === data.axes.length ? 40 : 0});
-      head.textContent = label.length > 18 ? label.slice(0, 17) + "…" : label;
+      const head = svg("text", {class: "name", x: x(i), y: 16, "text-anchor": i === 0 ? "start" : i === data.axes.length ? "end" : "middle", dx: i === 0 ? 4 - left : i === data.axes.length ? right - 6 : 0});
+      head.textContent = label;
       drawing.append(svg("line", {class: "axis", x1: x(i), x2: x(i), y1: y(0), y2: y(1)}), head);
+      const most = Math.max(4, Math.floor(room / 7.2) - 2);
       for (const [share, mark] of ups[i].marks) {
         const tick = svg("text", {x: x(i) + 6, y: y(share) + 4});
-        tick.textContent = mark.length > 14 ? mark.slice(0, 13) + "…" : mark;
+        tick.textContent = mark.length > most ? mark.slice(0, most - 1) + "…" : mark;
         drawing.append(tick);
       }
     });
     box.replaceChildren(drawing);
-    const best = inside.length ? [...inside].sort((a, b) => data.better === "lower is better" || measure === "train_s" ? a[measure] - b[measure] : b[measure] - a[measure])[0] : null;
-    byId("sweep-said").replaceChildren(`${inside.length} of ${runs.length} runs with a value; dark is small, light is large${data.better && measure !== "train_s" ? "; " + data.better : ""}.`, ...(best ? [` ${measure === "train_s" ? "Shortest" : "Best"}: `, el("a", {href: `#run-${best.id}`}, `${runName(best)}, ${shown(best[measure])}`), ` (${data.axes.map(axis => `${name(axis)}=${text(axis, best.own[axis.place])}`).join(", ")}).`] : []));
+    const best = inside.length ? [...inside].sort((a, b) => lower ? a[measure] - b[measure] : b[measure] - a[measure])[0] : null;
+    byId("sweep-said").replaceChildren(`${inside.length} of ${runs.length} runs with a value; the better, the ${dark() ? "lighter" : "darker"}${data.better && measure !== "train_s" ? " (" + data.better + ")" : ""}. A line is a run and leads to its page.`, ...(best ? [` ${measure === "train_s" ? "Shortest" : "Best"}: `, el("a", {href: `#run-${best.id}`}, `${runName(best)}, ${shown(best[measure])}`), ` (${data.axes.map(axis => `${name(axis)}=${text(axis, best.own[axis.place])}`).join(", ")}).`] : []));
   }
   draw();
   chosen.redraw = draw;
@@ -439,7 +451,8 @@ async function runPage(id) {
     }
     if (found.attempts.length) {
       box.append(el("h3", {}, "Where its numbers come from"));
-      found.attempts.forEach(attempt => box.append(el("dl", {class: "facts"}, Object.entries(attempt).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, name === "command" ? el("code", {}, value) : value)]))));
+      const order = ["started (UTC)", "finished (UTC)", "command", "commit", "code", "machine", "packages"];
+      found.attempts.forEach(attempt => box.append(el("dl", {class: "facts"}, Object.entries(attempt).sort(([a], [b]) => order.indexOf(a) - order.indexOf(b)).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, name === "command" ? el("code", {}, value) : value)]))));
     }
     if (found.left_out.length) box.append(el("p", {class: "quiet"}, `Left out, lest the page be too large: ${found.left_out.join("; ")}.`));
   }
@@ -461,12 +474,12 @@ function settings(run) {
   const differ = rows.filter(row => row[0] === 0), only = rows.filter(row => row[0] === 1);
   const head = names => el("thead", {}, el("tr", {}, names.map(name => el("th", {scope: "col"}, name))));
   const scroll = (label, table) => el("div", {class: "scroll tall", tabindex: "0", role: "region", "aria-label": label}, table);
-  const table = (caption, found) => scroll(caption, el("table", {}, el("caption", {}, caption), head(["setting", "this run", "others (runs)"]),
-    el("tbody", {}, found.map(([, key, own, others]) => el("tr", {}, el("th", {scope: "row"}, key), el("td", {class: "setting"}, own), el("td", {class: "setting"}, others))))));
+  const table = (caption, found) => scroll(caption, el("table", {class: "stacked"}, el("caption", {}, caption), head(["setting", "this run", "others (runs)"]),
+    el("tbody", {}, found.map(([, key, own, others]) => el("tr", {}, el("th", {scope: "row"}, named(key)), el("td", {class: "setting", "data-name": "this run"}, own), el("td", {class: "setting", "data-name": "others"}, others))))));
   const made = [differ.length || only.length ? table(`${differ.length} settings in which it differs from another run on this page`, differ) : el("p", {class: "quiet"}, "It differs from no other run on this page but in its seed.")];
   if (only.length) made.push(el("details", {}, el("summary", {}, `${only.length} settings that it or the others do not have at all`), table("settings that are not there in both", only)));
   const same = [...Object.entries(data.settings.shared), ...rows.filter(row => row[0] === 2).map(([, key, own]) => [key, own])].sort((a, b) => a[0] < b[0] ? -1 : 1);
-  if (same.length) made.push(el("details", {}, el("summary", {}, `The ${same.length} settings that all runs share`), scroll("settings that all runs share", el("table", {}, el("caption", {}, "shared settings"), head(["setting", "value"]), el("tbody", {}, same.map(([key, value]) => el("tr", {}, el("th", {scope: "row"}, key), el("td", {class: "setting"}, value))))))));
+  if (same.length) made.push(el("details", {}, el("summary", {}, `The ${same.length} settings that all runs share`), scroll("settings that all runs share", el("table", {}, el("caption", {}, "shared settings"), head(["setting", "value"]), el("tbody", {}, same.map(([key, value]) => el("tr", {}, el("th", {scope: "row"}, named(key)), el("td", {class: "setting"}, value))))))));
   return made;
 }
 

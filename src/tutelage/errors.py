@@ -120,12 +120,14 @@ def visible(text: str) -> str:
 
 
 def choices(name: str, known: Iterable[str], *, limit: int = 12) -> str:
-    """Say which names exist, the nearest to `name` first: "did you mean 'a'? Known: a, b, c"."""
+    """Say which names exist, the nearest to `name` first: "did you mean 'a'? Known: a, b, c", or "known: a, b, c".
+
+    It goes on behind a semicolon.
+    """
     names = sorted(set(map(str, known)))
     near = nearest(str(name), names)
     listed = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
-    hint = f"did you mean '{near}'? " if near else ""
-    return f"{hint}Known: {listed or 'none'}"
+    return (f"did you mean '{near}'? K" if near else "k") + f"nown: {listed or 'none'}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -49,7 +49,7 @@ def test_settings_are_passed_on_as_they_are_where_the_command_has_them():
 @pytest.mark.parametrize(
     ("words", "name", "says"),
     [
-        (["--fast"], "train", "train has no option '--fast'. Known: -m; settings are given as key=value"),
+        (["--fast"], "train", "train has no option '--fast'; known: -m; settings are given as key=value"),
         (["--mulitrun"], "train", "did you mean '--multirun'? Known: -m;"),
         (["--al"], "remove", "did you mean '--all'? Known"),
         (["--state"], "remove", "--state needs a value"),

@@ -36,7 +36,7 @@ def fails(capsys, *words, code=2):
         ("optimizer.weightdecay=0.1", "did you mean 'optimizer.weight_decay'"),
         (
             "optimizer.learningrate=0.1",
-            "there is no setting 'optimizer.learningrate' in this command; Known: ",
+            "there is no setting 'optimizer.learningrate' in this command; known: ",
         ),
         ("label_smoothing=0.1", "did you mean 'method.objectives.task.label_smoothing'"),
         ("lr=0.1", "did you mean 'optimizer.lr'"),

@@ -173,7 +173,7 @@ def test_the_time_may_be_an_index_without_a_name_or_several_columns(tmp_path: Pa
         (b"PK\x03\x04...", "binary data"),
         (b"date\0,a", "binary data"),
         (b"\xff\xfed", "begins as utf-16"),
-        (b"Datum,a\n2020-01-01,1\n", "no column 'date'.*Known: Datum, a; `date` names"),
+        (b"Datum,a\n2020-01-01,1\n", "no column 'date'.*known: Datum, a; `date` names"),
         (b"# a remark\nstation,4\ndate,a\n2020-01-01,1\n", "its header is not the first line, but number 3"),
         (
             b"date,a\n2020-01-01,1\n2020-01-02",

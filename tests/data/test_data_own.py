@@ -120,7 +120,7 @@ def test_tokens_keep_their_numbers() -> None:
      (3, {}, "must give .*arrays"), ((INPUTS, torch.zeros(N).long()), {}, "one class only"),
      ((INPUTS, torch.full((N,), torch.nan)), {}, "40 of 40 targets hold values that are no finite"),
      ((INPUTS / 0, TARGETS), {}, "40 of 40 inputs hold"), ((INPUTS, INPUTS), {"task": "classification"}, "takes targets"),
-     ({"train": (INPUTS, TARGETS), "tset": (INPUTS, TARGETS)}, {}, "part 'tset': did you mean 'test'"),
+     ({"train": (INPUTS, TARGETS), "tset": (INPUTS, TARGETS)}, {}, "part 'tset'; did you mean 'test'"),
      ((INPUTS, TARGETS), {"task": "classify"}, "did you mean 'classification'"),
      ([[torch.zeros(i), 0] for i in range(5)], {}, "cannot be put into one tensor"), ((INPUTS, TARGETS), {"outputs": 1}, "one class only")],
 )  # fmt: skip

@@ -192,7 +192,7 @@ def test_scikit_learn_s_tables_are_there_by_name(name: str) -> None:
 
 CSV = "a,b,y\n" + "".join(f"{i},{i % 7},{'no' if i % 3 else 'yes'}\n" for i in range(30))
 MISTAKES: dict[str, tuple[str, dict[str, Any], str]] = {
-    "no target": (CSV, {"target": None}, "`target` must name the column to predict: Known: a, b, y"),
+    "no target": (CSV, {"target": None}, "`target` must name the column to predict; known: a, b, y"),
     "missing column": (CSV, {"target": "yy"}, "has no column 'yy' .*did you mean 'y'"),
     "missing input": (CSV, {"target": "y", "columns": ["a", "bb"]}, "has no column 'bb' .*did you mean 'b'"),
     "duplicate column": (CSV.replace("a,b,y", "a,a,y"), {"target": "y"}, "more than one column named 'a'"),

@@ -84,7 +84,7 @@ def test_a_tokeniser_s_pieces(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text, options, said",
     [("text,label\n" + "good,1\n,0\n" * 9, {}, "the text is empty in 9 of 18 rows, the first of them row 2"),
-     ("words,label\n" + "good,1\nbad,0\n" * 5, {}, r"has no column 'text' \(`text`\): .*Known: label, words"),
+     ("words,label\n" + "good,1\nbad,0\n" * 5, {}, r"has no column 'text' \(`text`\); .*nown: label, words"),
      ("text,sentiment\n" + "good,1\nbad,0\n" * 5, {}, r"has no column 'label' \(`target`\)"),
      ("text,label\n" + "good,1\nbad,1\n" * 5, {}, "one class only"),
      ("text,label\n" + "good,1\nbad,\n" * 5, {}, "target 'label' is empty in 5 of 10"),

@@ -260,7 +260,7 @@ def test_tokens_per_step_are_drawn_unless_null() -> None:
         ({"compare": "token"}, "did you mean 'tokens'"),
         ({"compare": "tokens"}, "two sequences of one length"),
         ({"input": "gausian"}, "did you mean 'gaussian'"),
-        ({"noise_to": "network"}, "Known: both, guide"),
+        ({"noise_to": "network"}, "known: both, guide"),
         ({"noise_to": "both"}, "needs `schedule.name`=alone_first"),
         ({"similarity": CKA(unbiased=True), "batch_size": 3}, "at least 4 samples"),
         (pairing(strategy="first", k=99), "k` must be from 1 to"),

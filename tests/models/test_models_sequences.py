@@ -188,7 +188,7 @@ def test_dropout_works_in_training_alone():
         (lambda: Recurrent((7, 2), 5, cell="gruu"), "did you mean 'gru'"),
         (
             lambda: Recurrent((7, 2), 5, cell="lstm", activation="relu"),
-            "unknown activation 'relu'; Known: tanh|Known: tanh",
+            "unknown activation 'relu'; known: tanh|Known: tanh",
         ),
         (lambda: Recurrent((7, 2), 5, pooling="max"), "unknown pooling 'max'"),
         (lambda: Recurrent((7, 2), 5, width=0), "width must be"),

@@ -199,7 +199,7 @@ def test_rare_classes_count_more_in_the_loss_alone(task: str, weights: Any) -> N
     "task, word, said",
     [("values", "class_weight=balanced", "`?class_weight.* of classes, which a task of regression has not"),
      ("classes", "class_weight=[1,2]", "needs 3 numbers"), ("labels", "label_smoothing=0.1", "of classes, which a task of multi-label"),
-     ("classes", "class_weight=even", "did you mean|Known: balanced")],
+     ("classes", "class_weight=even", "did you mean|known: balanced")],
 )  # fmt: skip
 def test_what_has_no_classes_has_no_weights(task: str, word: str, said: str) -> None:
     with pytest.raises(UserError, match=said):

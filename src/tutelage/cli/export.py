@@ -58,7 +58,7 @@ def export(
     from tutelage.engine.quantise import table
 
     if format not in engine.FILES:
-        raise UserError(f"there is no format '{format}': {choices(format, engine.FILES)}")
+        raise UserError(f"there is no format '{format}'; {choices(format, engine.FILES)}")
     check_answers(short(source.key), source.config)
     loaded = load_run(source.path, runs_dir=runs_dir, code=trust.modules(code))
     made = folder.with_name(f".{folder.name}.partial")

@@ -56,7 +56,7 @@ def build_all(
                 f"`augment.{name}` must be a mapping of its arguments, or null, got {arguments!r}"
             )
         if name not in AUGMENTATIONS:
-            raise UserError(f"there is no augmentation '{name}': {choices(name, AUGMENTATIONS)}")
+            raise UserError(f"there is no augmentation '{name}'; {choices(name, AUGMENTATIONS)}")
         try:
             step = AUGMENTATIONS[name](**arguments)
         except TypeError as error:

@@ -219,7 +219,7 @@ class DataModule(pl.LightningDataModule, ABC):
     ) -> SplitBatches:
         """Return a split's unaugmented batches. Raises TestSetClosed for "test" before `open_test`."""
         if split not in splitting.SPLITS:
-            raise UserError(f"there is no split '{split}': {choices(split, splitting.SPLITS)}")
+            raise UserError(f"there is no split '{split}'; {choices(split, splitting.SPLITS)}")
         if self.only_test and split != "test":
             raise UserError(
                 f"all samples of {type(self).__name__} are there to judge a network by: they are its test split, not {split}"

@@ -126,14 +126,14 @@ def _header(path: Path, body: list[str], keys: list[str]) -> tuple[str, list[str
             )
     missing = next(key for key in keys if key not in names)
     raise UserError(
-        f"{path} has no column '{missing}': {choices(missing, filter(None, names))}; `date` names the one that holds the time"
+        f"{path} has no column '{missing}'; {choices(missing, filter(None, names))}; `date` names the one that holds the time"
     )
 
 
 def _places(path: Path, header: list[str], clock: list[int], columns: Sequence[str] | None) -> list[int]:
     for name in columns or ():
         if name not in header:
-            raise UserError(f"{path} has no column '{name}': {choices(name, filter(None, header))}")
+            raise UserError(f"{path} has no column '{name}'; {choices(name, filter(None, header))}")
     used = [header[place] for place in clock] + [
         name for place, name in enumerate(header) if place not in clock and (not columns or name in columns)
     ]

@@ -120,7 +120,7 @@ class FineGrained(ImageFolder):
     ) -> None:
         super().__init__(root=cache.download_folder(root), **options)
         if dataset not in SETS:
-            raise UserError(f"there is no fine-grained set '{dataset}': {choices(dataset, SETS)}")
+            raise UserError(f"there is no fine-grained set '{dataset}'; {choices(dataset, SETS)}")
         self.dataset, self.published_validation, self.download = dataset, published_validation, download
 
     def prepare(self) -> None:

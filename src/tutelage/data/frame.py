@@ -84,7 +84,7 @@ def column(frame: Frame | pd.DataFrame, name: str, what: str, root: Any) -> pd.S
     """Return a column; UserError, with the columns there are, where it is missing."""
     columns = frame.columns if isinstance(frame, Frame) else frame
     if name not in columns:
-        raise UserError(f"{root} has no column '{name}' (`{what}`): {choices(name, columns.columns)}")
+        raise UserError(f"{root} has no column '{name}' (`{what}`); {choices(name, columns.columns)}")
     return columns[name]
 
 

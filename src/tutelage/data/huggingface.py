@@ -131,7 +131,9 @@ class _Source:
         if self.root.is_file():
             kind = _BUILDERS.get(self.root.suffix.lower())
             if kind is None:
-                raise UserError(f"{self.root}: {choices(self.root.suffix, _BUILDERS)}")
+                raise UserError(
+                    f"no file of this kind can be read: {self.root}; {choices(self.root.suffix, _BUILDERS)}"
+                )
             return datasets.load_dataset(kind, data_files={"train": str(self.root)})["train"]
         if not self.root.is_dir():
             raise UserError(f"there is no file or folder {self.root}: `root` must name existing data")
@@ -209,7 +211,7 @@ class HubImages(ImageData):
             for what, column in (("image", self.image), ("target", self.target)):
                 if column not in found.features:
                     raise UserError(
-                        f"{self.hub.said} has no column '{column}' (`{what}`): {choices(column, found.features)}"
+                        f"{self.hub.said} has no column '{column}' (`{what}`); {choices(column, found.features)}"
                     )
             feature = found.features[self.target]
             if type(feature).__name__ == "ClassLabel":

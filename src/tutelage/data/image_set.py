@@ -182,7 +182,7 @@ class ImageData(DataModule):
                 what = (
                     "occurs twice"
                     if 0 <= number < len(names)
-                    else f"does not exist: {choices(str(name), names)}"
+                    else f"does not exist; {choices(str(name), names)}"
                 )
                 raise UserError(f"`classes`: class {name!r} {what}")
             table[number] = position

@@ -60,7 +60,7 @@ class TorchvisionImages(ImageData):
     ) -> None:
         super().__init__(**options)
         if dataset not in TORCHVISION_SETS:
-            raise UserError(f"there is no torchvision set '{dataset}': {choices(dataset, TORCHVISION_SETS)}")
+            raise UserError(f"there is no torchvision set '{dataset}'; {choices(dataset, TORCHVISION_SETS)}")
         self.dataset = dataset
         self.root = cache.download_folder(root)
         self.download = download

@@ -285,7 +285,7 @@ def _parts(source: Any) -> tuple[dict[str, Any], Any]:
         return {"": Arrays(*source)}, None
     if isinstance(source, Mapping):
         if unknown := [name for name in source if name not in SPLITS]:
-            raise UserError(f"`source` gives a part '{unknown[0]}': {choices(str(unknown[0]), SPLITS)}")
+            raise UserError(f"`source` gives a part '{unknown[0]}'; {choices(str(unknown[0]), SPLITS)}")
         return _opened(dict(source))
     if isinstance(source, list | tuple) and 2 <= len(source) <= 3:
         names = SPLITS if len(source) == 3 else ("train", "test")

@@ -43,7 +43,7 @@ def read(
     it is to be judged on these: each row's class is found there by name. Raises UserError for what is no target.
     """
     if not names:
-        raise UserError(f"`target` must name the column to predict: {choices('', frame.columns.columns)}")
+        raise UserError(f"`target` must name the column to predict; {choices('', frame.columns.columns)}")
     columns = [column(frame, name, "target", root) for name in names]
     for name, cells in zip(names, columns, strict=True):
         if empty := int(cells.isna().sum()):
@@ -147,7 +147,7 @@ def _classes(
         wanted = [str(one) for one in classes]
         for one in wanted:
             if one not in there or wanted.count(one) > 1:
-                what = f"does not exist: {choices(one, there)}" if one not in there else "occurs twice"
+                what = f"does not exist; {choices(one, there)}" if one not in there else "occurs twice"
                 raise UserError(f"`classes`: class '{one}' {what}")
     else:
         wanted = there

@@ -160,7 +160,7 @@ class WebDataset(ImageFolder):
         classes = _order(set(said[slice(*parts["train"])] if "train" in parts else said))
         if unknown := sorted(set(said) - set(classes)):
             raise UserError(
-                f"{self.root}: the class '{unknown[0]}' is in no training shard: {choices(unknown[0], classes)}"
+                f"{self.root}: the class '{unknown[0]}' is in no training shard; {choices(unknown[0], classes)}"
             )
         number_of = {name: place for place, name in enumerate(classes)}
         np.save(folder / "places.npy", np.asarray(places, dtype=np.int64))

@@ -112,7 +112,7 @@ def build_unlabelled(config: dict[str, Any], data: DataModule) -> Unlabelled | U
         return None
     if isinstance(wanted, str) and wanted not in ("train", "rest", "all"):
         raise UserError(
-            f"method.unlabelled={wanted}: {choices(wanted, ('train', 'rest', 'all'))}; another set is "
+            f"method.unlabelled={wanted} is not known; {choices(wanted, ('train', 'rest', 'all'))}; another set is "
             "+data@method.unlabelled=<data>, a folder of images +data@method.unlabelled=image_folder method.unlabelled.root=<folder>"
         )
     if isinstance(data, TextRows | Text) and isinstance(wanted, str):

@@ -138,7 +138,7 @@ def load_exported(folder: str | Path, *, code: Collection[str] = ()) -> Exported
         raise UserError(f"{folder / FACTS} is damaged: expected {', '.join(sorted(needed))}")
     kind = facts["format"]
     if kind not in FILES:
-        raise UserError(f"{folder / FACTS}: there is no format '{kind}': {choices(str(kind), FILES)}")
+        raise UserError(f"{folder / FACTS}: there is no format '{kind}'; {choices(str(kind), FILES)}")
     file = folder / FILES[kind]
     if not file.is_file():
         raise UserError(f"{folder} lacks {file.name}, the network itself")

@@ -52,7 +52,7 @@ def prune(
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
         raise UserError(f"{where}.pruned must be the share that goes, at least 0 and below 1, got {share!r}")
     if by not in KINDS:
-        raise UserError(f"{where}.pruned_by={by}: {choices(by, KINDS)}")
+        raise UserError(f"{where}.pruned_by={by} is not known; {choices(by, KINDS)}")
     if by == "channels":
         _take_channels(network, share, inputs, head, where)
         return

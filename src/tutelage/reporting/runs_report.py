@@ -33,7 +33,7 @@ def free_report(store: Store, under: str = "", index: Index | None = None) -> Re
     """
     rows = collect(store, under, index)
     if not rows:
-        raise UserError(f"no runs below '{under}' in {store.root}: {choices(under, store.names())}")
+        raise UserError(f"no runs below '{under}' in {store.root}; {choices(under, store.names())}")
     needed = prerequisites(rows)
     rows = folds.together(rows)
     groups = group(rows)

@@ -159,7 +159,7 @@ class Store:
             raise UserError(
                 f"'{text}' means {len(found)} runs; give more digits of one of them:\n{lines}{more}"
             )
-        raise UserError(f"no run '{text}' in {self.root}: {choices(wanted, self.names())}")
+        raise UserError(f"no run '{text}' in {self.root}; {choices(wanted, self.names())}")
 
     def means_runs(self, text: str) -> bool:
         """Say whether a name, a key or the first digits of an identity mean one run or several."""

@@ -214,7 +214,7 @@ def described(
     prediction = predict(layers, degree=degree, scales=scales, activation=activation)
     if activation != "erf":
         raise UserError(
-            f"Networks are sampled with activation erf, got '{activation}': only `predict` knows it"
+            f"networks are sampled with activation erf, got '{activation}': only `predict` knows it"
         )
     points = []
     for d in each(inputs, "inputs"):
@@ -261,7 +261,7 @@ def _sampled(layers: Sequence[Layer], sizes: Sizes, degree: int) -> tuple[Ensemb
     if isinstance(first, Attention) and len(layers) == 1 and count(first.heads) == 1 and degree == 3:
         return AttentionHead(inputs=d), AttentionTarget(inputs=d, context=max(2, count(first.context)))
     raise UserError(
-        "This architecture and target can be predicted but not sampled. Sampled are one or two dense layers, one convolution, "
+        "this architecture and target can be predicted but not sampled. Sampled are one or two dense layers, one convolution, "
         f"and one attention head on a cubic target; got {', '.join(type(layer).__name__ for layer in layers)} and degree {degree}"
     )
 
@@ -270,7 +270,7 @@ def _hermite(d: int, degree: int, mixture: Mapping[int, float] | None, classify:
     degrees = {int(m): weight for m, weight in (mixture or {degree: 1.0}).items()}
     if not any(m % 2 for m in degrees):
         raise UserError(
-            f"An erf network without biases is an odd function: it learns nothing of a target of degree {sorted(degrees)}. "
+            f"an erf network without biases is an odd function: it learns nothing of a target of degree {sorted(degrees)}. "
             "Choose an odd degree, or a mixture with one"
         )
     return HermiteTarget(inputs=d, mixture=degrees, classify=classify)

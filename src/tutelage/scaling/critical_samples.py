@@ -73,7 +73,7 @@ def critical_samples(
     grid, curve = np.asarray(samples, float), np.asarray(alignments, float)
     if curve.ndim != 2 or len(grid) != len(curve) or len(grid) < 2 or (np.diff(grid) <= 0).any():
         raise UserError(
-            f"Expected an increasing P grid of at least 2 values and alignments (grid, draws), got {len(grid)} values "
+            f"expected an increasing P grid of at least 2 values and alignments (grid, draws), got {len(grid)} values "
             f"and shape {curve.shape}"
         )
     middle = crossing(grid, curve.mean(1), level)
@@ -81,7 +81,7 @@ def critical_samples(
         side = "below" if middle > 0 else "above"
         advice = f"larger P (beyond {2 * grid[-1]:g})" if middle > 0 else f"smaller P (under {grid[0] / 2:g})"
         raise UserError(
-            f"The P grid {grid[0]:g} to {grid[-1]:g} never crosses A_f = {level:g}: the alignment stays {side} it "
+            f"the P grid {grid[0]:g} to {grid[-1]:g} never crosses A_f = {level:g}: the alignment stays {side} it "
             f"({curve.mean(1).min():.2f} to {curve.mean(1).max():.2f}). Add {advice}, or train longer"
         )
     rng = np.random.default_rng(seed)
@@ -117,7 +117,7 @@ def exponents(sizes: Mapping[str, Sequence[float]], estimates: Sequence[Estimate
     design = np.concatenate([np.ones((len(logs), 1)), logs], axis=1)
     if len(logs) != len(estimates) or np.linalg.matrix_rank(design) < design.shape[1]:
         raise UserError(
-            f"Exponents in {', '.join(sizes)} need estimates at two values or more of each, varied independently; got "
+            f"exponents in {', '.join(sizes)} need estimates at two values or more of each, varied independently; got "
             f"{len(estimates)} estimates at {[tuple(row) for row in np.exp(logs).round(3).tolist()]}"
         )
     fit = np.linalg.pinv(design)[1:]
@@ -148,12 +148,12 @@ def collapse_score(curves: Curves, scale: Mapping[float, float], *, points: int 
         UserError: for fewer than two curves, or rescaled grids that do not overlap.
     """
     if len(curves) < 2:
-        raise UserError(f"A collapse needs at least two curves, got {len(curves)}")
+        raise UserError(f"a collapse needs at least two curves, got {len(curves)}")
     logs = {size: np.log(np.asarray(grid, float) / scale[size]) for size, (grid, _) in curves.items()}
     low, high = max(log[0] for log in logs.values()), min(log[-1] for log in logs.values())
     if low >= high:
         raise UserError(
-            "The rescaled P grids do not overlap, so no collapse can be judged: choose each size's grid in proportion to "
+            "the rescaled P grids do not overlap, so no collapse can be judged: choose each size's grid in proportion to "
             "its predicted P*"
         )
     common = np.linspace(low, high, points)
@@ -182,6 +182,6 @@ def best_collapse(curves: Curves, exponents: Sequence[float]) -> tuple[float, fl
         if min(end[1] for end in ends) - max(end[0] for end in ends) > min(spans.values()) / 3:
             found.append((collapse_score(curves, {size: size**alpha for size in curves}), float(alpha)))
     if not found:
-        raise UserError("No exponent leaves a common range of P: widen the P grids")
+        raise UserError("no exponent leaves a common range of P: widen the P grids")
     score, alpha = min(found)
     return alpha, score

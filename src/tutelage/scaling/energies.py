@@ -118,7 +118,7 @@ class Energy:
         missing = [name for name in self.sizes if name not in sizes]
         if missing:
             raise UserError(
-                f"Energy {self.label} needs sizes for {', '.join(missing)}; got {', '.join(sizes)}"
+                f"energy {self.label} needs sizes for {', '.join(missing)}; got {', '.join(sizes)}"
             )
         given = {name: float(sizes[name]) for name in self.sizes}
         return tropical.minimise_at(self._terms, self._limits, [s.name for s in self.free], given)
@@ -189,10 +189,10 @@ def energy_of(
     check_stack(layers)
     if len(patterns) != len(layers):
         raise UserError(
-            f"Expected one pattern per layer ({len(layers)}), got {len(patterns)}: {'-'.join(patterns)}"
+            f"expected one pattern per layer ({len(layers)}), got {len(patterns)}: {'-'.join(patterns)}"
         )
     if degree < 1:
-        raise UserError(f"The target's degree must be at least 1, got {degree}")
+        raise UserError(f"the target's degree must be at least 1, got {degree}")
     features = inputs_features(inputs)
     steps = []
     for place, (layer, pattern) in enumerate(zip(layers, patterns, strict=True), start=1):
@@ -202,7 +202,7 @@ def energy_of(
         features = steps[-1].features
     if degree not in features.norms:
         raise UserError(
-            f"This network (activation '{activation}') cannot express a target of degree {degree}; it makes "
+            f"this network (activation '{activation}') cannot express a target of degree {degree}; it makes "
             f"degrees {sorted(features.norms)}. Choose one of these, another activation or more layers"
         )
     return Energy(
@@ -289,7 +289,7 @@ def crossover(first: Energy, second: Energy, size: str) -> Scale:
     ratio = tropical.exponents(sympy.powsimp(minima[0]["energy"] / minima[1]["energy"], force=True))
     if ratio.get(size, Fraction(0)) == 0:
         raise UserError(
-            f"The ratio of {first.label} to {second.label} does not depend on {size}: it has {sorted(ratio)}"
+            f"the ratio of {first.label} to {second.label} does not depend on {size}: it has {sorted(ratio)}"
         )
     power = ratio.pop(size)
     return tropical.monomial({name: -value / power for name, value in ratio.items() if value != 0})
@@ -299,7 +299,7 @@ def _exponents_of(scales: Mapping[str, Any], sizes: Sequence[str]) -> dict[str, 
     missing = [name for name in sizes if name not in scales]
     if missing:
         raise UserError(
-            f"No exponent given for {', '.join(missing)}: give one for each of {', '.join(sizes)}, "
+            f"no exponent given for {', '.join(missing)}: give one for each of {', '.join(sizes)}, "
             f"e.g. {missing[0]}=1 for proportional to d, 0 for constant"
         )
     return {name: Fraction(scales[name]).limit_denominator(1000) for name in sizes}

@@ -75,10 +75,10 @@ class Point:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise UserError(f"Unknown method '{self.method}': {choices(self.method, METHODS)}")
+            raise UserError(f"unknown method '{self.method}'; {choices(self.method, METHODS)}")
         unknown = [name for name in self.record if name not in RECORDS]
         if unknown:
-            raise UserError(f"Unknown record '{unknown[0]}': {choices(unknown[0], RECORDS)}")
+            raise UserError(f"unknown record '{unknown[0]}'; {choices(unknown[0], RECORDS)}")
         if self.start not in ("prior", "planted"):
             raise UserError(f"start must be 'prior' or 'planted', got '{self.start}'")
         for name in ("draws", "temperature", "step_size", "steps", "test_points", "batch_size"):
@@ -92,7 +92,7 @@ class Point:
         if not grid or grid != sorted(set(grid)) or grid[0] < 1:
             raise UserError(f"samples must be an increasing grid of whole numbers from 1 on, got {grid}")
         if self.guide is not None and not (isinstance(self.network, TwoLayer) and self.method == "langevin"):
-            raise UserError("A guide needs a two-layer network and method 'langevin'")
+            raise UserError("a guide needs a two-layer network and method 'langevin'")
 
     @property
     def members(self) -> int:

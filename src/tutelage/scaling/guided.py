@@ -57,7 +57,7 @@ class Guide:
     ) -> None:
         if guide.patches * guide.patch_dim != network.inputs:
             raise UserError(
-                f"The guide reads {guide.patches} patches of {guide.patch_dim}, {guide.patches * guide.patch_dim} inputs in "
+                f"the guide reads {guide.patches} patches of {guide.patch_dim}, {guide.patches * guide.patch_dim} inputs in "
                 f"all, but the guided network has {network.inputs}"
             )
         self.network, self.present = network, present

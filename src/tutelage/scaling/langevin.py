@@ -47,7 +47,7 @@ def stationary_variance(
     limit = stability_limit(curvature, friction)
     if step_size >= limit:
         raise UserError(
-            f"Step size {step_size:g} diverges at curvature {curvature:g}: it must stay below {limit:.3g}"
+            f"step size {step_size:g} diverges at curvature {curvature:g}: it must stay below {limit:.3g}"
         )
     if friction is not None:
         return temperature / curvature

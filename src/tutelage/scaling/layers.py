@@ -34,7 +34,7 @@ def has_power(activation: str, power: int) -> bool:
         UserError: for an activation that is not one of `ACTIVATIONS`.
     """
     if activation not in _ACTIVATION_POWERS:
-        raise UserError(f"Unknown activation '{activation}': {choices(activation, ACTIVATIONS)}")
+        raise UserError(f"unknown activation '{activation}'; {choices(activation, ACTIVATIONS)}")
     if power == 1 or activation == "generic":
         return True
     return {"linear": False, "erf": power % 2 == 1, "relu": power % 2 == 0}[activation]
@@ -44,11 +44,11 @@ def scale(value: str | int | Scale) -> Scale:
     """A positive sympy symbol for a name, or the number itself (a number is order one: it has exponent 0)."""
     if isinstance(value, str):
         if not value.isidentifier():
-            raise UserError(f"A scale is a name such as 'N1' or a positive whole number, got '{value}'")
+            raise UserError(f"a scale is a name such as 'N1' or a positive whole number, got '{value}'")
         return sympy.Symbol(value, positive=True)
     expression = sympy.sympify(value)
     if expression.is_number and not expression.is_positive:
-        raise UserError(f"A scale must be positive, got {value}")
+        raise UserError(f"a scale must be positive, got {value}")
     return expression
 
 
@@ -201,7 +201,7 @@ def check_stack(layers: Sequence[Layer]) -> None:
     """
     if not layers:
         raise UserError(
-            "A network needs at least one hidden layer, e.g. layers=[Dense('N')]; the readout is implied"
+            "a network needs at least one hidden layer, e.g. layers=[Dense('N')]; the readout is implied"
         )
     for place, layer in enumerate(layers, start=1):
         if layer.first_only and place > 1:

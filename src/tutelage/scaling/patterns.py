@@ -70,7 +70,7 @@ def pattern_name(name: str) -> str:
     """
     known = {short.lower(): short for short in PATTERNS} | _ALIASES
     if name.lower() not in known:
-        raise UserError(f"Unknown pattern '{name}': {choices(name, [*PATTERNS, *_ALIASES])}")
+        raise UserError(f"unknown pattern '{name}'; {choices(name, [*PATTERNS, *_ALIASES])}")
     return known[name.lower()]
 
 

@@ -71,10 +71,10 @@ def phase_diagram(
     known = sorted({name for energy in candidates for name in energy.sizes})
     for axis in (x[0], y[0]):
         if axis not in known:
-            raise UserError(f"No energy depends on '{axis}': axes can be {', '.join(known)}")
+            raise UserError(f"no energy depends on '{axis}': axes can be {', '.join(known)}")
     missing = [name for name in known if name not in {*at, x[0], y[0]}]
     if missing:
-        raise UserError(f"No exponent given for {', '.join(missing)}: pass it in `fixed`")
+        raise UserError(f"no exponent given for {', '.join(missing)}: pass it in `fixed`")
     xs, ys = np.asarray(x[1], float), np.asarray(y[1], float)
     at |= dict(zip((x[0], y[0]), np.meshgrid(xs, ys), strict=True))
     surfaces = []
@@ -113,7 +113,7 @@ def transitions(
     """
     known = sorted({name for energy in candidates for name in energy.sizes})
     if size not in known:
-        raise UserError(f"No energy depends on '{size}': {choices(size, known)}")
+        raise UserError(f"no energy depends on '{size}'; {choices(size, known)}")
     at = {name: Fraction(value) for name, value in {"d": 1, **fixed}.items()}
 
     def least(exponent: Fraction) -> tuple[Fraction, tuple[str, ...]]:

@@ -35,7 +35,7 @@ def load(path: Path, like: Tensor) -> dict[str, Tensor]:
     if "flat" not in state or state["flat"].shape != like.shape:
         came = f"parameters of shape {tuple(state['flat'].shape)}" if "flat" in state else "no readable state"
         raise UserError(
-            f"Cannot continue from {path}: expected parameters of shape {tuple(like.shape)}, found {came}. "
+            f"cannot continue from {path}: expected parameters of shape {tuple(like.shape)}, found {came}. "
             "Remove the file to start again"
         )
     return state

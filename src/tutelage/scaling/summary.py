@@ -113,7 +113,7 @@ def analyse(results: Sequence[Result], folder: Path) -> dict[str, list[dict[str,
         UserError: when there are no results.
     """
     if not results:
-        raise UserError("There are no results to analyse: run `tutelage scale measure` first")
+        raise UserError("there are no results to analyse: run `tutelage scale measure` first")
     from tutelage.scaling.figures import draw_all
 
     results = merged(results)

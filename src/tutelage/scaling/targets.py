@@ -25,7 +25,7 @@ def hermite(degree: int, z: Tensor) -> Tensor:
         UserError: for a negative degree.
     """
     if degree < 0:
-        raise UserError(f"A Hermite polynomial's degree is at least 0, got {degree}")
+        raise UserError(f"a Hermite polynomial's degree is at least 0, got {degree}")
     below, current = torch.zeros_like(z), torch.ones_like(z)
     for order in range(degree):
         below, current = current, z * current - order * below
@@ -75,7 +75,7 @@ class HermiteTarget(Target):
     def __post_init__(self) -> None:
         if self.inputs < 1 or not self.mixture or not any(self.mixture.values()) or min(self.mixture) < 0:
             raise UserError(
-                "A Hermite target needs inputs >= 1 and a mixture of degrees with a nonzero coefficient, e.g. "
+                "a Hermite target needs inputs >= 1 and a mixture of degrees with a nonzero coefficient, e.g. "
                 f"inputs=20, mixture={{3: 1.0}}; got inputs={self.inputs}, mixture={dict(self.mixture)}"
             )
 
@@ -131,7 +131,7 @@ class AttentionTarget(Target):
     def __post_init__(self) -> None:
         if self.inputs < 2 or self.context < 2:
             raise UserError(
-                f"An attention target needs inputs >= 2 and context >= 2, got {self.inputs} and {self.context}"
+                f"an attention target needs inputs >= 2 and context >= 2, got {self.inputs} and {self.context}"
             )
 
     @property

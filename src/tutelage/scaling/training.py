@@ -48,7 +48,7 @@ class Training:
         start: Tensor | None = None,
     ) -> None:
         if optimizer not in OPTIMIZERS:
-            raise UserError(f"Unknown optimizer '{optimizer}': {choices(optimizer, OPTIMIZERS)}")
+            raise UserError(f"unknown optimizer '{optimizer}'; {choices(optimizer, OPTIMIZERS)}")
         self.network, self.inputs, self.targets, self.present = network, inputs, targets, present
         self.device = inputs.device
         self.optimizer, self.learning_rate, self.steps, self.batch_size = (

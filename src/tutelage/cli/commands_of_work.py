@@ -190,7 +190,7 @@ WORK: dict[str, Command] = {
             "Builds the network and the data of the command. Shows for each layer what it is given and how gradients reach it; says how "
             "likely such a network is to train alone, by a rule calibrated on networks that did and did not; then trains a few steps "
             "alone and under each guide (runs diagnose/...), and ranks them by how deep the classes can be read. It does not replace the "
-            "training: experiments/guidance/README.md says how often it was right.",
+            "training: experiments/guidance/notes/diagnose.md says how often it was right.",
         ),
         (
             Option(

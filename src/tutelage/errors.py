@@ -67,6 +67,11 @@ def refused(error: BaseException) -> UserError | None:
     )
 
 
+def reason_of(error: BaseException) -> str:
+    """Return an error of another library in a line: its kind and how its message begins."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
+
+
 _NO_MEMORY = (
     "out of memory",
     "allocate memory",

@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 
 from forked_command import Forked
 from small_runs import METHODS, SMALL
-from tutelage.engine.checkpoints import Checkpoints
-from tutelage.engine.fit import latest_checkpoint
+from tutelage.engine.checkpoints import Checkpoints, latest_checkpoint
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from tutelage.config.compose import compose
 from tutelage.config.settings import Fit
 from tutelage.engine.build import build
-from tutelage.engine.fit import make_trainer, plan_steps, quiet_lightning
+from tutelage.engine.fit import plan_steps
+from tutelage.engine.trainer import make_trainer, quiet_lightning
 from tutelage.errors import UserError
 from tutelage.generators.gan_networks import GanGenerator
 from tutelage.methods.base import step_seed

@@ -8,7 +8,7 @@ from tutelage.config.compose import compose
 from tutelage.data import cache
 from tutelage.data.pseudo import read
 from tutelage.engine.build import build
-from tutelage.engine.fit import make_trainer, quiet_lightning
+from tutelage.engine.trainer import make_trainer, quiet_lightning
 from tutelage.errors import UserError
 from tutelage.generators import shards
 from tutelage.generators.conditioning import Conditioning

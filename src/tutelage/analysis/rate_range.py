@@ -15,7 +15,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from tutelage.engine.build import build
-from tutelage.engine.fit import make_trainer, quiet_lightning
+from tutelage.engine.trainer import make_trainer, quiet_lightning
 
 if TYPE_CHECKING:
     from tutelage.analysis.diagnosis import Subject

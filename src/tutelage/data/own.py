@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from tutelage.data.base import DataModule
+from tutelage.data.own_source import Arrays, as_targets, pair_of, parts_of, read_all
 from tutelage.data.row_targets import TaskKind
 from tutelage.data.splits import SPLITS, content_numbers, hold_out
 from tutelage.data.streams import Draw, Reader, Resident
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError
 from tutelage.tasks import Batch, Binary, Classification, MultiLabel, Regression, Task
 from tutelage.typed import Count
 
@@ -27,12 +28,6 @@ TASKS: dict[str, Callable[[int], Task]] = {
     "multi_label": MultiLabel,
     "regression": Regression,
 }
-EXPECTED = (
-    "(inputs, targets) as arrays, a torch Dataset of such pairs, a LightningDataModule, or a list or dictionary of two or three of them "
-    "or of their DataLoaders for train, validation and test"
-)
-
-
 CPU = torch.device("cpu")
 
 
@@ -78,8 +73,8 @@ class ItemStore:
 
     def finish(self, pair: Any, index: Tensor) -> Batch:
         """Return what a collated pair holds as a batch on the device."""
-        inputs, targets = _pair(pair)
-        targets = _targets(torch.as_tensor(targets), floats=self.floats)
+        inputs, targets = pair_of(pair)
+        targets = as_targets(torch.as_tensor(targets), floats=self.floats)
         inputs = torch.as_tensor(inputs)
         inputs = (
             inputs.float() if inputs.is_floating_point() or inputs.dtype == torch.uint8 else inputs.long()
@@ -116,7 +111,7 @@ class _ItemReader:
 
 
 class Own(DataModule):
-    """What `source` gives: arrays, torch data sets, a LightningDataModule or DataLoaders, see `EXPECTED`.
+    """What `source` gives: arrays, torch data sets, a LightningDataModule or DataLoaders, see `own_source.EXPECTED`.
 
     task: "classification", "binary", "multi_label" or "regression"; None: whole numbers (n,) are classes, others values. outputs: classes,
     labels or values; None: as the targets have them. Targets of a regression are taken as they are.
@@ -148,7 +143,7 @@ class Own(DataModule):
 
     def load(self) -> None:
         """See `DataModule`."""
-        parts, collate = _parts(self.source)
+        parts, collate = parts_of(self.source)
         official: dict[str, np.ndarray] = {}
         start = 0
         for name, part in parts.items():
@@ -157,12 +152,14 @@ class Own(DataModule):
         whole = next(iter(parts.values())) if len(parts) == 1 else ConcatDataset(list(parts.values()))
         resident = self.storage == "resident" or isinstance(whole, Arrays)
         if resident:
-            inputs, targets = _read(parts.values(), collate)
+            inputs, targets = read_all(parts.values(), collate)
         else:
             few = [whole[place] for place in range(min(len(whole), 64))]
-            inputs, targets = map(torch.as_tensor, _pair((collate or torch.utils.data.default_collate)(few)))
+            inputs, targets = map(
+                torch.as_tensor, pair_of((collate or torch.utils.data.default_collate)(few))
+            )
         self.task = self._task(targets)
-        targets = _targets(targets, floats=self.task.kind in ("labels", "values"))
+        targets = as_targets(targets, floats=self.task.kind in ("labels", "values"))
         self._check(inputs, targets)
         labels = (
             targets.numpy()
@@ -235,129 +232,6 @@ class Own(DataModule):
                 raise UserError(
                     f"`source`: {bad} of {len(values)} {what} hold values that are no finite numbers (NaN or infinite)"
                 )
-
-
-class Arrays(Dataset[tuple[Any, Any]]):
-    """Inputs and targets of one part."""
-
-    def __init__(self, inputs: Any, targets: Any) -> None:
-        self.inputs, self.targets = map(_tensor, (inputs, targets))
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.inputs[index], self.targets[index]
-
-
-def _tensor(values: Any) -> Tensor:
-    return values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, Tensor | np.ndarray) or hasattr(value, "__array__")
-
-
-def _parts(source: Any) -> tuple[dict[str, Any], Any]:
-    """Return the data set of each part ("" for one that is to be split), and how samples are collated."""
-    import pytorch_lightning as pl
-
-    if isinstance(source, pl.LightningDataModule):
-        source.prepare_data()
-        source.setup("fit")
-        source.setup("test")
-        loaders = {"train": "train_dataloader", "validation": "val_dataloader", "test": "test_dataloader"}
-        given: dict[str, Any] = {}
-        for name, method in loaders.items():
-            try:
-                found = getattr(source, method)()
-            except Exception as error:
-                if name == "train":
-                    raise UserError(f"`source`: {type(source).__name__}.{method} fails: {error}") from error
-                found = None  # Lightning's own raises where a module has no such part
-            if found is not None and not (isinstance(found, list | tuple) and not found):
-                given[name] = found[0] if isinstance(found, list | tuple) else found
-        log.info(
-            "%s: its data sets are used; order, batches and sampling are Tutelage's", type(source).__name__
-        )
-        return _opened(given)
-    if isinstance(source, list | tuple) and len(source) == 2 and all(map(_is_array, source)):
-        return {"": Arrays(*source)}, None
-    if isinstance(source, Mapping):
-        if unknown := [name for name in source if name not in SPLITS]:
-            raise UserError(f"`source` gives a part '{unknown[0]}'; {choices(str(unknown[0]), SPLITS)}")
-        return _opened(dict(source))
-    if isinstance(source, list | tuple) and 2 <= len(source) <= 3:
-        names = SPLITS if len(source) == 3 else ("train", "test")
-        return _opened(dict(zip(names, source, strict=True)))
-    return _opened({"": source})
-
-
-def _opened(given: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    parts: dict[str, Any] = {}
-    collate = None
-    for name, one in given.items():
-        if isinstance(one, DataLoader):
-            collate = one.collate_fn if one.collate_fn is not torch.utils.data.default_collate else collate
-            one = one.dataset
-        if isinstance(one, list | tuple) and len(one) == 2 and all(map(_is_array, one)):
-            one = Arrays(*one)
-        if isinstance(one, IterableDataset):
-            raise UserError(
-                f"`source`: {type(one).__name__} is an IterableDataset, whose samples have no numbers: a run could not be resumed exactly. "
-                "Give a data set with __getitem__ and __len__, or shards of tar files to data=webdataset"
-            )
-        if not (hasattr(one, "__getitem__") and hasattr(one, "__len__")):
-            raise UserError(
-                f"`source` must give {EXPECTED}; got {type(one).__name__}{f' for {name}' if name else ''}"
-            )
-        parts[name] = one
-    return parts, collate
-
-
-def _pair(pair: Any) -> tuple[Any, Any]:
-    if isinstance(pair, Mapping):
-        for inputs, targets in (
-            ("inputs", "targets"),
-            ("image", "label"),
-            ("input_ids", "labels"),
-            ("x", "y"),
-        ):
-            if inputs in pair and targets in pair:
-                return pair[inputs], pair[targets]
-    if isinstance(pair, list | tuple) and len(pair) >= 2:
-        return pair[0], pair[1]
-    raise UserError(
-        f"`source`: a sample must be (input, target), or a dictionary with inputs and targets; got {type(pair).__name__}"
-    )
-
-
-def _read(parts: Iterable[Any], collate: Any) -> tuple[Tensor, Tensor]:
-    """Return all samples as tensors."""
-    found = []
-    for part in parts:
-        if isinstance(part, Arrays):
-            found.append((part.inputs, part.targets))
-            continue
-        try:
-            for pair in DataLoader(part, batch_size=512, collate_fn=collate, generator=torch.Generator()):
-                inputs, targets = map(torch.as_tensor, _pair(pair))
-                found.append((inputs, targets))
-        except (RuntimeError, TypeError, ValueError, KeyError, IndexError) as error:
-            raise UserError(
-                f"`source`: the samples of {type(part).__name__} cannot be put into one tensor: {str(error).splitlines()[0]:.300}. "
-                "They must be pairs (input, target) of numbers or tensors of one shape"
-            ) from error
-    try:
-        return tuple(torch.cat([pair[k] for pair in found]) for k in range(2))  # type: ignore[return-value]
-    except RuntimeError as error:
-        raise UserError(f"`source`: the parts have samples of different shapes: {error}") from error
-
-
-def _targets(targets: Tensor, *, floats: bool) -> Tensor:
-    if floats:
-        return (targets[:, None] if targets.ndim == 1 else targets.flatten(1)).float()
-    return targets.long()
 
 
 def _digest(*tensors: Tensor) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tutelage.runs.bounded import check_archive
 from tutelage.runs.records import replacing
+from tutelage.runs.run import Run
 
+log = logging.getLogger("tutelage")
 WORTH_S = 1.0
 """How much training at the end of a run is saved before it is evaluated."""
 
@@ -167,3 +172,25 @@ class Checkpoints(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.last = state_dict["best"], state_dict["last"]
         self._saved_best = self.best_path() if self.best else None
+
+
+def latest_checkpoint(run: Run) -> tuple[Path, int] | None:
+    """Return the newest readable state to resume from and its step; one that is damaged, or whose best weights are, is named and
+    passed over.
+    """
+    for which in ("last", "previous"):
+        path = run.checkpoint(which)
+        if not path.is_file():
+            continue
+        try:
+            check_archive(path)
+            state = torch.load(path, map_location="meta", weights_only=True, mmap=True)["callbacks"]
+            if best := state["Checkpoints"]["best"]:
+                with safe_open(best_weights(path.parent, int(best["step"])), framework="pt"):
+                    pass  # reading the header compares the file's length with what it announces
+            return path, int(state["Recording"]["step"])
+        except Exception as error:
+            log.warning(
+                "checkpoint %s of %s cannot be read (%s); trying the one before", path.name, run.key, error
+            )
+    return None

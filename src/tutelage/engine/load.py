@@ -23,7 +23,7 @@ from tutelage.data.base import DataModule
 from tutelage.engine import trust
 from tutelage.engine.build import build_data
 from tutelage.engine.networks import build_network, sizes_of
-from tutelage.errors import UserError
+from tutelage.errors import UserError, reason_of
 from tutelage.models.forward_calls import Call
 from tutelage.models.weights_files import load_weights, not_finite
 from tutelage.runs.identity import flatten
@@ -161,8 +161,7 @@ def _buildable(key: str) -> Iterator[None]:
         ArithmeticError,
         RuntimeError,
     ) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{key} cannot be built from its configuration ({reason:.300})") from error
+        raise UserError(f"{key} cannot be built from its configuration ({reason_of(error)})") from error
 
 
 def stored_config(run: Run, *, runs_dir: str | Path, code: Collection[str] = ()) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from typing import Any
 from tutelage.errors import UserError
 
 SHIPPED = frozenset({"models", "data", "methods", "objectives", "generators", "alignment", "losses"})
-SHIPPED_FILES = frozenset({("scaling", "cases"), ("scaling", "layers"), ("scaling", "predict")})
+SHIPPED_FILES = frozenset({("scaling", "cases"), ("scaling", "layers"), ("scaling", "energies")})
 LIBRARIES = frozenset(
     {"torch.nn", "torchvision.models", "timm", "timm.models", "transformers", "transformers.models", "diffusers", "diffusers.models"}
 )  # fmt: skip

@@ -8,16 +8,16 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.errors import UserError, choices
-from tutelage.models.arguments import fraction, positive
+from tutelage.errors import UserError, choices, reason_of
+from tutelage.models.arguments import positive
 from tutelage.models.forward_calls import Call
-from tutelage.models.heads import declare, find_head
+from tutelage.models.lora import with_lora
 from tutelage.runs.bounded import parse_json
 from tutelage.runs.model_folders import TOKENIZER, model_folder
 
@@ -52,9 +52,8 @@ def hugging_face_model(
     next_token: a causal language model; otherwise, with per_position, a masked one.
     revision: of a name in the cache. content_digest: of its content, for the record alone.
     options: settings of the model's own configuration, such as num_hidden_layers.
-    lora: rank, alpha (twice the rank unless told), dropout and layers (name endings; None: the projections to
-    queries and values) of low-rank
-    updates (arXiv 2106.09685): they and the final layer alone are trained.
+    lora: rank, alpha (twice the rank unless told), dropout and layers (name endings; None: the projections to queries and values) of
+    low-rank updates (arXiv 2106.09685): they and the final layer alone are trained.
     pretrained: the folder's weights; its vocabulary must be the data's, and images of another size than its own are resized, bilinearly.
     The head is fresh where the folder has none, or one of other classes. Otherwise the initialisation is the model's own, for the data's
     channels, size and vocabulary. `pretrained_normalization` is the mean and std of its images, where the folder says so.
@@ -77,7 +76,7 @@ def hugging_face_model(
         network.register_forward_pre_hook(partial(_resize, size=size))
     _note_normalization(network, folder, input_shape)
     _check_fit(label, network, input_shape, output_size, vocab_size, per_position)
-    return network if lora is None else _with_lora(network, label, lora, input_shape, vocab_size)
+    return network if lora is None else with_lora(network, label, lora, _example(input_shape, vocab_size))
 
 
 _CLASSES = {
@@ -130,7 +129,7 @@ def _configuration(folder: Path, label: str, options: Mapping[str, Any] | None) 
         )
     except Exception as error:  # transformers raises whatever its parsers do
         raise UserError(
-            f"{label}: its config.json is of no model that transformers knows ({_reason(error)})"
+            f"{label}: its config.json is of no model that transformers knows ({reason_of(error)})"
         ) from error
     known = config.to_dict()
     for key, value in (options or {}).items():
@@ -209,7 +208,7 @@ def _from_scratch(label: str, config: Any, kind: str) -> nn.Module:
     try:
         network: nn.Module = maker.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:
-        raise UserError(f"{label} cannot be built for these data: {_reason(error)}") from error
+        raise UserError(f"{label} cannot be built for these data: {reason_of(error)}") from error
     return network.train()
 
 
@@ -235,7 +234,7 @@ def _pretrained(folder: Path, label: str, config: Any, kind: str) -> nn.Module:
                 dtype=torch.float32,
             )
     except Exception as error:
-        raise UserError(f"the weights of {label} cannot be read: {_reason(error)}") from error
+        raise UserError(f"the weights of {label} cannot be read: {reason_of(error)}") from error
     body = f"{network.base_model_prefix}."
     of_pooler = [key for key in found["missing_keys"] if "pooler" in key]
     differing = [key[0] for key in found["mismatched_keys"]]
@@ -298,25 +297,12 @@ def _check_fit(
         longest = getattr(network.config, "max_position_embeddings", None)
         advice = f"; it has {longest} positions, see data.length" if per_position or vocab_size else ""
         raise UserError(
-            f"{label} does not run on inputs of shape {tuple(input_shape)}: {_reason(error)}{advice}"
+            f"{label} does not run on inputs of shape {tuple(input_shape)}: {reason_of(error)}{advice}"
         ) from error
     finally:
         network.train()
     if tuple(output.shape) != expected:
         raise UserError(f"{label} should answer with the shape {expected} here, got {tuple(output.shape)}")
-
-
-_LORA = ("rank", "alpha", "dropout", "layers")
-_ATTENTION = (
-    "query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "c_attn", "query_key_value", "qkv", "qkv_proj", "Wqkv",
-)  # fmt: skip
-"""What models call the projections to queries and values, which arXiv 2106.09685 adapts; where one layer makes them, keys too."""
-
-
-def _linear(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":  # GPT-2's linear layer
-            yield name, module
 
 
 @contextlib.contextmanager
@@ -330,51 +316,3 @@ def _quiet() -> Iterator[None]:
     finally:
         if drawn:
             words.enable_progress_bar()
-
-
-def _with_lora(
-    network: nn.Module,
-    label: str,
-    lora: Mapping[str, Any],
-    input_shape: Sequence[int],
-    vocab_size: int | None,
-) -> nn.Module:
-    """Add low-rank updates to the named layers, in place, and freeze all but them and the final layer."""
-    for key in lora:
-        if key not in _LORA:
-            raise UserError(f"`lora`.{key} does not exist; {choices(key, _LORA)}")
-    rank, dropout = lora.get("rank", 8), lora.get("dropout", 0.0)
-    positive("lora", rank=rank)
-    fraction("lora", dropout=dropout)
-    alpha, layers = lora.get("alpha", 2 * rank), lora.get("layers")
-    if not isinstance(alpha, int | float) or not alpha > 0:
-        raise UserError(f"`lora`.alpha must be a number above 0, got {alpha!r}")
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise UserError("`lora` needs the package peft: pip install 'tutelage[huggingface]'") from error
-    head = find_head(network, _example(input_shape, vocab_size))
-    parameters = dict(network.named_parameters())
-    of_head = {id(parameters[key]) for key in head.names if key in parameters and key not in head.shared}
-    ends = dict.fromkeys(name.rpartition(".")[2] for name, _ in _linear(network))
-    targets = (
-        [layers] if isinstance(layers, str) else list(layers or (end for end in ends if end in _ATTENTION))
-    )
-    try:
-        inject_adapter_in_model(
-            LoraConfig(r=rank, lora_alpha=cast(int, alpha), lora_dropout=dropout, target_modules=targets),
-            network,
-        )
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"{label}: `lora`.layers={layers} chooses no layers of it ({_reason(error)}); it has {', '.join(ends)}"
-        ) from error
-    for key, parameter in network.named_parameters():
-        parameter.requires_grad_("lora_" in key or id(parameter) in of_head)
-    if set(head.names) <= network.state_dict().keys():  # unless it was itself among the layers
-        declare(network, head)
-    return network
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]

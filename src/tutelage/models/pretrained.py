@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.errors import UserError
+from tutelage.errors import UserError, reason_of
 from tutelage.models.arguments import image_shape, positive
 from tutelage.models.frozen import Normalization
 from tutelage.models.heads import find_head
@@ -193,8 +193,7 @@ def _check_fit(label: str, network: nn.Module, shape: tuple[int, int, int], outp
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             output = network(torch.zeros(1, *shape))
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{label} does not run on images of shape {shape}: {reason}") from error
+        raise UserError(f"{label} does not run on images of shape {shape}: {reason_of(error)}") from error
     network.train(was_training)
     if not isinstance(output, Tensor) or output.shape != (1, output_size):
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -207,9 +206,8 @@ def _download(label: str, fetch: Any) -> Any:
     try:
         return fetch()
     except Exception as error:  # urllib, huggingface_hub and the file readers share no base class
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
-            f"the pretrained weights of {label} could not be fetched ({reason}). "
+            f"the pretrained weights of {label} could not be fetched ({reason_of(error)}). "
             "Without a connection, fetch the file elsewhere and give its path as weights: <file.safetensors "
             "or .pth>, or start from weights: scratch"
         ) from error

@@ -36,11 +36,15 @@ def timeless(rows):
 
 REMEMBERED = [("guidance", "method.cache=[guide]"), ("distillation", "method.cache=[teacher]")]
 FEATURE = "objective@method.objectives.feature"
+R = "method.objectives.repa"
+ALIGNED = [f"+objective@{R}=repa", f"{R}.schedule={{name: until, steps: 6}}",
+           f"{R}.pairing={{strategy: explicit, k: null, pairs: [[blocks.2, middle.0]]}}"]  # fmt: skip
 OWN_STATE = [
     ("supervised", "+objective@method.objectives.more=adversarial", "method.objectives.more.target=outputs"),
     ("feature_distillation", f"{FEATURE}=crd", "method.objectives.feature.negatives=50"),
     *(("feature_distillation", f"{FEATURE}={name}") for name in ("vid", "vkd")),
     ("self_supervised", "method.objectives.views.loss=byol"),
+    ("diffusion", *GUIDE, *ALIGNED),
     ("semi_supervised", f"{C}.weak_gradient=false", f"{C}.batch_norm=labelled"),
     *(
         ("semi_supervised", f"objective@{C}={name}", f"{C}.distribution_alignment={aligned}")

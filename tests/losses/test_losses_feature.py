@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from tutelage.errors import UserError
 from tutelage.losses.feature import (
     attention_transfer,
+    cosine_distance,
     cross_correlation,
     hint,
     probabilistic_transfer,
@@ -270,3 +271,27 @@ def test_a_feature_that_is_nan_is_not_taken_for_a_dead_one(name, images):
     student = images[0].float().clone()
     student[2, 1] = torch.nan
     assert SCALE_FREE[name](student, images[1].float()).isnan()
+
+
+def test_the_cosine_distance_is_that_of_each_position_written_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    cosines = []
+    for n in range(2):
+        for y in range(4):
+            for x in range(5):
+                a, b = student[n, :, y, x].tolist(), teacher[n, :, y, x].tolist()
+                lengths = math.sqrt(sum(p * p for p in a)) * math.sqrt(sum(q * q for q in b))
+                cosines.append(sum(p * q for p, q in zip(a, b, strict=True)) / lengths)
+    wanted = 1 - sum(cosines) / len(cosines)
+    assert float(cosine_distance(student, teacher)) == pytest.approx(wanted)
+    tokens = [x.flatten(2).transpose(1, 2) for x in (student, teacher)]  # as a sequence's positions
+    assert float(cosine_distance(*tokens)) == pytest.approx(wanted)
+    scale = torch.rand(2, 1, 4, 5, generator=generator, dtype=torch.float64) + 0.1
+    assert float(cosine_distance(scale * student, 7 * teacher)) == pytest.approx(wanted)
+    assert float(cosine_distance(teacher, teacher)) == pytest.approx(0, abs=1e-12)
+    zero = torch.zeros(2, 3, 4, 5, requires_grad=True)
+    cosine_distance(zero, teacher.float()).backward()
+    assert zero.grad.isfinite().all()
+    with pytest.raises(UserError, match="one shape"):
+        cosine_distance(student, teacher[:, :2])

@@ -249,3 +249,50 @@ def test_a_step_of_a_gan_takes_as_many_batches_as_it_gathers(tmp_path):
     trainer = make_trainer(config, tmp_path, [], 3, by_hand=True)
     trainer.fit(built.method, stream, None)
     assert trainer.global_step == 3 and places == [0, 1, 0, 1, 0, 1]
+
+
+REPA = ["+objective@method.objectives.repa=repa", "model@guide=residual_convnet", "guide.width=4"]
+
+
+def pairs(*pairs):
+    listed = ",".join(f"[{a},{b}]" for a, b in pairs)
+    return f"method.objectives.repa.pairing={{strategy: explicit, k: null, pairs: [{listed}]}}"
+
+
+def test_the_encoder_sees_the_images_and_the_noised_ones_become_like_it(tmp_path):
+    built = made(tmp_path, "diffusion", *REPA, pairs(("blocks.2", "middle.0")))
+    method, objective = built.method, built.method.objectives["repa"]
+    stream = built.data.train_stream(seed=0, device="cpu")
+    stream.seek(0, 1)
+    batch = next(iter(stream))
+    seen, kept = {}, {}
+    guide = method.frozen["guide"].network
+    for name, network in (("guide", guide), ("network", method.network)):
+        network.register_forward_pre_hook(lambda module, given, name=name: seen.update({name: given}))
+    for name, layer in (("guide", guide.blocks[2]), ("network", method.network.middle[0])):
+        layer.register_forward_hook(lambda module, given, out, name=name: kept.update({name: out}))
+    torch.manual_seed(3)
+    terms = method.train().losses(batch)
+    assert torch.equal(seen["guide"][0], batch.inputs)
+    torch.manual_seed(3)
+    time = torch.randint(1000, (len(batch.inputs),))
+    noise = torch.randn_like(batch.inputs)
+    noisy, at, _ = seen["network"]
+    assert torch.equal(at, time) and torch.equal(noisy, method._levels.add_noise(batch.inputs, noise, time))
+    mine = objective.projectors[0].map(kept["network"])
+    theirs = F.adaptive_avg_pool2d(kept["guide"], mine.shape[2:])
+    torch.testing.assert_close(terms["repa"], 1 - F.cosine_similarity(mine, theirs).mean())
+    torch.testing.assert_close(terms["denoising"], F.mse_loss(method.network(*seen["network"]), noise))
+    terms["repa"].backward()
+    reached = {name for name, p in method.named_parameters() if p.grad is not None and p.grad.any()}
+    assert "network.first.weight" in reached and "network.last.weight" not in reached
+    assert any(name.startswith("objectives.terms.repa.") for name in reached)
+    assert method._last_output is None
+
+
+def test_a_generator_takes_no_loss_of_its_answers(tmp_path):
+    soft = ["+objective@method.objectives.soft=task"]
+    with pytest.raises(UserError, match="and those between its layers and a frozen network's: drop 'soft'"):
+        made(tmp_path, "diffusion", *soft)
+    with pytest.raises(UserError, match=r"the network has no layer 'middle\.7'"):
+        made(tmp_path, "diffusion", *REPA, pairs(("blocks.2", "middle.7")))

@@ -23,7 +23,7 @@ PSEUDO = [word.replace("method.objectives.consistency", AT) for word in P_SSL if
 
 OBJECTIVES: dict[str, list[str]] = {
     "task": [f"{AT}.label_smoothing=0.1"],
-    "alignment": GUIDE,
+    **dict.fromkeys(("alignment", "repa"), GUIDE),
     "dimension": [f"{AT}.neighbours=5"],
     **dict.fromkeys(("soft_targets", "logits", "decoupled", "dist", "nkd", "mlkd", "ofa"), TEACHER),
     "uskd": [],

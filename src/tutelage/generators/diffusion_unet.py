@@ -139,8 +139,13 @@ class DiffusionUNet(Generator):
         self.last = nn.Conv2d(channels + width, self.image_shape[0], 3, padding=1)
         _shrink(self.last)
 
-    def forward(self, noisy: Tensor, time: Tensor, labels: Tensor) -> Tensor:
-        """Noisy images (n, C, H, W), times (n,) from 0 to 999 and label weights (n, classes) to the noise (n, C, H, W)."""
+    def forward(self, noisy: Tensor, time: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """Noisy images (n, C, H, W), times (n,) from 0 to 999 and label weights (n, classes) to the noise (n, C, H, W).
+
+        Without times and labels: time 0 and no class, so that its layers can be looked at on images as they are.
+        """
+        time = torch.zeros(len(noisy), device=noisy.device) if time is None else time
+        labels = noisy.new_zeros(len(noisy), self.classes) if labels is None else labels
         condition = self.time(_waves(time, self._time_width)) + self.embedding(labels)
         condition = F.silu(condition)
         out = self.first(noisy)

@@ -58,6 +58,18 @@ def _attention(feature: Tensor, power: float) -> Tensor:
 
 
 @in_single
+def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - cosine of the features at each position, a mean over samples and positions.
+
+    Invariant to the scale of either feature at each position; features of length 0 have cosine 0.
+    Source: REPA, Yu et al. 2024, arXiv 2410.06940, eq. 8, plus 1. Raises UserError on unequal shapes.
+    """
+    _same_shape(student, teacher, "the cosine distance")
+    mine, theirs = (x.movedim(1, -1) if x.ndim == 4 else x for x in (student, teacher))
+    return 1 - (_unit(mine) * _unit(theirs)).sum(dim=-1).mean()
+
+
+@in_single
 def relational(student: Tensor, teacher: Tensor, *, distance: float = 1.0, angle: float = 2.0) -> Tensor:
     """Relational distillation: Huber losses on distances of pairs and angles of triplets, weighted.
 

@@ -37,6 +37,8 @@ class Generation(Method):
     """
 
     network: Generator
+    takes_features: ClassVar[bool] = False
+    """Whether objectives between layers of its network and of a frozen one can be added."""
     declares: ClassVar[Mapping[str, str]] = {"_makes_": "generator"}
 
     def __init__(
@@ -70,11 +72,15 @@ class Generation(Method):
                 "choose one of model=generator/..."
             )
         for objective in self.objectives:
-            if not isinstance(objective, Made):
-                raise UserError(
-                    f"{type(self).__name__} runs its network on noise and labels, so that it takes no objective but the terms it makes: "
-                    f"drop '{objective.name}'"
-                )
+            if isinstance(objective, Made) or (
+                self.takes_features and objective.reads_frozen and not objective.reaches_output
+            ):
+                continue
+            also = ", and those between its layers and a frozen network's" if self.takes_features else ""
+            raise UserError(
+                f"{type(self).__name__} runs its network on noise and labels, so that it takes no objective but the terms it makes{also}: "
+                f"drop '{objective.name}'"
+            )
         if not isinstance(self.task, Classification):
             raise UserError(
                 f"{type(self).__name__} needs images with classes, got a task of {self.task.name}"

@@ -34,6 +34,7 @@ _HOMES = {
     "Objectives": "total",
     "ProbabilisticTransfer": "probabilistic_transfer",
     "PseudoLabel": "pseudo_label",
+    "REPA": "repa",
     "Relational": "relational",
     "ReviewKD": "review",
     "SRD": "srd",

@@ -1,6 +1,6 @@
 """The shipped similarities by the names of their YAML."""
 
-from tutelage.alignment.similarity import CKA, RSA, Procrustes, Ridge
+from tutelage.alignment.similarity import CKA, RSA, Gram, Procrustes, Ridge
 
 SIMILARITIES = {
     "cka": CKA,
@@ -9,4 +9,5 @@ SIMILARITIES = {
     "rsa_whole": lambda: RSA(whole=True),
     "ridge": Ridge,
     "procrustes": Procrustes,
+    "gram": Gram,
 }

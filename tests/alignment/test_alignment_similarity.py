@@ -16,6 +16,7 @@ from tutelage.alignment.comparisons import Centred, procrustes
 from tutelage.alignment.gram import gram
 from tutelage.alignment.ridge import projection
 from tutelage.alignment.similarity import (
+    Gram,
     GramSimilarity,
     Procrustes,
     Ridge,
@@ -86,6 +87,7 @@ FUNCTIONS = {
     "rsa": rsa,
     "ridge": ridge,
     "procrustes": Procrustes(),
+    "gram": Gram(),
 }
 
 
@@ -181,6 +183,42 @@ def test_procrustes_agrees_with_float64_and_with_the_measure_of_the_analysis(
     assert float(value) == pytest.approx(procrustes(*layers), abs=1e-5)
 
 
+def reference_gram(x: Tensor, y: Tensor) -> Tensor:
+    """1 less the distance of both matrices of scalar products, an entry at a time, in float64."""
+    grams = []
+    for z in (x.double(), y.double()):
+        z = z - z.mean(0)
+        k = torch.stack([torch.stack([(a * b).sum() for b in z]) for a in z])
+        grams.append(k / k.square().sum().sqrt())
+    return 1 - ((grams[0] - grams[1]).square().sum() / 2).sqrt()
+
+
+@pytest.mark.parametrize("mean, scale", [(0, 1), (20, 1), (1, 1e-20), (1, 1e19)])
+def test_the_gram_distance_agrees_with_float64_and_is_the_root_of_1_less_cka(
+    mean: float, scale: float
+) -> None:
+    x, y = features(12, 7, seed=3, mean=mean, scale=scale), features(12, 30, seed=4)
+    y[:, :5] = x[:, :5] / scale
+    expected, slope = value_and_gradient(reference_gram, x.double() / scale, y)
+    value, gradient = value_and_gradient(Gram(), x, y)
+    assert float(value) == pytest.approx(float(expected), abs=1e-6)
+    assert relative(gradient.double() * scale, slope) < 1e-4
+    assert float(value) == pytest.approx(
+        1 - (1 - float(reference_cka(x.double() / scale, y))) ** 0.5, abs=1e-6
+    )
+
+
+def test_the_slope_of_the_gram_distance_does_not_fade_near_the_guide() -> None:
+    y = features(24, 9, seed=1).double()
+    noise = features(24, 9, seed=2).double()
+    slopes = {
+        name: [float(value_and_gradient(FUNCTIONS[name], y + e * noise, y)[1].norm()) for e in (1e-1, 1e-3)]
+        for name in ("gram", "cka")
+    }
+    assert slopes["gram"][1] > 0.5 * slopes["gram"][0]
+    assert slopes["cka"][1] < 0.05 * slopes["cka"][0]
+
+
 def test_cka_is_near_1_where_small_directions_differ_which_procrustes_sees() -> None:
     x = torch.randn(400, 20, generator=torch.Generator().manual_seed(0))
     y = torch.randn(400, 20, generator=torch.Generator().manual_seed(1))
@@ -189,7 +227,7 @@ def test_cka_is_near_1_where_small_directions_differ_which_procrustes_sees() -> 
     assert float(Procrustes()(x, y)) < 0.9
 
 
-@pytest.mark.parametrize("name", ["cka", "unbiased_cka", "rsa", "procrustes"])
+@pytest.mark.parametrize("name", ["cka", "unbiased_cka", "rsa", "procrustes", "gram"])
 def test_gradients_pass_finite_differences(name: str) -> None:
     x, y = features(8, 5, seed=5).double().requires_grad_(), features(8, 6, seed=6).double()
     torch.autograd.gradcheck(lambda z: SIMILARITIES[name]()(z, y), x)
@@ -310,6 +348,7 @@ def test_scores_of_many_pairs_equal_one_by_one_and_weigh_separately() -> None:
         TokenCKA(unbiased=True),
         Ridge(),
         Procrustes(),
+        Gram(),
     ):
         together = [x.clone().requires_grad_() for x in layers]
         encoded = [measure.encode(y) for y in guides]

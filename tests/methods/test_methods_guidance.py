@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from made_methods import made as made_method
+from small_runs import SMALL
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.pairing import Pairing
 from tutelage.alignment.rules import ClassHierarchy
 from tutelage.alignment.similarity import CKA, RSA, Ridge, Similarity, cka
 from tutelage.alignment.taps import activations
 from tutelage.cli.main import main
+from tutelage.config.compose import compose
+from tutelage.engine.build import build
 from tutelage.errors import UserError
 from tutelage.methods.guidance import Guidance
 from tutelage.models.convnet import ConvNet
@@ -333,3 +336,52 @@ def test_learned_weights_are_recorded_and_pairs_are_printed(tmp_path, caplog) ->
     assert f"{len(pairs)} layer pairs" in log
     for pair in pairs:
         assert f"{pair['guide']} " in log and f"{pair['network']} " in log
+
+
+PATCHES = ["model=convnet", "model.width=4", "model.blocks=1", "model@guide=residual_convnet", "guide.width=6", "guide.blocks=1",
+           "method=guidance", "method.objectives.alignment.compare=patches"]  # fmt: skip
+
+
+def test_patches_of_maps_are_compared_as_samples(tmp_path):
+    words = [w for w in SMALL if not w.startswith("model")]
+    pairs = "method.objectives.alignment.pairing={strategy: explicit, pairs: [[blocks.0, blocks.0], [stem, blocks.1]]}"
+    made = build(compose([*words, f"runs_dir={tmp_path}", *PATCHES, pairs]))
+    stream = made.data.train_stream(seed=0, device="cpu")
+    stream.seek(0, 1)
+    batch = next(iter(stream))
+    network, guide = made.method.network, made.method.frozen["guide"].network
+    kept = {}
+    for where, layer in (
+        ("a", network.blocks[0]),
+        ("b", network.blocks[1]),
+        ("c", guide.blocks[0]),
+        ("d", guide.stem),
+    ):
+        layer.register_forward_hook(
+            lambda module, given, out, where=where: kept.update({where: out.detach()})
+        )
+    loss = made.method.train().losses(batch)["alignment"]
+
+    def patches(maps):
+        half = maps.shape[2] // 2
+        return torch.stack(
+            [
+                image[:, y * half : (y + 1) * half, x * half : (x + 1) * half].flatten()
+                for image in maps
+                for y in range(2)
+                for x in range(2)
+            ]
+        )
+
+    wanted = sum(1 - cka(patches(kept[mine]), patches(kept[theirs])) for mine, theirs in ("ac", "bd"))
+    assert float(loss) == pytest.approx(float(wanted), abs=1e-5)
+    with pytest.raises(
+        UserError, match=r"maps \(channels, height, width\) that can be cut into 3 x 3: the layer 'blocks\.0'"
+    ):
+        build(
+            compose(
+                [*words, f"runs_dir={tmp_path}", *PATCHES, pairs, "+method.objectives.alignment.patches=3"]
+            )
+        )
+    with pytest.raises(UserError, match=r"the layer 'head' is \(10,\)"):
+        build(compose([*words, f"runs_dir={tmp_path}", *PATCHES]))

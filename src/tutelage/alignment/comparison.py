@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.alignment.feature_rows import per_sample, per_token
+from tutelage.alignment.feature_rows import per_patch, per_sample, per_token
 from tutelage.alignment.gather import gather, world_size
 from tutelage.alignment.pairing import Pair
 from tutelage.alignment.similarity import Similarity
@@ -21,7 +21,7 @@ class Comparison:
 
     pairs: which layer guides which. layers: all of the network's, as `taps.probe` found them. similarity: how they are compared.
     per_token: compare (n * length, d) token rows instead of (n, everything) samples; of them a random `tokens_per_step` (over all
-    ranks), the same for every layer; None: all.
+    ranks), the same for every layer; None: all. patches: compare the patches of maps cut into so many a side, (n * patches^2, d); None: no.
 
     A step: `start(mask)`; `encode(name, activation)` for each of `guide_layers`, which need not be held after it; then `loss` of the
     network's activations. In distributed training all is computed on the global batch.
@@ -36,14 +36,18 @@ class Comparison:
         *,
         per_token: bool = False,
         tokens_per_step: int | None = None,
+        patches: int | None = None,
     ) -> None:
         self.pairs = list(pairs)
+        self.patches = patches
         self.per_token, self.tokens_per_step = per_token, tokens_per_step if per_token else None
         self.similarity = similarity.for_tokens() if per_token else similarity
         if self.tokens_per_step is not None:
             self.similarity.check_rows(self.tokens_per_step)
         if per_token:
             self._check_lengths()
+        if patches is not None:
+            self._check_patches(patches)
         self._by_network: dict[str, list[str]] = {}
         for pair in self.pairs:
             self._by_network.setdefault(pair.network.name, []).append(pair.guide.name)
@@ -66,6 +70,14 @@ class Comparison:
                     f"{pair.guide.shape}, the network's '{pair.network.name}' {pair.network.shape} (length first)"
                 )
 
+    def _check_patches(self, side: int) -> None:
+        for layer in (layer for pair in self.pairs for layer in pair):
+            if len(layer.shape) != 3 or any(length % side for length in layer.shape[1:]):
+                raise UserError(
+                    f"similarity by patches needs maps (channels, height, width) that can be cut into {side} x {side}: the layer "
+                    f"'{layer.name}' is {layer.shape}. Name others by pairing.pairs, or set `patches` to what divides all"
+                )
+
     def describe(self) -> list[dict[str, Any]]:
         """Return the pairs as rows of plain values, for the record and for `doctor`."""
         return [
@@ -79,6 +91,8 @@ class Comparison:
 
     def _rows(self, activation: Tensor) -> tuple[Tensor, Tensor | None]:
         """The rows of a layer that are compared, over all ranks, and which of them count (None: all)."""
+        if self.patches is not None:
+            return gather(per_patch(activation, self.patches)), None
         if not self.per_token:
             return gather(per_sample(activation, self._mask)), None
         rows = per_token(activation)

@@ -1,4 +1,4 @@
-"""From a layer's activation to the matrix that a similarity compares: one row per sample, or one per token."""
+"""From a layer's activation to the matrix that a similarity compares: one row per sample, per token, or per patch."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ def per_token(activation: Tensor) -> Tensor:
             f"similarity per token needs activations (n, length, width), got {tuple(activation.shape)}"
         )
     return activation.flatten(0, 1).flatten(1)
+
+
+def per_patch(activation: Tensor, side: int) -> Tensor:
+    """Return (n * side * side, everything else) of maps (n, channels, height, width), each cut into `side` x `side` equal patches."""
+    n, channels, height, width = activation.shape
+    cut = activation.reshape(n, channels, side, height // side, side, width // side)
+    return cut.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).flatten(1)
 
 
 def to_single(features: Tensor) -> Tensor:

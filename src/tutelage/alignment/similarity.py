@@ -167,7 +167,7 @@ class Procrustes(Similarity):
 
     The nuclear norm of X^T Y over both Frobenius norms, of centred features: 1 only where they differ by rotation and scale alone. It
     weighs directions by their deviations, CKA by their variances, so that CKA says less of all but the largest (as losses: arXiv
-    2509.25253). The squared distance of the centred Gram matrices (n, n), each of norm 1, is 2 - 2 CKA: the Gram distance is `CKA`.
+    2509.25253). The squared distance of the centred Gram matrices (n, n), each of norm 1, is 2 - 2 CKA: see `Gram`.
     Costs an eigendecomposition for each pair, of the smallest of n and both widths, in double precision.
     """
 
@@ -189,6 +189,36 @@ class Procrustes(Similarity):
                 procrustes.nuclear(rows.T @ guide)
                 for layer, guides in zip(features, references, strict=True)
                 for rows in [procrustes.centred(_kept(layer, mask))]
+                for guide in guides
+            ]
+            return torch.stack(found).to(to_single(features[0]).dtype)
+
+
+class Gram(Similarity):
+    """1 - |K - L| / sqrt(2) of the centred Gram matrices K and L (n, n), each of norm 1, which is 1 - sqrt(1 - CKA), from 0 to 1.
+
+    The distance, not its square, as a loss (arXiv 2509.25253, which does not scale them): it ranks as CKA does, but its slope does not fade
+    as the two become alike. Costs a product n x n in double precision for each layer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name, self.minimum_rows = "gram", 3
+
+    def encode(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See `Similarity.encode`: a unit matrix (n, n)."""
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+            return procrustes.gram_of(procrustes.centred(_kept(features, mask)))
+
+    def scores(
+        self, features: Sequence[Tensor], references: Sequence[Sequence[Any]], mask: Tensor | None = None
+    ) -> Tensor:
+        """See `Similarity.scores`."""
+        with torch.autocast(features[0].device.type, enabled=False):
+            found = [
+                procrustes.gram_score(mine, guide)
+                for layer, guides in zip(features, references, strict=True)
+                for mine in [procrustes.gram_of(procrustes.centred(_kept(layer, mask)))]
                 for guide in guides
             ]
             return torch.stack(found).to(to_single(features[0]).dtype)

@@ -14,6 +14,7 @@ from tutelage.alignment.guides import GUIDE_INPUTS, FeatureGuide
 from tutelage.alignment.pairing import Pairing, table
 from tutelage.alignment.similarity import CKA, Similarity
 from tutelage.errors import UserError, choices
+from tutelage.models.arguments import positive
 from tutelage.objectives.base import Objective, Setup, Start, Step
 from tutelage.tasks import Batch
 
@@ -24,7 +25,8 @@ class Alignment(Objective):
     """The sum over layer pairs of 1 - similarity (arXiv 2410.20035); its weight is the paper's alpha.
 
     similarity: how a pair of layers is compared; default CKA. pairing: which layer guides which. compare: "samples", each flattened, or
-    "tokens", of which a random `tokens_per_step` are drawn (None: all).
+    "tokens", of which a random `tokens_per_step` are drawn (None: all), or "patches": maps cut into `patches` x `patches`, each a row, for
+    batches of few images (after the patch form of RCKA, arXiv 2401.11824; its code could not be found, so the form is ours).
     input: batch | gaussian | released_noise, what the guide sees. noise_to: "guide" alone, or "both" networks the same noise, which needs
     schedule.name=alone_first: its first phase then never sees the data.
     """
@@ -38,15 +40,16 @@ class Alignment(Objective):
         *,
         similarity: Similarity | None = None,
         pairing: Pairing | None = None,
-        compare: Literal["samples", "tokens"] = "samples",
+        compare: Literal["samples", "tokens", "patches"] = "samples",
         tokens_per_step: int | None = 1024,
+        patches: int = 2,
         input: str = "batch",
         noise_to: Literal["guide", "both"] = "guide",
         **common: Any,
     ) -> None:
         super().__init__(**common)
         for name, value, known in (
-            ("compare", compare, ("samples", "tokens")),
+            ("compare", compare, ("samples", "tokens", "patches")),
             ("input", input, GUIDE_INPUTS),
             ("noise_to", noise_to, ("guide", "both")),
         ):
@@ -58,6 +61,8 @@ class Alignment(Objective):
             )
         self.similarity, self.pairing = similarity or CKA(), pairing or Pairing()
         self.per_token, self.tokens_per_step = compare == "tokens", tokens_per_step
+        positive("Alignment", patches=patches)
+        self.patches = patches if compare == "patches" else None
         self.input, self.shares_input = input, noise_to == "both"
         self._similarities: list[Tensor] = []
 
@@ -70,12 +75,12 @@ class Alignment(Objective):
                 "leave it at batch"
             )
         if setup.batch_size is not None and not self.per_token:
-            self.similarity.check_rows(setup.batch_size)
+            self.similarity.check_rows(setup.batch_size * (self.patches or 1) ** 2)
         check_mask(setup.example.mask)
         layers = setup.layers()
         pairs = self.pairing(setup.frozen_layers(str(self.network)), layers)
-        tokens: dict[str, Any] = {"per_token": self.per_token, "tokens_per_step": self.tokens_per_step}
-        self.comparison = Comparison(pairs, layers, self.similarity, **tokens)
+        rows: dict[str, Any] = {"per_token": self.per_token, "tokens_per_step": self.tokens_per_step}
+        self.comparison = Comparison(pairs, layers, self.similarity, **rows, patches=self.patches)
         self.network_layers, self.frozen_layers = (
             self.comparison.network_layers,
             self.comparison.guide_layers,

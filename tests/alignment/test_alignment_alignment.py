@@ -202,6 +202,10 @@ def test_what_cannot_be_aligned_is_told() -> None:
     network, guide = networks()
     with pytest.raises(UserError, match=r"unbiased_cka.* at least 4 .* got 3"):
         step(aligned(network, guide, "unbiased_cka"), network, guide, batch(3))
+    with pytest.raises(
+        UserError, match=r"unbiased_cka.* at least 4 .* got 3"
+    ):  # one pair is checked like several
+        step(aligned(network, guide, "unbiased_cka", strategy="last", k=1), network, guide, batch(3))
     with pytest.raises(UserError, match=r"two sequences of one length: the guide's '0' is \(3, 4, 4\)"):
         aligned(network, guide, per_token=True)
     with pytest.raises(UserError, match=r"Sequential cannot run on inputs of shape \(4, 2, 6, 6\)"):

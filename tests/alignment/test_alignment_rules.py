@@ -111,6 +111,7 @@ def test_classes_share_as_much_as_they_share_ancestors():
     ("tree", "message"),
     [
         ({"a": ["cat", "dog", "deer", "ship", "cra"]}, "no class 'cra'; did you mean"),
+        ({"a": {"b": {"c": ["cat", "crow"]}}}, "no class 'crow'"),
         ({"a": ["cat", "dog"]}, "leaves out the data's classes car, deer, ship"),
         ({"a": ["cat", "dog", "deer", "ship", "car"], "b": ["cat"]}, "holds cat more than once"),
         (

@@ -140,6 +140,19 @@ def test_a_guided_run_shows_its_pairs(runs, tmp_path, capsys):
     assert "mean over pairs: 0." in capsys.readouterr().out
 
 
+def test_the_picture_of_guidance_says_where_the_similarity_began_and_ended(runs, tmp_path, capsys):
+    assert main(["guidance", "small/guided", f"runs_dir={runs['root']}", f"out={tmp_path}"]) == 0
+    rows = [(int(row["step"]), float(row["similarity"])) for row in read_csv(tmp_path / "guidance.csv")]
+    first, last = min(rows)[0], max(rows)[0]
+    at = {step: [value for where, value in rows if where == step] for step in (first, last)}
+    means = {step: sum(values) / len(values) for step, values in at.items()}
+    accuracy = Run(Path(runs["guided-0"])).metrics.rows[-1]["validation/accuracy"]
+    assert (
+        f"mean similarity {means[first]:.3f} at step {first}, {means[last]:.3f} at step {last}; validation accuracy {accuracy:.3f}"
+        in capsys.readouterr().out.replace("\n", " ")
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -53,6 +53,9 @@ def test_mean_cosine_is_that_of_every_two_rows():
     assert mean_cosine(rows) == pytest.approx(float(torch.stack(pairs).mean()), abs=1e-6)
     assert mean_cosine(torch.ones(4, 3)) == pytest.approx(1)
     assert mean_cosine(torch.zeros(4, 3)) == 1
+    assert (
+        mean_cosine(torch.tensor([[1e-30, 0.0], [0.0, 1.0]], dtype=torch.float64)) == 0
+    )  # short is not zero
 
 
 def test_the_nearest_mean_tells_classes_that_lie_apart():

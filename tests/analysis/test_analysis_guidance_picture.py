@@ -72,6 +72,11 @@ def test_the_animation_goes_through_training_and_ends_with_the_figure(tmp_path):
     assert light[0] > light[1] > light[2]
 
 
+def test_the_column_of_a_step_ends_at_it():
+    assert guidance_picture.edges((50, 150, 200)) == [-50, 50, 150, 200]
+    assert guidance_picture.edges((7,)) == [6, 7]
+
+
 def test_alignment_by_arm_has_a_mean_and_a_band():
     mean, low, high = alignment_curves.over_seeds([([1, 2, 3], [0.8, 0.9, 1.0]), ([1, 3], [0.6, 0.9])])
     assert mean == ([1, 3], pytest.approx([0.7, 0.95]))

@@ -89,6 +89,7 @@ def test_a_run_leaves_with_a_card_and_is_read_anywhere(runs, tmp_path, capsys, m
     assert "its outputs are the network's up to" in said
     card = (tmp_path / "x" / "README.md").read_text()
     assert "95 %, n = 2" in card and "1,222 train" in card and "license: mit" in card and "Supervised" in card
+    assert "Outputs: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9." in card
     run = tutelage.load_run(runs["digits"])
     monkeypatch.chdir(tmp_path)
     network = tutelage.load_exported("x")

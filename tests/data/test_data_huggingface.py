@@ -71,6 +71,29 @@ def test_images(tmp_path: Path) -> None:
     torch.testing.assert_close(data.store.images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
+def test_images_whose_classes_are_plain_values(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict, Features, Image, Value
+    from PIL import Image as Pillow
+
+    pictures = [Pillow.new("RGB", (4, 4), (i, 0, 0)) for i in range(6)]
+
+    def saved(name: str, train: list[str], test: list[str]) -> Path:
+        features = Features({"img": Image(), "label": Value("string")})
+        parts = {
+            part: Dataset.from_dict({"img": pictures[: len(said)], "label": said}, features=features)
+            for part, said in (("train", train), ("test", test))
+        }
+        DatasetDict(parts).save_to_disk(str(tmp_path / name))
+        return tmp_path / name
+
+    ten = saved("numbers", ["10", "9", "9", "10", "x", "x"], ["x", "10"])
+    data = loaded(root=ten, image="img", normalization=None, validation=1, batch_size=2)
+    assert data.facts["classes"] == ["9", "10", "x"]  # numbers in their order, then names
+    assert data.store.labels.tolist() == [1, 0, 0, 1, 2, 2, 2, 1]
+    with pytest.raises(UserError, match="2 rows of 'test' have no known class in 'label'"):
+        loaded(root=saved("other", ["a", "b"] * 3, ["a", "c", "c"]), image="img")
+
+
 @pytest.mark.parametrize(
     "options, said",
     [({}, "either `root`, a local folder or file, or `name`"), ({"name": "nobody/nothing", "target": "y"}, "without a network"),

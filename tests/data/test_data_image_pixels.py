@@ -237,6 +237,7 @@ def test_what_a_file_says_of_white_is_heeded_and_a_setting_goes_before_it() -> N
     ("data", "message"),
     [
         (encoded(Image.fromarray(np.array([[0, 0.5], [1, 0.2]], np.float32)), "TIFF"), r"from 0 to 1, .* `white` .*\(1, say\)"),
+        (encoded(Image.fromarray(np.array([[0, 0.5], [1, 0.2]], np.float32)), "PPM"), r"from 0 to 1, .* `white` .*\(1, say\)"),
         (encoded(Image.fromarray(np.array([[0, 700], [1, 2]], np.int32)), "TIFF"), r"from 0 to 700, .* `white` .*\(1023, say\)"),
         (encoded(Image.fromarray(np.array([[0, np.nan]], np.float32)), "TIFF"), r"no numbers \(NaN\)"),
         (tiff(np.array([[[-5], [9]]]), bits=16, signed=True), r"from -5 to 9"),

@@ -167,7 +167,9 @@ def test_tensorboard_has_test_values_hyperparameters_layers_commit_and_pictures(
     mirrors.drain()
     events = EventAccumulator(str(run.path / "tensorboard")).Reload()
     assert events.Scalars("test/accuracy")[0].value == pytest.approx(run.result["best"]["test"]["accuracy"])
-    assert "grid" in events.Tags()["images"]
+    recorded = [(row["step"], row["train/loss"]) for row in run.metrics.rows if "train/loss" in row]
+    assert {one.step: one.value for one in events.Scalars("train/loss")} == pytest.approx(dict(recorded))
+    assert "step" not in events.Tags()["scalars"] and "grid" in events.Tags()["images"]
     text = {t: events.Tensors(t)[0].tensor_proto.string_val[0].decode() for t in events.Tags()["tensors"]}
     pair = run_pairs(run)[0]
     assert f"similarity/01 | {pair['guide']} -> {pair['network']}" in text["layers/text_summary"]

@@ -10,7 +10,9 @@ import time
 import pytest
 from safetensors.torch import load_file
 
+from small_runs import SMALL
 from tutelage.cli.main import main
+from tutelage.config.planner import plan_of
 from tutelage.jobs import notes, outcomes
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
@@ -134,6 +136,17 @@ def test_reproduce_keeps_going_retries_and_stops_too(flaky, capsys, tmp_path, pr
     assert main([*command, "model.times=2", "--dry"]) == 0
     assert "every run of table.yaml is there" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_what_is_stored_is_taken_without_a_job(command, tmp_path):
+    words = [*SMALL, f"runs_dir={tmp_path / 'runs'}"]
+    jobs = outcomes.Jobs.new(str(tmp_path / "runs"))
+    run = command()
+    assert jobs.take(plan_of(words), words) == run.result["best"]["validation"]["accuracy"]
+    assert [note.outcome for note in jobs.notes()] == [notes.Outcome.DONE]
+    assert jobs.take(None, words) is None and jobs.take(plan_of([*words, "seed=1"]), words) is None
+    jobs.stop()
+    assert jobs.take(plan_of(words), words) is None
 
 
 def finished(store):

@@ -282,6 +282,20 @@ def test_a_figure_shows_what_has_values_of_the_metric_and_nothing_is_no_figure(
     ]  # neither what has no value nor one of another metric
 
 
+def test_names_that_fit_are_whole_and_the_curve_of_one_step_is_a_point():
+    from matplotlib.figure import Figure
+
+    assert curves._short("x" * 38, 38) == "x" * 38 and curves._short("x" * 39, 38) == "x" * 37 + "…"
+    assert curves._difference("x" * 17, "y" * 18) == f"{'x' * 17} - {'y' * 18}"
+    assert curves._difference("x" * 18, "y" * 18) == f"{'x' * 18}\n- {'y' * 18}"
+    axes = Figure().subplots()
+    known = {"one": [(100, 0.5, 0.0, 1)], "two": [(100, 0.5, 0.0, 1), (200, 0.6, 0.0, 1)]}
+    drawing = curves._Drawing("test/accuracy", "", 1.0, "", known, {}, ())
+    for label in known:
+        drawing._curve(axes, label, "C0", "-")
+    assert [line.get_marker() for line in axes.lines] == ["o", "None"]
+
+
 def test_each_arm_of_a_sweep_is_compared_with_the_baseline_of_its_own_settings(make, store):
     for seed in range(3):
         for depth in (10, 30):

@@ -144,6 +144,10 @@ def test_resume_drops_what_lies_beyond(tmp_path):
     writer.close()
     assert _steps(path) == [1, 2, 3, 4, 5]
     assert MetricsWriter(tmp_path / "none.jsonl").truncate_after(0) == 0
+    before = path.stat()
+    assert MetricsWriter(path).truncate_after(5) == 0
+    after = path.stat()  # nothing is written where nothing lies beyond
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 @pytest.mark.parametrize("cut", range(1, 30))

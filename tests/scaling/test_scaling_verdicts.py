@@ -66,6 +66,11 @@ def test_specialised_neurons_get_an_exponent_in_the_width():
     assert rows[3].measured.value == pytest.approx(0.5, abs=0.02)
     assert rows[3].verdict == "agrees"
     assert "thresholds 0.7 to 1.3" in rows[0].note
+    *_, few = verdicts.specialisation(results[:2], "two_layer_width", width="N", predicted=0.5)
+    assert (few.measured, few.verdict, few.note) == (None, "undecided", "too few widths")
+    results[0]["overlaps"]["weight"] = rng.normal(0, 0.08, 40 * 64).tolist()
+    *_, few = verdicts.specialisation(results, "two_layer_width", width="N", predicted=0.5)
+    assert (few.verdict, few.note) == ("undecided", "a single mode at N/d = 2")
 
 
 def test_wide_intervals_are_undecided():

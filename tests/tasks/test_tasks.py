@@ -12,7 +12,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage.tasks import Batch, Classification, Forecasting, Task, Tokens
+from tutelage.errors import UserError
+from tutelage.tasks import Batch, Classification, Forecasting, MultiLabel, Regression, Task, Tokens
 
 COUNT = 33
 
@@ -162,3 +163,10 @@ def test_a_masked_class_counts_neither_in_the_loss_nor_in_the_metrics() -> None:
     metrics.update(output, masked)
     expected.update(output[:2], alone)
     assert metrics.compute() == expected.compute()
+
+
+@pytest.mark.parametrize(("task", "least"), [(Classification, 2), (MultiLabel, 1), (Regression, 1)])
+def test_the_least_of_outputs_is_taken_and_less_is_refused(task: Any, least: int) -> None:
+    assert task(least).output_size == least
+    with pytest.raises(UserError, match=str(least)):
+        task(least - 1)

@@ -120,6 +120,11 @@ def animate(arms: Sequence[Arm], path: Path) -> Path:
     return path
 
 
+def edges(steps: Sequence[int]) -> list[int]:
+    """Return where the column of each step begins and ends: it ends at its step, and the first is as wide as the second."""
+    return [2 * steps[0] - steps[1] if len(steps) > 1 else steps[0] - 1, *steps]
+
+
 class _Picture:
     """One figure whose parts are moved from step to step."""
 
@@ -137,9 +142,8 @@ class _Picture:
         self.images, self.titles = [], []
         names = arms[0].pairs
         for place, (arm, axes) in enumerate(zip(arms, maps, strict=True)):
-            edges = [arm.steps[0] - (arm.steps[1] - arm.steps[0] if len(arm.steps) > 1 else 1), *arm.steps]
             image = axes.pcolormesh(
-                edges, np.arange(len(arm.pairs) + 1), arm.values, vmin=low, vmax=1, cmap=colours
+                edges(arm.steps), np.arange(len(arm.pairs) + 1), arm.values, vmin=low, vmax=1, cmap=colours
             )
             axes.invert_yaxis()
             axes.set_xlabel("step")
@@ -225,12 +229,12 @@ def outcome(request: Request) -> Outcome:
         for i, pair in enumerate(arm.pairs)
         for j, step in enumerate(arm.steps)
     ]
-    lines = []
-    for arm in arms:
-        first, last = arm.values[:, 0].mean(), arm.values[:, -1].mean()
-        reached = f"; validation {metric} {arm.metric[1][-1][1]:.3f}" if arm.metric[1] else ""
-        over = f" (mean over {arm.runs} runs)" if arm.runs > 1 else ""
-        lines.append(
-            f"{arm.label}{over}: mean similarity {first:.3f} at step {arm.steps[0]}, {last:.3f} at step {arm.steps[-1]}{reached}"
-        )
-    return lines, {"metric": metric}, table, lambda path: draw(arms, path)
+    return list(map(_told, arms)), {"metric": metric}, table, lambda path: draw(arms, path)
+
+
+def _told(arm: Arm) -> str:
+    first, last = arm.values[:, 0].mean(), arm.values[:, -1].mean()
+    metric, points = arm.metric
+    reached = f"; validation {metric} {points[-1][1]:.3f}" if points else ""
+    over = f" (mean over {arm.runs} runs)" if arm.runs > 1 else ""
+    return f"{arm.label}{over}: mean similarity {first:.3f} at step {arm.steps[0]}, {last:.3f} at step {arm.steps[-1]}{reached}"

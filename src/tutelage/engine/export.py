@@ -177,11 +177,10 @@ def _onnx(served: Served, inputs: Tensor, mask: Tensor | None, file: Path) -> No
         import onnxscript  # noqa: F401 # what writes it
     program = _program(served, inputs, mask, "onnx")
     large = sum(p.numel() * p.element_size() for p in served.parameters()) > _LARGE
-    names = ["inputs", "mask"][: 1 if mask is None else 2]
     with _unable("onnx"):
         torch.onnx.export(
-            program, (), file, input_names=names, output_names=["outputs"], external_data=large, verbose=False
-        )
+            program, (), file, output_names=["outputs"], external_data=large, verbose=False
+        )  # inputs are named as `Served.forward` names them
     if large:
         return
     model = onnx.load(file)

@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,10 @@ class _Job:
     tries: int
     wanted: bool
     lost: int = 0
-    needs: list[str] = field(default_factory=list)
+
+    @property
+    def needs(self) -> list[str]:
+        return [need.key for need in self.plan.prerequisites()]
 
 
 def submit(
@@ -100,8 +103,6 @@ class _Work:
         self.tasks: dict[Any, _Job] = {}
         self.parcels: dict[str, Any] = {}
         self.watch, self.plans = Watch(), list(enumerate(job.plan for job in left.values()))
-        for job in left.values():
-            job.needs = [need.key for need in job.plan.prerequisites() if need.key in left]
         self.remote = self.ray.remote(work)
 
     def work_off(self) -> dict[str, float]:

@@ -57,7 +57,11 @@ def test_settings_are_passed_on_as_they_are_where_the_command_has_them():
         (["a", "b"], "remove", "remove takes 1 name, got 'b' too"),
         (["split=tset", "run"], "evaluate", "there is no split 'tset'; did you mean 'test'?"),
         (["split=test"], "evaluate", "evaluate needs a run, such as runs/demo/plain/<identity>, first; got 'split=test'"),
-        (["run", "model=fcn"], "evaluate", "evaluate takes split=, device=, runs_dir=, code=, data=, data.<key>=, got 'model=fcn'"),
+        (
+            ["run", "model=fcn"],
+            "evaluate",
+            "evaluate takes split=, device=, hardware.devices=, runs_dir=, code=, data=, data.<key>=, got 'model=fcn'",
+        ),
         (["digits", "seed=3"], "list", "list takes runs_dir=, state="),
         (["gaps", "a"], "analyse", "there is no 'analyse gaps'; did you mean 'gap'?"),
         (["predict", "a", "--dry"], "scale", "scale predict has no option '--dry'"),
@@ -124,5 +128,5 @@ def test_several_ranks_are_refused_where_one_process_does_all(monkeypatch, capsy
         monkeypatch.setenv(name, value)
     from tutelage.cli.main import main
 
-    assert main(["analyse", "cost", "demo"]) == 2
-    assert "analyse works in one process, and 2 were started here" in capsys.readouterr().err
+    assert main(["report", "demo"]) == 2
+    assert "report works in one process, and 2 were started here" in capsys.readouterr().err

@@ -17,12 +17,14 @@ class Analysis:
     module: the module of `tutelage.analysis` that has its `outcome`.
     runs: what it is given, as its usage says it.
     help: what it shows, in a line.
+    shares: whether ranks share its work; else it reads records, or measures this machine, in one process.
     of_answers: whether it reads a network's answers, which one that was trained without labels has none of.
     """
 
     module: str
     runs: str
     help: str
+    shares: bool = True
     of_answers: bool = False
 
 
@@ -45,14 +47,20 @@ ANALYSES = {
         "<runs> ...",
         "what features are worth: a linear classifier and nearest neighbours on them",
     ),
-    "alignment": Analysis("alignment_curves", "<runs> ...", "similarity to the guide over training"),
+    "alignment": Analysis(
+        "alignment_curves", "<runs> ...", "similarity to the guide over training", shares=False
+    ),
     "guidance": Analysis(
         "guidance_picture",
         "<runs> ...",
         "layer pairs by step, one arm beside another: a figure, and an animation (guidance.webp)",
+        shares=False,
     ),
     "cost": Analysis(
-        "network_cost", "<runs> ...", "parameters, operations, size, latency and memory, beside the metric"
+        "network_cost",
+        "<runs> ...",
+        "parameters, operations, size, latency and memory, beside the metric",
+        shares=False,
     ),
     "calibration": Analysis(
         "calibration",
@@ -76,6 +84,7 @@ ANALYSES = {
         "compression",
         "<runs> ...",
         "networks in floats and quantised: the metric, size and latency in onnxruntime",
+        shares=False,
         of_answers=True,
     ),
     "phases": Analysis(
@@ -84,7 +93,10 @@ ANALYSES = {
         "the metric over two settings, the others chosen on validation, beside gradients and ranks before training",
     ),
     "ranking": Analysis(
-        "ranking", "<cheap runs> <runs>", "do cheap runs rank networks as whole ones do? Kendall's tau"
+        "ranking",
+        "<cheap runs> <runs>",
+        "do cheap runs rank networks as whole ones do? Kendall's tau",
+        shares=False,
     ),
     "quality": Analysis(
         "sample_quality",

@@ -22,7 +22,7 @@ Outcome = tuple[list[str], dict[str, Any], list[dict[str, Any]], Callable[[Path]
 
 
 _IN_FOLDER = ("split", "samples", "layers", "measure", "other", "explainers", "forms")
-_NO_NUMBER = ("out", "device", "runs_dir", "code")
+_NO_NUMBER = ("out", "device", "hardware.devices", "runs_dir", "code")
 
 
 @dataclass(frozen=True)

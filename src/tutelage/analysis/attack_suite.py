@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError, choices
 from tutelage.robustness import attacks
 from tutelage.robustness.draws import Draws
@@ -82,15 +83,16 @@ class Suite:
         length: float | None = None,
     ) -> Tensor:
         """Return what survives PGD from random starts; with a step's length, from the images themselves. clean: (n,) right at first."""
-        budget, right = self.budget, clean.clone()
+        budget, right = self.budget, clean
         epsilon = budget.epsilon if epsilon is None else epsilon
         for restart in range(budget.restarts if length is None else 1):
-            for rows in _blocks(right):
+
+            def attack(rows: Tensor, restart: int = restart) -> Tensor:
                 start = None
                 if length is None:
                     draws = Draws(self.index[rows], "pgd", restart)
                     start = attacks.random_start(self.pixels[rows], epsilon, budget.norm, draws)
-                images = attacks.pgd(
+                return attacks.pgd(
                     self.classifier,
                     self.pixels[rows],
                     self.targets[rows],
@@ -100,23 +102,33 @@ class Suite:
                     step=length,
                     start=start,
                 )
-                right[rows] = self.right(images, rows)
+
+            right = self.survivors(right, attack)
         return right
+
+    def survivors(self, right: Tensor, attack: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return which samples, of those right so far (n,), still are in the images that an attack makes of some rows."""
+        after, blocks = right.clone(), _blocks(right)
+        answered = shared(blocks, lambda rows: self.right(attack(rows), rows), right.device)
+        for rows, still in zip(blocks, answered, strict=True):
+            after[rows] = still
+        return after
 
     def apgd(self, clean: Tensor) -> Tensor:
         """Return what survives APGD on the cross-entropy, and then towards each of the likeliest other classes."""
-        right, budget = clean.clone(), self.budget
+        right, budget = clean, self.budget
         with torch.no_grad():
             order = torch.cat([self.classifier(part) for part in self.pixels.split(_BLOCK)]).argsort(
                 1, descending=True
             )
         likeliest = order[order != self.targets[:, None]].view(len(order), -1)[:, :TARGETS]
         for goal in range(-1, likeliest.shape[1]):
-            for rows in _blocks(right):
+
+            def attack(rows: Tensor, goal: int = goal) -> Tensor:
                 draws = Draws(self.index[rows], "apgd", goal)
                 start = attacks.random_start(self.pixels[rows], budget.epsilon, budget.norm, draws)
                 loss = attacks.cross_entropy if goal < 0 else attacks.targeted_dlr(likeliest[rows, goal])
-                images = attacks.apgd(
+                return attacks.apgd(
                     self.classifier,
                     self.pixels[rows],
                     self.targets[rows],
@@ -126,14 +138,15 @@ class Suite:
                     start=start,
                     loss=loss,
                 )
-                right[rows] = self.right(images, rows)
+
+            right = self.survivors(right, attack)
         return right
 
     def square(self, clean: Tensor) -> Tensor:
         """Return what survives the Square attack."""
-        right = clean.clone()
-        for rows in _blocks(right):
-            images = square(
+
+        def attack(rows: Tensor) -> Tensor:
+            return square(
                 self.classifier,
                 self.pixels[rows],
                 self.targets[rows],
@@ -142,8 +155,8 @@ class Suite:
                 queries=self.budget.queries,
                 draws=Draws(self.index[rows], "square"),
             )
-            right[rows] = self.right(images, rows)
-        return right
+
+        return self.survivors(clean, attack)
 
     def checks(self, found: Mapping[str, Tensor]) -> list[Check]:
         """Return what must hold (Carlini et al. 2019, arXiv 1902.06705, sections 3 to 5). found: of `run`.

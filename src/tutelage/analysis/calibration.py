@@ -16,6 +16,7 @@ from tutelage.analysis.drawing import canvas, literal, save
 from tutelage.analysis.opening import beside, between, opened
 from tutelage.config.compose import compose
 from tutelage.engine.build import build_data
+from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.reporting.palette import style
@@ -53,7 +54,7 @@ def logits_of(network: FrozenNetwork, task: Any, batches: Any) -> tuple[np.ndarr
     """Return logits (n, classes) and classes (n,) of all samples that count. Raises UserError for other tasks."""
     if not isinstance(task, Classification | Binary):
         raise UserError(f"calibration needs data with one class for each sample, got a task of {task.name}")
-    parts = [task.select(network(batch.inputs, batch.mask), batch) for batch in batches]
+    parts = [*shared(batches, lambda batch: task.select(network(batch.inputs, batch.mask), batch))]
     logits, targets = (torch.cat([part[i].cpu() for part in parts]) for i in (0, 1))
     return logits.double().numpy(), targets.numpy()
 
@@ -118,7 +119,7 @@ def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
 @torch.inference_mode()
 def outside_logits(network: FrozenNetwork, task: Any, batches: Any) -> np.ndarray:
     """Return logits (n, classes) on inputs of another kind, whose targets are not looked at. task: the network's own."""
-    logits = torch.cat([network(batch.inputs, batch.mask).cpu() for batch in batches])
+    logits = torch.cat([*shared(batches, lambda batch: network(batch.inputs, batch.mask).cpu())])
     return (F.pad(logits, (1, 0)) if isinstance(task, Binary) else logits).double().numpy()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,10 +20,14 @@ from tutelage.alignment.guides import FeatureGuide
 from tutelage.analysis.analysis_request import Outcome, Request
 from tutelage.analysis.drawing import heat_map, save, separate
 from tutelage.analysis.opening import between, opened
+from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.reporting.statistics import bounds_of, summarize
 from tutelage.tasks import Batch, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -141,23 +145,24 @@ def answers(network: FrozenNetwork, task: Task, batches: Iterable[Batch]) -> Ans
         raise UserError(
             f"{type(network.network).__name__} is a rule: it has features and no answers, so no errors to compare"
         )
-    predicted, targets, index = [], [], []
+
+    def answered(batch: Batch) -> tuple[Tensor, ...]:
+        chosen, true = task.select(network(batch.inputs, batch.mask), batch)
+        if true.is_floating_point():
+            raise UserError(
+                f"errors can be compared where an answer is right or wrong; a task of {task.name} has no such"
+            )
+        per_sample = torch.arange(len(batch.index), device=true.device)
+        if task.per_position:
+            keep = batch.mask if batch.target_mask is None else batch.target_mask
+            spread = per_sample.unsqueeze(1).expand_as(batch.targets)
+            per_sample = spread.flatten() if keep is None else spread[keep]
+        index = batch.index.to(per_sample.device)[per_sample]
+        return chosen.argmax(dim=-1).cpu(), true.cpu(), index.cpu()
+
     with torch.inference_mode():
-        for batch in batches:
-            chosen, true = task.select(network(batch.inputs, batch.mask), batch)
-            if true.is_floating_point():
-                raise UserError(
-                    f"errors can be compared where an answer is right or wrong; a task of {task.name} has no such"
-                )
-            per_sample = torch.arange(len(batch.index), device=true.device)
-            if task.per_position:
-                keep = batch.mask if batch.target_mask is None else batch.target_mask
-                spread = per_sample.unsqueeze(1).expand_as(batch.targets)
-                per_sample = spread.flatten() if keep is None else spread[keep]
-            predicted.append(chosen.argmax(dim=-1).cpu())
-            targets.append(true.cpu())
-            index.append(batch.index.to(per_sample.device)[per_sample].cpu())
-    return Answers(*(torch.cat(part).numpy() for part in (predicted, targets, index)))
+        parts = zip(*shared(batches, answered), strict=True)
+        return Answers(*(torch.cat(part).numpy() for part in parts))
 
 
 def all_pairs(runs: Mapping[str, Answers], *, level: float = 0.95) -> dict[tuple[str, str], Consistency]:

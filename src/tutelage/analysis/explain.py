@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from tutelage.analysis.attributions import EXPLAINERS, SIGNED, USUAL, cannot, ex
 from tutelage.analysis.explanation_picture import Picture, draw
 from tutelage.analysis.opening import opened, whole
 from tutelage.analysis.question import Question, joined
+from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError, choices
 from tutelage.reporting.statistics import Summary, bounds_of, summarize
 from tutelage.runs.frozen_networks import ROLES
@@ -43,22 +44,18 @@ def outcome(request: Request) -> Outcome:
         batch = joined(batches)
         question = Question.of(network, data, batch)
         names = _fitting(asked, question, subject, lines if not pictures else None)
-        maps = {name: explained(name, question) for name in names}
         others = dict(_others(subject, request, samples, lines))
         theirs: dict[str, dict[str, Tensor]] = {role: {} for role in others}
+        maps: dict[str, Tensor] = {}
         details: dict[str, Any] = {}
-        for name in names:
-            row = {"network": subject.label, "arm": subject.arm, "seed": subject.seed, "explainer": name}
-            row |= _faithful(question, maps[name], details.setdefault(name, {}))
-            for role, other in others.items():
-                if not cannot(name, other):
-                    theirs[role][name] = explained(name, other)
-                    row |= _agreement(role, maps[name], theirs[role][name], question)
-            cascade = scores.randomised(question, partial(explained, name), maps[name])
-            details[name]["randomised"] = cascade
-            row["randomised"] = cascade[-1][1]
-            rows.append(row)
-            lines.append(_line(subject.label, row, others))
+        found = shared(names, partial(_explanation, question=question, others=others))
+        for name, (own, of_others, row, details[name]) in zip(names, found, strict=True):
+            maps[name] = own
+            for role, other in of_others.items():
+                theirs[role][name] = other
+            whose = {"network": subject.label, "arm": subject.arm, "seed": subject.seed, "explainer": name}
+            rows.append(whose | row)
+            lines.append(_line(subject.label, rows[-1], others))
         random = torch.rand(question.real.shape, generator=torch.Generator().manual_seed(0)).to(
             question.real.device
         )
@@ -84,6 +81,19 @@ def outcome(request: Request) -> Outcome:
         rows,
         lambda path: draw(pictures[:MOST_ROWS], path, count=PICTURED, signed=SIGNED, **shown),
     )
+
+
+def _explanation(
+    name: str, question: Question, others: Mapping[str, Question]
+) -> tuple[Tensor, dict[str, Tensor], dict[str, float], dict[str, Any]]:
+    """Return the maps of one explainer, those of other networks by role, the columns of its row and its details."""
+    maps, details = explained(name, question), {}
+    row = _faithful(question, maps, details)
+    theirs = {role: explained(name, other) for role, other in others.items() if not cannot(name, other)}
+    for role, other in theirs.items():
+        row |= _agreement(role, maps, other, question)
+    details["randomised"] = scores.randomised(question, partial(explained, name), maps)
+    return maps, theirs, row | {"randomised": details["randomised"][-1][1]}, details
 
 
 def _asked(words: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from tutelage.alignment.comparisons import Centred
 from tutelage.alignment.feature_rows import per_sample, to_single
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.taps import Taps
+from tutelage.engine.shared_work import shared
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.tasks import Batch
 
@@ -26,6 +27,7 @@ class GramBlocks:
     """
 
     def __init__(self, names: Sequence[str], samples: int, device: torch.device) -> None:
+        self.device = device
         self.grams = {name: torch.empty(samples, samples, device=device) for name in names}
         self.widths: dict[str, int] = {}
         self.mask: Tensor | None = None
@@ -42,10 +44,27 @@ class GramBlocks:
         width = min(
             held.shape[1], features.shape[1]
         )  # padded to two lengths: what is beyond is zero in one of them
-        block = held[:, :width] @ features[:, :width].T
-        self.grams[name][self.rows, self.columns] = block
-        self.grams[name][self.columns, self.rows] = block.T
+        self.grams[name][self.rows, self.columns] = held[:, :width] @ features[:, :width].T
         self.widths[name] = max(width, self.widths.get(name, 0))
+
+    @property
+    def framed(self) -> bool:
+        """Whether the first block was seen."""
+        return bool(self._frames)
+
+    def filled(self) -> dict[str, tuple[Tensor, int]]:
+        """Return of each layer the rows that were filled, from their diagonal block on, and its width."""
+        return {
+            name: (gram[self.rows, self.rows.start :].clone(), self.widths[name])
+            for name, gram in self.grams.items()
+        }
+
+    def put(self, rows: slice, found: Mapping[str, tuple[Tensor, int]]) -> None:
+        """Put what was filled of some rows into its place and, mirrored, below the diagonal."""
+        for name, (part, width) in found.items():
+            self.grams[name][rows, rows.start :] = part
+            self.grams[name][rows.start :, rows] = part.T
+            self.widths[name] = max(width, self.widths.get(name, 0))
 
     def _framed(self, name: str, features: Tensor) -> Tensor:
         if name not in self._frames:
@@ -95,15 +114,24 @@ def matrices(
     blocks = GramBlocks(names, starts[-1], batches[0].inputs.device)
     rule = network.network if isinstance(network.network, FeatureGuide) else None
     with torch.inference_mode(), Taps(network.network, () if rule else names, consume=blocks.take) as taps:
-        for i, rows in enumerate(parts):
-            blocks.rows = rows
+
+        def see(i: int, j: int) -> None:
+            blocks.rows, blocks.columns, blocks.mask = parts[i], parts[j], batches[j].mask
+            if rule is not None:
+                features = rule(batches[j])
+                for name in names:
+                    blocks.take(name, features[name])
+                return
+            with taps.recording():
+                network(batches[j].inputs, batches[j].mask)
+
+        def row(i: int) -> dict[str, tuple[Tensor, int]]:
+            if i and not blocks.framed:
+                see(0, 0)
             for j in range(i, len(parts)):
-                blocks.columns, blocks.mask = parts[j], batches[j].mask
-                if rule is not None:
-                    features = rule(batches[j])
-                    for name in names:
-                        blocks.take(name, features[name])
-                    continue
-                with taps.recording():
-                    network(batches[j].inputs, batches[j].mask)
+                see(i, j)
+            return blocks.filled()
+
+        for rows, found in zip(parts, shared(range(len(parts)), row, blocks.device), strict=True):
+            blocks.put(rows, found)
         return [read(blocks, name) for name in names]

@@ -21,6 +21,7 @@ from tutelage.engine import trust
 from tutelage.engine.build import build_data
 from tutelage.engine.load import stored_config
 from tutelage.engine.networks import build_network, sizes_of
+from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError, choices
 from tutelage.runs.identity import flatten
 from tutelage.runs.run import Run
@@ -151,27 +152,31 @@ def outcome(
     rows = rows_of([subject.run for subject in request.subjects], x, y)
     at = {row["key"]: row for row in rows}
     # Arms that differ in method alone begin with one network: it is looked at once.
-    seen: dict[str, dict[str, float]] = {}
-    data: dict[str, DataModule] = {}
-    layers: list[dict[str, Any]] = []
+    networks: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for subject in request.subjects:
         code = trust.modules(request.options["code"])
         config = copy.deepcopy(stored_config(subject.run, runs_dir=request.options["runs_dir"], code=code))
         config["data"] |= request.data
-        key, of_data = repr((config["model"], config["data"], config["seed"])), repr(config["data"])
-        if key not in seen:
-            if of_data not in data:
-                data[of_data] = build_data(config)
-            network = build_network("model", config, sizes_of(data[of_data]))
-            seen[key], signal = before_training(Network(config, data[of_data], network))
-            names = ("gradient", "rank", "correlation", "agreement")
-            by_layer = {
-                name: [float(f"{getattr(layer, name):.3g}") for layer in signal.layers] for name in names
-            }
-            layers.append(
-                {x: at[subject.run.key][x], y: at[subject.run.key][y], "seed": config["seed"], **by_layer}
-            )
-        at[subject.run.key] |= seen[key]
+        key = repr((config["model"], config["data"], config["seed"]))
+        networks.setdefault(key, (config, []))[1].append(subject.run.key)
+    data: dict[str, DataModule] = {}
+
+    def look(config: dict[str, Any]) -> tuple[dict[str, float], dict[str, list[float]]]:
+        if (of_data := repr(config["data"])) not in data:
+            data[of_data] = build_data(config)
+        network = build_network("model", config, sizes_of(data[of_data]))
+        seen, signal = before_training(Network(config, data[of_data], network))
+        names = ("gradient", "rank", "correlation", "agreement")
+        return seen, {
+            name: [float(f"{getattr(layer, name):.3g}") for layer in signal.layers] for name in names
+        }
+
+    layers: list[dict[str, Any]] = []
+    found_of = shared((config for config, _ in networks.values()), look)
+    for (config, keys), (seen, by_layer) in zip(networks.values(), found_of, strict=True):
+        layers.append({x: at[keys[0]][x], y: at[keys[0]][y], "seed": config["seed"], **by_layer})
+        for key in keys:
+            at[key] |= seen
     for row in rows:
         del row["key"], row["mode"]
     lines = []

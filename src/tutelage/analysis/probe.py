@@ -15,11 +15,12 @@ from tutelage.alignment.taps import Taps, input_of
 from tutelage.analysis.analysis_request import Outcome, Request
 from tutelage.analysis.drawing import canvas, literal, save
 from tutelage.analysis.opening import SPLITS, opened, over_runs
+from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.objectives.pretext import pooled
 from tutelage.reporting.statistics import summarize
-from tutelage.tasks import Classification
+from tutelage.tasks import Batch, Classification
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 NEIGHBOURS, TEMPERATURE = 20, 0.07
@@ -63,25 +64,26 @@ def probe(network: FrozenNetwork, task: Any, batches: Mapping[str, Any]) -> Prob
 @torch.no_grad()
 def _features(network: FrozenNetwork, batches: Any) -> tuple[str, Split]:
     """Return the final layer, and its pooled inputs (n, width) with their classes (n,), on the CPU."""
-    kept: list[Split] = []
-    taps: Taps | None = None
-    name = ""
-    for batch in batches:
-        if taps is None:
+    taps: dict[str, Taps] = {}
+
+    def seen(batch: Batch) -> tuple[str, Tensor, Tensor]:
+        if not taps:
             head = network.head(batch.inputs, batch.mask)
             if len(head.reads) != 1:
                 raise UserError(f"probe reads what one final layer is given, the network's is '{head}'")
-            name = head.reads[0]
-            taps = Taps(network.network, [input_of(name)])
-        with taps.recording():
+            taps[head.reads[0]] = Taps(network.network, [input_of(head.reads[0])])
+        ((name, tapped),) = taps.items()
+        with tapped.recording():
             network(batch.inputs, batch.mask)
-        (found,) = taps.collect().values()
-        kept.append((pooled(found).float().cpu(), batch.targets.cpu()))
-    if taps is not None:
-        taps.remove()
+        (found,) = tapped.collect().values()
+        return name, pooled(found).float().cpu(), batch.targets.cpu()
+
+    kept = [*shared(batches, seen)]
+    for tapped in taps.values():
+        tapped.remove()
     if not kept:
         raise UserError("probe needs samples in each of train, validation and test")
-    return name, (torch.cat([x for x, _ in kept]), torch.cat([y for _, y in kept]))
+    return kept[0][0], (torch.cat([x for _, x, _ in kept]), torch.cat([y for _, _, y in kept]))
 
 
 def linear(train: Split, *, classes: int, penalty: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from tutelage.alignment.guides import FeatureGuide
 from tutelage.analysis.analysis_request import Outcome, Request, Subject
 from tutelage.analysis.attack_suite import ATTACKS, Suite, budget_of, chosen
 from tutelage.analysis.opening import between, opened, over_runs, whole
+from tutelage.engine.shared_work import agreed, is_first, shared
 from tutelage.errors import UserError
 from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork
@@ -35,10 +37,10 @@ def outcome(request: Request) -> Outcome:
     table: Rows = []
     for subject in request.subjects:
         root = Path(request.options["runs_dir"])
-        rows = None if subject.role else recall(root, subject.run, "robustness", request.asked)
+        rows = None if subject.role else agreed(recall(root, subject.run, "robustness", request.asked))
         if rows is None:
             rows = measure(subject, request)
-            if not subject.role:  # at once, so that a command that is stopped goes on here
+            if not subject.role and is_first():  # at once, so that a command that is stopped goes on here
                 remember(root, subject.run, "robustness", request.asked, rows)
         rows = [{**row, "network": subject.label, "arm": subject.arm, "seed": subject.seed} for row in rows]
         lines += said(subject.label, rows)
@@ -108,15 +110,18 @@ def _of_images(
     clean = suite.right(suite.pixels)
     rows = [_row("clean", clean)]
     total = torch.zeros(len(clean), device=clean.device)
-    for kind in kinds:
-        for severity in SEVERITIES:
-            parts = [
-                corrupted(p, kind, severity, i)
-                for p, i in zip(suite.pixels.split(500), suite.index.split(500), strict=True)
-            ]
-            right = suite.right(torch.cat(parts))
-            total += right
-            rows.append(_row(f"{kind}_{severity}", right, severity=severity))
+
+    def of_one(change: tuple[str, int]) -> Tensor:
+        parts = [
+            corrupted(p, *change, i)
+            for p, i in zip(suite.pixels.split(500), suite.index.split(500), strict=True)
+        ]
+        return suite.right(torch.cat(parts))
+
+    changes = list(itertools.product(kinds, SEVERITIES))
+    for (kind, severity), right in zip(changes, shared(changes, of_one, clean.device), strict=True):
+        total += right
+        rows.append(_row(f"{kind}_{severity}", right, severity=severity))
     if kinds:
         over = summarize((total / (len(kinds) * len(SEVERITIES))).tolist(), bounds=(0.0, 1.0))
         rows.append(
@@ -157,9 +162,9 @@ def _of_others(network: FrozenNetwork, data: Any, batches: Sequence[Batch], requ
             )
         return batch._replace(inputs=missing(batch.inputs, severity, batch.index))
 
-    rows: Rows = []
     task, classes = data.task, isinstance(data.task, Classification | Binary)
-    for severity in (0, *SEVERITIES):
+
+    def of_one(severity: int) -> dict[str, Any]:
         name = "clean" if severity == 0 else f"{kind.replace(' ', '_')}_{severity}"
         metrics = task.metrics().to(batches[0].inputs.device)
         right: list[Tensor] = []
@@ -172,12 +177,11 @@ def _of_others(network: FrozenNetwork, data: Any, batches: Sequence[Batch], requ
                 right.append(logits.argmax(1) == targets)
         more = {"severity": severity} if severity else {}
         if classes:
-            rows.append(_row(name, torch.cat(right), **more))
-        else:
-            count = sum(len(batch.inputs) for batch in batches)
-            rows.append(
-                {"condition": name, "n": count, task.monitor: metrics.compute()[task.monitor], **more}
-            )
+            return _row(name, torch.cat(right), **more)
+        count = sum(len(batch.inputs) for batch in batches)
+        return {"condition": name, "n": count, task.monitor: metrics.compute()[task.monitor], **more}
+
+    rows: Rows = list(shared((0, *SEVERITIES), of_one))
     key = "accuracy" if classes else task.monitor
     rows.append(
         {"condition": MEAN, "n": rows[0]["n"], key: sum(row[key] for row in rows[1:]) / len(SEVERITIES)}

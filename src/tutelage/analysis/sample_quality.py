@@ -17,6 +17,7 @@ from tutelage.analysis.opening import BLOCK, opened, whole
 from tutelage.data import pseudo
 from tutelage.data.base import SplitBatches
 from tutelage.engine.pseudo_data import FOLDER
+from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError
 from tutelage.generators.quality import frechet_distance, precision_recall
 from tutelage.models.frozen import FrozenNetwork
@@ -69,12 +70,13 @@ class Judge:
 
     def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (n, d) and the most probable classes (n,)."""
-        features, answers = [], []
-        for part in images.split(AT_ONCE):
+
+        def seen(part: Tensor) -> tuple[Tensor, Tensor]:
             output = self.classifier(part)
-            seen = self._head.take()
-            features.append((output if seen is None else seen).flatten(1).float())
-            answers.append(output.argmax(dim=1))
+            taken = self._head.take()
+            return (output if taken is None else taken).flatten(1).float(), output.argmax(dim=1)
+
+        features, answers = zip(*shared(images.split(AT_ONCE), seen, images.device), strict=True)
         return torch.cat(features), torch.cat(answers)
 
 

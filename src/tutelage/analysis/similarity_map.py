@@ -21,6 +21,7 @@ from tutelage.analysis.analysis_request import Outcome, Request, Subject
 from tutelage.analysis.drawing import heat_map, literal, mark_cells, save
 from tutelage.analysis.gram_blocks import GramBlocks, matrices
 from tutelage.analysis.opening import beside, opened, whole
+from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError, choices
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.reporting.layer_pairs import described
@@ -96,12 +97,12 @@ def _compared(
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Return the measure of every pair, and its mean and largest value by chance over some of them."""
     compare = MEASURES[name]
-    values = np.array([[compare(x, y) for y in second] for x in first])
+    values = np.array([*shared(first, lambda x: [compare(x, y) for y in second])])
     defined = np.argwhere(~np.isnan(values))
     if not len(defined):
         return values, None
     some = defined[np.linspace(0, len(defined) - 1, min(CHANCE_PAIRS, len(defined))).astype(int)]
-    found = [chance(compare, first[i], second[j], permutations=3) for i, j in some]
+    found = [*shared(some, lambda pair: chance(compare, first[pair[0]], second[pair[1]], permutations=3))]
     return values, (float(np.mean([mean for mean, _ in found])), max(largest for _, largest in found))
 
 

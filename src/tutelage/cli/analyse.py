@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tutelage.analysis.analyses import outcome
+from tutelage.analysis.analyses import ANALYSES, outcome
 from tutelage.analysis.analysis_request import Request, read
+from tutelage.cli.in_ranks import run_in_ranks
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
 from tutelage.reporting.console import say
@@ -16,14 +17,27 @@ from tutelage.reporting.measured import remember
 
 def run(given: Given) -> int:
     """Run the command; return its exit code."""
-    request = read(given.names, given.options, given.settings, given.spoken)
+    shares = ANALYSES[given.verb].shares
+    name = "analyse" if shares else f"analyse {given.verb}"
     try:
-        lines, record, table, figure = outcome(given.verb, request)
+        return run_in_ranks(name, given, _analyse, check=_request, shares=shares)
     except RuntimeError as error:
-        raise UserError(f"cannot analyse on device={request.options['device']!r}: {error}") from error
-    say("\n".join(lines))
-    _keep(request, given.verb, table)
-    write(request, given.verb, record, table, figure)
+        raise UserError(f"cannot analyse on device={given.options['device']!r}: {error}") from error
+
+
+def _request(given: Given) -> Request:
+    return read(given.names, given.options, given.settings, given.spoken)
+
+
+def _analyse(given: Given) -> int:
+    from tutelage.engine.shared_work import is_first
+
+    request = _request(given)
+    lines, record, table, figure = outcome(given.verb, request)
+    if is_first():
+        say("\n".join(lines))
+        _keep(request, given.verb, table)
+        write(request, given.verb, record, table, figure)
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tutelage.analysis.analyses import ANALYSES
-from tutelage.cli.command_words import CODE, RUNS_DIR
+from tutelage.cli.command_words import CODE, DEVICES, RUNS_DIR
 from tutelage.cli.reader import ANY, Command, Example, Flag, Option
 
 _SPLIT = Option("split", "test", "train | validation | test", choices=("train", "validation", "test"))
@@ -26,7 +26,13 @@ RESULTS: dict[str, Command] = {
             "Without data= the run's own data are used. The metrics are printed and appended to the run's "
             "evaluations.jsonl; its result is not touched.",
         ),
-        (_SPLIT, Option("device", "cpu", "cpu | gpu | mps", choices=("cpu", "gpu", "mps")), RUNS_DIR, CODE),
+        (
+            _SPLIT,
+            Option("device", "cpu", "cpu | gpu | mps", choices=("cpu", "gpu", "mps")),
+            DEVICES,
+            RUNS_DIR,
+            CODE,
+        ),
         names=(1, 1),
         needs="a run, such as runs/demo/plain/<identity>,",
         settings=("data=", "data."),
@@ -214,6 +220,7 @@ RESULTS: dict[str, Command] = {
             Option("x", "", "phases: the setting along the map", value="model.width"),
             Option("y", "", "phases: the setting down the map", value="model.depth"),
             Option("device", "cpu", "cpu | cuda | mps"),
+            DEVICES,
             RUNS_DIR,
             CODE,
             Example("data.root=...", "settings of the runs' data"),

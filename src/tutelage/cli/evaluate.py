@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from tutelage.cli.in_ranks import run_in_ranks
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError, choices
 from tutelage.reporting.console import say
@@ -15,7 +16,15 @@ DEVICES = {"cpu": "cpu", "gpu": "cuda", "mps": "mps"}
 
 def run(given: Given) -> int:
     """Run the command; return its exit code."""
-    say(evaluate(given.names[0], given.settings, **given.options))
+    try:
+        return run_in_ranks("evaluate", given, _evaluate)
+    except RuntimeError as error:
+        raise UserError(f"cannot evaluate on device={given.options['device']!r}: {error}") from error
+
+
+def _evaluate(given: Given) -> int:
+    options = {key: given.options[key] for key in ("split", "device", "runs_dir", "code")}
+    say(evaluate(given.names[0], given.settings, **options))
     return 0
 
 
@@ -29,21 +38,19 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
     import torch
 
     from tutelage.engine.load import evaluate_network
+    from tutelage.engine.shared_work import is_first
 
     run, loaded, data, network = opened(name, data_words, runs_dir=runs_dir, code=code)
     data.open_test()
     if split in data.splits:
         _check_seen(run.key, loaded.data, data, split)
-    try:
-        target = torch.device(DEVICES[device])
-        metrics = evaluate_network(network.to(target), data.task, data.batches(split, device=target), target)
-    except RuntimeError as error:
-        raise UserError(f"cannot evaluate on device={device!r}: {error}") from error
+    target = torch.device(DEVICES[device])
+    metrics = evaluate_network(network.to(target), data.task, data.batches(split, device=target), target)
     (made_by,) = provenance.commits([{"code": provenance.code()}])
     facts = {"at": provenance.now(), "code": made_by, "device": device}
-    append_json_line(
-        run.path / "evaluations.jsonl", {"split": split, "data": data.summary(), "metrics": metrics, **facts}
-    )
+    if is_first():
+        row = {"split": split, "data": data.summary(), "metrics": metrics, **facts}
+        append_json_line(run.path / "evaluations.jsonl", row)
     return f"{run.key} on {split}: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
 
 

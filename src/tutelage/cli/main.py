@@ -21,7 +21,7 @@ from tutelage.engine.rank_environment import in_ranks, join_environment
 from tutelage.errors import UserError, exit_code, out_of_memory, refused, visible
 from tutelage.jobs.plain_log import speak_plainly, warnings_logged
 
-IN_RANKS = ("train", "synthesize", "doctor", "list")
+IN_RANKS = ("train", "synthesize", "evaluate", "analyse", "doctor", "list")
 """What several ranks may be given, as torchrun or srun starts them."""
 VERBOSE = ("-v", "--verbose")
 """Words of every command: show what goes into the log."""

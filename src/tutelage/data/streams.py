@@ -192,7 +192,8 @@ class SplitBatches:
     def __init__(self, store: Store, indices: np.ndarray, *, batch_size: int) -> None:
         index = torch.from_numpy(np.ascontiguousarray(indices, dtype=np.int64)).to(store.index_device)
         self._plan: list[Draw] = [(part, None) for part in index.split(batch_size)] if len(index) else []
-        self._reader = store.reader(self._plan)
+        self._store, self._reader = store, store.reader(self._plan)
+        self._parts: dict[tuple[int, int], Reader] = {}
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -200,6 +201,13 @@ class SplitBatches:
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._reader)
 
+    def part(self, first: int, step: int) -> Reader:
+        """Return every `step`-th batch from the `first` on; the others are not read."""
+        if (first, step) not in self._parts:
+            self._parts[first, step] = self._store.reader(self._plan[first::step])
+        return self._parts[first, step]
+
     def close(self) -> None:
         """End worker processes; another iteration starts new ones."""
-        self._reader.close()
+        for reader in (self._reader, *self._parts.values()):
+            reader.close()

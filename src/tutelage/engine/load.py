@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import UninitializedParameter
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
@@ -23,6 +23,7 @@ from tutelage.data.base import DataModule
 from tutelage.engine import trust
 from tutelage.engine.build import build_data
 from tutelage.engine.networks import build_network, sizes_of
+from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError, reason_of
 from tutelage.models.forward_calls import Call
 from tutelage.models.weights_files import load_weights, not_finite
@@ -31,7 +32,7 @@ from tutelage.runs.provenance import changed_files
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
 from tutelage.runs.weights import FILE
-from tutelage.tasks import Task
+from tutelage.tasks import Batch, Task
 
 log = logging.getLogger("tutelage")
 _LARGEST = 10**7
@@ -244,10 +245,14 @@ def within(weights: Path) -> Iterator[None]:
 def evaluate_network(
     network: nn.Module, task: Task, batches: Any, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
-    """Return the task's metrics of a network over batches; each sample counts once."""
+    """Return the task's metrics of a network over batches; each sample counts once. Ranks that are together share the batches."""
     network = network.to(device).eval()
     call = Call.of(network)
     metrics = task.metrics().to(device)
-    for batch in batches:
-        metrics.update(call(network, batch.inputs, batch.mask), batch)
+
+    def answered(batch: Batch) -> tuple[Tensor, Batch]:
+        return call(network, batch.inputs, batch.mask), batch._replace(inputs=batch.inputs[:0])
+
+    for output, batch in shared(batches, answered, device):
+        metrics.update(output, batch)
     return metrics.compute()

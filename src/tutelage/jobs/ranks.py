@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tutelage.engine.rank_environment import in_ranks, join_environment
@@ -101,42 +102,61 @@ def _rank_command(run: Run) -> list[str]:
 
 
 def _elastic(plan: Plan, run: Run) -> None:
+    ranks = ranks_of(plan.config)
+    threads = _threads(plan.config, ranks)
+    failed, said = launched(_rank_command(run), ranks, threads, plan.identity, run.path)
+    if (
+        failed and run.is_complete
+    ):  # the result is written last, behind a barrier: what dies afterwards dies in its own clearing up
+        log.warning("a rank of %s died after the result was written: %s", run.key, said.splitlines()[0])
+    elif failed:
+        if killed := killed_of(failed):
+            raise RanksFailed(f"{killed.format(run.key)}; see {run.log}")
+        raise _Died(said)
+
+
+def launched(
+    command: Sequence[str], ranks: int, threads: str, name: str, logs: Path | None = None
+) -> tuple[dict[int, int], str]:
+    """Start ranks of this Python with a command, and wait; return the exit codes of those that failed, and what torch says of it.
+
+    threads: of each. logs: the folder for what torch elastic keeps while they run.
+    """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    ranks = ranks_of(plan.config)
     logging.getLogger("torch.distributed.elastic").setLevel(
         logging.CRITICAL
     )  # the rank's own message is shown instead
     with (
-        tempfile.TemporaryDirectory(prefix="ranks-", dir=run.path) as logs,
-        environment(OMP_NUM_THREADS=_threads(plan.config, ranks)),
+        tempfile.TemporaryDirectory(prefix="ranks-", dir=logs) as folder,
+        environment(OMP_NUM_THREADS=threads),
         _signal_handlers_kept(),
     ):
         settings = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=ranks, run_id=plan.identity, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-            max_restarts=0, logs_specs=DefaultLogsSpecs(log_dir=logs, redirects=Std.NONE),
+            min_nodes=1, max_nodes=1, nproc_per_node=ranks, run_id=name, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+            max_restarts=0, logs_specs=DefaultLogsSpecs(log_dir=folder, redirects=Std.NONE),
         )  # fmt: skip
         try:
             # By command, not by function: nothing has to be pickled, and a rank is a process like any other.
-            elastic_launch(settings, sys.executable)(*_rank_command(run))
+            elastic_launch(settings, sys.executable)(*command)
         except SignalException as error:  # its agent turns signals into this, having ended the ranks
             raise KeyboardInterrupt(str(error)) from None
         except ChildFailedError as error:  # it cannot itself be pickled for a parallel launcher
-            if run.is_complete:  # the result is written last, behind a barrier: what dies afterwards dies in its own clearing up
-                log.warning(
-                    "a rank of %s died after the result was written: %s", run.key, str(error).splitlines()[0]
-                )
-                return
-            # The others fail because one was killed, and record that: the cause is who was killed. SIGTERM is the agent's own.
-            for rank, failure in error.failures.items():
-                if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
-                    raise RanksFailed(
-                        f"rank {rank} of {run.key} was killed by signal {-failure.exitcode} (9 is also what a machine short of memory "
-                        f"sends); see {run.log}"
-                    ) from None
-            raise _Died(str(error)) from None
+            return {rank: failure.exitcode for rank, failure in error.failures.items()}, str(error)
+    return {}, ""
+
+
+def killed_of(failed: Mapping[int, int]) -> str:
+    """Return in words which rank of "{}" was killed; empty where none was.
+
+    The others fail because one was killed, and say that: the cause is who was killed. SIGTERM is the agent's own.
+    """
+    for rank, code in failed.items():
+        if code < 0 and code != -signal.SIGTERM:
+            return f"rank {rank} of {{}} was killed by signal {-code} (9 is also what a machine short of memory sends)"
+    return ""
 
 
 def _srun(plan: Plan, run: Run) -> None:

@@ -37,6 +37,9 @@ FIGURES = {
     "figures/digits.png": "experiments/guidance/results/digits.png",
     "figures/kappa.png": "experiments/guidance/results/error_consistency-kappa.png",
     "figures/explain.png": "experiments/demo/explain.png",
+    "figures/calibration.png": "experiments/robustness/results/digits-calibration.png",
+    "figures/robustness.png": "experiments/robustness/results/digits-robustness.png",
+    "figures/int8.png": "experiments/compress/results/int8.png",
     "figures/collapse.svg": "experiments/scaling/collapse_two_layer.svg",
 }
 """Pictures that results have, by their place on the site."""

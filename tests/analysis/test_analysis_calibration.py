@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 
 from tutelage.analysis import calibration as analysis
 from tutelage.cli.analyse import run
@@ -112,3 +113,26 @@ def test_the_area_under_the_curve_is_the_slow_one():
     logits = draw.normal(size=(3, 4))
     energy = [math.log(sum(math.exp(z) for z in row)) for row in logits]
     np.testing.assert_allclose(analysis.scores(logits)["energy"], energy)
+
+
+def test_the_figure_has_a_panel_for_each_arm_and_one_legend_outside(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(analysis, "save", lambda figure, path: drawn.append(figure))
+    draw = np.random.default_rng(0)
+    confidence = draw.uniform(0.2, 1, (6, 50))
+    run = [(0.1, one, (draw.uniform(size=50) < one).astype(float)) for one in confidence]
+    analysis.draw({"first": run[:3], "second": run[3:5], "alone": run[5:]}, tmp_path / "calibration.png")
+    (figure,) = drawn
+    *panels, risk = figure.axes
+    assert [panel.get_title() for panel in panels] == [
+        "first\nerror 0.100, n = 3", "second\nerror 0.100, n = 2", "alone\nerror 0.100",
+    ]  # fmt: skip
+    assert [text.get_text() for text in risk.get_legend().get_texts()] == ["first", "second", "alone"]
+    assert "lower is better" in risk.get_ylabel()
+    for panel in panels:  # bands stay within what is possible
+        (bars,) = [one for one in panel.collections if isinstance(one, LineCollection)]
+        ends = [y for one in bars.get_segments() if len(one) for y in one[:, 1]]
+        assert all(0 <= y <= 1 for y in ends)
+    alone = risk.lines[2]
+    wrong = 1 - run[5][2][np.argsort(-run[5][1], kind="stable")]
+    np.testing.assert_allclose(alone.get_ydata()[-1], wrong.mean())

@@ -103,6 +103,16 @@ def test_a_map_of_kappas_stands_by_arm_around_zero(tmp_path, monkeypatch):
     assert (drawn["low"], drawn["high"], drawn["diverging"]) == (-1, 1, True)
     np.testing.assert_array_equal(drawn["values"], drawn["values"].T)
     assert np.isnan(np.diag(drawn["values"])).all()
+    many = [f"p {i}" for i in range(9)] + [f"g {i}" for i in range(8)]
+    kappas = {
+        pair: errors_consistency.error_consistency(*right, resamples=10) for pair in combinations(many, 2)
+    }
+    figures = []
+    monkeypatch.setattr(errors_consistency, "save", lambda figure, path: figures.append(figure))
+    errors_consistency.draw(kappas, tmp_path / "errors.png", {"p": many[:9], "g": many[9:]})
+    axes = figures[0].axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["p (n = 9)", "g (n = 8)"]
+    assert list(axes.get_yticks()) == [4, 12.5]
 
 
 def test_lines_have_their_legend_outside_and_their_bands():

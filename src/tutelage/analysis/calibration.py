@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -159,41 +160,68 @@ def calibration(
     )
 
 
-def draw(found: Mapping[str, tuple[Sequence[float], np.ndarray, np.ndarray]], path: Path) -> None:
-    """Write the reliability diagram and the risk-coverage curves.
+def draw(found: Mapping[str, Sequence[tuple[float, np.ndarray, np.ndarray]]], path: Path) -> None:
+    """Write the reliability diagrams, a panel for each arm, and the risk-coverage curves; means over runs, with their 95 % interval.
 
-    found: for each network its (ece, temperature), and confidence and right answers (n,).
+    found: for each arm its runs, each (ece, confidence, right answers (n,)).
     """
-    figure = canvas(9.6, 4.2)
-    left, right_side = figure.subplots(1, 2)
-    left.plot([0, 1], [0, 1], ":", color="grey", linewidth=1)
-    for number, (name, ((ece, _), confidence, right)) in enumerate(found.items()):
-        colour = style(number)[0]
-        place = bins_of(confidence)
-        count = np.bincount(place, minlength=BINS)
-        kept = count > 0
-        means = [
-            np.bincount(place, weights=w, minlength=BINS)[kept] / count[kept] for w in (confidence, right)
-        ]
-        left.plot(
-            *means, "o-", color=colour, markersize=4, linewidth=1, label=literal(f"{name}, ECE {ece:.3f}")
+    columns = min(4, len(found))
+    rows = -(-len(found) // columns)
+    figure = canvas(9.6, 2.5 * rows + 3.6)
+    upper, lower = figure.subfigures(2, 1, height_ratios=(2.5 * rows, 3.6))
+    panels = upper.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    axes = lower.subplots()
+    for number, (panel, (arm, runs)) in enumerate(zip(panels, found.items(), strict=False)):
+        colour, dashes = style(number)
+        binned = [_reliability(confidence, right) for _, confidence, right in runs]
+        over = [summarize([one[k] for one in binned if k in one], bounds=(0.0, 1.0)) for k in range(BINS)]
+        there = [((k + 0.5) / BINS, one) for k, one in enumerate(over) if one.n]
+        held = np.concatenate([bins_of(confidence) for _, confidence, _ in runs])
+        shares = [np.mean(held == k) for k, one in enumerate(over) if one.n]
+        xs, means = [x for x, _ in there], [one.mean for _, one in there]
+        panel.plot([0, 1], [0, 1], ":", color="grey", linewidth=1)
+        panel.plot(xs, means, "-", color=colour, linewidth=0.8)
+        panel.scatter(xs, means, s=[6 + 70 * share for share in shares], color=colour, zorder=3)
+        panel.vlines(
+            xs, [one.low for _, one in there], [one.high for _, one in there], color=colour, linewidth=1
         )
-        risk = risk_coverage(confidence, right)
-        right_side.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color=colour, linewidth=1.2)
-    left.set(xlabel="confidence", ylabel="accuracy", title="Reliability, by bins of confidence")
-    right_side.set(
-        xlabel="share of samples answered", ylabel="share of errors among them", title="Selective prediction"
+        error = sum(ece for ece, _, _ in runs) / len(runs)
+        many = f", n = {len(runs)}" if len(runs) > 1 else ""
+        panel.set_title(f"{textwrap.fill(literal(arm), 34)}\nerror {error:.3f}{many}", fontsize=8)
+        share = np.linspace(0.01, 1, 100)
+        risks = [risk_coverage(confidence, right) for _, confidence, right in runs]
+        mean = np.mean(
+            [np.interp(share, np.arange(1, len(one) + 1) / len(one), one) for one in risks], axis=0
+        )
+        axes.plot(share, mean, dashes, color=colour, linewidth=1.2, label=literal(arm))
+    for panel in panels[len(found) :]:
+        panel.axis("off")
+    upper.supxlabel("confidence", fontsize=8)
+    upper.supylabel("accuracy", fontsize=8)
+    upper.suptitle(
+        f"Reliability in {BINS} bins of confidence: the dotted line is calibrated; area: share of samples; bars: 95 % over runs",
+        fontsize=9,
     )
-    for axes in (left, right_side):
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    left.legend(frameon=False, fontsize=7)
+    axes.set(xlabel="share of samples answered, the surest first", ylabel="share of errors; lower is better")
+    axes.set_title("Selective prediction, mean over runs", fontsize=9)
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for one in (*panels, axes):
+        one.grid(alpha=0.25, linewidth=0.6)
+        one.spines[["top", "right"]].set_visible(False)
+        one.tick_params(labelsize=7)
     save(figure, path)
+
+
+def _reliability(confidence: np.ndarray, right: np.ndarray) -> dict[int, float]:
+    """Return the accuracy in each bin of confidence that has samples."""
+    place = bins_of(confidence)
+    return {int(k): float(right[place == k].mean()) for k in np.unique(place)}
 
 
 def outcome(request: Request) -> Outcome:
     """Calibration, temperature scaling and selective prediction of every network."""
-    rows, lines, shown = [], [], {}
+    rows, lines = [], []
+    shown: dict[str, list[tuple[float, np.ndarray, np.ndarray]]] = {}
     arms: dict[str, list[float]] = {}
     for subject in request.subjects:
         network, data, batches = opened(subject, request)
@@ -217,10 +245,8 @@ def outcome(request: Request) -> Outcome:
         rows.append(row)
         arms.setdefault(subject.arm, []).append(found.ece)
         p = softmax(judged[0])
-        shown[subject.label] = (
-            (found.ece, found.temperature),
-            p.max(1),
-            (p.argmax(1) == judged[1]).astype(float),
+        shown.setdefault(subject.arm, []).append(
+            (found.ece, p.max(1), (p.argmax(1) == judged[1]).astype(float))
         )
     for arm, values in arms.items():
         if len(values) > 1:

@@ -16,6 +16,7 @@ from tutelage.engine.export import onnx_of
 from tutelage.engine.quantise import KINDS, quantise
 from tutelage.errors import UserError, choices
 from tutelage.reporting.palette import style
+from tutelage.reporting.quantities import direction
 from tutelage.reporting.statistics import Summary, bounds_of, summarize
 from tutelage.runs.provenance import cpu_model
 
@@ -98,10 +99,13 @@ def draw(points: Sequence[tuple[str, str, Sequence[dict[str, Any]]]], path: Path
             hollow = {"markerfacecolor": "white"} if arms.index(arm) >= 8 else {}
             panel.plot([x, x], [over.low, over.high], "-", color=colour, linewidth=1)
             panel.plot(x, over.mean, _MARKERS[form], color=colour, markersize=6, **hollow)
-        panel.set(xscale="log", xlabel=f"{key.removeprefix('latency_ms, ')}, ms")
+        panel.set(xscale="log", xlabel=f"{key.removeprefix('latency_ms, ')}, ms; lower is better")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter("{x:g}")
+        panel.tick_params(axis="x", which="both", labelsize=8)
         panel.grid(alpha=0.25, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel(f"test {metric}")
+    panels[0].set_ylabel(f"test {metric}{direction(metric)}")
     last = panels[-1]
     for place, arm in enumerate(arms):
         hollow = {"markerfacecolor": "white"} if place >= 8 else {}

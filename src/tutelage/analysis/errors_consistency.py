@@ -18,7 +18,7 @@ import numpy as np
 
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.analysis.analysis_request import Outcome, Request
-from tutelage.analysis.drawing import heat_map, save, separate
+from tutelage.analysis.drawing import MOST_NUMBERED, heat_map, literal, save, separate
 from tutelage.analysis.opening import between, opened
 from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError
@@ -211,6 +211,17 @@ def draw(
         values, rows=names, columns=names, low=-1.0, high=1.0, label=label, diverging=True
     )
     separate(axes, [len(group) for group in groups])
+    if (
+        arms and len(names) > MOST_NUMBERED
+    ):  # too many to name each: an arm at the middle of its runs, in the order of their seeds
+        said = [
+            f"{arm} (n = {len(group)})" if len(group) > 1 else arm
+            for arm, group in zip(arms, groups, strict=True)
+        ]
+        middles = np.cumsum([len(group) for group in groups]) - [(len(group) + 1) / 2 for group in groups]
+        axes.set_xticks(middles, [*map(literal, said)], rotation=90, fontsize=8)
+        axes.set_yticks(middles, [*map(literal, said)], fontsize=8)
+        axes.tick_params(length=0)
     axes.set_title("Do they err on the same samples?", fontsize=10)
     save(figure, path)
 

@@ -20,6 +20,7 @@ from tutelage.errors import UserError
 from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.reporting.measured import recall, remember
+from tutelage.reporting.quantities import direction
 from tutelage.reporting.statistics import bounds_of, summarize
 from tutelage.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from tutelage.robustness.pixels import Pixels
@@ -256,37 +257,56 @@ def draw(table: Rows, path: Path) -> None:
         arm: [row for row in table if row["arm"] == arm and metric in row]
         for arm in dict.fromkeys(row["arm"] for row in table)
     }
-    figure = canvas(10.0, 4.4)
-    left, right = figure.subplots(1, 2)
     conditions = list(
         dict.fromkeys(row["condition"] for rows in arms.values() for row in rows if "severity" not in row)
     )
+    figure = canvas(10.0, 2.6 + max(2.4, 0.075 * len(arms) * len(conditions)))
+    left, right = figure.subplots(1, 2)
     for number, (arm, rows) in enumerate(arms.items()):
         colour, dashes = style(number)
         by_severity = [[row[metric] for row in rows if row.get("severity", 0 if row["condition"] == "clean" else None) == s]
                        for s in (0, *SEVERITIES)]  # fmt: skip
         if all(by_severity):
-            means = [sum(values) / len(values) for values in by_severity]
+            over = [summarize(values, bounds=bounds_of(metric)) for values in by_severity]
+            beside = [s + 0.6 * (number - (len(arms) - 1) / 2) / len(arms) for s in range(6)]
             left.plot(
-                range(6), means, marker="o", markersize=4, color=colour, linestyle=dashes, label=literal(arm)
+                beside,
+                [one.mean for one in over],
+                marker="o",
+                markersize=3.5,
+                linewidth=1,
+                color=colour,
+                linestyle=dashes,
+            )
+            left.vlines(
+                beside, [one.low for one in over], [one.high for one in over], color=colour, linewidth=1.4
             )
         for place, condition in enumerate(conditions):
             values = [row[metric] for row in rows if row["condition"] == condition]
-            at = place + 0.7 * (number - (len(arms) - 1) / 2) / max(1, len(arms))
+            at = place + 0.8 * (number - (len(arms) - 1) / 2) / max(1, len(arms))
             right.plot(values, [at] * len(values), "o", color=colour, markersize=3, alpha=0.5)
             if values:
                 right.plot(
                     [sum(values) / len(values)], [at], "|", color=colour, markersize=9, markeredgewidth=2
                 )
         right.plot([], [], "o", color=colour, label=literal(arm))
-    left.set(xlabel="severity", ylabel=metric, title="Mean over the corruptions")
+    left.set(
+        xlabel="severity",
+        ylabel=f"{metric}{direction(metric)}",
+        title="Mean over the corruptions, 95 % over runs",
+    )
     right.set_yticks(range(len(conditions)), conditions)
     right.set_ylim(len(conditions) - 0.5, -0.5)
-    right.set(xlabel=metric, title="Each run, and the mean of its arm")
+    right.set(xlabel=f"{metric}{direction(metric)}", title="Each run, and the mean of its arm")
     for axes in (left, right):
+        axes.title.set_fontsize(10)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(
-        *right.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=7
+        *right.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=max(1, min(4, 130 // (6 + max(map(len, arms))))),
+        frameon=False,
+        fontsize=7,
     )
     save(figure, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +191,7 @@ class _Drawing:
                 points = self.curves[other]
                 axes.plot([p[0] for p in points], [p[1] for p in points], color="0.82", linewidth=0.7)
             self._curve(axes, label, style(places[label])[0], "-")
-            axes.set_title(_short(label, 34), fontsize=8)
+            axes.set_title(_in_two(label, 34), fontsize=8)
         self._axis(grid[0])
         for axes in grid[len(shown) :]:
             axes.axis("off")
@@ -250,7 +251,7 @@ class _Drawing:
         axes.set_title(f"difference over common seeds, 95 % interval{published}", fontsize=8)
 
     def _labels(self, axes: Any, labels: Sequence[str]) -> None:
-        short = [_short(label, 38) if "\n" not in label else label for label in labels]
+        short = [_in_two(label, 38) if "\n" not in label else label for label in labels]
         axes.set_yticks(range(len(labels)), short, fontsize=8, linespacing=0.95)
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
@@ -258,6 +259,12 @@ class _Drawing:
 
 def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _in_two(text: str, most: int) -> str:
+    """A label in at most two lines, of which only a longer one is cut."""
+    lines = textwrap.wrap(text, most)
+    return "\n".join(lines if len(lines) < 3 else [lines[0], _short(" ".join(lines[1:]), most)])
 
 
 def _difference(first: str, second: str) -> str:

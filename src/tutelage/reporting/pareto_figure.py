@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.reporting.palette import LOOK
+from tutelage.reporting.quantities import direction
 from tutelage.runs.records import replacing
 
 UNITS = {"latency": "latency (ms, one sample, one thread)", "flops": "operations per sample (forward)"}
@@ -51,8 +52,11 @@ def draw(trials: Path) -> Path | None:
                     axes.annotate(row["trial"], (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
             if places and max(p[0] for p in places) > 8 * min(p[0] for p in places) > 0:
                 axes.set_xscale("log")
-            axes.set(xlabel=UNITS.get(cost, cost), ylabel=metric.replace("/", " "))
-            axes.legend(fontsize=8, frameon=False)
+            axes.set(
+                xlabel=f"{UNITS.get(cost, cost)}; lower is better",
+                ylabel=metric.replace("/", " ") + direction(metric),
+            )
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
         figure.suptitle("Trials of the search by number; each one seed, judged on validation", fontsize=9)
         path = trials.with_name("pareto.png")
         with replacing(path) as temporary:

@@ -28,6 +28,11 @@ def usual_mode(metric: str) -> str | None:
     return "max" if name in _SHARES else "min" if name in _FROM_ZERO else None
 
 
+def direction(metric: str) -> str:
+    """Return what an axis says after the name of a metric whose name says which is better: "; higher is better"."""
+    return {"max": "; higher is better", "min": "; lower is better"}.get(usual_mode(metric) or "", "")
+
+
 def clipped(value: float, metric: str, scale: float = 1.0) -> float:
     """Return the possible value nearest to a value; what is no number stays."""
     low, high = possible(metric, scale)

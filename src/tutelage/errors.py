@@ -132,7 +132,8 @@ def choices(name: str, known: Iterable[str], *, limit: int = 12) -> str:
     names = sorted(set(map(str, known)))
     near = nearest(str(name), names)
     listed = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
-    return (f"did you mean '{near}'? K" if near else "k") + f"nown: {listed or 'none'}"
+    found = listed or "none"
+    return f"did you mean '{near}'? Known: {found}" if near else f"known: {found}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

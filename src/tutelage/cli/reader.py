@@ -177,9 +177,9 @@ def _no_option(name: str, command: Command, verb: str, word: str) -> str:
     flags = [e for e in command.entries if isinstance(e, Flag) and (not e.verbs or verb in e.verbs)]
     known = [*(e.name for e in flags), *(f"{e.name}=" for e in command.entries if isinstance(e, Option))]
     near = nearest(word, [*known, *(spelling for e in flags for spelling in e.also)])
-    hint = f"did you mean '{near}'? K" if near else "k"
+    hint = f"did you mean '{near}'? Known" if near else "known"
     also = "; settings are given as key=value" if command.settings else ""
-    return f"{name} has no option '{word}'; {hint}nown: {', '.join(known) or 'none'}{also}"
+    return f"{name} has no option '{word}'; {hint}: {', '.join(known) or 'none'}{also}"
 
 
 def _no_setting(name: str, command: Command, word: str, options: dict[str, Option]) -> str:

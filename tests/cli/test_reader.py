@@ -109,6 +109,8 @@ def test_help_imports_only_what_it_needs():
     imported = set(done.stderr.split())
     heavy = {
         "torch",
+        "importlib.metadata",
+        "importlib.resources",
         "numpy",
         "yaml",
         "rich",

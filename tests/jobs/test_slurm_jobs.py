@@ -11,23 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from tutelage.config.hydra_choices import CHOICES
 from tutelage.errors import UserError
 from tutelage.jobs import cluster, cluster_request, cluster_task, slurm_queue
 from tutelage.jobs.notes import Outcome
 from tutelage.jobs.outcomes import Jobs
 from tutelage.jobs.slurm_queue import Seen
 
-OPTIONS = {
-    "cluster": "slurm",
-    "timeout_min": 240,
-    "partition": None,
-    "nodes": None,
-    "gpus_per_node": None,
-    "cpus_per_task": None,
-    "mem_gb": None,
-    "array_parallelism": None,
-    "more": None,
-}
+OPTIONS = {key: value for key, value in CHOICES["launcher/slurm"].items() if key != "_target_"}
 
 
 def plan(runs_dir: Path | str = "runs", seed: int = 0, **settings) -> SimpleNamespace:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.abc
 import sys
 from typing import Any
 
@@ -20,7 +19,7 @@ def _in_use() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-class _Room(importlib.abc.MetaPathFinder):
+class _Room:
     """Finds nothing; before PyTorch is imported, tries in another process whether it can be."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> None:

@@ -14,11 +14,10 @@ from tutelage.data.streams import Resident
 from tutelage.errors import UserError
 from tutelage.models.arguments import positive
 from tutelage.objectives.base import Setup
-from tutelage.objectives.pretext import Pretext, features_before
+from tutelage.objectives.pretext import Pretext, features_before, unlabelled_images
 from tutelage.objectives.unlabelled import (
     Augment,
     SampleStream,
-    Unlabelled,
     UnlabelledTokens,
     Views,
     image_views,
@@ -80,12 +79,7 @@ class MaskedImages(_Masked):
 
     def choose(self, setup: Setup) -> str:
         """See `Pretext.choose`."""
-        if (
-            not isinstance(setup.unlabelled, Unlabelled)
-            or setup.batch_size is None
-            or setup.example.inputs.ndim != 4
-        ):
-            raise UserError("masked images need images: give method.unlabelled=all and data of images")
+        unlabelled_images(setup, "masked images need")
         self.size = tuple(setup.example.inputs.shape[1:])
         height, width = self.size[1:]
         if height % self.patch or width % self.patch or self.patch >= max(height, width):
@@ -97,7 +91,7 @@ class MaskedImages(_Masked):
 
     def build(self, setup: Setup, features: Tensor) -> None:
         """See `Pretext.build`."""
-        assert isinstance(setup.unlabelled, Unlabelled) and setup.batch_size is not None
+        unlabelled, count = unlabelled_images(setup, "masked images need")
         grid = _grid(tuple(features.shape[1:]), self.size)
         if grid is None and features.ndim != 2:
             raise UserError(
@@ -109,13 +103,11 @@ class MaskedImages(_Masked):
         self.cell = (height // self.grid[0], width // self.grid[1])
         source = features.shape[1] if features.ndim != 3 else features.shape[2]
         self.decoder = nn.Linear(source, channels * self.cell[0] * self.cell[1])
-        self.facts = setup.unlabelled.facts
+        self.facts = unlabelled.facts
         store = MaskedPatches(
-            image_views(setup.unlabelled, (height, width), (self.augment,)), self.ratio, self.patch
+            image_views(unlabelled, (height, width), (self.augment,)), self.ratio, self.patch
         )
-        self.stream = SampleStream(
-            store, setup.unlabelled.index, count=setup.batch_size, name="unlabelled images"
-        )
+        self.stream = SampleStream(store, unlabelled.index, count=count, name="unlabelled images")
 
     def compare(self, features: Tensor, batch: Batch) -> Tensor:
         """See `Pretext.compare`."""

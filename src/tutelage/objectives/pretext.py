@@ -13,7 +13,7 @@ from tutelage.alignment.taps import Taps, input_of
 from tutelage.errors import UserError
 from tutelage.models.heads import Head, head_of
 from tutelage.objectives.base import Objective, Setup, Start, Step
-from tutelage.objectives.unlabelled import SampleStream
+from tutelage.objectives.unlabelled import SampleStream, Unlabelled
 from tutelage.tasks import Batch
 
 Run = Callable[[nn.Module, Tensor, Tensor | None], Any]
@@ -120,6 +120,17 @@ def features_before(setup: Setup) -> tuple[Head, str]:
             f"the features before the network's final layer are not one tensor here ('{head}'): name a layer, model.head=<layer>"
         )
     return head, input_of(head.reads[0])
+
+
+def unlabelled_images(setup: Setup, what: str) -> tuple[Unlabelled, int]:
+    """Return the images without labels that an objective sees, and how many a step. Raises UserError where there are none; what: it is."""
+    if (
+        not isinstance(setup.unlabelled, Unlabelled)
+        or setup.batch_size is None
+        or setup.example.inputs.ndim != 4
+    ):
+        raise UserError(f"{what} images: give method.unlabelled=all and data of images")
+    return setup.unlabelled, setup.batch_size
 
 
 def pooled(features: Tensor) -> Tensor:

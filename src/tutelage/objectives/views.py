@@ -17,8 +17,8 @@ from tutelage.losses.views import barlow_twins, byol, nt_xent, vicreg
 from tutelage.models.arguments import positive
 from tutelage.models.average import Average
 from tutelage.objectives.base import Setup
-from tutelage.objectives.pretext import Pretext, features_before, pooled
-from tutelage.objectives.unlabelled import Augment, Unlabelled, UnlabelledStream
+from tutelage.objectives.pretext import Pretext, features_before, pooled, unlabelled_images
+from tutelage.objectives.unlabelled import Augment, UnlabelledStream
 from tutelage.tasks import Batch
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -77,22 +77,17 @@ class TwoViews(Pretext):
 
     def choose(self, setup: Setup) -> str:
         """See `Pretext.choose`."""
-        if (
-            not isinstance(setup.unlabelled, Unlabelled)
-            or setup.batch_size is None
-            or setup.example.inputs.ndim != 4
-        ):
-            raise UserError("two views are of images: give method.unlabelled=all and data of images")
+        unlabelled_images(setup, "two views are of")
         return features_before(setup)[1]
 
     def build(self, setup: Setup, features: Tensor) -> None:
         """See `Pretext.build`."""
-        assert isinstance(setup.unlabelled, Unlabelled) and setup.batch_size is not None
+        unlabelled, count = unlabelled_images(setup, "two views are of")
         self.projector = _layers((pooled(features).shape[1], *self._widths))
         self.stream: UnlabelledStream = UnlabelledStream(
-            setup.unlabelled,
+            unlabelled,
             size=setup.example.inputs.shape[2:],
-            count=setup.batch_size,
+            count=count,
             views=self._views,
             name="unlabelled images",
         )

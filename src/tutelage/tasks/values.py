@@ -13,7 +13,23 @@ from tutelage.tasks.base import Batch, Task, mean_of_counted
 from tutelage.tasks.means import RowMean
 
 
-class Regression(Task):
+class _Values(Task):
+    """Squared error in the scaled unit of the data, mean over a row."""
+
+    kind = "values"
+
+    def pointwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """See `Task.pointwise`: the mean squared error of each row."""
+        return (predictions - targets).square().mean(dim=1)
+
+    def soft_loss(self, output: Tensor, teacher_output: Tensor, batch: Batch, temperature: float) -> Tensor:
+        """See `Task.soft_loss`: mean squared distance from the teacher's values where targets count; a temperature has no meaning here."""
+        mine, _ = self.select(output, batch)
+        theirs, _ = self.select(teacher_output, batch)
+        return mean_of_counted(self.pointwise(mine, theirs), batch)
+
+
+class Regression(_Values):
     """One or several numbers of each sample: squared error, mean over `outputs`.
 
     outputs: how many. scale: of each output, by which targets were divided: loss in the scaled unit, metrics in the targets' own; None:
@@ -21,7 +37,6 @@ class Regression(Task):
     """
 
     name = "regression"
-    kind = "values"
     usual = ("r2",)
 
     def __init__(self, outputs: int = 1, scale: Sequence[float] | None = None) -> None:
@@ -43,16 +58,6 @@ class Regression(Task):
         keep = batch.target_mask
         return (predictions, batch.targets) if keep is None else (predictions[keep], batch.targets[keep])
 
-    def pointwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """See `Task.pointwise`: squared error in the scaled unit, mean over outputs."""
-        return (predictions - targets).square().mean(dim=1)
-
-    def soft_loss(self, output: Tensor, teacher_output: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """See `Task.soft_loss`: mean squared distance from the teacher's values; the temperature has no meaning here."""
-        mine, _ = self.select(output, batch)
-        theirs, _ = self.select(teacher_output, batch)
-        return mean_of_counted(self.pointwise(mine, theirs), batch)
-
     def metric_parts(self) -> list[tuple[str, Metric]]:
         """See `Task.metric_parts`."""
         return [
@@ -66,11 +71,10 @@ class Regression(Task):
         return predictions.float() * scale, targets.float() * scale
 
 
-class Forecasting(Task):
+class Forecasting(_Values):
     """Values of `channels` series over `horizon` steps ahead: mean squared error, and mean absolute error beside."""
 
     name = "forecasting"
-    kind = "values"
 
     def __init__(self, horizon: int, channels: int) -> None:
         self.horizon, self.channels = horizon, channels
@@ -90,16 +94,6 @@ class Forecasting(Task):
             return predictions, targets
         keep = batch.target_mask.reshape(len(output), -1)
         return predictions[keep][:, None], targets[keep][:, None]
-
-    def pointwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """See `Task.pointwise`: mean squared error of each row, in the scaled units of the data."""
-        return (predictions - targets).square().mean(dim=1)
-
-    def soft_loss(self, output: Tensor, teacher_output: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """See `Task.soft_loss`: mean squared error to the teacher's forecast where targets count; the temperature has no meaning here."""
-        mine, _ = self.select(output, batch)
-        theirs, _ = self.select(teacher_output, batch)
-        return mean_of_counted(self.pointwise(mine, theirs), batch)
 
     def metric_parts(self) -> list[tuple[str, Metric]]:
         """See `Task.metric_parts`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from tutelage.cli.main import main
 from tutelage.runs.store import Store
 
-PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 QUICK = [
     "logger=none",
     "hardware.threads=1",
@@ -83,3 +85,17 @@ def test_a_command_of_an_installed_package_is_one_of_tutelages(outside, capsys, 
         )
         assert main(["census"]) == 2
         assert said in capsys.readouterr().err
+
+
+SAME_THING = {
+    "__init__.py", "__main__.py", "base.py",  # what every package may have
+    "alignment.py", "consistency.py", "dimension.py", "views.py",  # the function or the loop of one's own, and the objective
+    "distillation.py",  # the losses, and the method
+    "export.py",  # what the command does, and the command
+    "huggingface.py",  # `data=huggingface` and `model=huggingface`: `_target_`s, so part of what runs are
+}  # fmt: skip
+
+
+def test_files_of_one_name_are_of_the_same_thing():
+    times = Counter(path.name for path in (ROOT / "src" / "tutelage").rglob("*.py"))
+    assert {name for name, count in times.items() if count > 1} == SAME_THING

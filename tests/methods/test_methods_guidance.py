@@ -380,7 +380,7 @@ def test_patches_of_maps_are_compared_as_samples(tmp_path):
     ):
         build(
             compose(
-                [*words, f"runs_dir={tmp_path}", *PATCHES, pairs, "+method.objectives.alignment.patches=3"]
+                [*words, f"runs_dir={tmp_path}", *PATCHES, pairs, "method.objectives.alignment.patches=3"]
             )
         )
     with pytest.raises(UserError, match=r"the layer 'head' is \(10,\)"):

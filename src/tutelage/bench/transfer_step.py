@@ -34,6 +34,13 @@ def rows(pairs: int = 7) -> list[Row]:
             _step("P-SSL (UDA) step over floor: ResNet-20, 64 + 64 images", p_ssl(folder), pairs, 1.15),
             _step("FixMatch step over floor: ResNet-20, 16 + 7 x 16 images", fixmatch(folder), pairs, 1.1),
             _step("step with an average over the step without: ResNet-20", averaged(folder), pairs, 1.02),
+            _step(
+                "three objectives (soft targets, CRD, alignment) over their floor: ResNet-20",
+                three(folder),
+                pairs,
+                1.1,
+            ),
+            _step("step with channels last over the step without: ResNet-20", laid_out(folder), pairs, 0.95),
             _reading(Path(folder) / "pseudo", pairs),
             *[_sampling(name, pairs) for name in GENERATORS],
         ]
@@ -115,6 +122,62 @@ def averaged(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
         method.average.update(method.network, 1)
 
     return ours, step
+
+
+def three(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return our step with three objectives on one teacher, and its floor: each network once, and the objectives' own arithmetic.
+
+    The floor takes the activations that they compare by hooks of its own, and calls each loss by itself.
+    """
+    import torch
+
+    from tutelage.objectives.base import Reading, Step
+
+    terms = "method.objectives"
+    method, batch = _built(
+        folder,
+        ["method=distillation", "model@teacher=residual_convnet", f"+objective@{terms}.crd=crd", f"+objective@{terms}.alignment=alignment",
+         f"{terms}.alignment.network=teacher", f"{terms}.alignment.pairing={{strategy: last, k: 3}}"],
+    )  # fmt: skip
+    network, teacher, optimizer = method.network, method.frozen["teacher"], _optimizer(method)
+    objectives = list(method.objectives)
+    kept: dict[str, dict[str, Any]] = {"mine": {}, "theirs": {}}
+
+    def hooked(module: Any, where: str, names: set[str]) -> list[Any]:
+        layers = dict(module.named_modules())
+
+        def keep(name: str, of_input: bool) -> Any:
+            def hook(_: Any, given: Any, out: Any) -> None:
+                kept[where][name] = given[0] if of_input else out
+
+            return layers[name.removesuffix(":input")].register_forward_hook(hook)
+
+        return [keep(name, name.endswith(":input")) for name in names]
+
+    def floor() -> None:
+        handles = hooked(network, "mine", {n for o in objectives for n in o.network_layers})
+        handles += hooked(teacher.network, "theirs", {n for o in objectives for n in o.frozen_layers})
+        theirs, mine = teacher(batch.inputs), network(batch.inputs)
+        for handle in handles:
+            handle.remove()
+        alignment = method.objectives["alignment"]
+        alignment.begin(batch)
+        for name in alignment.frozen_layers:
+            alignment.consume(name, kept["theirs"][name])
+        step = Step(batch, mine, kept["mine"], {"teacher": Reading(theirs, kept["theirs"])})
+        factors = method.objectives.factors(0, 0)
+        _finish(torch.stack([factors[o.name] * o.loss(step) for o in objectives]).sum(), optimizer)
+
+    return _ours(method, batch, optimizer), floor
+
+
+def laid_out(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return our step with channels last, and without."""
+    last, usual = (
+        _built(folder, ["method=supervised", f"hardware.channels_last={value}"])
+        for value in ("true", "false")
+    )
+    return tuple(_ours(method, batch, _optimizer(method)) for method, batch in (last, usual))  # type: ignore[return-value]
 
 
 def _built(folder: str, words: list[str]) -> tuple[Any, Any]:

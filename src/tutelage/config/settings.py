@@ -54,6 +54,7 @@ class Hardware:
     matmul_precision: Literal["highest", "high", "medium"]
     threads: Count | None
     compile: bool
+    channels_last: bool
     recompute: bool
     deterministic: bool | None
 

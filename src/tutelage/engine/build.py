@@ -27,8 +27,8 @@ from tutelage.errors import UserError, choices
 from tutelage.generators.protocol import Generator
 from tutelage.methods.base import Method, own_name, step_seed
 from tutelage.methods.parameter_groups import check_patterns, freeze
-from tutelage.models.forward_calls import UnknownCall
-from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.forward_calls import Call, UnknownCall, undisturbed
+from tutelage.models.frozen import FrozenNetwork, channels_last
 from tutelage.models.heads import head_of
 from tutelage.objectives.base import NotPrepared, Objective, missing
 from tutelage.objectives.consistency import Consistency
@@ -253,6 +253,8 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     if not _on_accelerator(config["hardware"]["accelerator"]):
         for network_at_rest in frozen.values():
             network_at_rest.prefer_channels_last(example.inputs)
+    if config["hardware"].get("channels_last"):
+        _channels_last(network, example)
     optimizer = {"_target_": OPTIMIZER, **config["optimizer"]}
     if (
         optimizer.get("fused")
@@ -305,6 +307,21 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     named = [own_name(name) for name, _ in method.named_parameters()]
     check_patterns(spec.lr_factors, named, "optimizer.lr_factors")
     return Built(data=data, method=method, heads=_heads(method, example_of(data)))
+
+
+def _channels_last(network: nn.Module, example: Batch) -> None:
+    """Train a network of 2-d convolutions with channels last; UserError where it has none, or does not run so."""
+
+    def run() -> None:
+        call = Call.of(network)
+        with undisturbed(network):
+            call(network, example.inputs, example.mask)
+
+    if not channels_last(network, run):
+        raise UserError(
+            f"hardware.channels_last: {type(network).__name__} has no 2-d convolutions, or flattens their maps by `view`, which needs them "
+            "in the usual order (`flatten` or `reshape` do not): say hardware.channels_last=false"
+        )
 
 
 def _heads(method: Method, example: Batch) -> dict[str, str]:

@@ -101,19 +101,8 @@ class FrozenNetwork(nn.Module):
         return self
 
     def prefer_channels_last(self, example: Tensor) -> None:
-        """Lay the weights of 2-d convolutions out with channels last, which the kernels of a CPU read 5 to 25 % faster.
-
-        Only where the network runs on the example in that layout, which spreads to its activations: one that flattens with `view`
-        does not, and stays as it is.
-        """
-        if not any(isinstance(module, nn.Conv2d) for module in self._network.modules()):
-            return
-        self._network.to(memory_format=torch.channels_last)
-        try:
-            with torch.random.fork_rng(devices=[]):
-                self(example)
-        except (RuntimeError, ValueError):
-            self._network.to(memory_format=torch.contiguous_format)
+        """See `channels_last`: where it fits."""
+        channels_last(self._network, lambda: self(example))
 
     def digest(self) -> str:
         """Return the sha256 of the network's weights, see `weights.digest`."""
@@ -133,6 +122,24 @@ class FrozenNetwork(nn.Module):
         if self._affine is not None:
             self._affine = (fn(self._affine[0]), fn(self._affine[1]))
         return self
+
+
+def channels_last(network: nn.Module, run: Callable[[], object]) -> bool:
+    """Lay the weights of 2-d convolutions out with channels last, which a CPU reads 5 to 25 % faster; return whether it was done.
+
+    Only where the network has some, and runs in that layout, which spreads to its activations: one that flattens with `view` does not, and
+    stays as it is. run: the network on an example.
+    """
+    if not any(isinstance(module, nn.Conv2d) for module in network.modules()):
+        return False
+    network.to(memory_format=torch.channels_last)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            run()
+    except (RuntimeError, ValueError):
+        network.to(memory_format=torch.contiguous_format)
+        return False
+    return True
 
 
 def image_size(owner: str, size: int | Sequence[int] | None) -> tuple[int, int] | None:

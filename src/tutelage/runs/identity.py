@@ -76,6 +76,8 @@ ABSENT_WHEN: dict[str, Any] = {
     "method.objectives.*.momentum": 0.999,
     "method.objectives.*.weak_gradient": True,
     "method.objectives.*.class_weight": None,
+    "method.objectives.*.patches": 2,
+    "hardware.channels_last": False,
     "fit.metrics": [],
     "fit.monitor": None,
     "fit.patience": None,

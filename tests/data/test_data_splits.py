@@ -56,7 +56,7 @@ def test_fewer_labels_are_part_of_more(labels: np.ndarray, seed: int) -> None:
 def test_one_is_a_count_and_less_a_fraction() -> None:
     assert [splits.requested_count(size, 10, name="x") for size in (0, 0.1, 1, 9)] == [0, 1, 1, 9]
     for wrong in (1.0, 10, 0.01, True, -1):
-        with pytest.raises(UserError, match="^x"):
+        with pytest.raises(UserError, match=r"^x"):
             splits.requested_count(wrong, 10, name="x")
 
 

@@ -168,7 +168,7 @@ def draw(found: Mapping[str, Sequence[tuple[float, np.ndarray, np.ndarray]]], pa
     columns = min(4, len(found))
     rows = -(-len(found) // columns)
     figure = canvas(9.6, 2.5 * rows + 3.6)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(2.5 * rows, 3.6))
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(2.5 * rows, 3.6)).ravel()
     panels = upper.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     axes = lower.subplots()
     for number, (panel, (arm, runs)) in enumerate(zip(panels, found.items(), strict=False)):

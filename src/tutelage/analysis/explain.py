@@ -87,7 +87,8 @@ def _explanation(
     name: str, question: Question, others: Mapping[str, Question]
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, float], dict[str, Any]]:
     """Return the maps of one explainer, those of other networks by role, the columns of its row and its details."""
-    maps, details = explained(name, question), {}
+    maps = explained(name, question)
+    details: dict[str, Any] = {}
     row = _faithful(question, maps, details)
     theirs = {role: explained(name, other) for role, other in others.items() if not cannot(name, other)}
     for role, other in theirs.items():

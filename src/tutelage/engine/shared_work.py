@@ -6,7 +6,7 @@ import contextlib
 import io
 import pickle
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, cast
 
 import torch
@@ -83,15 +83,15 @@ def shared(
         return
     rank, ranks = dist.get_rank(), dist.get_world_size()
     if isinstance(items, SplitBatches):
-        count, own = len(items), iter(items.part(rank, ranks))
+        count, own = len(items), cast("Iterator[Item]", iter(items.part(rank, ranks)))
     else:
-        every: Sequence[Item] = list(items)
+        every = list(items)
         count, own = len(every), iter(every[rank::ranks])
     for first in range(0, count, ranks):
         made, failed = None, None
         if first + rank < count:
             try:
-                made = _moved(work(cast("Item", next(own))), "cpu")
+                made = _moved(work(next(own)), "cpu")
             except Exception as error:
                 failed = error
         yield from (_moved(one, device) for one in _exchange(made, failed)[: count - first])
@@ -109,8 +109,8 @@ def _exchange(value: Any, failed: Exception | None = None) -> list[Any]:
         dist.all_gather_object(found, (value, None if failed is None else _portable(failed)))
     except RuntimeError as error:
         raise _Known from UserError(f"another rank of this command died: {str(error).splitlines()[0]}")
-    if error := next((error for _, error in found if error is not None), None):
-        raise _Known from error
+    if first := next((error for _, error in found if error is not None), None):
+        raise _Known from first
     return [value for value, _ in found]
 
 

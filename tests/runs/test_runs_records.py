@@ -8,11 +8,14 @@ import random
 import subprocess
 import sys
 import time
+import zipfile
+from contextlib import nullcontext
 
 import pytest
 
 from tutelage.errors import UserError
 from tutelage.runs import records
+from tutelage.runs.bounded import check_archive
 from tutelage.runs.records import (
     MetricsWriter,
     read_json,
@@ -130,6 +133,18 @@ def test_metrics_append_and_flush(tmp_path):
     assert math.isnan(rows[1]["train/loss"])
     with pytest.raises(ValueError, match="step"):
         writer.write({"loss": 1.0})
+
+
+@pytest.mark.parametrize(("stored", "refused"), [(True, False), (False, True)])
+def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path, stored, refused):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(2 * 2**20))
+    with pytest.raises(UserError, match=r"0\.0 MB would unpack to 2 MB") if refused else nullcontext():
+        check_archive(path)
+    check_archive(path, 2 * 2**20)
+    with pytest.raises(UserError, match="would unpack to 2 MB"):
+        check_archive(path, 2 * 2**20 - 1)
 
 
 def test_resume_drops_what_lies_beyond(tmp_path):

@@ -155,6 +155,12 @@ class Task(ABC):
         return values
 
 
+def counted(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the rows of an output (n, ...), and their targets, that count in a batch."""
+    keep = batch.target_mask
+    return (output, batch.targets) if keep is None else (output[keep], batch.targets[keep])
+
+
 def mean_of_counted(values: Tensor, batch: Batch) -> Tensor:
     """Return the mean over the first axis of values (m, ...) at what counts in a batch; 0, with a gradient of zeros, where nothing does.
 

@@ -8,7 +8,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from tutelage.errors import UserError
-from tutelage.tasks.base import Batch, Task, kl_at_temperature, mean_of_counted
+from tutelage.tasks.base import Batch, Task, counted, kl_at_temperature, mean_of_counted
 from tutelage.tasks.means import Mean
 
 
@@ -35,8 +35,7 @@ class Classification(Task):
                 f"the network must return ({len(batch.targets)}, {self.output_size}) logits for {self.output_size} classes, "
                 f"got {tuple(output.shape)}"
             )
-        keep = batch.target_mask
-        return (output, batch.targets) if keep is None else (output[keep], batch.targets[keep])
+        return counted(output, batch)
 
     def pointwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """See `Task.pointwise`: cross-entropy in nats."""
@@ -89,9 +88,7 @@ class Binary(Task):
             raise UserError(
                 f"the network must return ({len(batch.targets)}, 1), the logit of the second class, got {tuple(output.shape)}"
             )
-        both = F.pad(output, (1, 0))
-        keep = batch.target_mask
-        return (both, batch.targets) if keep is None else (both[keep], batch.targets[keep])
+        return counted(F.pad(output, (1, 0)), batch)
 
     def pointwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """See `Task.pointwise`: binary cross-entropy in nats."""
@@ -134,8 +131,7 @@ class MultiLabel(Task):
             raise UserError(
                 f"the network must return {tuple(batch.targets.shape)} logits, one for each label, got {tuple(output.shape)}"
             )
-        keep = batch.target_mask
-        return (output, batch.targets) if keep is None else (output[keep], batch.targets[keep])
+        return counted(output, batch)
 
     def pointwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """See `Task.pointwise`: binary cross-entropy in nats, mean over labels."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tutelage.errors import UserError
-from tutelage.tasks.base import Batch, Task, mean_of_counted
+from tutelage.tasks.base import Batch, Task, counted, mean_of_counted
 from tutelage.tasks.means import RowMean
 
 
@@ -55,8 +55,7 @@ class Regression(_Values):
             raise UserError(
                 f"the network must return {tuple(batch.targets.shape)} values, got {tuple(output.shape)}"
             )
-        keep = batch.target_mask
-        return (predictions, batch.targets) if keep is None else (predictions[keep], batch.targets[keep])
+        return counted(predictions, batch)
 
     def metric_parts(self) -> list[tuple[str, Metric]]:
         """See `Task.metric_parts`."""

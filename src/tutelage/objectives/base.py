@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -64,6 +64,7 @@ class Step:
         return self if own is None else replace(self, frozen={**self.frozen, **own})
 
 
+@dataclass(eq=False)
 class Setup:
     """What an objective is prepared with: the networks, and a few samples to find their layers and shapes.
 
@@ -74,25 +75,20 @@ class Setup:
     the channels that images were normalised with; None: they were not.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        task: Task | None,
-        frozen: Mapping[str, FrozenNetwork],
-        example: Batch,
-        batch_size: int | None = None,
-        index: Tensor | None = None,
-        class_counts: Sequence[int] | None = None,
-        unlabelled: Unlabelled | UnlabelledTokens | None = None,
-        mixed_targets: bool = False,
-        normalization: Normalization | None = None,
-    ) -> None:
-        self.mixed_targets, self.normalization = mixed_targets, normalization
-        self.network, self.task, self.frozen, self.example = network, task, frozen, example
-        self.batch_size, self.index = batch_size, index
-        self.class_counts, self.unlabelled = class_counts, unlabelled
-        self.call = Call.of(network)
+    network: nn.Module
+    _: KW_ONLY
+    task: Task | None
+    frozen: Mapping[str, FrozenNetwork]
+    example: Batch
+    batch_size: int | None = None
+    index: Tensor | None = None
+    class_counts: Sequence[int] | None = None
+    unlabelled: Unlabelled | UnlabelledTokens | None = None
+    mixed_targets: bool = False
+    normalization: Normalization | None = None
+
+    def __post_init__(self) -> None:
+        self.call = Call.of(self.network)
         self._found: dict[str, list[Layer]] = {}
 
     def layers(self) -> list[Layer]:

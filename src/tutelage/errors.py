@@ -136,6 +136,11 @@ def choices(name: str, known: Iterable[str], *, limit: int = 12) -> str:
     return f"did you mean '{near}'? Known: {found}" if near else f"known: {found}"
 
 
+def gist(message: str) -> str:
+    """Return a message without the list of what there is, which differs from command to command of one sweep."""
+    return re.sub(r"[ ;?]*\b[Kk]nown: .*", "", message, flags=re.DOTALL)
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the name that was probably meant, or None. Of names that all lie in one section, the section counts for nothing."""
     names = list(known)

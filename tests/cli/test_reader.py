@@ -11,7 +11,7 @@ import pytest
 
 from tutelage.cli.commands import COMMANDS, RENAMED
 from tutelage.cli.main import main
-from tutelage.cli.reader import Example, Flag, Option, help_of, read
+from tutelage.cli.reader import Example, Flag, Option, help_of, overview, read
 from tutelage.errors import UserError
 
 
@@ -35,6 +35,16 @@ def test_an_option_is_written_in_any_of_three_ways(words):
 def test_the_last_of_an_option_counts_and_other_spellings_of_a_flag_are_the_flag():
     assert given("state=failed", "--state", "complete").options["state"] == "complete"
     assert given("--multirun", "seed=0,1", name="train").flags == {"-m"}
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_help_breaks_between_words_and_its_examples_can_be_copied(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    pages = {name: help_of(name, command) for name, command in COMMANDS.items()} | {"": overview(COMMANDS)}
+    assert [line for page in pages.values() for line in page.split("\n") if len(line) > columns] == []
+    for name, command in COMMANDS.items():
+        joined = pages[name].replace(" \\\n    ", " ")
+        assert all(f"  tutelage {example}" in joined for example in command.examples)
 
 
 def test_settings_are_passed_on_as_they_are_where_the_command_has_them():

@@ -135,7 +135,7 @@ def test_a_sweep_of_two_nodes_and_the_same_command_again():
     code, output = train(*words)
     assert code == 0, output
     assert len(lines(output)) == 2 and all(
-        re.search(r"on validation, .* \(\d+ s\)$", line) for line in lines(output)
+        re.search(r"val\. \w+ .*, test .* \(\d+ s\)$", line) for line in lines(output)
     )
     assert "srun" not in output and "submitit" not in output
     assert [run.result["cost"]["ranks"] for run in Store("runs").runs()] == [2, 2]

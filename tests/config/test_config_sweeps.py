@@ -12,7 +12,7 @@ from tutelage.cli.main import main
 from tutelage.config.planner import Planner
 from tutelage.config.sweeps import expand, space_of, sweeper_of
 from tutelage.errors import UserError
-from tutelage.jobs.sweep import launcher_of
+from tutelage.jobs.sweep import at_a_time, launcher_of
 from tutelage.runs.store import Store
 
 WORDS = ["seed=0,1,2", "seed=range(3)", "seed=range(0,10,3)", "fit.max_steps=1", "model=fcn,convnet", "model.width=glob(*)",
@@ -75,6 +75,7 @@ def test_a_file_of_the_users_gives_values_and_a_launcher_and_the_command_goes_be
     assert (launch.keywords["processes"], rest) == (2, words)
     launch, rest = launcher_of([*words, "hydra.launcher.processes=3"], 1)
     assert (launch.keywords["processes"], rest) == (3, words)
+    assert [at_a_time(launch, jobs) for jobs in (0, 1, 2, 9)] == ["", "", ", 2 at a time", ", 3 at a time"]
 
 
 def test_a_sweep_by_a_file_is_done_and_found_again(mine, capsys):

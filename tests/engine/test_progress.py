@@ -103,15 +103,15 @@ def test_a_sweep_says_what_it_will_do_and_layer_pairs_are_behind_a_word(tmp_path
         "fit.max_steps=2",
         f"runs_dir={tmp_path}",
     ]
-    assert main([*words, "seed=0"]) == 0
+    assert main([*words, "seed=0,1"]) == 0
     said = capsys.readouterr()
-    assert "1 run, 0 stored" in said.err and "layer pairs" in said.err and "guide layer" not in said.err
+    assert "2 runs, 0 stored, 1 at a time" in said.err and "guide layer" not in said.err
+    assert said.err.count("layer pairs") == 1  # of the command, not of each run
     assert "test accuracy" in said.out  # it ends with its table
-    (run,) = Store(tmp_path).runs()
-    assert "guide layer" in run.log.read_text()
-    assert main([*words, "seed=0,1", "--verbose"]) == 0
+    assert all("guide layer" in run.log.read_text() for run in Store(tmp_path).runs())
+    assert main([*words, "seed=0,1,2", "--verbose"]) == 0
     said = capsys.readouterr()
-    assert "2 runs, 1 stored" in said.err and "guide layer" in said.err
+    assert "3 runs, 2 stored" in said.err and "guide layer" in said.err
 
 
 def test_what_libraries_warn_of_is_in_the_log_and_not_on_the_screen():
@@ -123,9 +123,9 @@ def test_what_libraries_warn_of_is_in_the_log_and_not_on_the_screen():
 
 
 def test_lines_break_between_words():
-    assert _within("best at step 400 of 400, accuracy 0.9861", 24) == [
-        "best at step 400 of 400,",
-        "  accuracy 0.9861",
+    assert _within("val. accuracy 0.9861, test 0.9813", 24) == [
+        "val. accuracy 0.9861,",
+        "  test 0.9813",
     ]
     path = "runs/" + "x" * 40
     assert _within(f"see {path}", 24) == ["see", f"  {path}"]

@@ -247,3 +247,15 @@ def test_a_full_disk_in_the_notes_ends_no_other_job_and_is_listed(tmp_path, monk
     monkeypatch.setattr(found, "_process", -1)  # as in a forked job, whose parent notes how it ended
     with pytest.raises(OSError, match="No space"):
         found.note("c", notes.Outcome.DONE)
+
+
+def test_a_mistake_that_jobs_share_is_said_once(capsys, tmp_path):
+    """The lists of what there is differ from experiment to experiment; where some jobs are right, those with one mistake are counted."""
+    words = ["train", "-m", *QUICK, f"runs_dir={tmp_path}", "fit.max_steps=1"]
+    assert main([*words, "method=supervised,distillation", "model@teacher=fcn", "methd=4"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("'methd'") == 1 and "jobs failed" not in error
+    assert main([*words, "seed=0,1", "fit.metrics=[aurok]"]) == 2
+    error = capsys.readouterr().err
+    assert "2 of 2 jobs failed" in error and error.count(", and 1 more: ") == 1
+    assert error.count("did you mean 'auroc'") == 2  # at once, and at the end

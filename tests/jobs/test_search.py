@@ -104,7 +104,7 @@ def test_the_direction_is_the_tasks(tmp_path, capsys):
     run = Store(tmp_path).at(rows[0]["run"])
     choose = max if run.result["selection"]["mode"] == "max" else min
     best = choose(rows, key=lambda row: float(row[column]))
-    assert f"{best['run']}: best at step" in capsys.readouterr().err
+    assert f"{best['run']}: val. accuracy" in capsys.readouterr().err
 
 
 def test_a_hopeless_run_is_stopped_is_no_failure_and_can_be_finished(tmp_path, capsys):

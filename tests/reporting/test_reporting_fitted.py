@@ -113,7 +113,7 @@ def test_a_run_at_work_has_its_progress_and_its_best_value_so_far(make, store):
     write_json(run.path / "setup.json", {"data": {}, "steps": 800, "selection": selection})
     with run.lock():
         text = " ".join(lines(render_runs_table(store), 100))
-    assert "running 25 %" in text and "accuracy 0.5000 (val.)" in text
+    assert "running 25 %" in text and " accuracy " in text and "0.5000 (val.)" in text
     assert "interrupted 25 %" in " ".join(lines(render_runs_table(store), 100))
 
 

@@ -61,7 +61,8 @@ def test_table(runs):
     text = shown(render_runs_table(runs))
     assert (
         "4 runs" in text
-        and "accuracy 0.8000" in text
+        and "accuracy" in text.splitlines()[1]
+        and " 0.8000 " in text
         and "NonFiniteLoss: the loss is NaN" in text
         and "interrupted" in text
     )

@@ -131,7 +131,7 @@ def test_p_values_stand_only_where_the_exact_test_could_decide(seeds, arms, show
     said = render.comparisons_explained(report)
     assert ("No p values" in said) is not shown and "rests on the interval" in said
     if not shown:
-        assert f"cannot go below {(arms - 1) * 2 ** (1 - seeds):.2g}" in said
+        assert f"p is at least {(arms - 1) * 2 ** (1 - seeds):.2g}" in said
         assert smallest_corrected_p(report.comparisons) == (arms - 1) * 2 ** (1 - seeds)
 
 

@@ -18,8 +18,8 @@ from tutelage.cli.reader import help_of, overview, read, wants_help
 from tutelage.engine import torch_room
 from tutelage.engine.cpu import set_openmp_wait
 from tutelage.engine.rank_environment import in_ranks, join_environment
-from tutelage.errors import UserError, exit_code, out_of_memory, refused, visible
-from tutelage.jobs.plain_log import speak_plainly, warnings_logged
+from tutelage.errors import UserError, exit_code, out_of_memory, refused
+from tutelage.jobs.plain_log import complain, speak_plainly, warnings_logged
 
 IN_RANKS = ("train", "synthesize", "evaluate", "analyse", "doctor", "list")
 """What several ranks may be given, as torchrun or srun starts them."""
@@ -66,31 +66,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminable(), warnings_logged():
             return _run(arguments)
     except UserError as error:
-        print(f"tutelage: {visible(str(error))}", file=sys.stderr)
+        complain(str(error))
         return exit_code(error)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             return 0
         if message := refused(error) or out_of_memory(error):
-            print(f"tutelage: {visible(str(message))}", file=sys.stderr)
+            complain(str(message))
             return 2
-        print(
-            f"tutelage: {visible(str(error))}\nWhat was saved before is whole: the same command continues from there",
-            file=sys.stderr,
-        )
+        complain(f"{error}\nWhat was saved before is whole: the same command continues from there")
         return 1
     except (MemoryError, RuntimeError, ImportError) as error:  # libraries that do not fit raise each its own
         if message := out_of_memory(error):
-            print(f"tutelage: {visible(str(message))}", file=sys.stderr)
+            complain(str(message))
             return 2
         raise
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Terminated:
-        print("tutelage: terminated; the same command continues where it stopped", file=sys.stderr)
+        complain("terminated; the same command continues where it stopped")
         return 143
     except KeyboardInterrupt:
-        print("tutelage: interrupted; the same command continues where it stopped", file=sys.stderr)
+        complain("interrupted; the same command continues where it stopped")
         return 130
     finally:
         if (mirrors := sys.modules.get("tutelage.engine.mirrors")) is not None:

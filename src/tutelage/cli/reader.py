@@ -10,6 +10,7 @@ import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tutelage.errors import UserError, choices, nearest
 
@@ -17,6 +18,11 @@ ANY = ("",)
 """For `Command.settings`: every setting there is."""
 _HELP = ("-h", "--help")
 _WIDEST = 120
+EXAMPLES = (
+    "train -m sweep=demo",
+    "train method=guidance model=fcn model@guide=residual_convnet data=digits",
+    "doctor experiment=demo/guided-untrained",
+)
 
 
 @dataclass(frozen=True)
@@ -195,8 +201,9 @@ def help_of(name: str, command: Command) -> str:
     """Return the help of a command, as wide as the terminal."""
     width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
     lines = [
-        f"{'usage:' if number == 0 else '      '} tutelage {name} {usage}".rstrip()
+        line
         for number, usage in enumerate(command.usage)
+        for line in _hung(f"{'      ' if number else 'usage:'} tutelage {name} {usage}".rstrip(), width, 16)
     ]
     entries = [*(Example(verb, help) for verb, help in command.verbs.items()), *command.entries]
     for text in (command.summary[0].upper() + command.summary[1:] + ".", *command.about):
@@ -205,7 +212,7 @@ def help_of(name: str, command: Command) -> str:
         shown = [(_shown(entry), entry.help) for entry in entries]
         lines += ["", *_two_columns(shown, width)]
     if command.examples:
-        lines += ["", *(f"  tutelage {example}" for example in command.examples)]
+        lines += ["", *(line for one in command.examples for line in _example(one, width))]
     return "\n".join(lines)
 
 
@@ -220,12 +227,21 @@ def overview(commands: dict[str, Command], added: Sequence[str] = ()) -> str:
             *(["", f"Of installed packages: {', '.join(added)}"] if added else []),
             "",
             "`tutelage <command> --help` says more. Examples:",
-            "  tutelage train -m sweep=demo",
-            "  tutelage train method=guidance model=fcn model@guide=residual_convnet data=digits",
-            "  tutelage doctor experiment=demo/guided-untrained",
-            "",
+            *(line for one in EXAMPLES for line in _example(one, width)),
         ]
     )
+
+
+def _hung(text: str, width: int, indent: int) -> list[str]:
+    """Return a line broken between words, each further one indented."""
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(text, width, subsequent_indent=" " * indent, drop_whitespace=True, **options)
+
+
+def _example(words: str, width: int) -> list[str]:
+    """Return a command that can be copied, also where it takes several lines."""
+    *lines, last = _hung(f"  tutelage {words}", width - 2, 4)
+    return [*(f"{line} \\" for line in lines), last]
 
 
 def _shown(entry: Flag | Option | Example) -> str:

@@ -37,7 +37,7 @@ def run(given: Given) -> int:
     from tutelage.config.compose import compose, hydra_ready
     from tutelage.config.planner import Planner
     from tutelage.jobs.outcomes import Jobs
-    from tutelage.jobs.sweep import launcher_of
+    from tutelage.jobs.sweep import at_a_time, launcher_of
     from tutelage.reporting.table_file import load
     from tutelage.reporting.tables import finder, unfinished
 
@@ -52,7 +52,9 @@ def run(given: Given) -> int:
             c for c in unfinished(table, finder(extra, planner)) if tuple(c.overrides) not in tried
         ]:
             tried |= {tuple(cell.overrides) for cell in cells}
-            log.info("%d runs of %s are missing", len(cells), path)
+            log.info(
+                "%d runs of %s are missing%s", len(cells), path, "" if dry else at_a_time(launch, len(cells))
+            )
             commands = [[*cell.overrides, *extra] for cell in cells]
             if dry:
                 print("\n".join(shlex.join(["tutelage", "train", *command]) for command in commands))

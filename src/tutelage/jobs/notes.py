@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from tutelage.errors import gist
 from tutelage.runs.records import read_json, write_json
 from tutelage.runs.words import distinguishing
 
@@ -59,6 +60,7 @@ class Notes:
         self._process = os.getpid()
         # What no other process need know, and what a full disk had no room for.
         self._here: dict[str, Note] = {}
+        self._said: set[str] = set()
 
     def note(
         self, key: str, outcome: Outcome, reason: str = "", mistake: bool = False, log: str | None = None,
@@ -77,6 +79,13 @@ class Notes:
             self._here[key] = note  # a full disk must not end the other jobs
         else:
             self._here.pop(key, None)
+
+    def say_failed(self, key: str, reason: str, mistake: bool) -> None:
+        """Say that a job failed; of a mistake that another had already, `close` says how many have it."""
+        if mistake and gist(reason) in self._said:
+            return
+        self._said.add(gist(reason))
+        log.error("%s failed: %s", key, reason)
 
     def note_path(self, key: str) -> Path:
         """Return the file that holds the note of a job."""
@@ -117,14 +126,37 @@ class Notes:
                 strict=True,
             )
         )
-        for note in failed:
-            told = f" ({' '.join(words[note.key])})" if words[note.key] else ""
-            log.error("  %s%s: %s%s", note.key, told, note.reason, f"; log: {note.log}" if note.log else "")
+        for alike in _alike(failed):
+            note = alike[0]
+            more = f", and {len(alike) - 1} more" if len(alike) > 1 else ""
+            log.error(
+                "  %s%s: %s%s",
+                _named(note, words[note.key]),
+                more,
+                note.reason,
+                f"; log: {note.log}" if note.log else "",
+            )
         if left:
             log.error("%d jobs were not begun (on_failure=stop)", len(left))
         if not failed:
             return 1 if left else 0
         return 2 if all(note.mistake for note in failed) else 1
+
+
+def _named(note: Note, words: Sequence[str]) -> str:
+    """Return how a failed job is called: its run and the words that the others have not; without a run, these alone."""
+    told = " ".join(words)
+    if note.key == " ".join(note.words):
+        return told or note.key
+    return f"{note.key} ({told})" if told else note.key
+
+
+def _alike(failed: Sequence[Note]) -> list[list[Note]]:
+    """Return failed jobs together whose words have the same mistake; each other one alone, since its log is its own."""
+    groups: dict[str, list[Note]] = {}
+    for note in failed:
+        groups.setdefault(gist(note.reason) if note.mistake else note.key, []).append(note)
+    return list(groups.values())
 
 
 def _read(path: Path) -> Note:

@@ -95,8 +95,9 @@ class Jobs(Notes):
             log.info("%s: %s", key, error)
             note(key, Outcome.STOPPED_BELOW, str(error))
         except Exception as error:
-            log.error("%s failed: %s", key, error)
-            note(key, Outcome.FAILED, first_line(error), exit_code(error) == 2, _log_of(plan))
+            mistake = exit_code(error) == 2
+            self.say_failed(key, str(error), mistake)
+            note(key, Outcome.FAILED, first_line(error), mistake, _log_of(plan))
             if plan is not None and plan.config["on_failure"] == "stop":
                 self.stop()
         else:
@@ -183,7 +184,7 @@ class Jobs(Notes):
             plan = jobs[number][1]
             result = None if plan is None else Store(plan.config["runs_dir"]).at(plan.key).result
             monitor = (result or {}).get("selection", {}).get("monitor")
-            return f"{monitor} {value:.4g} on validation" if monitor else f"{value:.4g}"
+            return f"val. {monitor} {value:.4g}" if monitor else f"{value:.4g}"
 
         names = [
             " ".join([*([short(plan.key)] if plan else []), *_telling(words, plan)]) or "the job"
@@ -227,13 +228,17 @@ def monitored(result: dict[str, Any]) -> float:
 
 
 def headline(result: dict[str, Any]) -> str:
-    """Return the result in a line: the selected step, and the monitored metric on validation and test."""
+    """Return the result in a line: the monitored metric on validation and test, and the selected step where it is not the last."""
     if "pseudo" in result:
         return "{count} images of {classes} classes, labelling {labelling}".format(**result["pseudo"])
     best, monitor, steps = result["best"], result["selection"]["monitor"], result["cost"]["steps"]
-    values = ", ".join(f"{best[split][monitor]:.4f} on {split}" for split in ("validation", "test"))
-    early = f" (ended early, of {result['ended_early']['of']})" if "ended_early" in result else ""
-    return f"best at step {best['step']} of {steps}{early}, {monitor} {values}"
+    selected = f", at step {best['step']:,} of {steps:,}" if best["step"] != steps else ""
+    early = (
+        f", ended early at {steps:,} of {result['ended_early']['of']:,}" if "ended_early" in result else ""
+    )
+    return (
+        f"val. {monitor} {best['validation'][monitor]:.4g}, test {best['test'][monitor]:.4g}{selected}{early}"
+    )
 
 
 def is_stored(plan: Plan | None) -> bool:

@@ -22,11 +22,20 @@ class _Visible(logging.Formatter):
     """Spells out the control characters that a file put into a message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = visible(super().format(record))
-        if not sys.stderr.isatty():
-            return text
-        width = shutil.get_terminal_size().columns
-        return "\n".join(part for line in text.split("\n") for part in _within(line, width))
+        return _shown(super().format(record))
+
+
+def complain(message: str) -> None:
+    """Print the one message in which a command ends."""
+    print(_shown(f"tutelage: {message}"), file=sys.stderr)
+
+
+def _shown(text: str) -> str:
+    text = visible(text)
+    if not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(part for line in text.split("\n") for part in _within(line, width))
 
 
 def _within(line: str, width: int) -> list[str]:
@@ -55,8 +64,13 @@ class _Stderr(logging.StreamHandler):
         pass
 
     def filter(self, record: logging.LogRecord) -> Any:
-        """Leave out what a library warns of, unless everything is shown."""
-        return (self.level < logging.INFO or record.getMessage() not in _foreign) and super().filter(record)
+        """Leave out what a library warns of, and what is to be said `once` and was, unless everything is shown."""
+        said = record.getMessage()
+        if self.level >= logging.INFO and (said in _foreign or said in _once):
+            return False
+        if getattr(record, "once", False):
+            _once.add(said)
+        return super().filter(record)
 
 
 class _Held(BufferingHandler):
@@ -74,6 +88,7 @@ _screen: list[logging.Handler] = []
 _held = _Held(200)
 _held.setLevel(logging.WARNING)
 _foreign: set[str] = set()
+_once: set[str] = set()
 _capturing = 0
 
 
@@ -82,6 +97,7 @@ def speak_plainly(*, verbose: bool = False) -> None:
 
     verbose: show what goes into the log, too.
     """
+    _once.clear()
     logger = logging.getLogger("tutelage")
     if not _screen:
         for name, end in (("tutelage", "\n"), ("py.warnings", "")):  # a warning brings its own end of line

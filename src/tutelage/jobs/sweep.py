@@ -7,9 +7,10 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.errors import UserError
+from tutelage.errors import UserError, gist
 from tutelage.jobs.outcomes import Jobs, is_stored
 from tutelage.runs.needs import Plan
 from tutelage.runs.run import Run
@@ -26,6 +27,7 @@ CLUSTERS = ("tutelage.jobs.cluster", "tutelage.jobs.ray_cluster")
 """The launchers that submit jobs."""
 PLACES = ("runs_dir=", "sweep=")
 """The words that say where the runs of a sweep are; its jobs say the rest."""
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
 
 Launch = Callable[[Jobs, Sequence[Sequence[str]], Mapping[tuple[str, ...], Plan]], None]
 """Does the jobs of commands; those whose plan is known already come with it."""
@@ -79,9 +81,9 @@ def run_commands(
 
     with hydra_ready():
         plans, mistakes = plans_of(commands, plan)
-        if len(set(mistakes)) == 1 and len(mistakes) == len(commands):
+        if len(set(map(gist, mistakes))) == 1 and len(mistakes) == len(commands):
             raise UserError(mistakes[0])
-        announce(plans)
+        announce(plans, launch)
         jobs = Jobs.new(runs_dir)
         known = {tuple(words): plan for words, plan in zip(commands, plans, strict=True) if plan is not None}
         launch(jobs, commands, known)
@@ -89,7 +91,7 @@ def run_commands(
     return jobs, plans
 
 
-def announce(plans: Sequence[Plan | None]) -> None:
+def announce(plans: Sequence[Plan | None], launch: Launch) -> None:
     """Say what a sweep will do, before anything heavy is loaded."""
     stored = sum(map(is_stored, plans))
     there = {plan.key for plan in plans if plan is not None}
@@ -100,7 +102,21 @@ def announce(plans: Sequence[Plan | None]) -> None:
         if n.key not in there and not Store(n.config["runs_dir"]).at(n.key).is_complete
     ]
     more = f", and {counted(len(missing), 'run')} that they need" if missing else ""
-    log.info("%s, %d stored%s", counted(len(plans), "run"), stored, more)
+    log.info(
+        "%s, %d stored%s%s", counted(len(plans), "run"), stored, more, at_a_time(launch, len(plans) - stored)
+    )
+
+
+def at_a_time(launch: Launch, jobs: int) -> str:
+    """Return ", 2 at a time" of so many jobs; nothing of fewer than two, or where a cluster decides."""
+    if jobs < 2 or not isinstance(launch, functools.partial) or launch.func is not _run:
+        return ""
+    from tutelage.jobs.parallel import cores
+
+    processes = launch.keywords["processes"]
+    if processes is None and any(Path(device).exists() for device in _GPU_DEVICES):
+        return ", as many at a time as there are GPUs"  # counting them takes torch
+    return f", {min(processes or cores(), jobs)} at a time"
 
 
 def counted(number: int, what: str) -> str:
@@ -190,14 +206,6 @@ def _run(
     if say == log.debug and (stored := len(commands) - len(missing)):
         log.info(
             "%s of %s runs are complete: their stored results are used", f"{stored:,}", f"{len(commands):,}"
-        )
-    if len(missing) > 1:
-        at_a_time = f"{min(processes, len(missing))}" if processes else "as many as there are GPUs or cores"
-        log.info(
-            "%d to make, %s at a time%s",
-            len(missing),
-            at_a_time,
-            "" if processes == 1 else "; loading what they share",
         )
     jobs.run_all(missing, processes, plans=plans)
 

@@ -92,7 +92,8 @@ class Alignment(Objective):
         if start.rank:
             return
         pairs = self.comparison.pairs
-        log.info("%d layer pairs, %s to network (--verbose shows them)", len(pairs), self.network)
+        once = {"once": True}  # the runs of a sweep have mostly as many
+        log.info("%d layer pairs, %s to network (--verbose shows them)", len(pairs), self.network, extra=once)
         log.debug("%s", table(pairs))
         if start.accumulate > 1:
             log.warning(

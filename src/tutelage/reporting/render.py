@@ -56,8 +56,8 @@ def comparisons_explained(report: Report) -> str:
         pairs = max(len(item.seeds) for item in report.comparisons)
         many = f" in {len(report.comparisons)} comparisons" if len(report.comparisons) > 1 else ""
         said.append(
-            f"No p values: the exact sign-flip test of {pairs} pairs{many} cannot go below {smallest_corrected_p(report.comparisons):.2g}, "
-            f"so it could not decide at {LEVEL:g}."
+            f"No p values: in the exact sign-flip test of {pairs} pairs{many}, p is at least "
+            f"{smallest_corrected_p(report.comparisons):.2g}, so it could not decide at {LEVEL:g}."
         )
     return " ".join([*said, "The verdict rests on the interval alone."])
 

@@ -33,7 +33,8 @@ def free_report(store: Store, under: str = "", index: Index | None = None) -> Re
     """
     rows = collect(store, under, index)
     if not rows:
-        raise UserError(f"no runs below '{under}' in {store.root}; {choices(under, store.names())}")
+        below = f" below '{under}'" if under else ""
+        raise UserError(f"no runs{below} in {store.root}; {choices(store.name_in(under), store.levels())}")
     needed = prerequisites(rows)
     rows = folds.together(rows)
     groups = group(rows)

@@ -44,7 +44,7 @@ def filtered_rows(
     """
     rows = collect(store, under)
     if under and not rows:
-        raise UserError(f"no run '{under}' in {store.root}; {choices(store.name_in(under), store.names())}")
+        raise UserError(f"no run '{under}' in {store.root}; {choices(store.name_in(under), store.levels())}")
     if state is not None:
         if state not in set(State):
             raise UserError(f"there is no state '{state}'; {choices(state, State)}")
@@ -112,16 +112,18 @@ def render_runs_table(
     found = filtered_rows(store, **filters)
     rows = sorted_rows(found, sort)[:most]
     digits = shortest(row.key.rpartition("/")[2] for row in found)
+    metrics = {row.monitor for row in rows if f"test/{row.monitor}" in row.metrics or row.so_far is not None}
+    shared = metrics.pop() if len(metrics) == 1 else ""
     count = f"{len(rows)} of {len(found)}" if len(rows) < len(found) else f"{len(found)}"
     return LongTable(
-        f"{count} runs in {store.root}",
-        ("run", "seed", "state", "result", "time", "method", "data", "started (UTC)"),
+        f"{count} run{'' if count == '1' else 's'} in {store.root}",
+        ("run", "seed", "state", result := shared or "result", "time", "method", "data", "started (UTC)"),
         [
             (
                 _short(row.key, digits),
                 str(row.seed),
                 _state(row),
-                _result(row),
+                _result(row, named=not shared),
                 duration(row.train_s),
                 *(next(iter(kinds(row, kind)), "-") for kind in ("method", "data")),
                 row.started[:16].replace("T", " "),
@@ -130,8 +132,8 @@ def render_runs_table(
         ],
         right=("seed", "time"),
         styles={"state": {str(state): colour for state, colour in COLOURS.items()}},
-        drop=("data", "method", "started (UTC)"),
-        wraps=("result",),
+        drop=("data", "method", "started (UTC)", "time"),
+        wraps=(result,),
     )
 
 
@@ -177,10 +179,10 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def _result(row: Row) -> str:
-    metric = f"test/{row.monitor}"
+def _result(row: Row, *, named: bool) -> str:
+    metric, name = f"test/{row.monitor}", f"{row.monitor} " if named else ""
     if metric in row.metrics:
-        return f"{row.monitor} {number(row.metrics[metric], 4)}"
+        return f"{name}{number(row.metrics[metric], 4)}"
     if row.so_far is not None and row.state is not State.FAILED:
-        return f"{row.monitor} {number(row.so_far, 4)} (val.)"
+        return f"{name}{number(row.so_far, 4)} (val.)"
     return row.reason.removeprefix("failed: ") if row.state is not State.COMPLETE else ""

@@ -135,6 +135,12 @@ class Store:
         """Return the names that have runs."""
         return sorted({run.name for run in self._walk(self.root, "")})
 
+    def levels(self) -> list[str]:
+        """Return the names at or below which there are runs: `demo` beside `demo/plain`."""
+        names = self.names()
+        parts = [name.split("/") for name in names]
+        return sorted({"/".join(part[:n]) for part in parts for n in range(1, len(part) + 1)})
+
     def named(self, name: str) -> list[Run]:
         """Return the runs that have exactly this name, by whichever of their names it is."""
         return [run for run in self._walk(self.root, "") if run.name == name.strip("/")]

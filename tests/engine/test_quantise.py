@@ -116,7 +116,7 @@ def test_the_ranges_come_from_training_samples(exports, monkeypatch, tmp_path):
 
 
 def test_what_cannot_be_is_one_message(exports, monkeypatch, tmp_path):
-    with pytest.raises(UserError, match="nothing that weights quantisation is of"):
+    with pytest.raises(UserError, match="weights of at least 512 numbers"):
         monkeypatch.setattr(quantise, "_SMALL", 10**9)
         quantised(exports, "conv", "weights", tmp_path)
 

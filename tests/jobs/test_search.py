@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import random
+import re
 
 import pytest
 
@@ -149,7 +150,13 @@ def test_a_search_with_costs_gives_the_front_of_what_is_good_and_cheap(tmp_path,
         counted = Store(tmp_path).at(row["run"]).result["networks"]["model"]
         assert float(row["flops"]) == counted["operations"] and float(row["latency"]) > 0
     assert list(tmp_path.glob(".sweeps/*/pareto.png"))
-    assert "without being worse in another" in capsys.readouterr().err
+    said = capsys.readouterr().err.split("without being worse in another")[1]
+    listed = re.findall(r"^ +trial (\d+): ", said, re.MULTILINE)
+    of = {row["trial"]: row["run"] for row in rows}
+    front = {row["run"] for row in rows if row["pareto"] == "yes"}
+    assert sorted(of[trial] for trial in listed) == sorted(
+        front
+    )  # a run that was proposed twice is listed once
     assert search(tmp_path, *words, "hydra.sweeper.trials=6") == 0
     assert trials(tmp_path)[:5] == [
         {**row, "pareto": now["pareto"]} for row, now in zip(rows, trials(tmp_path), strict=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tutelage.reporting import page
-from tutelage.reporting.palette import DIVERGING, PALETTE, RAMP, style
+from tutelage.reporting.palette import DIVERGING, LOOK, PALETTE, RAMP, logarithmic, style
 
 # Severity 1.0, tables of https://www.inf.ufrgs.br/~oliveira/pubs_files/CVD_Simulation/CVD_Simulation.html, on linear RGB.
 SEEN = {
@@ -90,3 +90,23 @@ def test_ramps_are_those_that_survive_colour_blindness():
         lightness = [lab(seen @ linear(colour))[0] for colour in ramp]
         assert (np.diff(lightness) > 2).all()
         assert distance(*ends, kind) > 40
+
+
+@pytest.mark.parametrize("ends", [(1696, 248320), (0.02, 3.0), (90, 400)])
+def test_a_logarithmic_axis_has_numbers_in_full_and_no_formula(ends):
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**dict(matplotlib.rcParamsDefault), **LOOK}):
+        figure = Figure(figsize=(5.2, 3.8))
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        axes.plot(ends, ends, "o")
+        for axis in (axes.xaxis, axes.yaxis):
+            logarithmic(axis)
+        figure.canvas.draw()
+    low, high = axes.get_xlim()
+    ticks = [*axes.xaxis.get_ticklabels(), *axes.xaxis.get_ticklabels(minor=True)]
+    said = {t.get_text() for t in ticks if t.get_text() and low <= t.get_position()[0] <= high}
+    assert len(said) >= 2 and all(float(text.replace(",", "")) > 0 for text in said)

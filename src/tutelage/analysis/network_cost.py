@@ -20,9 +20,11 @@ from tutelage.analysis.drawing import canvas, literal, save
 from tutelage.analysis.opening import monitored, opened
 from tutelage.models.counts import operations, parameters
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.reporting.costs import MEASURED
 from tutelage.reporting.palette import style
 from tutelage.reporting.quantities import clipped
 from tutelage.reporting.statistics import summarize
+from tutelage.runs.declared import makes
 from tutelage.runs.frozen_networks import ROLES
 from tutelage.runs.provenance import cpu_model
 from tutelage.runs.run import Run
@@ -227,6 +229,8 @@ def _opened(run: Run, runs_dir: str | Path, role: str) -> Any:
 
 def of_run(run: Run, runs_dir: str | Path) -> dict[str, str]:
     """Return columns of latency and memory, in words, of a run's network and of its guide and teacher in brackets."""
+    if makes(run.config) == "generator":  # its forward takes noise, labels or time, not samples
+        return dict.fromkeys(MEASURED, "- (a generator)")
     threads = thread_counts("cpu")
     found = {}
     for role in ("", *(role for role in ROLES if run.config.get(role))):

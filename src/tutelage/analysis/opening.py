@@ -29,10 +29,13 @@ def opened(
 
     from tutelage.data.base import SplitBatches
     from tutelage.engine import trust
+    from tutelage.engine.inherited import check_reads
     from tutelage.engine.load import load_run
     from tutelage.engine.networks import build_frozen
     from tutelage.models.frozen import FrozenNetwork
 
+    if not subject.role:
+        check_reads(subject.run.key, subject.run.config)
     device, split = torch.device(request.options["device"]), split or request.options["split"]
     options = {"runs_dir": request.options["runs_dir"], "code": trust.modules(request.options["code"])}
     loaded = load_run(subject.run.path, **options, **request.data)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from tutelage.errors import UserError
 from tutelage.methods.self_supervised import SelfSupervised
 from tutelage.models.frozen import Normalization, recorded
 from tutelage.runs.bounded import check_archive, parse_json
+from tutelage.runs.declared import makes
 from tutelage.runs.provenance import changed_files
 from tutelage.runs.records import read_json
 from tutelage.runs.run import Run
@@ -142,12 +143,22 @@ def check_unseen(where: str, config: Mapping[str, Any], data: DataModule) -> Non
 
 
 def check_answers(key: str, config: Mapping[str, Any]) -> None:
-    """Raise UserError for the configuration of a run that read no labels, so that its final layer has learnt nothing."""
+    """Raise UserError for the configuration of a run that read no labels, so that its final layer has learnt nothing; or of a generator."""
+    check_reads(key, config)
     method = config.get("method")
     if isinstance(method, Mapping) and method.get("_target_") == _SELF_SUPERVISED:
         raise UserError(
             f"{key} was trained without labels: its final layer has learnt nothing, so it gives no answers. `tutelage analyse probe {key}` "
             f"measures its features; model.weights=<this run> model.new_head=true trains it on labels"
+        )
+
+
+def check_reads(key: str, config: Mapping[str, Any]) -> None:
+    """Raise UserError for the configuration of a run whose network reads no samples of its data: a generator makes them."""
+    if makes(config) == "generator":
+        raise UserError(
+            f"{key} trained a generator, which makes samples out of noise and gives no answers to any: `tutelage synthesize` makes a data "
+            "set with it, and its result.json has what its samples are worth"
         )
 
 

@@ -60,10 +60,7 @@ def quantise(kind: str, file: Path, served: Served, data: DataModule, *, masked:
             _MAKERS[kind](whole, file, served, data, masked)
         count = _quantised(onnx.load(file))
         if not count:
-            raise UserError(
-                f"quantise={kind}: this network has nothing that {kind} quantisation is of"
-                + ("; quantise=static quantises convolutions" if kind == "dynamic" else "")
-            )
+            raise UserError(f"quantise={kind} finds nothing to quantise in this network: {_WANTS[kind]}")
         with one_message(
             f"quantise={kind}: onnxruntime has no kernels for it on this machine (quantise=weights needs none)"
         ):
@@ -164,6 +161,11 @@ def _weights(source: Path, target: Path, served: Served, data: DataModule, maske
     onnx.save(model, target)
 
 
+_WANTS = {
+    "dynamic": "it takes linear and recurrent layers; quantise=static takes convolutions, too",
+    "static": "it takes convolutions and linear layers",
+    "weights": f"it packs weights of at least {_SMALL} numbers, since smaller ones would not make the file smaller",
+}
 _MAKERS: dict[str, Callable[[Path, Path, Served, Any, bool], None]] = {
     "dynamic": _dynamic,
     "static": _static,

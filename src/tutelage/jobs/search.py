@@ -265,7 +265,10 @@ class Search:
             log.info(
                 "no trial is better than these in one thing without being worse in another (validation):"
             )
-            for trial in sorted((t for t in complete if t.number in on_front), key=lambda t: t.costs):
+            best_of = {
+                t.key: t for t in reversed(complete) if t.number in on_front
+            }  # the first trial of a run
+            for trial in sorted(best_of.values(), key=lambda t: t.costs):
                 words = " ".join(f"{key}={value}" for key, value in trial.values.items())
                 log.info(
                     "  trial %d: %s %.4g%s: %s",

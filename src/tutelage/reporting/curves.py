@@ -13,7 +13,7 @@ from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.reporting import quantities
-from tutelage.reporting.palette import LOOK, style
+from tutelage.reporting.palette import LOOK, logarithmic, style
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.statistics import Summary, summarize
 from tutelage.reporting.verdict import Comparison
@@ -217,7 +217,7 @@ class _Drawing:
         means = [mean for points in self.curves.values() for _, mean, _, _ in points]
         is_share = quantities.possible(self.metric, self.scale)[1] < math.inf  # keeps its linear axis
         if means and min(means) > 0 and max(means) > 50 * min(means) and not is_share:
-            axes.set_yscale("log")
+            logarithmic(axes.yaxis)
 
     def _possible(self, value: float) -> float:
         return quantities.clipped(value, self.metric, self.scale)

@@ -27,3 +27,16 @@ LOOK: dict[str, Any] = {
 def style(place: int) -> tuple[str, str]:
     """Return the colour and the dashes of the line at a place."""
     return PALETTE[place % len(PALETTE)], DASHES[place // len(PALETTE) % len(DASHES)]
+
+
+def logarithmic(axis: Any) -> None:
+    """Give an axis a logarithmic scale with numbers in full at its ticks: formulas are off in `LOOK`."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:,.6g}" if super().__call__(x, pos) else ""
+
+    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
+    axis.set_major_formatter(Plain())
+    axis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(1.2, 0.4)))

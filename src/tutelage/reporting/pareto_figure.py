@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tutelage.reporting.palette import LOOK
+from tutelage.reporting.palette import LOOK, logarithmic
 from tutelage.reporting.quantities import direction
 from tutelage.runs.records import replacing
 
@@ -47,11 +47,12 @@ def draw(trials: Path) -> Path | None:
             axes.plot(
                 [x for x, _ in front], [y for _, y in front], marks, color="#0072B2", label="Pareto front"
             )
-            for x, y, row in places:
+            by_run = {row["run"]: (x, y, row) for x, y, row in reversed(places)}  # the first trial of each
+            for x, y, row in by_run.values():
                 if row["pareto"] == "yes":
                     axes.annotate(row["trial"], (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
             if places and max(p[0] for p in places) > 8 * min(p[0] for p in places) > 0:
-                axes.set_xscale("log")
+                logarithmic(axes.xaxis)
             axes.set(
                 xlabel=f"{UNITS.get(cost, cost)}; lower is better",
                 ylabel=metric.replace("/", " ") + direction(metric),

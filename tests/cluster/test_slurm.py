@@ -38,7 +38,26 @@ QUICK = [
     "model.depth=2",
     "model.width=8",
 ]
-LONG = [*QUICK, "fit.max_steps=3000", "fit.validate_every_steps=100", "fit.checkpoint_every_s=0"]
+LONG = [*QUICK, "fit.max_steps=900", "fit.validate_every_steps=100", "fit.checkpoint_every_s=0",
+        "+objective@method.objectives.held=held"]  # fmt: skip
+HELD = '''
+import time
+from pathlib import Path
+
+from tutelage.objectives.base import Objective
+
+
+class Held(Objective):
+    """Nothing, but a process waits after 300 steps until there is a file `go`: so a run lasts as long as a test means, on any machine."""
+
+    seen = 0
+
+    def loss(self, step):
+        self.seen += 1
+        while self.seen > 300 and not Path("go").exists():
+            time.sleep(0.05)
+        return 0 * step.output.sum()
+'''
 TWO_NODES = ["hardware=slurm", "hardware.accelerator=cpu", "hardware.devices=1"]
 SLURM = "hydra/launcher=slurm"
 
@@ -60,8 +79,13 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def empty(cluster, tmp_path, monkeypatch):
-    """Work in a folder of its own, and leave no job behind."""
+    """Work in a folder of its own, where `LONG` runs wait for a file `go`, and leave no job behind."""
     monkeypatch.chdir(tmp_path)
+    Path("held_runs.py").write_text(HELD)
+    Path("conf/objective").mkdir(parents=True)
+    Path("conf/objective/held.yaml").write_text(
+        "_target_: held_runs.Held\nweight: 1.0\nschedule: {name: always}\n"
+    )
     yield
     subprocess.run(["scancel", "--me"], check=True)
     until(lambda: not said("squeue", "--noheader"), "the queue is empty")
@@ -84,16 +108,23 @@ def train(*words):
 
 
 def begin(*words):
-    """Begin a sweep."""
-    return subprocess.Popen(
-        command("-m", SLURM, *words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    """Begin a sweep; what it says is in the file `said`."""
+    file = Path(f"sweep-{len(list(Path().glob('sweep-*')))}.txt").absolute()
+    with file.open("w") as output:
+        sweep = subprocess.Popen(command("-m", SLURM, *words), stdout=output, stderr=subprocess.STDOUT)
+    sweep.said = file
+    return sweep
 
 
 def end(sweep):
     """Wait for a sweep; return exit code and what it said."""
-    output, _ = sweep.communicate(timeout=500)
-    return sweep.returncode, output
+    code = sweep.wait(timeout=500)
+    return code, sweep.said.read_text()
+
+
+def go():
+    """Let the runs that wait go on."""
+    Path("go").touch()
 
 
 def until(condition, what, limit_s=200):
@@ -171,7 +202,7 @@ def test_too_few_cpus_or_nodes_are_said_where_they_are_asked_for():
 
 def test_a_sweep_that_is_stopped_two_at_once_a_requeue_a_cancelled_job_and_a_preemption():
     """Nothing twice, nothing lost, and the numbers are those of a run that nothing happened to."""
-    words = [*LONG, "fit.max_steps=6000", "seed=0,1,2,3"]
+    words = [*LONG, "seed=0,1,2,3"]
     sweep = begin(*words)
     saved(0, 1, 2, 3)
     jobs = numbers()
@@ -179,13 +210,14 @@ def test_a_sweep_that_is_stopped_two_at_once_a_requeue_a_cancelled_job_and_a_pre
     code, output = end(sweep)
     assert code == 143 and f"`scancel {' '.join(jobs)}` ends them, the same command waits for them" in output
     sweeps = [begin(*words), begin(*words)]
-    until(lambda: len(list(Path("runs/.sweeps").iterdir())) == 3, "sweeps")
-    time.sleep(3)
+    for sweep in sweeps:
+        until(lambda sweep=sweep: "wait or run" in sweep.said.read_text(), "both wait for the jobs")
     said("scontrol", "requeue", jobs[0])
     said("scancel", jobs[1])
     subprocess.run(
         ["srun", "--partition=urgent", "--nodes=2", "--exclusive", "sleep", "1"], check=True
     )  # takes the others' place
+    go()
     for sweep in sweeps:
         code, output = end(sweep)
         assert code == 1, output
@@ -199,7 +231,7 @@ def test_a_sweep_that_is_stopped_two_at_once_a_requeue_a_cancelled_job_and_a_pre
     assert set(runs) == {0, 1, 2, 3} and all(run.state is State.COMPLETE for run in runs.values())
     assert all(len(runs[seed].attempts) >= 2 for seed in (0, 1))
     assert any(len(runs[seed].attempts) >= 2 for seed in (2, 3))  # whose place was taken
-    code, output = train(*LONG, "fit.max_steps=6000", "seed=0", "runs_dir=plain")
+    code, output = train(*LONG, "seed=0", "runs_dir=plain")
     assert code == 0, output
     (plain,) = Store("plain").runs()
     assert runs[0].result["cost"]["resumed_at_step"] > 0
@@ -208,7 +240,7 @@ def test_a_sweep_that_is_stopped_two_at_once_a_requeue_a_cancelled_job_and_a_pre
 
 @pytest.mark.parametrize("ranks", [TWO_NODES, ["hardware=ddp_cpu"]], ids=["on two nodes", "on one"])
 def test_a_job_of_two_ranks_that_is_queued_again_and_then_cancelled(ranks):
-    sweep = begin(*LONG, "fit.max_steps=9000", *ranks, "seed=0")
+    sweep = begin(*LONG, *ranks, "seed=0")
     saved(0)
     (job,) = numbers()
     said("scontrol", "requeue", job)
@@ -222,7 +254,10 @@ def test_a_job_of_two_ranks_that_is_queued_again_and_then_cancelled(ranks):
 
 
 def test_a_job_whose_time_is_over_is_queued_again_and_resumes():
-    code, output = end(begin(*LONG, "fit.max_steps=100000", "hydra.launcher.timeout_min=1", "seed=0"))
+    sweep = begin(*LONG, "hydra.launcher.timeout_min=1", "seed=0")
+    until(lambda: "interrupted and queued again" in sweep.said.read_text(), "the time is over", limit_s=400)
+    go()
+    code, output = end(sweep)
     assert code == 0 and "interrupted and queued again" in output, output
     assert run_of(0).result["cost"]["resumed_at_step"] > 0
 
@@ -249,6 +284,7 @@ def test_a_job_whose_process_is_killed_is_said_in_words_and_submitted_again():
     saved(0)
     holder = (Path("runs/.locks") / f"{run_of(0).identity}.lock").read_text()
     os.kill(int(re.search(r'"pid": (\d+)', holder)[1]), signal.SIGKILL)
+    go()
     code, output = end(sweep)
     assert code == 0, output
     assert (
@@ -259,12 +295,13 @@ def test_a_job_whose_process_is_killed_is_said_in_words_and_submitted_again():
 
 @pytest.mark.parametrize("what", ["the daemon", "the machine"])
 def test_a_node_that_dies_gives_its_job_to_another(cluster, what):
-    sweep = begin(*LONG, "fit.max_steps=6000", "seed=0")
+    sweep = begin(*LONG, "seed=0")
     saved(0)
     node = said("squeue", "--noheader", "--format=%N").strip()
     os.kill(int((cluster / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
     if what == "the machine":
         kill_all_of(said("squeue", "--noheader", "--format=%i").strip())
+    go()
     code, output = end(sweep)
     subprocess.run([Path(__file__).parent / "slurm.sh", "node", cluster, node[-1]], check=True)
     assert code == 0, output

@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tutelage.bench.timing import Row, row
 
 SIZES = (10, 100, 1_000)
 SEEDS = 10
+Slopes = tuple[list[float], list[float]]
+"""Milliseconds a run, of several turns: by the clock, and of the processor's time."""
 STUDY = ["data=digits", "model=fcn", "logger=none", "name=study/plain"]
 
 
@@ -48,8 +53,12 @@ def rows(sizes: Sequence[int] = SIZES, repeats: int = 3) -> list[Row]:
             _fill(store, size)
         time.sleep(FRESH_S)  # what was written just now is not kept
 
-        def slopes(look: Callable[[Any], Any], times: int) -> list[float]:
-            return [_slope(sizes, [_seconds(look, store) for store in stores]) for _ in range(times)]
+        def slopes(look: Callable[[Any], Any], times: int) -> Slopes:
+            measured = [[_seconds(look, store) for store in stores] for _ in range(times)]
+            clock, processor = (
+                [_slope(sizes, [one[of] for one in turn]) for turn in measured] for of in (0, 1)
+            )
+            return clock, processor
 
         first = slopes(collect, 1)
         lists = slopes(render_runs_table, repeats)
@@ -60,25 +69,48 @@ def rows(sizes: Sequence[int] = SIZES, repeats: int = 3) -> list[Row]:
         finished = slopes(_sweep, 1)
         kilobytes = (_memory() - before) / 1e3 / sizes[-1]
         dry = slopes(lambda store: _command("remove", "--all", "--dry", f"runs_dir={store.root}"), repeats)
+        for store in stores:
+            shutil.copytree(store.root, f"{store.root}-copy")
+        bare = slopes(
+            lambda store: subprocess.run(["rm", "-rf", f"{store.root}-copy"], check=True),
+            1,
+        )
         removed = slopes(lambda store: _command("remove", "--all", "--yes", f"runs_dir={store.root}"), 1)
-    note = f"milliseconds, not a ratio: a slope over {', '.join(f'{size:,}' for size in sizes)} runs"
+    over = ", ".join(f"{size:,}" for size in sizes)
+
+    def of(name: str, found: Slopes, at_most: float | None = None) -> Row:
+        clock, processor = found
+        note = (
+            f"milliseconds, not a ratio: a slope over {over} runs; the processor's: {median(processor):.3g}"
+        )
+        return row(name, clock, at_most=at_most, note=note)
+
     return [
-        row("per run that is looked at for the first time", first, at_most=10, note=note),
-        row("per listed run", lists, at_most=0.2, note=note),
-        row("per reported run, without its figure", reports, at_most=0.5, note=note),
-        row("per planned command", plans, at_most=10, note=note),
-        row("per finished job of a sweep", finished, at_most=10, note=note),
-        row("per run that `remove --dry` lists", dry, at_most=0.2, note=note),
-        row("per removed run", removed, note=note),
+        of("per run that is looked at for the first time", first, 10),
+        of("per listed run", lists, 0.2),
+        of("per reported run, without its figure", reports, 0.5),
+        of("per planned command", plans, 10),
+        of("per finished job of a sweep", finished, 10),
+        of("per run that `remove --dry` lists", dry, 0.2),
+        of("per removed run", removed),
+        of("per run that `rm -rf` removes", bare),
         row("memory per finished job of a sweep", [kilobytes], at_most=50, note="kB, not a ratio"),
         row("files per run", [_files_of_a_run()], at_most=9, note="a count, its lock too"),
     ]  # fmt: skip
 
 
-def _seconds(look: Callable[[Any], Any], store: Any) -> float:
-    began = time.perf_counter()
+def _seconds(look: Callable[[Any], Any], store: Any) -> tuple[float, float]:
+    """Return the seconds that a look takes by the clock, and of the processor's time."""
+    began, used = time.perf_counter(), _processor_s()
     look(store)
-    return time.perf_counter() - began
+    return time.perf_counter() - began, _processor_s() - used
+
+
+def _processor_s() -> float:
+    import resource
+
+    of = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in of)
 
 
 def _slope(sizes: Sequence[int], seconds: list[float]) -> float:

@@ -43,7 +43,8 @@ def run(given: Given) -> int:
     elif checkpoints:
         folders = [store.at(row.key).path / "checkpoints" for row in rows if row.state is State.COMPLETE]
     else:
-        folders = [store.root / row.key for row in removable(store, rows, name)]
+        every = None if name or any(chosen.values()) else rows
+        folders = [store.root / row.key for row in removable(store, rows, name, every)]
     folders = [folder for folder in folders if folder.is_dir()]
     sizes = {folder: size_of(folder) for folder in folders}
     for folder, size in sizes.items():
@@ -58,9 +59,12 @@ def run(given: Given) -> int:
     return remove(store, folders, runs=not (archive or checkpoints))
 
 
-def removable(store: Store, rows: Sequence[Row], under: str = "") -> list[Row]:
+def removable(
+    store: Store, rows: Sequence[Row], under: str = "", everything: Sequence[Row] | None = None
+) -> list[Row]:
     """Return the rows that neither a table nor a remaining run needs and that nobody works on; say what is kept and why.
 
+    everything: all rows of the store, where they were read already.
     A run that has a name beside the one that is removed stays; of such a run's links, which are rows of their own, the name goes.
     """
     from tutelage.reporting.collect import collect
@@ -81,7 +85,7 @@ def removable(store: Store, rows: Sequence[Row], under: str = "") -> list[Row]:
             kept[row.key] = f"also called {outside[0]}"
     gone = {identity_of(row.key): row.key for row in candidates if row.key not in (*kept, *links)}
     # What a remaining run needs remains, and what that needs, until nothing changes.
-    everything = collect(store)
+    everything = collect(store) if everything is None else everything
     while found := {
         identity_of(key): row.key
         for row in everything
@@ -183,7 +187,13 @@ def archived(store: Store, under: str) -> list[Path]:
 
 def size_of(folder: Path) -> int:
     """Return the bytes of a folder's files."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+    with os.scandir(folder) as entries:
+        return sum(
+            size_of(Path(one.path))
+            if one.is_dir(follow_symlinks=False)
+            else one.stat(follow_symlinks=False).st_size
+            for one in entries
+        )
 
 
 def agreed(question: str) -> bool:

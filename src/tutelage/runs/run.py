@@ -239,7 +239,8 @@ class Run:
             self.path.unlink()
             return
         grave = self.path.with_name(f".removed-{self.path.name}")
-        shutil.rmtree(grave, ignore_errors=True)
+        if grave.exists():  # of a removal that was killed
+            shutil.rmtree(grave, ignore_errors=True)
         self.path.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)
 

@@ -46,7 +46,7 @@ class Forked:
                 self.code = os.waitstatus_to_exitcode(status)
         return self.code is None
 
-    def wait(self, timeout_s: float = 120) -> int:
+    def wait(self, timeout_s: float = 600) -> int:
         end = time.monotonic() + timeout_s
         while self.running:
             assert time.monotonic() < end, self.text()

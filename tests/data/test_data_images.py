@@ -1,5 +1,6 @@
 """Named image sets and image folders: contents, subsets, normalisation, layouts, caches and broken files."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -303,3 +304,69 @@ def test_sets_with_named_splits_and_images_without_labels(
     unlabelled = images[torch.from_numpy(index), 0, 0, 0].tolist()
     assert unlabelled.count(60) == 30 and unlabelled.count(20) == 0
     assert unlabelled.count(40) == (40 if name == "STL10" else 0)
+
+
+def _svhn_files(root: Path, images: np.ndarray, labels: np.ndarray) -> list[Path]:
+    """Write what the set's pages publish: matrices (32, 32, 3, n) and classes of which 10 is the digit 0."""
+    from scipy.io import savemat
+
+    paths = []
+    for split, count in (("train", 30), ("test", 10)):
+        paths.append(root / f"{split}_32x32.mat")
+        content = {
+            "X": images[:count].transpose(2, 3, 1, 0),
+            "y": np.where(labels == 0, 10, labels)[:count, None],
+        }
+        savemat(paths[-1], content)
+    return paths
+
+
+def _stl10_files(root: Path, images: np.ndarray, labels: np.ndarray) -> list[Path]:
+    """Write what the set's pages publish: bytes of images column by column, and of classes from 1."""
+    folder = root / "stl10_binary"
+    folder.mkdir()
+    images.transpose(0, 1, 3, 2).tofile(folder / "unlabeled_X.bin")
+    for split, count in (("train", 30), ("test", 10)):
+        images[:count].transpose(0, 1, 3, 2).tofile(folder / f"{split}_X.bin")
+        (labels[:count] + 1).astype(np.uint8).tofile(folder / f"{split}_y.bin")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["SVHN", "STL10"])
+def test_files_as_they_are_published_are_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import datasets
+
+    side = {"SVHN": 32, "STL10": 96}[name]
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, 3, side, side), dtype=np.uint8)
+    labels = np.arange(40) % 10
+    paths = {"SVHN": _svhn_files, "STL10": _stl10_files}[name](tmp_path, images, labels)
+    sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in paths}
+    kind = getattr(datasets, name)
+    if name == "SVHN":
+        listed = {split: [url, file, sums.get(file, "")] for split, (url, file, _) in kind.split_list.items()}
+        monkeypatch.setattr(kind, "split_list", listed)
+    else:
+        for part in ("train_list", "test_list"):
+            listed = [[file, sums.get(file, "")] for file, _ in getattr(kind, part)]
+            monkeypatch.setattr(kind, part, [one for one in listed if one[1]])
+    module = TorchvisionImages(
+        dataset=name.lower(),
+        root=str(tmp_path),
+        download=False,
+        batch_size=8,
+        validation=10,
+        normalization=None,
+    )
+    module.setup()
+    assert module.input_shape == (3, side, side)
+    assert module.summary()["sizes"] == {"train": 20, "validation": 10, "test": 10}
+    for batch in module.batches("validation", device="cpu"):
+        for image, target in zip(batch.inputs, batch.targets, strict=True):
+            (place,) = (k for k in range(30) if np.allclose(image.numpy() * 255, images[k], atol=0.01))
+            assert int(target) == labels[place]
+    if name == "STL10":
+        seen, index, *_ = module.unlabelled("rest")
+        assert len(index) == 40 and tuple(seen.shape[1:]) == (3, 96, 96)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 import random
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -106,6 +108,15 @@ def test_the_direction_is_the_tasks(tmp_path, capsys):
     choose = max if run.result["selection"]["mode"] == "max" else min
     best = choose(rows, key=lambda row: float(row[column]))
     assert f"{best['run']}: val. accuracy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", [0.5, 0.5, 0.7]), ("min", [0.5, 0.3, 0.3])])
+def test_the_curve_of_a_run_is_the_best_number_so_far(mode, best):
+    values = {2: 0.5, 3: None, 4: 0.3, 5: math.nan, 6: 0.7}
+    rows = [{"step": step, "validation/m": value} for step, value in values.items()] + [{"step": 7}]
+    search = SimpleNamespace(mode=mode, monitor="m")
+    found = Search._curve(search, SimpleNamespace(metrics=SimpleNamespace(rows=rows)))
+    assert found == dict(zip((2, 4, 6), best, strict=True))
 
 
 def test_a_hopeless_run_is_stopped_is_no_failure_and_can_be_finished(tmp_path, capsys):

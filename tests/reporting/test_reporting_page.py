@@ -1,6 +1,7 @@
 """The page of a report: whole without a network or a script, every link leads somewhere, hostile texts stay texts, its size is bounded."""
 
 import json
+import math
 import re
 import threading
 import urllib.error
@@ -298,6 +299,13 @@ def test_a_page_that_is_opened_before_the_first_run_shows_the_table_and_then_the
         assert report().title.startswith("Deep FCN")  # its words say that the table is meant
     with opened("demo/plain", "model.depth=7") as report, pytest.raises(UserError, match="takes runs_dir"):
         report()
+
+
+def test_a_scatter_plot_has_a_numbered_point_for_each_that_is_a_number():
+    points = [("a", 1.0, 0.5, (0.4, 0.6), "red"), ("b", math.nan, 0.7, (0.6, 0.8), "blue")]
+    drawn = forest.scatter(points, x="cost", y="accuracy")
+    assert ">1</text>" in drawn and "red" in drawn and "blue" not in drawn and "accuracy" in drawn
+    assert forest.scatter(points[1:], x="cost", y="accuracy") == ""
 
 
 def test_the_unit_of_a_scale_stands_at_its_last_number():

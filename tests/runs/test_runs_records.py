@@ -15,7 +15,7 @@ import pytest
 
 from tutelage.errors import UserError
 from tutelage.runs import records
-from tutelage.runs.bounded import check_archive
+from tutelage.runs.bounded import DEPTH, check_archive, check_yaml
 from tutelage.runs.records import (
     MetricsWriter,
     read_json,
@@ -133,6 +133,15 @@ def test_metrics_append_and_flush(tmp_path):
     assert math.isnan(rows[1]["train/loss"])
     with pytest.raises(ValueError, match="step"):
         writer.write({"loss": 1.0})
+
+
+def test_aliases_of_aliases_count_as_deep_as_they_are():
+    def chain(length):
+        return "\n".join(["a0: &a0 [1]", *(f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, length))])
+
+    check_yaml(chain(DEPTH - 3))
+    with pytest.raises(ValueError, match="nested more than"):
+        check_yaml(chain(DEPTH + 3))
 
 
 @pytest.mark.parametrize(("stored", "refused"), [(True, False), (False, True)])

@@ -73,6 +73,8 @@ def test_priors_have_the_stated_variances():
     assert drawn["weight"].var() == pytest.approx(0.05, rel=0.03)
     assert drawn["middle"].var() == pytest.approx(0.025, rel=0.03)
     assert drawn["readout"].var() == pytest.approx(0.2, rel=0.05)
+    attention = AttentionHead(inputs=10, weight_variance=0.5, readout_variance=6.0)
+    assert attention.variances == {"attention": 0.005, "value": 0.6}
 
 
 @pytest.mark.parametrize(("eta", "friction"), [(0.12, None), (0.3, 0.8)])

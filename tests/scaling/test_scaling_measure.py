@@ -82,8 +82,9 @@ def test_specialised_neurons_are_the_outer_mode():
     lazy = specialised_neurons(bulk, networks=50)
     assert lazy.count == 0
     assert math.isnan(lazy.threshold)
-    with pytest.raises(UserError, match="at least one network"):
-        specialised_neurons([], networks=0)
+    for overlaps, networks in (([], 0), ([], 1), ([1.0], 0)):
+        with pytest.raises(UserError, match="at least one network"):
+            specialised_neurons(overlaps, networks=networks)
 
 
 def test_kernel_spectrum_shows_the_spike_that_carries_the_target():

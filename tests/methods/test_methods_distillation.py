@@ -1,5 +1,7 @@
 """Output distillation: which loss, on which rows, through which head."""
 
+import math
+
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from tutelage.objectives.dist import DIST
 from tutelage.objectives.logits import Logits
 from tutelage.objectives.mlkd import MLKD
 from tutelage.objectives.nkd import NKD
+from tutelage.objectives.plain import as_task
 from tutelage.objectives.soft_targets import SoftTargets
 from tutelage.objectives.task import Task
 from tutelage.tasks import Batch, Classification, Forecasting, Tokens
@@ -242,3 +245,29 @@ def test_a_term_that_is_no_single_number_is_told(monkeypatch):
     monkeypatch.setattr(method, "losses", lambda batch: {"task": torch.ones(()), "soft": torch.ones(6)})
     with pytest.raises(UserError, match=r"must be one number, got soft \(6,\)"):
         method.training_step(images(), 0)
+
+
+def test_the_record_has_the_metrics_of_the_latest_batch_where_it_is_given():
+    method, batch = distillation(), images()
+    method.training_step(batch, 0)
+    row = method.flush(batch)
+    right = method._last_output.argmax(dim=1) == batch.targets
+    assert row["train/accuracy"] == pytest.approx(float(right.float().mean()))
+    method.training_step(batch, 0)
+    assert row.keys() - method.flush().keys() == {"train/accuracy"}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"target_weight": -1.0}, {"other_weight": -1.0}, {"other_weight": math.inf}]
+)
+def test_each_weight_of_decoupled_distillation_is_checked(wrong):
+    with pytest.raises(UserError, match="must not be negative"):
+        Decoupled(network="teacher", **wrong)
+
+
+def test_a_function_of_rows_is_a_task_whose_loss_is_their_mean():
+    outputs, targets = torch.randn(5, 3), torch.randn(5, 3)
+    batch = Batch(outputs, targets, torch.arange(5))
+    task = as_task(lambda mine, wanted: (mine - wanted).square().mean(dim=1))
+    assert task.pointwise(outputs, targets).shape == (5,)
+    torch.testing.assert_close(task.loss(outputs, batch), (outputs - targets).square().mean())

@@ -138,7 +138,7 @@ def choices(name: str, known: Iterable[str], *, limit: int = 12) -> str:
 
 def gist(message: str) -> str:
     """Return a message without the list of what there is, which differs from command to command of one sweep."""
-    return re.sub(r"[ ;?]*\b[Kk]nown: .*", "", message, flags=re.DOTALL)
+    return re.sub(r"[ ;?]*\b(Known|known): .*", "", message, flags=re.DOTALL)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -17,7 +17,7 @@ from tutelage.objectives.base import Start
 from tutelage.objectives.schedule import Schedule
 from tutelage.objectives.task import Task
 from tutelage.objectives.total import Objectives
-from tutelage.reporting.layer_pairs import layer_pairs
+from tutelage.runs.layer_pairs import layer_pairs
 
 PAIRS = [{"guide": "a", "network": "x"}, {"guide": "b", "network": "y"}]
 

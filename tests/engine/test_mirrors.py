@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 import time
 
@@ -10,6 +11,7 @@ import pytest
 
 from tutelage.engine import mirrors
 from tutelage.engine.checkpoints import Checkpoints
+from tutelage.engine.run_pictures import pictures_in
 
 
 class Broken:
@@ -154,26 +156,80 @@ def test_csv_and_tensorboard_by_one_word(command):
 GUIDED = ["method=guidance", "model@guide=convnet", "fit.max_steps=4"]
 
 
-def test_tensorboard_has_test_values_hyperparameters_layers_commit_and_pictures(
-    command, monkeypatch, tmp_path
-):
+@pytest.fixture
+def with_samples(monkeypatch):
+    """Give every run a grid of samples, as a generator has."""
     from PIL import Image
+
+    def pictures(folder):
+        (folder / "samples").mkdir(exist_ok=True)
+        for step in (1, 2):
+            Image.new("RGB", (3, 2)).save(folder / "samples" / f"step-{step}.png")
+        return pictures_in(folder)
+
+    monkeypatch.setattr("tutelage.engine.fit.pictures_in", pictures)
+
+
+def records_of(path):
+    """Yield the records of a file of W&B's: blocks of 32 KiB, in these parts with a header each (checksum, length, kind)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, held = path.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        held += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = Record()
+            record.ParseFromString(held)
+            yield record
+            held = b""
+
+
+def test_wandb_offline_has_all_that_is_known_of_a_run(command, with_samples):
+    run = command(*GUIDED, "logger=wandb")
+    mirrors.drain()
+    (path,) = (run.path / "wandb").glob("offline-run-*/*.wandb")
+    records = list(records_of(path))
+    (begun,) = [one.run for one in records if one.WhichOneof("record_type") == "run"]
+    config = {one.key: json.loads(one.value_json) for one in begun.config.update}
+    assert (begun.run_id, begun.run_group, list(begun.tags)[:2]) == (run.identity, "adhoc", ["Guidance", "Digits"])  # fmt: skip
+    assert config["fit"]["max_steps"] == 4 and config["commit"] == run.attempts[-1]["code"]["commit"]
+    pair = run_pairs(run)[0]
+    assert config["layers"]["similarity/01"] == f"{pair['guide']} -> {pair['network']}"
+    history, summary = {}, {}
+    for one in records:
+        for item in one.history.item:
+            history.setdefault("/".join(item.nested_key) or item.key, []).append(json.loads(item.value_json))
+        summary |= {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in one.summary.update}
+    rows = run.metrics.rows
+    assert history["train/loss"] == pytest.approx([row["train/loss"] for row in rows if "train/loss" in row])
+    assert summary["test/accuracy"] == run.result["best"]["test"]["accuracy"]
+    assert summary["best_step"] == run.result["best"]["step"]
+    pictures = {picture.name.split("_")[0] for picture in path.parent.rglob("media/images/*.png")}
+    assert pictures == {"alignment-pairs", "samples"}
+
+
+def test_tensorboard_has_test_values_hyperparameters_layers_commit_and_pictures(command, with_samples):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    picture = tmp_path / "grid.png"
-    Image.new("RGB", (3, 2)).save(picture)
-    monkeypatch.setattr("tutelage.engine.fit.pictures_in", lambda _: {"grid": picture})
     run = command(*GUIDED, "logger=tensorboard", folder="board")
     mirrors.drain()
     events = EventAccumulator(str(run.path / "tensorboard")).Reload()
     assert events.Scalars("test/accuracy")[0].value == pytest.approx(run.result["best"]["test"]["accuracy"])
     recorded = [(row["step"], row["train/loss"]) for row in run.metrics.rows if "train/loss" in row]
     assert {one.step: one.value for one in events.Scalars("train/loss")} == pytest.approx(dict(recorded))
-    assert "step" not in events.Tags()["scalars"] and "grid" in events.Tags()["images"]
+    assert "step" not in events.Tags()["scalars"]
+    assert events.Tags()["images"] == ["alignment-pairs", "samples"]
+    assert events.Images("alignment-pairs")[0].width == 880
     text = {t: events.Tensors(t)[0].tensor_proto.string_val[0].decode() for t in events.Tags()["tensors"]}
     pair = run_pairs(run)[0]
     assert f"similarity/01 | {pair['guide']} -> {pair['network']}" in text["layers/text_summary"]
     assert run.attempts[-1]["code"]["commit"] in text["run/text_summary"]
+    assert "fit.max_steps | 4 |" in text["settings/text_summary"] and "Guidance" in text["run/text_summary"]
     assert "_hparams_/experiment" in events.summary_metadata
 
 
@@ -183,27 +239,7 @@ def run_pairs(run):
     return read_json(run.path / "setup.json")["method"]["objectives"]["alignment"]["pairs"]
 
 
-def test_wandb_is_given_tags_commit_layers_and_test_values(command, monkeypatch):
-    import wandb
-
-    given = {}
-
-    class Seen(RaisingRun):
-        def update(self, summary):
-            given["summary"] = summary
-
-    monkeypatch.setattr(wandb, "init", lambda **arguments: given.update(arguments) or Seen("nothing"))
-    run = command(*GUIDED, "logger=wandb")
-    mirrors.drain()
-    assert (
-        given["tags"][:2] == ["Guidance", "Digits"]
-        and given["config"]["commit"] == run.attempts[-1]["code"]["commit"]
-    )
-    assert len(given["config"]["layers"]) == len(run_pairs(run))
-    assert given["summary"]["test/accuracy"] == run.result["best"]["test"]["accuracy"]
-
-
-def test_mlflow_and_csv_at_once_and_a_resumed_run_is_the_same_there(command, monkeypatch):
+def test_mlflow_and_csv_at_once_and_a_resumed_run_is_the_same_there(command, monkeypatch, with_samples):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     words = [
         *GUIDED,
@@ -234,6 +270,12 @@ def test_mlflow_and_csv_at_once_and_a_resumed_run_is_the_same_there(command, mon
     assert there.data.params["fit.max_steps"] == "4" and "layers.similarity.01" in there.data.tags
     history = client.get_metric_history(there.info.run_id, "validation/accuracy")
     assert {2, 4} <= {point.step for point in history}
+    tags = there.data.tags
+    assert (
+        tags["Guidance"] == "true" and tags["mlflow.source.git.commit"] == run.attempts[-1]["code"]["commit"]
+    )
+    pictures = {one.path for one in client.list_artifacts(there.info.run_id, "pictures")}
+    assert pictures == {"pictures/alignment-pairs.png", "pictures/step-2.png"}
     assert (run.path / "metrics.csv").is_file()
 
 

@@ -10,8 +10,8 @@ from tutelage.analysis.analysis_request import Outcome, Request
 from tutelage.analysis.drawing import lines, save
 from tutelage.analysis.opening import method_of
 from tutelage.errors import UserError
-from tutelage.reporting.layer_pairs import MEAN, LayerPairs, layer_pairs
 from tutelage.reporting.statistics import summarize
+from tutelage.runs.layer_pairs import MEAN, LayerPairs, layer_pairs
 
 Curve = tuple[list[float], list[float]]
 """Steps and values."""

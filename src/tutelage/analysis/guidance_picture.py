@@ -19,10 +19,10 @@ from tutelage.analysis.analysis_request import Outcome, Request
 from tutelage.analysis.drawing import canvas, literal, save
 from tutelage.analysis.opening import method_of, monitored
 from tutelage.errors import UserError
-from tutelage.reporting.layer_pairs import LayerPairs
 from tutelage.reporting.palette import PALETTE, RAMP
 from tutelage.reporting.quantities import clipped
 from tutelage.reporting.statistics import summarize
+from tutelage.runs.layer_pairs import LayerPairs
 from tutelage.runs.records import replacing
 
 MOST_ARMS = 4

@@ -24,7 +24,7 @@ from tutelage.analysis.opening import beside, opened, whole
 from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError, choices
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.reporting.layer_pairs import described
+from tutelage.runs.layer_pairs import described
 from tutelage.runs.records import read_json
 from tutelage.tasks import Batch
 

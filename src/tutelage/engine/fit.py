@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from pathlib import Path
@@ -17,8 +18,9 @@ from tutelage.engine.callbacks import EndEarly, Progress, Recording, StopBelow
 from tutelage.engine.checkpoints import Checkpoints, latest_checkpoint
 from tutelage.engine.cpu import prepared_cpu
 from tutelage.engine.mirror_kinds import about
-from tutelage.engine.mirrors import Mirrors, open_mirrors, pictures_in, summary_of
+from tutelage.engine.mirrors import Mirrors, open_mirrors, summary_of
 from tutelage.engine.outcome import cost, evaluate_and_save, networks
+from tutelage.engine.run_pictures import pictures_in
 from tutelage.engine.trainer import check_ranks, interrupts_first, make_trainer, quiet_lightning
 from tutelage.engine.validation_intervals import ValidationIntervals
 from tutelage.errors import UserError
@@ -99,7 +101,7 @@ def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) ->
             if recording.writer is not None:
                 recording.writer.close()
         finally:
-            mirrors.finish(summary_of(result), pictures_in(run.path))
+            mirrors.finish(summary_of(result), functools.partial(pictures_in, run.path))
             built.method.release()
             built.data.teardown()
     return result

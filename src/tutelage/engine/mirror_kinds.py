@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from tutelage.runs.identity import flatten
 from tutelage.runs.records import read_metrics, replacing
+
+Pictures = Callable[[], dict[str, Path]]
+"""Returns a run's figures and sample grids by name."""
 
 
 class Mirror(Protocol):
@@ -22,8 +26,8 @@ class Mirror(Protocol):
     def log(self, row: dict[str, float]) -> None:
         """Copy one row; `step` is among its values."""
 
-    def finish(self, summary: dict[str, Any], pictures: dict[str, Path]) -> None:
-        """Close it with the result, by dotted key, and the figures and sample grids in the run's folder."""
+    def finish(self, summary: dict[str, Any], pictures: Pictures) -> None:
+        """Close it with the result, by dotted key, and with the figures and sample grids in the run's folder, drawn when asked for."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +101,13 @@ class WandbMirror:
     def log(self, row: dict[str, float]) -> None:
         self.run.log(row)
 
-    def finish(self, summary: dict[str, Any], pictures: dict[str, Path]) -> None:
+    def finish(self, summary: dict[str, Any], pictures: Pictures) -> None:
         try:
-            if pictures:
+            self.run.summary.update(summary)
+            if shown := pictures():
                 import wandb
 
-                self.run.log({name: wandb.Image(str(path)) for name, path in pictures.items()})
-            self.run.summary.update(summary)
+                self.run.log({name: wandb.Image(str(path)) for name, path in shown.items()})
         finally:
             self.run.finish()
 
@@ -136,7 +140,7 @@ class TensorBoardMirror:
             if name != "step":
                 self.writer.add_scalar(name, value, int(row["step"]))
 
-    def finish(self, summary: dict[str, Any], pictures: dict[str, Path]) -> None:
+    def finish(self, summary: dict[str, Any], pictures: Pictures) -> None:
         try:
             from torch.utils.tensorboard.summary import hparams
 
@@ -150,7 +154,7 @@ class TensorBoardMirror:
                 self.writer.file_writer.add_summary(part)
             for name, value in numbers.items():
                 self.writer.add_scalar(name, value)
-            for name, path in pictures.items():
+            for name, path in pictures().items():
                 self.writer.add_image(name, _pixels(path), dataformats="HWC")
         finally:
             self.writer.close()
@@ -223,10 +227,10 @@ class MlflowMirror:
         ]
         self.client.log_batch(self.run_id, metrics=numbers)
 
-    def finish(self, summary: dict[str, Any], pictures: dict[str, Path]) -> None:
+    def finish(self, summary: dict[str, Any], pictures: Pictures) -> None:
         try:
             self._metrics(summary, int(summary.get("best_step", 0)))
-            for path in pictures.values():
+            for path in pictures().values():
                 self.client.log_artifact(self.run_id, str(path), "pictures")
         finally:
             self.client.set_terminated(self.run_id, "FINISHED" if summary else "KILLED")
@@ -244,7 +248,7 @@ class CsvMirror:
     def log(self, row: dict[str, float]) -> None:
         """The record has it."""
 
-    def finish(self, summary: dict[str, Any], pictures: dict[str, Path]) -> None:
+    def finish(self, summary: dict[str, Any], pictures: Pictures) -> None:
         rows = read_metrics(self.folder / "metrics.jsonl").rows
         columns = list(dict.fromkeys(key for row in rows for key in row))
         with replacing(self.folder / "metrics.csv") as part, part.open("w", newline="") as file:

@@ -49,13 +49,6 @@ def summary_of(result: dict[str, Any]) -> dict[str, Any]:
     return values | ({"best_step": best["step"]} if "step" in best else {}) | cost
 
 
-def pictures_in(folder: Path) -> dict[str, Path]:
-    """Return the figures and sample grids of a run's folder, the last grid of those made while training, by name."""
-    found = {path.stem: path for path in sorted(folder.glob("*.png"))}
-    grids = sorted((folder / "samples").glob("*.png"))
-    return found | ({"samples": grids[-1]} if grids else {})
-
-
 class Mirrors:
     """The mirrors of one run, fed without waiting."""
 
@@ -67,9 +60,9 @@ class Mirrors:
         """Queue one row."""
         self._each("log", dict(row))
 
-    def finish(self, summary: dict[str, Any], pictures: dict[str, Path] | None = None) -> None:
-        """Queue the end of the run."""
-        self._each("finish", summary, pictures or {})
+    def finish(self, summary: dict[str, Any], pictures: Callable[[], dict[str, Path]] = dict) -> None:
+        """Queue the end of the run. pictures: returns them by name; called once, in the background, if a mirror shows any."""
+        self._each("finish", summary, functools.cache(pictures))
 
     def _each(self, action: str, *arguments: Any) -> None:
         for mirror in self._live:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.errors import UserError
-from tutelage.reporting.layer_pairs import LayerPairs, layer_pairs
 from tutelage.runs.bounded import read_end
+from tutelage.runs.layer_pairs import LayerPairs, layer_pairs
 from tutelage.runs.records import read_json
 from tutelage.runs.run import Run, State
 

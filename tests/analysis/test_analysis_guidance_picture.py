@@ -72,6 +72,14 @@ def test_the_animation_goes_through_training_and_ends_with_the_figure(tmp_path):
     assert light[0] > light[1] > light[2]
 
 
+def test_an_arm_is_told_from_its_first_step_to_its_last():
+    arm = guidance_picture.arm_of("guided", [run(0.6, 0.9), run(0.6, 0.7)], "accuracy")
+    assert (
+        guidance_picture._told(arm)
+        == "guided (mean over 2 runs): mean similarity 0.250 at step 10, 0.450 at step 30; validation accuracy 0.800"
+    )
+
+
 def test_the_column_of_a_step_ends_at_it():
     assert guidance_picture.edges((50, 150, 200)) == [-50, 50, 150, 200]
     assert guidance_picture.edges((7,)) == [6, 7]

@@ -1,5 +1,7 @@
 """ReviewKD against loops over pairs and positions, and what it refuses."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from tutelage.config.compose import compose
 from tutelage.engine.build import build
 from tutelage.errors import UserError
 from tutelage.losses.projected import hierarchical
-from tutelage.objectives.review import Fusion
+from tutelage.objectives.review import Fusion, ReviewKD
 
 AT = "method.objectives.feature"
 CONV = ["model=cifar", "model.name=resnet8", "model@teacher=cifar", "teacher.name=resnet14"]
@@ -107,3 +109,12 @@ def test_a_width_of_nothing_is_refused(tmp_path):
     ]
     with pytest.raises(UserError, match=r"method\.objectives\.feature\.width must be at least 1"):
         build(compose([*words, f"{AT}.width=0"]))
+
+
+@pytest.mark.parametrize("shapes", [((4, 8), (6, 8, 8)), ((4, 8, 8), (6, 8))])
+def test_a_sequence_on_either_side_is_refused(shapes):
+    mine, theirs = (SimpleNamespace(name="layer", shape=shape) for shape in shapes)
+    objective = ReviewKD(network="teacher")
+    objective.pairs = [SimpleNamespace(network=mine, guide=theirs)]
+    with pytest.raises(UserError, match="choose hint or srd"):
+        objective.make_projectors()

@@ -105,7 +105,7 @@ def normalised(
     label = targets[:, None]
     log_p = F.log_softmax(student, dim=-1).gather(1, label)[:, 0]
     weight = F.softmax(teacher, dim=-1).gather(1, label)[:, 0]
-    place = torch.arange(student.shape[-1] - 1, device=targets.device)
+    place = torch.arange(student.shape[1] - 1, device=targets.device)
     others = place + (place >= label)
     mine, theirs = (x.gather(1, others) / temperature for x in (student, teacher))
     rest = -(F.softmax(theirs, dim=1) * F.log_softmax(mine, dim=1)).sum(dim=1)
@@ -207,7 +207,7 @@ def self_taught(
     log_p = F.log_softmax(student, dim=-1)
     true = log_p.gather(1, label)[:, 0]
     value = (true.exp().square() + 1 - mean_square).detach()
-    place = torch.arange(student.shape[-1] - 1, device=targets.device)
+    place = torch.arange(student.shape[1] - 1, device=targets.device)
     others = place + (place >= label)
     mine, theirs = (x.gather(1, others) for x in (student, weak))
     both = (F.softmax(mine, dim=1) + F.softmax(theirs, dim=1)).detach()

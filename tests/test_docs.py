@@ -108,3 +108,15 @@ def test_the_citation_is_one_and_of_this_version() -> None:
     for one in (cited, *cited["references"]):
         assert one["title"] and one["type"] in ("software", "article")
         assert all("name" in author or "family-names" in author for author in one["authors"])
+
+
+def test_lists_and_tables_stand_behind_an_empty_line() -> None:
+    """Without it the site shows them as one paragraph."""
+    wrong = []
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "experiments").rglob("*.md")]
+    for page in (page for page in pages if page.parent.name != "results"):
+        text = re.sub(r"^```.*?^```$", "```", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+        wrong += [
+            (page.name, found) for found in re.findall(r"^[^\s\-|#<>`\d].*\n(?:- |\| ).*", text, re.MULTILINE)
+        ]
+    assert not wrong

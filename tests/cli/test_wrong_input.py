@@ -47,6 +47,9 @@ def fails(capsys, *words, code=2):
         ("fit.max_stps=9", "Known: fit.accumulate, fit.checkpoint_every_s"),  # the section's keys alone
         ("hardware.devices=999", "this machine has"),
         ("data=image_folder data.root=/no/such", "tutelage: there is no file or folder /no/such"),
+        ("data=image_folder data.root=", "data.root must name existing data; got an empty text"),
+        ("data=cifar10 data.root=", "data.root must name existing data; got an empty text"),
+        ("data=pseudo data.root=", "data.root must name existing data; got an empty text"),
         ("dta=digits", "did you mean 'data'"),
         ("data=digist", "did you mean 'digits'"),
         ("model=fcm", "did you mean 'fcn'"),

@@ -49,7 +49,7 @@ def run(given: Given) -> int:
     sizes = {folder: size_of(folder) for folder in folders}
     for folder, size in sizes.items():
         print(f"{folder}  {size / 1e6:.1f} MB")
-    what = f"{len(folders)} folders, {sum(sizes.values()) / 1e6:.1f} MB"
+    what = f"{len(folders)} folder{'s' * (len(folders) != 1)}, {sum(sizes.values()) / 1e6:.1f} MB"
     if "--dry" in given.flags or not folders:
         print(f"nothing removed; {what} could be" if folders else "nothing to remove")
         return 0

@@ -121,6 +121,9 @@ def check(config: dict[str, Any]) -> None:
     _check_numbers("", config)
     for name, kind in SECTIONS.items():
         _update(config[name], read(kind, config[name], name))
+    root = config["data"].get("root")
+    if isinstance(root, str) and not root.strip():  # also where nothing asked for its fingerprint
+        raise UserError("data.root must name existing data; got an empty text")
 
 
 def check_command(config: dict[str, Any]) -> None:

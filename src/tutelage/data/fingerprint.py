@@ -29,7 +29,7 @@ def fingerprint(
     kind: "images" counts image files alone, so that a note beside them makes no other set; None counts all files.
     without: relative paths that are passed over, as `printable` writes them.
     """
-    root = Path(path).expanduser()
+    root = _named(path)
     if root.is_file():
         return file_digest(root)
     if not root.is_dir():
@@ -40,6 +40,12 @@ def fingerprint(
 
         found = [one for one in found if is_image(one.name)]
     return of_files(root, found)
+
+
+def _named(path: str | os.PathLike[str]) -> Path:
+    if not str(path).strip():  # to Python, the folder of the command
+        raise UserError("`root` must name existing data; got an empty text")
+    return Path(path).expanduser()
 
 
 def of_files(root: Path, found: Sequence[Found]) -> str:
@@ -57,7 +63,7 @@ def of_files(root: Path, found: Sequence[Found]) -> str:
 
 def pseudo_manifest(root: str | os.PathLike[str]) -> Path:
     """Return where the manifest of a pseudo data set lies: `root` is its folder, or that of the run that made it."""
-    folder = Path(root).expanduser()
+    folder = _named(root)
     inside = folder / "shards"
     return (inside if (inside / "recipe.json").is_file() else folder) / "manifest.json"
 

@@ -167,7 +167,7 @@ def check_teacher(where: str, config: Mapping[str, Any], data: DataModule, *, sa
     if Weights.of(config, where).kind == "scratch":
         log.warning(
             "the %s is at its random initialisation: %s.weights=scratch. It has nothing to teach but noise",
-            where,
+            f"frozen network '{where.removeprefix('frozen.')}'" if where.startswith("frozen.") else where,
             where,
         )
     elif (folder := _folder(Weights.of(config, where))) is not None and (folder / "config.yaml").is_file():

@@ -70,6 +70,11 @@ READ: dict[tuple[str, str, str], str] = {
     ),
     ("robustness/corruptions.py", "Lt -> LtE", "white < 0.5"): "a uniform number that is one half exactly",
     ("robustness/typos_and_gaps.py", "Lt -> LtE", "if kind < 0.75:"): "a uniform number that is 3/4 exactly",
+    (
+        "robustness/typos_and_gaps.py",
+        "Lt -> LtE",
+        "draws < MISSING",
+    ): "a uniform number that is the share exactly",
     ("engine/cpu.py", "Eq -> NotEq", '"mallopt", None) if sys.platform == "linux"'): (
         "noticed, by test_engine_cpu.py in a process that starts anew"
     ),

@@ -162,7 +162,7 @@ COMMANDS: list[list[str]] = [
     "guidance/digits", "processes=x"],
     ["reproduce", "guidance/digits", "processes=2", "hydra/launcher=local"], ["reproduce", "guidance/digits", "hydra/launcher=nope"],
     ["reproduce", "guidance/digits", "--dry", "nope=3"], ["list"], ["list", "nope"], ["list", "runs", "--state", "nope"],
-    ["list", "runs", "--since", "yesterday"], ["list", "runs", "--nope"], ["list", "runs", "../.."],
+    ["list", "runs", "last=0"], ["list", "runs", "--since", "yesterday"], ["list", "runs", "--nope"], ["list", "runs", "../.."],
     ["analyse"], ["analyse", "nope"],
     ["doctor", "nope=1"], ["doctor", "--nope"], ["doctor", "experiment=nope"], ["doctor", "--build", "model.width=-1"],
     ["train", "-m", "hydra/launcher=local", "hydra.launcher.processes=0", "seed=0,1"],

@@ -1,11 +1,13 @@
 """Arms that differ in more than they are compared for: it is said, and other test data have no common verdict."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from tutelage.reporting import render
 from tutelage.reporting.runs_report import free_report
 from tutelage.reporting.table_file import load
-from tutelage.reporting.table_report import build
+from tutelage.reporting.table_report import _comparisons, build
 from tutelage.reporting.verdict import Verdict
 from tutelage.runs.store import Store
 
@@ -125,3 +127,11 @@ def test_a_table_says_what_its_grid_does_not_sweep(make, store: Store, tmp_path)
         "The arms differ in training budget (fit): max_steps: 100 (base, elsewhere), 300 (guided)",
     ]
     assert [item.verdict for item in report.comparisons] == [Verdict.UNDECIDED, Verdict.APART]
+
+
+def test_a_section_compares_arms_that_both_have_its_metric():
+    first, second = (
+        SimpleNamespace(label=name, values=values) for name, values in (("a", {0: 0.5}), ("b", {}))
+    )
+    table = SimpleNamespace(compare=[("a", "b"), ("b", "a")], paper_setting=False)
+    assert _comparisons(table, [first, second], all_pairs=False) == []

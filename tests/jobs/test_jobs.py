@@ -144,6 +144,7 @@ def test_what_is_stored_is_taken_without_a_job(command, tmp_path):
     run = command()
     assert jobs.take(plan_of(words), words) == run.result["best"]["validation"]["accuracy"]
     assert [note.outcome for note in jobs.notes()] == [notes.Outcome.DONE]
+    assert jobs.take(plan_of([*words, "rerun=true"]), words) is None  # it is to be made anew
     assert jobs.take(None, words) is None and jobs.take(plan_of([*words, "seed=1"]), words) is None
     jobs.stop()
     assert jobs.take(plan_of(words), words) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tutelage.config.groups import config_folder
 from tutelage.errors import UserError, choices
 
 TABLES = Path("experiments")
@@ -42,9 +43,7 @@ def tables() -> dict[str, Path]:
 
 def shipped() -> Path:
     """Return the folder of the tables that come with the package: of a checkout, or the copy inside an installed wheel."""
-    package = Path(__file__).parents[1]
-    checkout = package.parent.parent / TABLES
-    return checkout if (package.parent.parent / "conf" / "train.yaml").is_file() else package / TABLES
+    return config_folder().parent / TABLES
 
 
 def name_of(path: Path) -> str:

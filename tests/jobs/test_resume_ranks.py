@@ -28,11 +28,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _become_rank(rank: int, port: int, stop_at: int | None) -> None:
+def _become_rank(rank: int, port: int, stop_at: int | None, ranks: int, on_node: int) -> None:
     """Make this process a rank that torchrun would start; at `stop_at` it dies right after a save, without a word."""
     os.environ.update(
-        TORCHELASTIC_RUN_ID="test", RANK=str(rank), LOCAL_RANK=str(rank), GROUP_RANK="0", WORLD_SIZE=str(RANKS),
-        LOCAL_WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        TORCHELASTIC_RUN_ID="test", RANK=str(rank), LOCAL_RANK=str(rank % on_node), GROUP_RANK=str(rank // on_node), WORLD_SIZE=str(ranks),
+        LOCAL_WORLD_SIZE=str(on_node), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
     if stop_at is None:
         return
@@ -47,18 +47,24 @@ def _become_rank(rank: int, port: int, stop_at: int | None) -> None:
     Checkpoints.save = save_then_die  # the process is a rank to its end: nothing to undo
 
 
-def train(folder: Path, words: list[str], stop_at: int | None = None):
+def train(
+    folder: Path, words: list[str], stop_at: int | None = None, ranks: int = RANKS, on_node: int = RANKS
+):
     """Do a run on two ranks, started as by torchrun; return it and what each rank printed."""
     port = _free_port()
     command = ["train", *SMALL, *SCHEDULE, *words, f"runs_dir={folder}"]
-    ranks = [
-        Forked(command, folder / f"rank-{rank}.txt", functools.partial(_become_rank, rank, port, stop_at))
-        for rank in range(RANKS)
+    started = [
+        Forked(
+            command,
+            folder / f"rank-{rank}.txt",
+            functools.partial(_become_rank, rank, port, stop_at, ranks, on_node),
+        )
+        for rank in range(ranks)
     ]
-    codes = [rank.wait() for rank in ranks]
-    assert codes == [0 if stop_at is None else 9] * RANKS, "\n".join(rank.text() for rank in ranks)
+    codes = [rank.wait() for rank in started]
+    assert codes == [0 if stop_at is None else 9] * ranks, "\n".join(rank.text() for rank in started)
     (run,) = Store(folder).runs()
-    return run, [rank.text() for rank in ranks]
+    return run, [rank.text() for rank in started]
 
 
 def check_equal(resumed, whole):
@@ -115,7 +121,7 @@ def test_a_run_resumed_on_two_ranks_is_the_undisturbed_run(tmp_path, undisturbed
     assert resumed.result["cost"]["resumed_at_step"] == stop_at
     assert len(resumed.attempts) == 2  # the first rank's alone
     check_equal(resumed, whole)
-    assert ["step " in text for text in said] == [True, False]  # the result is shown once
+    assert [f"{resumed.key}: " in text for text in said] == [True, False]  # the result is shown once
 
 
 LONG = ["train", *SMALL, *SCHEDULE, *words_of("guidance"), "fit.max_steps=400", "fit.validate_every_steps=20"]
@@ -159,3 +165,21 @@ def test_a_command_killed_while_its_ranks_train_ends_with_the_undisturbed_run(tm
     (resumed,) = store.runs()
     assert 0 < resumed.result["cost"]["resumed_at_step"] < 400
     check_equal(resumed, long_run)
+
+
+def test_what_two_nodes_began_one_goes_on_with(tmp_path):
+    """As torchrun does with --nnodes=1:2 when a node dies: the batches are the same, the sums are taken in another order."""
+    words = ["hardware.devices=auto", "optimizer=sgd", "model.batch_norm=false"]
+    for name in ("whole", "left"):
+        (tmp_path / name).mkdir()
+    whole, _ = train(tmp_path / "whole", words, on_node=1)
+    train(tmp_path / "left", words, stop_at=8, on_node=1)
+    left, _ = train(tmp_path / "left", words, ranks=1, on_node=1)
+    assert left.identity == whole.identity
+    assert [run.result["cost"]["ranks"] for run in (whole, left)] == [2, 1]
+    assert left.result["cost"]["resumed_at_step"] == 8
+    ours, theirs = (load_file(run.path / "network.safetensors") for run in (left, whole))
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
+    losses = [[row["train/loss"] for row in run.metrics.rows if "train/loss" in row] for run in (left, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -37,11 +37,19 @@ def join_environment() -> tuple[int, int]:
             "LOCAL_RANK": os.environ["SLURM_LOCALID"],
             "GROUP_RANK": os.environ["SLURM_NODEID"],
             "WORLD_SIZE": str(tasks),
+            "LOCAL_WORLD_SIZE": str(tasks // int(os.environ.get("SLURM_STEP_NUM_NODES", "1"))),
         }
         # Every rank knows them without asking, and two steps on one node have different ports, below those that systems lend.
         os.environ.setdefault("MASTER_ADDR", first_node(os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")))
         os.environ.setdefault("MASTER_PORT", str(12000 + (37 * job + step) % 20000))
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def ranks_and_nodes() -> tuple[int, int]:
+    """Return (ranks on each node, nodes) of the ranks that exist."""
+    ranks = join_environment()[1]
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks)))
+    return local, max(1, ranks // local)
 
 
 def first_node(nodes: str) -> str:

@@ -18,7 +18,7 @@ from lightning_fabric.utilities import registry
 
 from tutelage.config.settings import Fit, Hardware
 from tutelage.engine.checkpoints import WholeFiles
-from tutelage.engine.rank_environment import lightning_environment
+from tutelage.engine.rank_environment import in_ranks, lightning_environment, ranks_and_nodes
 from tutelage.errors import UserError
 from tutelage.typed import read
 
@@ -42,6 +42,11 @@ def make_trainer(
         key: getattr(hardware, key)
         for key in ("accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic")
     }
+    if in_ranks() and hardware.devices in (
+        "auto",
+        -1,
+    ):  # as many as there are: elastic ranks may be fewer or more at each start
+        chosen["devices"], chosen["num_nodes"] = ranks_and_nodes()
     if chosen["strategy"] == "ddp" and not all_parameters_get_gradients:
         chosen["strategy"] = "ddp_find_unused_parameters_true"
     try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tutelage.reporting.collect import group
 from tutelage.reporting.folds import note, of_sweep, together
+from tutelage.reporting.quantities import better
 from tutelage.reporting.row import Row
 from tutelage.runs.run import State
 
@@ -33,6 +36,13 @@ def row(seed: int, fold: int | None, value: float, state: State = State.COMPLETE
 
 
 ROWS = [row(seed, fold, 0.1 * seed + 0.01 * fold) for seed in range(2) for fold in range(3)]
+
+
+def test_which_way_a_metric_is_better_is_known_of_those_that_do_not_select() -> None:
+    rows = [replace(one, directions={"accuracy": "max", "brier": "min"}) for one in ROWS]
+    for metric, said in (("accuracy", "higher is better"), ("brier", "lower is better"), ("f1", "")):
+        line = SimpleNamespace(metric=f"test/{metric}", rows=rows)
+        assert better([line]) == said  # type: ignore[list-item]
 
 
 def test_folds_are_one_value_for_each_seed() -> None:

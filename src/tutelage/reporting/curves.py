@@ -234,7 +234,8 @@ class _Drawing:
             ends = self._possible(found.low), self._possible(found.high)
             _interval(axes, place, found, ends, color)
         self._labels(axes, list(self.points))
-        axes.set(xlabel=f"{self.metric.partition('/')[0]} {self.name}{self._direction()}")
+        label = f"{self.metric.partition('/')[0]} {self.name}{self._direction()}"
+        axes.set(xlabel=label if len(label) <= 38 else label.replace("; ", "\n"))
         axes.set_title("every seed, and the mean with its 95 % interval", fontsize=8)
 
     def _differences(self, axes: Any) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from small_runs import METHODS
 from tutelage.analysis.probe import accuracy, linear, neighbours
 from tutelage.cli.main import main
+from tutelage.errors import UserError
+from tutelage.runs.records import read_json
 
 
 def blobs(n=90, seed=0):
@@ -56,3 +60,35 @@ def test_the_command_probes_runs_and_says_what_it_cannot(command, tmp_path, caps
     (row,) = csv.DictReader((out / "probe.csv").open())
     assert 0.2 < float(row["linear"]) <= 1 and 0.2 < float(row["neighbours"]) <= 1
     assert (out / "probe.png").is_file()
+
+
+def test_images_without_classes_train_a_start_that_other_images_judge(command, tmp_path, capsys):
+    draw = np.random.default_rng(0)
+    for number in range(90):
+        side = 100 * (number % 2) + draw.integers(0, 99, (8, 8, 3), dtype=np.uint8)
+        for place in (f"flat/{number}.png", f"known/{'ab'[number % 2]}/{number}.png"):
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(side.astype(np.uint8)).save(tmp_path / place)
+    words = ["data=image_folder", f"data.root={tmp_path}/flat", "data.batch_size=16"]
+    with pytest.raises(
+        UserError, match="these data have no classes, and method Supervised learns from classes"
+    ):
+        command("method=supervised", *words)
+    run = command("method=self_supervised", *words, "name=ssl")
+    probing = ["analyse", "probe", str(run.path), f"out={tmp_path}/out", f"runs_dir={tmp_path}/runs"]
+    assert main(probing) == 2 and "got a task of no targets" in capsys.readouterr().err
+    assert main([*probing, f"data.root={tmp_path}/known"]) == 0
+    assert "linear probe" in capsys.readouterr().out
+    known = [
+        *words,
+        f"data.root={tmp_path}/known",
+        "data.per_class=8",
+        "method=semi_supervised",
+        "method.objectives.consistency.ratio=2",
+        "+data@method.unlabelled=image_folder",
+    ]
+    both = command(*known, f"method.unlabelled.root={tmp_path}/flat", "method.unlabelled.batch_size=16")
+    assert (
+        read_json(both.path / "setup.json")["method"]["objectives"]["consistency"]["unlabelled"]["count"]
+        == 90
+    )

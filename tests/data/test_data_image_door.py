@@ -19,6 +19,7 @@ from tutelage.data.image_files import UnreadableImages
 from tutelage.data.image_folder import ImageFolder
 from tutelage.data.image_layout import read_layout
 from tutelage.errors import UserError
+from tutelage.tasks import NoTargets
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +84,29 @@ def test_images_outside_the_class_folders_are_counted(
     assert sum(ready(root).summary()["sizes"].values()) == 40
     assert "7 images lie outside the class folders of train, val and test" in caplog.text
     assert "3 in extra/a, 3 in extra/b, 1 in train" in caplog.text
+
+
+@STORAGE
+@pytest.mark.parametrize("form", ["flat", "one class", "parts"])
+def test_images_without_classes_are_taken_as_such(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, storage: str, form: str
+) -> None:
+    caplog.set_level("INFO")
+    root = draw(tmp_path / "set", count=10)
+    for number, place in enumerate(sorted(root.glob("*/*"))):
+        part = {"flat": ".", "one class": "all", "parts": "test" if number < 6 else "train"}[form]
+        (root / part).mkdir(exist_ok=True)
+        place.rename(root / part / f"{number}.png")
+    module = ready(root, storage=storage, image_size=8)
+    sizes = module.summary()["sizes"]
+    assert isinstance(module.task, NoTargets) and "classes" not in module.facts
+    assert sizes["test"] == (6 if form == "parts" else 4) and sum(sizes.values()) == 20
+    assert "20 images in " in caplog.text and "taken as images without classes" in caplog.text
+    batch = next(iter(module.batches("train", device="cpu")))
+    assert batch.inputs.shape[1:] == (3, 8, 8) and not batch.targets.any()
+    for word in ({"label_noise": 0.1}, {"per_class": 2}, {"classes": ["a"]}, {"sampling": "balanced"}):
+        with pytest.raises(UserError, match=f"`{next(iter(word))}`=.*these images have no classes"):
+            ready(root, storage=storage, image_size=8, **word)
 
 
 @STORAGE

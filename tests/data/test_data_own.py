@@ -42,6 +42,10 @@ class Module(pl.LightningDataModule):
         return DataLoader(TensorDataset(INPUTS + 1, TARGETS), batch_size=7)
 
 
+LightningDataModule = type("LightningDataModule", (), {"prepare_data": lambda self: None})  # of `lightning`
+Theirs = type("Theirs", (LightningDataModule,), {k: v for k, v in vars(Module).items() if callable(v)})
+
+
 class Stream(IterableDataset[Any]):
     def __iter__(self) -> Any:
         yield from zip(INPUTS, TARGETS, strict=True)
@@ -60,6 +64,7 @@ SOURCES: dict[str, Any] = {
     "data set of dictionaries": Squares,
     "loader": lambda: DataLoader(TensorDataset(INPUTS, TARGETS), batch_size=3),
     "module": Module,
+    "module of lightning": Theirs,
     "parts": lambda: {"train": (INPUTS, TARGETS), "test": (INPUTS + 1, TARGETS)},
     "pair of loaders": lambda: [DataLoader(TensorDataset(INPUTS + k, TARGETS)) for k in range(2)],
     "three": lambda: [TensorDataset(INPUTS + k, TARGETS) for k in range(3)],
@@ -71,7 +76,9 @@ SOURCES: dict[str, Any] = {
 def test_every_kind_of_source_is_split_and_read(name: str, storage: str) -> None:
     data = loaded(SOURCES[name](), storage=storage)
     assert type(data.task) is Classification and data.input_shape == (3,)
-    of_parts = {"module": 2, "parts": 2, "pair of loaders": 2, "three": 3}.get(name, 1)
+    of_parts = {"module": 2, "module of lightning": 2, "parts": 2, "pair of loaders": 2, "three": 3}.get(
+        name, 1
+    )
     assert sum(map(len, data.splits.values())) == N * of_parts
     if of_parts > 1:
         assert len(data.splits["test"]) == N

@@ -1,15 +1,19 @@
 """Language-model windows, vocabularies and splits of small text files."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
+import hugging_face_models
+from tutelage.config.compose import compose
 from tutelage.data import cache
 from tutelage.data.text import Text
 from tutelage.errors import UserError
+from tutelage.runs.identity import identify
 
 TRAIN = "the cat sat on the mat\n\nthe dog sat on the cat\n" * 6
 VALIDATION = "the bird sat on the dog and on the cat\nso it did\n" * 2
@@ -118,6 +122,12 @@ def test_a_tokenizer_file(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     again = ready(folder, level="tokenizer", tokenizer="tokenizer.json", **FILES)
     assert torch.equal(next(iter(again.batches("train", device="cpu"))).inputs, batch.inputs)
+    elsewhere = folder.parent / "of_a_model"
+    elsewhere.mkdir()
+    for named in (elsewhere, elsewhere / "tokenizer.json"):  # as data=text_classification has it
+        shutil.copy(folder / "tokenizer.json", elsewhere)
+        there = ready(folder, tokenizer=str(named), **FILES)
+        assert torch.equal(next(iter(there.batches("train", device="cpu"))).inputs, batch.inputs)
     (folder / "tokenizer.json").write_text(json.dumps({"no": "tokenizer"}))
     with pytest.raises(UserError, match=r"no Hugging Face tokenizer\.json"):
         ready(folder, level="tokenizer", tokenizer="tokenizer.json", **FILES)
@@ -137,7 +147,7 @@ def test_a_second_job_reads_the_cache(folder: Path, monkeypatch: pytest.MonkeyPa
         ({}, "`train`"),
         ({"train": "train.txt", "length": 500}, "too few for one window"),
         ({"train": "train.txt", "level": "words"}, "did you mean 'word'"),
-        ({"train": "train.txt", "level": "tokenizer"}, "exactly when"),
+        ({"train": "train.txt", "level": "tokenizer"}, "must name a tokenizer.json"),
         ({"train": "train.txt", "test_fraction": 0}, "test_fraction"),
         ({"train": "binary.txt"}, "no UTF-8 text"),
     ],
@@ -146,3 +156,17 @@ def test_wrong_options_are_explained(folder: Path, options: dict, message: str) 
     (folder / "binary.txt").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(UserError, match=message):
         ready(folder, **options)
+
+
+@pytest.mark.parametrize("kind", ["text", "text_classification"])
+def test_a_tokeniser_counts_by_its_content(kind: str, folder: Path) -> None:
+    made = hugging_face_models.tokenizer(folder) / "tokenizer.json"
+    elsewhere = folder.parent / "elsewhere"
+    shutil.copytree(folder, elsewhere)
+    words = [f"data={kind}", f"data.root={folder / 'train.txt'}", "model=lstm", "logger=none"]
+    of = [identify(compose([*words, f"data.tokenizer={where}"])) for where in (folder, elsewhere, made)]
+    (elsewhere / "tokenizer.json").write_text(made.read_text().replace("dull", "duly"))
+    assert len({*of}) == 1
+    assert (
+        len({*of, identify(compose(words)), identify(compose([*words, f"data.tokenizer={elsewhere}"]))}) == 3
+    )

@@ -96,6 +96,8 @@ def test_images_have_the_weights_size_and_say_their_normalisation(tmp_path):
     with torch.no_grad():
         assert torch.equal(Call.of(ours)(ours, images), theirs(at_8).logits)
     assert ours.pretrained_normalization == ((0.25,), (0.5,))
+    with pytest.raises(UserError, match=r"images of 1 channels, the data have 3: set data\.channels=1"):
+        hugging_face_model(str(folder), (3, 8, 8), 3, pretrained=True)
     scratch = hugging_face_model(str(folder), (3, 16, 16), 7)
     assert scratch(torch.zeros(2, 3, 16, 16)).logits.shape == (2, 7)
 
@@ -106,6 +108,7 @@ def test_a_head_of_other_classes_is_fresh_and_the_body_is_not(bert, caplog):
     ours = text_model(bert, pretrained=True, vocabulary_sha256=known, output_size=4)
     same = text_model(bert, pretrained=True, vocabulary_sha256=known)
     assert "drawn afresh: classifier.bias, classifier.weight" in caplog.text
+    assert not [one for one in caplog.records if one.name.startswith("transformers")]
     assert digest(ours.bert) == digest(same.bert)
 
 

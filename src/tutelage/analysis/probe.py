@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.alignment.taps import Taps, input_of
-from tutelage.analysis.analysis_request import Outcome, Request
+from tutelage.analysis.analysis_request import Outcome, Request, Subject
 from tutelage.analysis.drawing import canvas, literal, save
-from tutelage.analysis.opening import SPLITS, opened, over_runs
+from tutelage.analysis.opening import SPLITS, beside, opened, over_runs
+from tutelage.data.base import DataModule
+from tutelage.engine.build import build_data
 from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
@@ -153,12 +155,24 @@ def draw(arms: Mapping[str, Sequence[Probe]], path: Path) -> None:
     save(figure, path)
 
 
+def _with_labels(subject: Subject, request: Request) -> tuple[FrozenNetwork, DataModule]:
+    """Return a network and its data, or those of another `data.root`: their classes need not be the run's, which may have none."""
+    if "root" not in request.data:
+        network, data, _ = opened(subject, request)
+        return network, data
+    network, own, _ = opened(subject, replace(request, data={}))
+    words = {**subject.run.config["data"], "fingerprint": None, **request.data}
+    shown = build_data({"data": words, "runs_dir": request.options["runs_dir"]})
+    shown.open_test()
+    return beside(network, own, shown, (subject.label, f"data.root={words['root']}")), shown
+
+
 def outcome(request: Request) -> Outcome:
     """A linear classifier and the nearest neighbours on what the final layer is given, learnt on the runs' labelled training samples."""
     arms: dict[str, list[Probe]] = {}
     rows = []
     for subject in request.subjects:
-        network, data, _ = opened(subject, request)
+        network, data = _with_labels(subject, request)
         device = request.options["device"]
         batches = {split: data.batches(split, device=device) for split in SPLITS}
         found = probe(network, data.task, batches)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +24,7 @@ _QUOTED = str.maketrans({"'": r"\'"})
 def prepare() -> None:
     """Register the resolvers, and what Hydra's own groups offer. Harmless when repeated."""
     OmegaConf.register_new_resolver("fingerprint", _once(_fingerprint), replace=True)
+    OmegaConf.register_new_resolver("text_fingerprint", _once(_text_fingerprint), replace=True)
     OmegaConf.register_new_resolver("pseudo_fingerprint", _once(_pseudo_fingerprint), replace=True)
     OmegaConf.register_new_resolver("model_digest", _once(_model_digest), replace=True)
     OmegaConf.register_new_resolver("word", _word, replace=True)
@@ -45,10 +48,23 @@ def _once(function: Callable[..., Any]) -> Callable[..., Any]:
     return resolved
 
 
-def _fingerprint(path: Any, kind: str | None = None, setting: str = "root") -> str | None:
+def _fingerprint(path: Any, kind: str | None = None) -> str | None:
     from tutelage.data.fingerprint import fingerprint
 
-    return None if path is None else _of_root(lambda root: fingerprint(root, kind), path, setting)
+    return None if path is None else _of_root(lambda root: fingerprint(root, kind), path)
+
+
+def _text_fingerprint(path: Any, tokenizer: Any) -> str | None:
+    """Return the fingerprint of text files and of the tokeniser that numbers them, or of one of them."""
+    from tutelage.data.fingerprint import fingerprint
+    from tutelage.data.vocabulary import tokenizer_file
+
+    of_texts = None if path is None else _of_root(fingerprint, path)
+    if tokenizer is None:
+        return of_texts
+    file = tokenizer_file(tokenizer, None if path is None else Path(path).expanduser())
+    of_tokens = _of_root(fingerprint, file, "tokenizer")
+    return of_tokens if of_texts is None else hashlib.sha256(f"{of_texts} {of_tokens}".encode()).hexdigest()
 
 
 def _pseudo_fingerprint(path: Any) -> str | None:

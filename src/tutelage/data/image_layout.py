@@ -26,7 +26,7 @@ class Layout:
     root: the folder that the paths start from.
     paths: relative paths (N).
     labels: (N,) int64.
-    class_names: the classes, in the order of their numbers.
+    class_names: the classes, in the order of their numbers; none of a set without classes, whose labels are all 0.
     official: the splits that the set states itself.
     absent: places of paths that were in the set when a run began, and are gone since: never read, so that all others keep their places.
     notes: a sentence for each kind of thing that is in the folder and not in the set, to be said and recorded.
@@ -44,7 +44,8 @@ class Layout:
 
 
 def read_layout(root: Path, absent: Sequence[str] = ()) -> Layout:
-    """List the images of root/<class>/... or of root/train/<class>/... with test/ and val/ beside it.
+    """List the images of root/<class>/... or of root/train/<class>/... with test/ and val/ beside it; or, without classes, those in `root`,
+    or in train/ and the others, themselves.
 
     A val/ without a test/ is the test split (ImageNet's layout, where test labels are unpublished);
     validation then comes from train. Classes are the sorted folder names of the training part, accents composed. What is left out
@@ -74,11 +75,17 @@ def read_layout(root: Path, absent: Sequence[str] = ()) -> Layout:
             f"be taken for classes: expected {FORMS}; rename them to train, test and, if there is one, val"
         )
     notes += _left_out(root, [one.name for one in others], found, paths, class_names, stated=bool(official))
-    if len(class_names) < 2:
+    if not paths:
         raise UserError(
-            f"{printable(root)} holds {len(found)} images in {len(class_names)} class folders: expected {FORMS}, "
-            f"two classes or more; images end in {known_endings()}"
+            f"{printable(root)} holds no images: expected {FORMS}; images end in {known_endings()}"
         )
+    if len(class_names) < 2:
+        where = f"in one class folder, {shown(class_names)}" if class_names else "in no class folder"
+        notes.insert(
+            0,
+            f"{printable(root)}: {len(paths):,} images {where}: taken as images without classes ({FORMS} has some)",
+        )
+        class_names = []
     places = np.asarray([place for place, path in enumerate(paths) if path in gone], dtype=np.int64)
     return Layout(
         root, paths, np.asarray(labels, dtype=np.int64), class_names, official, places, notes, images
@@ -93,8 +100,19 @@ def _sorted_out(
     labels: list[int] = []
     class_names: list[str] = []
     official: dict[str, np.ndarray] = {}
-    for part, prefix in parts.items():
-        inside = [name for name in found if name.startswith(prefix) and "/" in name[len(prefix) :]]
+    of_class = {
+        part: [name for name in found if name.startswith(prefix) and "/" in name[len(prefix) :]]
+        for part, prefix in parts.items()
+    }
+    if not any(of_class.values()):  # images without classes
+        for part, prefix in parts.items():
+            inside = [name for name in found if name.startswith(prefix)]
+            if part != "all":
+                official[part] = np.arange(len(paths), len(paths) + len(inside))
+            paths += inside
+        return paths, [0] * len(paths), [], official
+    for part, inside in of_class.items():
+        prefix = parts[part]
         folders = [name[len(prefix) :].split("/", 1)[0] for name in inside]
         called = {folder: class_name(folder) for folder in set(folders)}
         class_names = class_names or sorted(set(called.values()))
@@ -165,6 +183,8 @@ def _is_split(name: str, found: Sequence[str]) -> bool:
 
 def _part_prefixes(found: Sequence[str]) -> dict[str, str]:
     folders = {name.split("/", 1)[0] for name in found if name.count("/") >= 2}
+    if not folders and all(name.partition("/")[0].lower() in SPLIT_NAMES and "/" in name for name in found):
+        folders = {name.split("/", 1)[0] for name in found}  # parts of images without classes
     prefixes = {
         part: f"{next(name for name in names if name in folders)}/"
         for part, names in PART_FOLDERS.items()

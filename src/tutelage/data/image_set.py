@@ -20,7 +20,7 @@ from tutelage.data.image_files import Files
 from tutelage.data.image_store import ImageSource, ImageStore, moments
 from tutelage.data.streams import Store
 from tutelage.errors import UserError, choices
-from tutelage.tasks import Classification
+from tutelage.tasks import Classification, NoTargets
 from tutelage.typed import Count, Rate
 
 
@@ -83,10 +83,9 @@ class ImageData(DataModule):
         if source.absent is not None and len(source.absent):
             self.splits = {name: np.setdiff1d(part, source.absent) for name, part in self.splits.items()}
             self._training = np.setdiff1d(self._training, source.absent)
-        self.facts["classes"] = names
-        self.facts["train_class_counts"] = np.bincount(
-            labels[self.splits["train"]], minlength=len(names)
-        ).tolist()
+        if names:
+            counts = np.bincount(labels[self.splits["train"]], minlength=len(names))
+            self.facts |= {"classes": names, "train_class_counts": counts.tolist()}
         pixels = source.images
         self._check_repeats(
             cache.remember(("content", *source.key), lambda: splitting.content_numbers(pixels.numpy()))
@@ -94,17 +93,18 @@ class ImageData(DataModule):
             else source.contents
         )
         images = self._corrupt(source)
-        labels, realised = corruption.flip_labels(
-            labels,
-            self.splits["train"],
-            rate=self.label_noise,
-            classes=len(names),
-            seed=self.split_seed,
-            kind=self.label_noise_kind,
-            mapping=self.label_noise_map,
-        )
-        if self.label_noise:
-            self.facts["wrong_train_labels"] = realised
+        if names:
+            labels, realised = corruption.flip_labels(
+                labels,
+                self.splits["train"],
+                rate=self.label_noise,
+                classes=len(names),
+                seed=self.split_seed,
+                kind=self.label_noise_kind,
+                mapping=self.label_noise_map,
+            )
+            if self.label_noise:
+                self.facts["wrong_train_labels"] = realised
         for split, indices in self.splits.items():
             if absent := sorted(set(range(len(names))) - set(labels[indices].tolist())):
                 shown = ", ".join(names[i] for i in absent[:8]) + (" ..." if len(absent) > 8 else "")
@@ -112,7 +112,7 @@ class ImageData(DataModule):
                     f"no {split} sample of {len(absent)} of {len(names)} classes: {shown}", stacklevel=2
                 )
         self._check_augmentation(images)
-        self.task = Classification(len(names))
+        self.task = Classification(len(names)) if names else NoTargets()
         self.input_shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
         self.normalization = self._normalization(images, source)
         self.store = self._store(images, torch.from_numpy(labels), source.peak)
@@ -166,6 +166,9 @@ class ImageData(DataModule):
 
     def _choose_classes(self, source: ImageSource) -> tuple[np.ndarray, list[str]]:
         names = [str(name) for name in source.class_names]
+        for key in () if names else ("classes", "label_noise", "per_class", "sampling"):
+            if value := getattr(self, key):
+                raise UserError(f"`{key}`={value}: these images have no classes")
         if self.classes is None:
             return source.labels, names
         if not self.classes:

@@ -44,9 +44,8 @@ def _is_array(value: Any) -> bool:
 
 def parts_of(source: Any) -> tuple[dict[str, Any], Any]:
     """Return the data set of each part ("" for one that is to be split), and how samples are collated."""
-    import pytorch_lightning as pl
-
-    if isinstance(source, pl.LightningDataModule):
+    lightning = "LightningDataModule"  # of pytorch_lightning or of lightning
+    if any(one.__name__ == lightning for one in type(source).__mro__):
         source.prepare_data()
         source.setup("fit")
         source.setup("test")

@@ -14,10 +14,18 @@ from torch import Tensor
 
 from tutelage.data import cache
 from tutelage.data.base import DataModule
+from tutelage.data.fingerprint import file_digest
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.splits import SPLITS
 from tutelage.data.streams import Resident
-from tutelage.data.vocabulary import Level, special_tokens, tokeniser, write_tokens
+from tutelage.data.vocabulary import (
+    NO_TOKENIZER,
+    Level,
+    special_tokens,
+    tokeniser,
+    tokenizer_file,
+    write_tokens,
+)
 from tutelage.errors import UserError
 from tutelage.tasks import Batch, Tokens
 from tutelage.typed import Count, Range
@@ -47,7 +55,8 @@ class Text(DataModule):
 
     root: a text file, or a folder that holds the files named `train`, `validation`, `test` and `tokenizer`. Parts without a file are
     cut from the end of the training text, by the fractions validation_fraction and test_fraction of its tokens.
-    level: "word" (split at whitespace, every line ended by <eos>), "character", or "tokenizer" (a Hugging Face tokenizer.json).
+    level: "word" (split at whitespace, every line ended by <eos>) or "character". tokenizer: a Hugging Face tokenizer.json, or a folder
+    with it, here or in `root`; level is then "tokenizer".
     min_count: a word or character rarer than that in the training part becomes <unk>; the vocabulary comes from that part alone.
     The tokens of a part that do not fill its last window are left out, and counted in `summary`.
     """
@@ -68,10 +77,12 @@ class Text(DataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if (tokenizer is None) == (level == "tokenizer"):
-            raise UserError("`tokenizer` names a tokenizer.json in `root` exactly when `level`=tokenizer")
+        if level == "tokenizer" and tokenizer is None:
+            raise UserError(NO_TOKENIZER)
         self.root = Path(root).expanduser()
-        self.length, self.level, self.min_count, self.tokenizer = length, level, min_count, tokenizer
+        self.length, self.min_count = length, min_count
+        self.tokenizer = None if tokenizer is None else tokenizer_file(tokenizer, self.root)
+        self.level = "tokenizer" if tokenizer is not None else level
         self.files = {"train": train, "validation": validation, "test": test}
         self.fractions = {"validation": validation_fraction, "test": test_fraction}
 
@@ -113,7 +124,7 @@ class Text(DataModule):
         """See `TextRows.unlabelled_tokens`: the training windows."""
         if self.tokenizer is None:
             return self.splits["train"], 0, [0]
-        _, _, mask, special = special_tokens(tokeniser(self.root / self.tokenizer, "a file in `root`"))
+        _, _, mask, special = special_tokens(tokeniser(self.tokenizer))
         if mask is None:
             raise UserError(
                 f"{self.tokenizer} has a token neither for what is masked nor for what is unknown"
@@ -123,7 +134,7 @@ class Text(DataModule):
     def vocabulary(self) -> list[str]:
         """Return the words or characters by token number; a tokeniser keeps its own."""
         if self.tokenizer is not None:
-            raise UserError(f"the vocabulary is in {self.root / self.tokenizer}")
+            raise UserError(f"the vocabulary is in {self.tokenizer}")
         return self._tokens()[0]["vocabulary"].tobytes().decode().split("\0")
 
     def paths(self) -> dict[str, Path]:
@@ -152,13 +163,17 @@ class Text(DataModule):
             *self.fractions.items(),
             self.level,
             self.min_count,
-            self.tokenizer,
+            self.tokenizer and file_digest(self.tokenizer),
         )
         name = hashlib.sha256(repr(key).encode()).hexdigest()[:24]
         return cache.remember(key, lambda: cache.stored(name, lambda folder: self._tokenise(paths, folder)))
 
     def _tokenise(self, paths: dict[str, Path], folder: Path) -> dict[str, Any]:
-        tokenizer = None if self.tokenizer is None else self.root / self.tokenizer
         return write_tokens(
-            paths, self.fractions, folder, level=self.level, min_count=self.min_count, tokenizer=tokenizer
+            paths,
+            self.fractions,
+            folder,
+            level=self.level,
+            min_count=self.min_count,
+            tokenizer=self.tokenizer,
         )

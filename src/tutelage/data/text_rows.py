@@ -19,7 +19,15 @@ from tutelage.data.frame import Frame, column, is_text
 from tutelage.data.rows import Rows
 from tutelage.data.splits import digest
 from tutelage.data.streams import Resident
-from tutelage.data.vocabulary import PADDING, UNKNOWN, Level, special_tokens, tokeniser
+from tutelage.data.vocabulary import (
+    NO_TOKENIZER,
+    PADDING,
+    UNKNOWN,
+    Level,
+    special_tokens,
+    tokeniser,
+    tokenizer_file,
+)
 from tutelage.errors import UserError
 from tutelage.tasks import Batch
 from tutelage.typed import Count
@@ -75,9 +83,7 @@ class TextRows(Rows):
     ) -> None:
         super().__init__(target=target, **options)
         if level == "tokenizer" and tokenizer is None:
-            raise UserError(
-                "`tokenizer` must name a tokenizer.json, or a folder with it, where `level`=tokenizer"
-            )
+            raise UserError(NO_TOKENIZER)
         self.text, self.length, self.min_count, self.special_tokens = text, length, min_count, special_tokens
         self.tokenizer = None if tokenizer is None else Path(tokenizer).expanduser()
         self.level = "tokenizer" if tokenizer is not None else level
@@ -175,7 +181,7 @@ class TextRows(Rows):
         mask: int | None
         if self.level == "tokenizer":
             path = self.tokenizer_file()
-            encoder = tokeniser(path, "a Hugging Face tokenizer.json, or a folder with it")
+            encoder = tokeniser(path)
             entries: list[str] = []
             vocabulary = path.read_bytes()
             rows = [
@@ -233,7 +239,7 @@ class TextRows(Rows):
     def tokenizer_file(self) -> Path:
         """Return the file of the tokeniser; only where `level` is that."""
         assert self.tokenizer is not None
-        return self.tokenizer / "tokenizer.json" if self.tokenizer.is_dir() else self.tokenizer
+        return tokenizer_file(self.tokenizer)
 
 
 def _entries(rows: Iterable[Iterable[str]], min_count: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,7 @@ from tutelage.data.splits import SPLITS
 from tutelage.errors import UserError
 
 Level = Literal["word", "character", "tokenizer"]
+NO_TOKENIZER = "`tokenizer` must name a tokenizer.json, or a folder with it, where `level`=tokenizer"
 PADDING, UNKNOWN, END_OF_LINE = "<pad>", "<unk>", "<eos>"
 
 
@@ -113,7 +115,7 @@ def _characters(path: Path, numbers: dict[str, int]) -> np.ndarray:
 
 
 def _tokenised(paths: Mapping[str, Path], tokenizer: Path) -> tuple[dict[str, np.ndarray], int]:
-    encoder = tokeniser(tokenizer, "a file in `root`")
+    encoder = tokeniser(tokenizer)
     pieces = {}
     for part, path in paths.items():
         encoded = encoder.encode_batch(list(_lines(path)), add_special_tokens=False)
@@ -121,7 +123,15 @@ def _tokenised(paths: Mapping[str, Path], tokenizer: Path) -> tuple[dict[str, np
     return pieces, encoder.get_vocab_size(with_added_tokens=True)
 
 
-def tokeniser(path: Path, expected: str) -> Any:
+def tokenizer_file(tokenizer: str | os.PathLike[str], root: Path | None = None) -> Path:
+    """Return the file that `tokenizer` names: itself, the tokenizer.json of a folder, or of either in the folder `root`."""
+    path = Path(tokenizer).expanduser()
+    if root is not None and (root / path).exists():
+        path = root / path
+    return path / "tokenizer.json" if path.is_dir() else path
+
+
+def tokeniser(path: Path, expected: str = "a Hugging Face tokenizer.json, or a folder with it") -> Any:
     """Return the tokeniser of a tokenizer.json. expected: what `tokenizer` must name. Raises UserError.
 
     Settings for batches of sentences, which the file may carry, are left out: nothing is padded or cut off.

@@ -79,11 +79,11 @@ class WebDataset(ImageFolder):
     step as for any other set, whatever the shards. Files have to lie on a disk (or a mounted bucket), not behind a pipe.
 
     root: a folder of .tar files. Their names may say which part they hold (train-0000.tar, test-0000.tar); else parts are made.
-    label: the ending of what says the class: "cls" or "txt", a number or a name as text, or "json" with `label_key`.
+    label: the ending of what says the class: "cls" or "txt", a number or a name as text, or "json" with `label_key`; None: no classes.
     Other arguments: see `ImageFolder`.
     """
 
-    def __init__(self, *, label: str = "cls", label_key: str = "label", **options: Any) -> None:
+    def __init__(self, *, label: str | None = "cls", label_key: str = "label", **options: Any) -> None:
         super().__init__(**options)
         self.label, self.label_key = label, label_key
 
@@ -144,18 +144,19 @@ class WebDataset(ImageFolder):
             parts.setdefault(part, [len(names), 0])
             for key, sample in _samples(path).items():
                 image = next((sample[ending] for ending in IMAGES if ending in sample), None)
-                if image is None or self.label not in sample:
+                if image is None or (self.label is not None and self.label not in sample):
                     without.append(f"{path.name}:{key} ({', '.join(sorted(sample))})")
                     continue
                 places.append((number, *image))
                 names.append(f"{path.name}:{key}")
-                said.append(self._class_of(path, key, sample[self.label]))
+                if self.label is not None:
+                    said.append(self._class_of(path, key, sample[self.label]))
             parts[part][1] = len(names)
         if not names:
             example = without[0] if without else "no file at all"
             raise UserError(
                 f"{self.root}: no sample has an image ({', '.join(IMAGES[:2])}, ...) and a class in a .{self.label} file; there is "
-                f"{example}. `label` names that ending"
+                f"{example}. `label` names that ending; null takes images alone, without classes"
             )
         classes = _order(set(said[slice(*parts["train"])] if "train" in parts else said))
         if unknown := sorted(set(said) - set(classes)):
@@ -164,7 +165,8 @@ class WebDataset(ImageFolder):
             )
         number_of = {name: place for place, name in enumerate(classes)}
         np.save(folder / "places.npy", np.asarray(places, dtype=np.int64))
-        np.save(folder / "labels.npy", np.asarray([number_of[name] for name in said], dtype=np.int64))
+        labels = [number_of[name] for name in said] or [0] * len(names)
+        np.save(folder / "labels.npy", np.asarray(labels, dtype=np.int64))
         np.save(folder / "names.npy", np.frombuffer("\0".join(names).encode(), dtype=np.uint8))
         notes = (
             [f"{len(without)} samples without an image or a class are left out, such as {without[0]}"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -46,7 +47,7 @@ from tutelage.runs.frozen_networks import (
 from tutelage.runs.identity import is_need
 from tutelage.runs.setting import overlap
 from tutelage.runs.weights import needed_folder, node_of
-from tutelage.tasks import Batch, Tokens
+from tutelage.tasks import Batch, NoTargets, Tokens
 from tutelage.typed import in_keys
 
 log = logging.getLogger("tutelage")
@@ -139,6 +140,8 @@ def build_unlabelled(config: dict[str, Any], data: DataModule) -> Unlabelled | U
         _set_up(where, other, config)
         images = other.unlabelled_pixels()
         index = other.splits["train"]
+        if isinstance(other.task, NoTargets):  # none of them is there to judge by
+            index = np.sort(np.concatenate(list(other.splits.values())))
         scale, shift = byte_affine(data.normalization, data.input_shape[0])
         facts = {"of": other.summary()}
     facts |= {"count": len(index), "sha256": digest(index)}
@@ -230,6 +233,13 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     read = check_frozen(config, [role for role in ROLES if role in own])
     objectives = build_objectives(config)
     data = data or build_data(config)
+    foretells = getattr(resolve(config["method"]["_target_"], "method"), "reads_targets", True)
+    if foretells and isinstance(data.task, NoTargets):
+        raise UserError(
+            f"these data have no classes, and method {config['method']['_target_'].rpartition('.')[2]} learns from classes: a folder of "
+            "each in data.root gives them; method=self_supervised and method=masked_images learn without, and "
+            "+data@method.unlabelled=image_folder method.unlabelled.root=<folder> adds such images to method=semi_supervised"
+        )
     network = build_network("model", config, sizes_of(data))
     frozen = {name: build_frozen(where_of(name), config, data) for name in read}
     for where in ("model", *map(where_of, frozen)):
@@ -246,7 +256,6 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
                     f"the {where_of(name)} has no weights of its own for these classes ({', '.join(fresh)} would be drawn afresh), so its "
                     "answers would be noise: train it on them first, and give that run as its weights"
                 )
-    foretells = getattr(resolve(config["method"]["_target_"], "method"), "reads_targets", True)
     if foretells and isinstance(data.task, Tokens) and data.task.next_token:
         check_causal(network, example_of(data), vocabulary=data.task.output_size)
     example = example_of(data)

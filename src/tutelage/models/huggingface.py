@@ -65,7 +65,7 @@ def hugging_face_model(
     kind = _kind(label, input_shape, vocab_size, per_position, next_token)
     config = _configuration(folder, label, options)
     if kind == "image":
-        size = _fit_images(config, input_shape, pretrained)
+        size = _fit_images(label, config, input_shape, pretrained)
     else:
         _fit_tokens(config, folder, label, vocab_size, padding_token, vocabulary_sha256, pretrained)
         size = None
@@ -141,7 +141,9 @@ def _configuration(folder: Path, label: str, options: Mapping[str, Any] | None) 
     return config
 
 
-def _fit_images(config: Any, input_shape: Sequence[int], pretrained: bool) -> tuple[int, int] | None:
+def _fit_images(
+    label: str, config: Any, input_shape: Sequence[int], pretrained: bool
+) -> tuple[int, int] | None:
     """Fit a configuration to images, or return the (height, width) to which they are resized."""
     channels, height, width = input_shape
     own = getattr(config, "image_size", None)
@@ -150,6 +152,11 @@ def _fit_images(config: Any, input_shape: Sequence[int], pretrained: bool) -> tu
         if own is not None:
             config.image_size = height if height == width else (height, width)
         return None
+    known = getattr(config, "num_channels", channels)
+    if known != channels:
+        raise UserError(
+            f"{label} knows images of {known} channels, the data have {channels}: set data.channels={known}, or weights: scratch"
+        )
     if own is None:
         return None
     size = (own, own) if isinstance(own, int) else (int(own[0]), int(own[1]))
@@ -176,7 +183,7 @@ def _fit_tokens(
         if hashlib.sha256(file.read_bytes()).hexdigest() != vocabulary:
             raise UserError(
                 f"{label} was trained with another vocabulary than that of these data: each token would mean another word to it. Give "
-                f"the data its tokeniser, data.tokenizer={folder} (data=text_classification), or use weights: scratch"
+                f"the data its tokeniser, data.tokenizer={folder}, or use weights: scratch"
             )
     elif vocab_size != config.vocab_size:
         raise UserError(
@@ -289,7 +296,7 @@ def _check_fit(
     expected = (2, *input_shape, output_size) if per_position else (2, output_size)
     network.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
             output = Call.of(network)(network, inputs)
     except UserError:
         raise
@@ -307,12 +314,14 @@ def _check_fit(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the bars that transformers draws while it reads weights."""
+    """Without bars, and without the warnings and tables of what it drew afresh: that is said here in a line."""
     words = _transformers().utils.logging
-    drawn = words.is_progress_bar_enabled()
+    drawn, verbosity = words.is_progress_bar_enabled(), words.get_verbosity()
     words.disable_progress_bar()
+    words.set_verbosity_error()
     try:
         yield
     finally:
+        words.set_verbosity(verbosity)
         if drawn:
             words.enable_progress_bar()

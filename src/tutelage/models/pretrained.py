@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tutelage.errors import UserError, reason_of
+from tutelage.errors import UserError, choices, reason_of
 from tutelage.models.arguments import image_shape, positive
 from tutelage.models.frozen import Normalization
 from tutelage.models.heads import find_head
 from tutelage.models.weights_files import load_weights
 
 log = logging.getLogger(__name__)
+_OURS = ("num_classes", "in_chans", "img_size", "aux_logits", "init_weights", "input_size", "image_size")
+"""Arguments that follow from the data."""
 
 # timm costs ten seconds to import and torchvision seven, so both are imported where they are used.
 
@@ -56,7 +60,7 @@ def timm_model(
         raise UserError(f"{label}: {error}") from error
     if config is not None and config.fixed_input_size:
         arguments.setdefault("img_size", (height, width))
-    network = _build(label, input_shape, lambda: timm.create_model(name, **arguments))
+    network = _build(label, input_shape, partial(timm.create_model, name), arguments)
     _check_fit(label, network, (channels, height, width), output_size)
     if config is not None:
         _note_normalization(network, config, channels)
@@ -109,7 +113,7 @@ def torchvision_model(
         if height != width:
             raise UserError(f"{label} takes square images, got {height} x {width}; timm's ViTs take any size")
         arguments.setdefault("image_size", height)
-    network = _build(label, input_shape, lambda: models.get_model(name, weights=None, **arguments))
+    network = _build(label, input_shape, partial(models.get_model, name, weights=None), arguments)
     if channels != 3:
         _replace_first_conv(network, channels)
     _check_fit(label, network, (channels, height, width), output_size)
@@ -176,10 +180,20 @@ def _unknown(library: str, name: str, known: Iterable[str], note: str = "") -> s
     return f"{library} has no image classifier '{name}': {note}{listed} ({len(known)} in all)"
 
 
-def _build(label: str, input_shape: Sequence[int], make: Any) -> nn.Module:
+def _build(
+    label: str, input_shape: Sequence[int], make: Callable[..., nn.Module], arguments: Mapping[str, Any]
+) -> nn.Module:
     try:
-        return make()
+        return make(**arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError, NotImplementedError, IndexError) as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is not None and unknown[1] in arguments:
+            plain = make(**{key: value for key, value in arguments.items() if key in _OURS})
+            taken = inspect.signature(type(plain).__init__).parameters.values()
+            known = [one.name for one in taken if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+            raise UserError(
+                f"{label} takes no `options`.{unknown[1]}; {choices(unknown[1], [one for one in known if one not in ('self', *_OURS)])}"
+            ) from error
         raise UserError(
             f"{label} cannot be built for inputs of shape {tuple(input_shape)}: {error}"
         ) from error

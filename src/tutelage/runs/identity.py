@@ -124,6 +124,8 @@ def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
             value == silent and _covering(pattern).match(dotted) for pattern, silent in ABSENT_WHEN.items()
         ):
             continue
+        if dotted == "data.tokenizer" and value is not None:
+            continue  # its content counts, in `data.tokenizer_digest` or `data.fingerprint`
         if key == "weights" and config.get(WEIGHTS_DIGEST):
             continue
         if key in ("name", "revision") and config.get(CONTENT_DIGEST):

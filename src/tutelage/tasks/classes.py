@@ -67,6 +67,33 @@ class Classification(Task):
         return predictions.float().softmax(dim=1), targets
 
 
+class NoTargets(Task):
+    """Samples alone, such as a folder of images without classes: for what reads no targets. A network's output has one number."""
+
+    name = "no targets"
+    kind = ""
+
+    def __init__(self) -> None:
+        self.output_size = 1
+        self.monitor, self.mode = "loss", "min"
+
+    def select(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See `Task.select`: nothing counts."""
+        raise UserError("these data have no targets")
+
+    def pointwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """See `Task.pointwise`."""
+        raise UserError("these data have no targets")
+
+    def soft_loss(self, output: Tensor, teacher_output: Tensor, batch: Batch, temperature: float) -> Tensor:
+        """See `Task.soft_loss`."""
+        raise UserError("these data have no targets")
+
+    def metric_parts(self) -> list[tuple[str, Metric]]:
+        """See `Task.metric_parts`: none."""
+        return []
+
+
 class Binary(Task):
     """One of two classes, 0 or 1, by one output, the logit of class 1 (the positive one): binary cross-entropy, accuracy.
 

@@ -80,6 +80,8 @@ READ: dict[tuple[str, str, str], str] = {
     ),
 }
 """Survivors that were read and need no test: of a file, a change, and a part of its line, why."""
+_NOT_RUN = (4, 5)
+"""pytest's codes for tests that it does not find."""
 SKIPPED = ("bench", "__main__.py", "_version.py")
 """Speed is judged by `make bench`, not by tests."""
 
@@ -232,7 +234,10 @@ def judge(mutant: Mutant, tests: list[str], limit_s: float) -> tuple[str, str]:
     while not verdict and time.monotonic() - started < limit_s:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            verdict = "survived" if os.waitstatus_to_exitcode(status) == 0 else "noticed"
+            code = os.waitstatus_to_exitcode(status)
+            if code in _NOT_RUN:
+                raise RuntimeError(f"the tests of {mutant} were not run: make the map anew")
+            verdict = "survived" if code == 0 else "noticed"
         time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):  # also what its tests left running
         os.killpg(child, signal.SIGKILL)
@@ -303,6 +308,8 @@ def main() -> None:
     )
     reader.add_argument("--out", type=Path, default=Path("mutants.jsonl"))
     asked = reader.parse_args()
+    asked.out, asked.reached = asked.out.resolve(), asked.reached.resolve()
+    os.chdir(ROOT)  # from where tests are named
     every = mutants(asked.package)
     sample = random.Random(asked.seed).sample(every, min(asked.count, len(every)))
     first, parts = map(int, asked.part.split("/"))

@@ -134,9 +134,9 @@ def test_unknown_split_and_uneven_ranks_are_the_users_mistakes() -> None:
         Synthetic(batch_size=0)
 
 
-def test_a_batch_larger_than_the_set_shrinks_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match="exceeds the 65"):
-        module = synthetic(batch_size=500)
+def test_a_batch_larger_than_the_set_shrinks_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    module = synthetic(batch_size=500)
+    assert "`batch_size`=500 exceeds the 65 training samples" in caplog.text
     assert module.batch_size == 65 and module.steps_per_epoch == 1
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
 import pytest
 
 from tutelage.config.compose import compose
-from tutelage.engine.instantiate import construct, resolve
+from tutelage.engine.instantiate import construct, resolve, worded
 from tutelage.engine.trust import _of_library, check_words
 from tutelage.errors import UserError
 
@@ -122,3 +123,11 @@ def test_what_an_allowed_module_of_ours_imports_from_one_that_is_not_is_refused(
     with pytest.raises(UserError, match="refused"):
         resolve(f"tutelage.models.fcn.{name}", "model")
     assert resolve("tutelage.scaling.layers.Dense", "model").__name__ == "Dense"
+
+
+def test_notes_name_keys_as_errors_do(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("tutelage")
+    with worded("data", {"white"}):
+        log.warning("say so by `white`, %d for 12 bits, not by `other`", 4095)
+    log.warning("`white`")
+    assert caplog.messages == ["say so by data.white, 4095 for 12 bits, not by `other`", "`white`"]

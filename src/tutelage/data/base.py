@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import warnings
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -19,6 +19,10 @@ from tutelage.data.streams import SplitBatches, Store, TrainStream
 from tutelage.errors import TestSetClosed, UserError, choices
 from tutelage.tasks import Classification, Task
 from tutelage.typed import Count, checking
+
+log = logging.getLogger("tutelage")
+ONCE = {"once": True}
+"""Of a note: once on the screen, in the log of every run."""
 
 
 class DataModule(pl.LightningDataModule, ABC):
@@ -98,8 +102,11 @@ class DataModule(pl.LightningDataModule, ABC):
                 )
         available = len(self.splits["train"])
         if self.batch_size > available and not self.only_test:
-            warnings.warn(
-                f"`batch_size`={self.batch_size} exceeds the {available} training samples: using {available}"
+            log.warning(
+                "`batch_size`=%d exceeds the %d training samples: using the latter",
+                self.batch_size,
+                available,
+                extra=ONCE,
             )
             self.batch_size = available
         self._loaded = True
@@ -263,8 +270,9 @@ class DataModule(pl.LightningDataModule, ABC):
         self.facts["repeated_samples"] = repeats
         if repeats:
             listed = ", ".join(f"{count} {where}" for where, count in repeats.items())
-            warnings.warn(
-                f"{type(self).__name__}: samples with identical content lie in two splits: {listed}"
+            log.warning(
+                f"{type(self).__name__}: samples with identical content lie in two splits: {listed}",
+                extra=ONCE,
             )
 
 

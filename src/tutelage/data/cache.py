@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import tempfile
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
@@ -18,6 +18,8 @@ import torch
 from filelock import FileLock
 
 from tutelage.errors import UserError
+
+log = logging.getLogger("tutelage")
 
 T = TypeVar("T")
 
@@ -88,7 +90,7 @@ def stored(
     try:
         return _read_entry(_kept_entry(entry, write))
     except OSError as error:
-        warnings.warn(
+        log.warning(
             f"decoded data cannot be kept in {entry.parent} ({error}); set TUTELAGE_CACHE to a folder with room"
         )
     try:

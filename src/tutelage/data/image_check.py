@@ -230,6 +230,6 @@ class _Table:
             part.replace(self.path)
         except OSError as error:
             kept = self.path.parent
-            warnings.warn(
+            log.warning(
                 f"what was found in the images cannot be kept in {kept} ({error}): they are looked at again next time"
             )

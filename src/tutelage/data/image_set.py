@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -15,13 +15,15 @@ from tutelage.data import cache, corruption
 from tutelage.data import splits as splitting
 from tutelage.data.augment import build_all
 from tutelage.data.augment_basic import Augmentation
-from tutelage.data.base import DataModule
+from tutelage.data.base import ONCE, DataModule
 from tutelage.data.image_files import Files
 from tutelage.data.image_store import ImageSource, ImageStore, moments
 from tutelage.data.streams import Store
 from tutelage.errors import UserError, choices
 from tutelage.tasks import Classification, NoTargets
 from tutelage.typed import Count, Rate
+
+log = logging.getLogger("tutelage")
 
 
 class ImageData(DataModule):
@@ -108,8 +110,8 @@ class ImageData(DataModule):
         for split, indices in self.splits.items():
             if absent := sorted(set(range(len(names))) - set(labels[indices].tolist())):
                 shown = ", ".join(names[i] for i in absent[:8]) + (" ..." if len(absent) > 8 else "")
-                warnings.warn(
-                    f"no {split} sample of {len(absent)} of {len(names)} classes: {shown}", stacklevel=2
+                log.warning(
+                    f"no {split} sample of {len(absent)} of {len(names)} classes: {shown}", extra=ONCE
                 )
         self._check_augmentation(images)
         self.task = Classification(len(names)) if names else NoTargets()

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import logging
 import sys
 import sysconfig
 import typing
@@ -25,6 +26,8 @@ from tutelage.engine.trust import ALLOWED, SHIPPED, SHIPPED_FILES, check_words
 from tutelage.errors import UserError, choices
 from tutelage.runs.declared import DECLARATIONS
 from tutelage.typed import checked, in_keys
+
+log = logging.getLogger("tutelage")
 
 
 def resolve(target: str, where: str) -> Callable[..., Any]:
@@ -118,16 +121,24 @@ def parameters_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Param
 
 @contextlib.contextmanager
 def worded(where: str, arguments: Collection[str]) -> Iterator[None]:
-    """Word what an object says of its arguments, which stand in backticks, as the keys of its node: see `values.in_keys`.
+    """Word what an object says of its arguments, which stand in backticks, as the keys of its node: errors and notes; see `typed.in_keys`.
 
     where: the node's key.
     arguments: the names of its constructor's arguments.
     """
+
+    def in_words(record: logging.LogRecord) -> bool:
+        record.msg, record.args = in_keys(record.getMessage(), where, arguments), ()
+        return True
+
+    log.addFilter(in_words)
     try:
         yield
     except UserError as error:
         error.args = (in_keys(str(error), where, arguments), *error.args[1:])
         raise
+    finally:
+        log.removeFilter(in_words)
 
 
 def _check_declarations(where: str, function: Callable[..., Any], config: Mapping[str, Any]) -> None:

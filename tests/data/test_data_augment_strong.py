@@ -8,6 +8,7 @@ import torch
 from torchvision.transforms import functional as tv
 
 from tutelage.data import augment_strong
+from tutelage.data.augment import build
 from tutelage.data.augment_strong import OPERATIONS, Cutout, RandAugment
 from tutelage.errors import UserError
 
@@ -143,3 +144,22 @@ def test_how_many_images_are_worked_on_at_once_changes_nothing(monkeypatch: pyte
     found = RandAugment()(x, noise)
     monkeypatch.setattr(augment_strong, "_CACHED_PIXELS", 1)
     assert torch.equal(found, RandAugment()(x, noise))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_images_are_changed_as_small_ones_pixel_by_pixel(channels, monkeypatch):
+    """What is cut, mirrored, covered and moved by slices on a CPU is what an index for each pixel gives."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (12, channels, 70, 66), dtype=torch.uint8, generator=generator)
+    chain = build({"random_crop": {"padding": 4}, "horizontal_flip": {}, "cutout": {"size": 0.5}})
+    noise = torch.rand(12, chain.draws, generator=generator)
+    by_slices = chain(images, noise)
+    for module in ("augment_basic", "augment_strong"):
+        monkeypatch.setattr(f"tutelage.data.{module}.LARGE", 1 << 30)
+    assert torch.equal(by_slices, chain(images, noise))
+    share = torch.rand(12, generator=generator)
+    for name, (operation, low, high) in OPERATIONS.items():
+        magnitude = low + (high - low) * share
+        together = operation(images, magnitude)
+        apart = [operation(images[i : i + 1], magnitude[i : i + 1]) for i in range(12)]
+        assert torch.equal(together, torch.cat(apart)), name

@@ -15,6 +15,7 @@ BENCHES = (
     "startup",
     "ensemble_step",
     "transfer_step",
+    "augmentation",
     "own_data",
     "growth",
 )

@@ -9,10 +9,9 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage.data.augment_basic import below
+from tutelage.data.augment_basic import LARGE, below
 from tutelage.errors import UserError
 
 Operation = Callable[[Tensor, Tensor], Tensor]
@@ -54,23 +53,24 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with a smoothed image; the border stays."""
-    channels = images.shape[1]
+    whole = images.to(torch.int16)
+    across = whole[..., :-2] + whole[..., 1:-1] + whole[..., 2:]
+    inner = across[:, :, :-2] + across[:, :, 1:-1] + across[:, :, 2:] + 4 * whole[:, :, 1:-1, 1:-1]
     smooth = images.float()
-    ones = torch.ones(channels, 1, 3, 3, device=images.device)
-    inner = F.conv2d(smooth, ones, groups=channels) + 4 * smooth[:, :, 1:-1, 1:-1]
-    smooth[:, :, 1:-1, 1:-1] = (inner / 13).round()
+    smooth[:, :, 1:-1, 1:-1] = (inner.float() / 13).round()
     return _blend(images, smooth, factor)
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
     """Keep the highest bits (4 ... 8) of each value."""
-    step = torch.pow(2, 8 - bits.round().clamp(1, 8)).to(torch.uint8)[:, None, None, None]
-    return images - images % step
+    step = torch.pow(2, 8 - bits.round().clamp(1, 8))
+    return images & (256 - step).clamp(max=255).to(torch.uint8)[:, None, None, None]
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert the values from the threshold (0 ... 1, of 255) on."""
-    return torch.where(images.float() >= 255 * _each(threshold), 255 - images, images)
+    limit = (255 * _each(threshold)).ceil().to(torch.int16)
+    return images ^ (images.to(torch.int16) >= limit).to(torch.uint8).mul_(255)
 
 
 def autocontrast(images: Tensor, _: Tensor) -> Tensor:
@@ -99,16 +99,29 @@ def _affine(images: Tensor, rows: list[Tensor]) -> Tensor:
     n, channels, height, width = images.shape
     entries = [row.view(-1, 1, 1) for row in rows]
     y, x = (torch.arange(s, device=images.device) - (s - 1) / 2 for s in (height, width))
-    across, down = ((x * a + y[:, None] * b) + c for a, b, c in (entries[:3], entries[3:]))
+    across, down = (_moved(x, y[:, None], *three) for three in (entries[:3], entries[3:]))
     # As grid_sample finds its nearest pixels, by way of -1 ... 1: the same ones, without turning bytes to floats and back.
     column, row = (
         ((part / (side / 2) + 1) * (side / 2) - 0.5).round().long()
         for part, side in ((across, width), (down, height))
     )
+    if n == column.shape[1] == row.shape[2] == 1:  # along the sides: whole rows and columns are read
+        found = images.index_select(2, row.view(-1).clamp(0, height - 1))
+        found = found.index_select(3, column.view(-1).clamp(0, width - 1))
+        return found * ((column >= 0) & (column < width) & (row >= 0) & (row < height))
     within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     index = (row * width + column).masked_fill_(~within, 0).view(n, 1, -1).expand(-1, channels, -1)
     found = images.reshape(n, channels, -1).gather(2, index)
     return found.view_as(images) * within[:, None]
+
+
+def _moved(x: Tensor, y: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """x a + y b + c, (n, height, width), or with 1 in place of a side on which nothing depends, where that can be seen without waiting."""
+    if a.device.type == "cpu" and not b.any():
+        return x * a + c
+    if a.device.type == "cpu" and not a.any():
+        return y * b + c
+    return x * a + y * b + c
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
@@ -183,7 +196,9 @@ class RandAugment:
                 result = torch.where(chosen[:, None, None, None], operation(images, magnitude), result)
             elif len(rows := chosen.nonzero()[:, 0]):
                 for part in rows.split(max(1, _CACHED_PIXELS // images[0, 0].numel())):
-                    result[part] = operation(images[part], magnitude[part])
+                    # one image is a slice, which is no copy
+                    at = slice(int(part), int(part) + 1) if len(part) == 1 else part
+                    result[at] = operation(images[at], magnitude[at])
         return result
 
 
@@ -208,5 +223,13 @@ class Cutout:
             (torch.arange(side, device=images.device) + 0.5 - noise[:, k, None] * side).abs() <= half
             for k, side in enumerate((height, width))
         )
+        grey = 0.5 if images.is_floating_point() else 127
+        if images.device.type == "cpu" and height * width >= LARGE:
+            result = images.clone()
+            for image, down, across in zip(result, rows, columns, strict=True):
+                (y, x) = (side.nonzero()[:, 0].tolist() for side in (down, across))
+                if y and x:
+                    image[:, y[0] : y[-1] + 1, x[0] : x[-1] + 1] = grey
+            return result
         covered = rows[:, None, :, None] & columns[:, None, None, :]
-        return images.masked_fill(covered, 0.5 if images.is_floating_point() else 127)
+        return images.masked_fill(covered, grey)

@@ -260,3 +260,10 @@ def test_a_mistake_that_jobs_share_is_said_once(capsys, tmp_path):
     error = capsys.readouterr().err
     assert "2 of 2 jobs failed" in error and error.count(", and 1 more: ") == 1
     assert error.count("did you mean 'auroc'") == 2  # at once, and at the end
+
+
+def test_words_that_mean_nothing_are_said_before_others_train(capsys, tmp_path):
+    """A sweep of days must not tell at its end what was known at its beginning."""
+    assert main(["train", "-m", *QUICK, f"runs_dir={tmp_path}", "fit.max_steps=1", "fit.metrics=[],3"]) == 2
+    said = capsys.readouterr().err
+    assert said.index("failed: ") < said.index("seed 0: ")

@@ -1,6 +1,8 @@
 """The rules of a verdict, one by one."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -146,3 +148,43 @@ def test_intervals_of_shares_stay_within_what_is_possible():
     assert percent.summary.high == 100
     pair = compare(("a", values, None), ("b", zero.values, None), same_setting=False, bounds=line.bounds)
     assert pair.difference.high == 1 and pair.verdict is Verdict.ABOVE
+
+
+def test_committed_reports_have_the_words_and_columns_of_today():
+    """No verdict `above` beside a p that decides nothing: such columns are left out, and it is said once why."""
+    pages = {p: p.read_text() for p in (Path(__file__).parents[2] / "experiments").rglob("*.md")}
+    compared = {path: text for path, text in pages.items() if "## Comparisons" in text}
+    assert len(compared) > 20
+    for path, text in compared.items():
+        assert not re.search(r"\| (above|below) \|$", text, re.MULTILINE), path
+        assert ("| p (Holm) |" in text) != ("No p values" in text) or "pairs |" not in text, path
+        assert text.count("The verdict rests on the interval alone.") == 1, path
+
+
+@pytest.mark.parametrize(
+    ("metric", "first", "second", "verdict", "said"),
+    [
+        ("accuracy", [0.9], [0.8], "undecided (1 common seed, at least 3 needed)", None),
+        ("accuracy", [0.9, 0.91], [0.8, 0.85], "undecided (2 common seeds, at least 3 needed)", None),
+        ("accuracy", [0.9, 0.91, 0.99], [0.8, 0.85, 0.7], "undecided (about 6 seeds would decide)", "p is at least 0.25"),
+        ("accuracy", [0.9] * 4, [0.9] * 4, "undecided (equal in all 4 seeds)", "p is at least 0.12"),
+        ("accuracy", [math.nan, 0.9, 0.8], [0.7] * 3, "undecided (a value is no finite number)", None),
+        ("accuracy", [0.9, 0.91, 0.92, 0.93, 0.94, 0.95], [0.8] * 6, "interval above 0", "sign-flip test; p (Holm)"),
+        ("mse", [1.1, 1.2, 1.1], [2.1, 2.0, 2.2], "interval below 0", "Lower is better"),
+    ],
+)  # fmt: skip
+def test_a_verdict_says_what_it_rests_on(metric, first, second, verdict, said):
+    lines = [
+        Line(label, f"test/{metric}", dict(enumerate(values)), {})
+        for label, values in (("guided", first), ("plain", second))
+    ]
+    pair = compare(*((x.label, x.values, None) for x in lines), same_setting=False, bounds=lines[0].bounds)
+    report = Report("t", tuple(lines), tuple(correct([pair])))
+    assert report.comparisons[0].sentence == verdict
+    explained = render.comparisons_explained(report)
+    assert explained.count("rests on the interval alone") == 1
+    assert said is None or said in explained
+    assert ("No p values" in explained) is bool(said and "p is at least" in said) or metric == "mse"
+    assert ("Lower is better" in explained) is (metric == "mse")
+    for line in lines:
+        assert not (line.summary.low < 0) and not (metric == "accuracy" and line.summary.high > 1)

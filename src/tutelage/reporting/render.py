@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import visible
 from tutelage.reporting.fitted import Fitted
+from tutelage.reporting.quantities import better, usual_mode
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.statistics import Summary
 from tutelage.reporting.verdict import FEWEST_SEEDS, LEVEL, Verdict, exact_test_decides, smallest_corrected_p
@@ -52,14 +53,20 @@ def comparisons_explained(report: Report) -> str:
         said.append(
             "p is that of the exact two-sided sign-flip test; p (Holm) is corrected for the number of comparisons."
         )
-    elif any(len(item.seeds) >= FEWEST_SEEDS for item in report.comparisons):
-        pairs = max(len(item.seeds) for item in report.comparisons)
+    elif tested := [
+        item for item in report.comparisons if len(item.seeds) >= FEWEST_SEEDS and item.p == item.p
+    ]:
+        pairs = max(len(item.seeds) for item in tested)
         many = f" in {len(report.comparisons)} comparisons" if len(report.comparisons) > 1 else ""
         said.append(
             f"No p values: in the exact sign-flip test of {pairs} pairs{many}, p is at least "
             f"{smallest_corrected_p(report.comparisons):.2g}, so it could not decide at {LEVEL:g}."
         )
-    return " ".join([*said, "The verdict rests on the interval alone."])
+    said.append("The verdict rests on the interval alone.")
+    modes = {usual_mode(line.metric) for line in report.lines}
+    if (better(report.lines) or ("lower is better" if modes == {"min"} else "")) == "lower is better":
+        said.append("Lower is better: below 0, the first arm is ahead.")
+    return " ".join(said)
 
 
 def explanation(report: Report) -> str:

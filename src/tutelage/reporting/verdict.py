@@ -81,7 +81,12 @@ class Comparison:
         if self.verdict is not Verdict.UNDECIDED:
             return str(self.verdict)
         if len(self.seeds) < FEWEST_SEEDS:
-            return f"undecided ({len(self.seeds)} common seeds, at least {FEWEST_SEEDS} needed)"
+            seeds = f"{len(self.seeds)} common seed{'' if len(self.seeds) == 1 else 's'}"
+            return f"undecided ({seeds}, at least {FEWEST_SEEDS} needed)"
+        if not math.isfinite(self.difference.mean):
+            return "undecided (a value is no finite number)"
+        if self.difference.mean == self.difference.std == 0:
+            return f"undecided (equal in all {len(self.seeds)} seeds)"
         needed = f"about {self.seeds_needed}" if self.seeds_needed else "more than 1,000"
         return f"undecided ({needed} seeds would decide)"
 

@@ -254,7 +254,8 @@ def test_a_job_of_two_ranks_that_is_queued_again_and_then_cancelled(ranks):
 
 
 def test_a_job_whose_time_is_over_is_queued_again_and_resumes():
-    sweep = begin(*LONG, "hydra.launcher.timeout_min=1", "seed=0")
+    # one minute leaves twenty seconds, in which a busy machine has not saved anything yet
+    sweep = begin(*LONG, "hydra.launcher.timeout_min=2", "seed=0")
     until(lambda: "interrupted and queued again" in sweep.said.read_text(), "the time is over", limit_s=400)
     go()
     code, output = end(sweep)

@@ -99,8 +99,8 @@ def test_filters_choose_for_list_and_prune_alike(runs, capsys):
         return capsys.readouterr().out.splitlines()[0]
 
     assert listed().startswith("6 runs")
-    assert listed("--state", "failed").startswith("1 runs")
-    assert listed("--method", "guidance").startswith("1 runs")
+    assert listed("--state", "failed").startswith("1 run ")
+    assert listed("--method", "guidance").startswith("1 run ")
     assert listed("--data", "digits", "--state", "complete").startswith("5 runs")
     assert listed("--before", "2020-01-01").startswith("0 runs")
     assert listed("--since", "2020-01-01").startswith("6 runs")

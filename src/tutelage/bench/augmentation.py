@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
+from typing import Any
 
 from tutelage.bench.timing import Row, in_turn, row
 
 IMAGES = {32: 256, 96: 64, 224: 16}
 """By pixels a side, how many images a batch has."""
-VIEWS = {
+VIEWS: dict[str, dict[str, dict[str, Any]]] = {
     "weak": {"random_crop": {"padding": 4}, "horizontal_flip": {}},
     "strong": {"random_crop": {"padding": 4}, "horizontal_flip": {}, "rand_augment": {"count": 2}, "cutout": {"size": 0.5}},
 }  # fmt: skip
@@ -37,7 +39,7 @@ def _measured(view: str, pixels: int, pairs: int) -> Row:
     chain = build(VIEWS[view])
     assert chain is not None
     draws = chain.draws
-    steps: list[object] = [v2.RandomCrop(pixels, padding=4), v2.RandomHorizontalFlip()]
+    steps: list[Callable[..., Any]] = [v2.RandomCrop(pixels, padding=4), v2.RandomHorizontalFlip()]
     steps += [v2.RandAugment(2)] if view == "strong" else []
     steps += [v2.PILToTensor()]
     if view == "strong":  # in cutout's place: a square of half the height

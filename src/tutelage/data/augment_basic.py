@@ -70,8 +70,8 @@ class RandomCrop:
         offsets = below(noise, 2 * self.padding + 1)
         if images.device.type == "cpu" and height * width >= LARGE:
             padded = F.pad(images, [self.padding] * 4)
-            places = zip(padded, offsets.tolist(), strict=True)
-            return torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in places])
+            each = zip(padded, offsets.tolist(), strict=True)
+            return torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in each])
         rows = offsets[:, :1] + torch.arange(height, device=images.device)
         columns = offsets[:, 1:] + torch.arange(width, device=images.device)
         places = rows[:, :, None] * (width + 2 * self.padding) + columns[:, None, :]

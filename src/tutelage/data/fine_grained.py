@@ -142,7 +142,7 @@ class FineGrained(ImageFolder):
                 )
         super().prepare()
 
-    def content(self) -> tuple[str, ...]:
+    def content(self) -> tuple[Any, ...]:
         """See `ImageFolder`: a published set is named, not hashed."""
         return (self.dataset, str(self.published_validation))
 

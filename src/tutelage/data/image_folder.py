@@ -92,7 +92,7 @@ class ImageFolder(ImageData):
         """
         self.source()
 
-    def content(self) -> tuple[str, ...]:
+    def content(self) -> tuple[Any, ...]:
         """Return what names the content of the files, for the caches."""
         self.fingerprint = self.fingerprint or fingerprint_of(self.root, "images")
         return ("folder", self.fingerprint)

@@ -87,7 +87,7 @@ class WebDataset(ImageFolder):
         super().__init__(**options)
         self.label, self.label_key = label, label_key
 
-    def content(self) -> tuple[str, ...]:
+    def content(self) -> tuple[Any, ...]:
         """See `ImageFolder`."""
         self.fingerprint = self.fingerprint or fingerprint_of(self.root)
         return ("webdataset", self.fingerprint, self.label, self.label_key)

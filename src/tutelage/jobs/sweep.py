@@ -86,7 +86,9 @@ def run_commands(
         announce(plans, launch)
         jobs = Jobs.new(runs_dir)
         known = {tuple(words): plan for words, plan in zip(commands, plans, strict=True) if plan is not None}
-        wrong_first = sorted(commands, key=lambda words: tuple(words) in known)  # said at once, not after hours
+        wrong_first = sorted(
+            commands, key=lambda words: tuple(words) in known
+        )  # said at once, not after hours
         launch(jobs, wrong_first, known)
         jobs.finish_busy()
     return jobs, plans

@@ -42,9 +42,8 @@ def clipped(value: float, metric: str, scale: float = 1.0) -> float:
 def better(lines: Sequence[Line]) -> str:
     """Return "higher is better" or "lower is better" where the arms' runs say so and agree, else nothing."""
     modes = {row.directions.get(base(line.metric)) for line in lines for row in line.rows} - {None}
-    return {"max": "higher is better", "min": "lower is better"}.get(
-        modes.pop() if len(modes) == 1 else "", ""
-    )
+    agreed = modes.pop() if len(modes) == 1 else None
+    return {"max": "higher is better", "min": "lower is better"}.get(agreed or "", "")
 
 
 def base(metric: str) -> str:

@@ -236,7 +236,7 @@ class _Drawing:
         self._labels(axes, list(self.points))
         label = f"{self.metric.partition('/')[0]} {self.name}{self._direction()}"
         axes.set(xlabel=label if len(label) <= 38 else label.replace("; ", "\n"))
-        axes.set_title("every seed, and the mean with its 95 % interval", fontsize=8)
+        axes.set_title("every seed, and the mean with its 95 % interval", fontsize=8, loc="right")
 
     def _differences(self, axes: Any) -> None:
         places = {label: place for place, label in enumerate(self.curves)}
@@ -249,7 +249,7 @@ class _Drawing:
         self._labels(axes, [_difference(c.first, c.second) for c in self.compared])
         published = "; diamond: published" if any(c.published is not None for c in self.compared) else ""
         axes.set(xlabel=f"difference in {self.name}")
-        axes.set_title(f"difference over common seeds, 95 % interval{published}", fontsize=8)
+        axes.set_title(f"difference over common seeds, 95 % interval{published}", fontsize=8, loc="right")
 
     def _labels(self, axes: Any, labels: Sequence[str]) -> None:
         short = [_in_two(label, 38) if "\n" not in label else label for label in labels]

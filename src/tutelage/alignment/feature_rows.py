@@ -16,7 +16,8 @@ def per_sample(activation: Tensor, mask: Tensor | None = None) -> Tensor:
     Raises UserError when a sequence and the mask disagree in length.
     """
     if mask is not None and activation.ndim > 2:
-        activation = activation.masked_fill(~_over_positions(activation, mask), 0)
+        # one pass each way, where masked_fill copies first; what padding holds, also NaN, counts for nothing
+        activation = torch.where(_over_positions(activation, mask), activation, activation.new_zeros(()))
     if activation.ndim == 4 and activation.is_contiguous(memory_format=torch.channels_last):
         activation = activation.permute(0, 2, 3, 1)
     return activation.flatten(1)

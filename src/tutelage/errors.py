@@ -8,6 +8,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+ONCE = {"once": True}
+"""As `extra` of a line that is logged: the runs of one command all say it, and the screen has it once."""
+
 
 class UserError(Exception):
     """A mistake in a command, a configuration or a file: shown as one message, exit code 2, no traceback.

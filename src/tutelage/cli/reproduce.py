@@ -43,6 +43,7 @@ def run(given: Given) -> int:
 
     launch, extra = launcher_of(given.as_settings("processes"), 1)
     table = load(path)
+    log.info("looking for the runs of %s", path)  # a word at once: every cell is composed first
     with hydra_ready():
         jobs: Jobs | None = None
         planner = Planner()

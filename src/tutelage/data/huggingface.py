@@ -21,7 +21,7 @@ from tutelage.data.memory import check_fits
 from tutelage.data.rows import Rows
 from tutelage.data.table import Table
 from tutelage.data.text_rows import TextRows
-from tutelage.errors import UserError, choices
+from tutelage.errors import ONCE, UserError, choices
 from tutelage.typed import Count
 
 log = logging.getLogger("tutelage")
@@ -120,7 +120,7 @@ class _Source:
                     parts.setdefault(part, found[word])
         left_out = [one for one in found if found[one] not in parts.values()]
         if left_out:
-            log.info("%s: the parts %s are left out", self.said, ", ".join(left_out))
+            log.info("%s: the parts %s are left out", self.said, ", ".join(left_out), extra=ONCE)
         if "train" not in parts:
             raise UserError(f"{self.said} has no part called train, but {', '.join(map(str, found))}")
         return {"": parts["train"]} if len(parts) == 1 else parts

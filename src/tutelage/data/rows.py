@@ -21,7 +21,7 @@ from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.frame import Frame, column, is_text
 from tutelage.data.frame import read as read_frame
 from tutelage.data.streams import Store
-from tutelage.errors import UserError
+from tutelage.errors import ONCE, UserError
 from tutelage.tasks import Binary, Classification, MultiLabel, Regression
 from tutelage.typed import Count
 
@@ -123,7 +123,7 @@ class Rows(DataModule):
         """See `DataModule`."""
         frame = self.frame()
         for note in frame.notes:
-            log.info("%s: %s", self.named, note)
+            log.info("%s: %s", self.named, note, extra=ONCE)
         trained = self.trained
         targets = row_targets.read(
             frame,
@@ -133,7 +133,7 @@ class Rows(DataModule):
             classes=self.classes,
             known=None if trained is None else trained.facts.get("classes"),
         )
-        log.info("%s: %s", self.named, targets.note)
+        log.info("%s: %s", self.named, targets.note, extra=ONCE)
         self.kind_of_task = targets.task
         one_of = targets.values.ndim == 1
         rows = np.flatnonzero(targets.values >= 0) if one_of else np.arange(len(targets.values))

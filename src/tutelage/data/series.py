@@ -19,7 +19,7 @@ from tutelage.data.csv_cells import Decimal
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.splits import SPLITS, digest
 from tutelage.data.streams import Resident
-from tutelage.errors import UserError
+from tutelage.errors import ONCE, UserError
 from tutelage.tasks import Batch, Forecasting
 from tutelage.typed import Count, Positive, Rate
 
@@ -121,7 +121,7 @@ class Series(DataModule):
         file = self._file()
         raw, names = file.values, file.names
         for note in file.notes:
-            log.info("%s: %s", self.root, note)
+            log.info("%s: %s", self.root, note, extra=ONCE)
         ends = np.cumsum(self._rows(len(raw)))
         present = ~np.isnan(raw[: ends[-1]])
         if not present.all():

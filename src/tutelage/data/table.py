@@ -16,7 +16,7 @@ from tutelage.data.frame import Frame, column
 from tutelage.data.rows import Rows
 from tutelage.data.splits import content_numbers
 from tutelage.data.streams import Resident
-from tutelage.errors import UserError
+from tutelage.errors import ONCE, UserError
 from tutelage.tasks import Batch
 
 log = logging.getLogger("tutelage")
@@ -103,7 +103,7 @@ class Table(Rows):
                 frame.columns, names, train, categories=self.categories, root=self.named
             )
             for note in notes:
-                log.info("%s: %s", self.named, note)
+                log.info("%s: %s", self.named, note, extra=ONCE)
         assert self.encoding is not None
         values, unknown = self.encoding.apply(frame.columns, self.named)
         self.facts |= {"features": self.encoding.names, "unknown_categories": self._unknown(unknown)}

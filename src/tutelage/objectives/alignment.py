@@ -13,7 +13,7 @@ from tutelage.alignment.comparison import Comparison
 from tutelage.alignment.guides import GUIDE_INPUTS, FeatureGuide
 from tutelage.alignment.pairing import Pairing, table
 from tutelage.alignment.similarity import CKA, Similarity
-from tutelage.errors import UserError, choices
+from tutelage.errors import ONCE, UserError, choices
 from tutelage.models.arguments import positive
 from tutelage.objectives.base import Objective, Setup, Start, Step
 from tutelage.tasks import Batch
@@ -92,8 +92,7 @@ class Alignment(Objective):
         if start.rank:
             return
         pairs = self.comparison.pairs
-        once = {"once": True}  # the runs of a sweep have mostly as many
-        log.info("%d layer pairs, %s to network (--verbose shows them)", len(pairs), self.network, extra=once)
+        log.info("%d layer pairs, %s to network (--verbose shows them)", len(pairs), self.network, extra=ONCE)
         log.debug("%s", table(pairs))
         if start.accumulate > 1:
             log.warning(

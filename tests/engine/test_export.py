@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
+import hugging_face_models
 from tutelage.data.base import DataModule
 from tutelage.data.own import ArrayStore
 from tutelage.engine import export as engine
@@ -16,6 +18,8 @@ from tutelage.engine.exported import load_exported
 from tutelage.engine.load import LoadedRun
 from tutelage.engine.networks import build_network, sizes_of
 from tutelage.errors import UserError
+from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.mobile import MOBILE
 from tutelage.tasks import Batch, Classification
 
 M = "tutelage.models"
@@ -27,7 +31,9 @@ FAMILIES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "convnet": ({"_target_": f"{M}.convnet.ConvNet", "width": 4, "stages": 2, "blocks": 1, "residual": False}, IMAGE),
     "residual_convnet": ({"_target_": f"{M}.convnet.ConvNet", "width": 4, "stages": 2, "blocks": 1, "residual": True}, IMAGE),
     "cifar": ({"_target_": f"{M}.cifar.cifar", "name": "resnet8"}, IMAGE),
-    "mobile": ({"_target_": f"{M}.cifar.cifar", "name": "shufflenetv1"}, IMAGE),
+    **{name: ({"_target_": f"{M}.cifar.cifar", "name": name}, IMAGE) for name in ("wrn_16_1", "vgg8", *MOBILE)},
+    "simkd": ({"_target_": f"{M}.reused.ReusedClassifier", "width": 64, "student": {"_target_": f"{M}.cifar.cifar", "name": "resnet8"}},
+              IMAGE),
     "resnet": ({"_target_": f"{M}.resnet.resnet", "name": "resnet18", "small_images": True, "residual": True}, IMAGE),
     "deep_convnet": ({"_target_": f"{M}.resnet.resnet", "name": "resnet18", "small_images": True, "residual": False}, IMAGE),
     "lstm": (RECURRENT | {"cell": "lstm"}, SERIES),
@@ -40,6 +46,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "torchvision": ({"_target_": f"{M}.pretrained.torchvision_model", "name": "squeezenet1_1"}, IMAGE),
 }  # fmt: skip
 QUICK = ("fcn", "encoder", "timm_vit")
+TIMM = [name for name in timm.list_models("test_*") if name not in ("test_vit", "test_resnet")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +87,10 @@ def loaded(node: dict[str, Any], shape: tuple[int, ...]) -> LoadedRun:
 
 
 def check(family: str, kind: str, folder) -> None:
-    run = loaded(*FAMILIES[family])
+    check_run(loaded(*FAMILIES[family]), kind, folder)
+
+
+def check_run(run: LoadedRun, kind: str, folder) -> None:
     facts = engine.export(run, folder, kind, key="some/run")
     assert facts["compared"] == 9 and facts["largest_difference"] < 1e-3
     found = load_exported(folder, code=["torch_export"])
@@ -90,7 +100,7 @@ def check(family: str, kind: str, folder) -> None:
     for size in (1, 2, 7):
         mask = None if batch.mask is None else batch.mask[:size]
         with torch.no_grad():
-            own = run.network(batch.inputs[:size]) if mask is None else run.network(batch.inputs[:size], mask)
+            own = FrozenNetwork(run.network)(batch.inputs[:size], mask)
         theirs = found(raw[:size].numpy(), mask)
         assert theirs.shape == (size, 4)
         torch.testing.assert_close(theirs, own, atol=1e-4, rtol=1e-3)
@@ -105,6 +115,31 @@ def test_a_family_runs_in_onnxruntime_with_batches_of_any_size(family, tmp_path)
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(QUICK)))
 def test_every_family_runs_in_onnxruntime(family, tmp_path):
     check(family, "onnx", tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIMM)
+def test_every_test_network_of_timm_runs_in_onnxruntime(name, tmp_path):
+    node = {"_target_": f"{M}.pretrained.timm_model", "name": name}
+    check_run(loaded(node, (3, 160, 160)), "onnx", tmp_path / "out")  # the side they are made for
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit", "bert"])
+def test_a_hugging_face_model_runs_in_onnxruntime(name, tmp_path):
+    make = {
+        "vit": lambda folder: hugging_face_models.vit(folder, labels=4, side=32, channels=3),
+        "bert": lambda folder: hugging_face_models.bert(folder, vocab_size=5, labels=4),
+    }[name]
+    made = make(tmp_path / "model")
+    node = {
+        "_target_": f"{M}.huggingface.hugging_face_model",
+        "name": str(made),
+        "revision": None,
+        "options": {},
+        "lora": None,
+    }
+    check_run(loaded(node, IMAGE if name == "vit" else TOKENS), "onnx", tmp_path / "out")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

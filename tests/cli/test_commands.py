@@ -74,6 +74,7 @@ def test_a_name_of_runs_that_is_a_tables_too_is_reported_from_the_runs(tmp_path,
         (["small", "port=none"], "port must be a whole number from 0 to 65535"),
         (["small", "every=0"], "every must be a whole number from 1 to 3600"),
         (["smal"], "did you mean 'small"),
+        (["guidance/digit"], "did you mean the table 'guidance/digits'?"),
         (["small", "model.depth=3"], "a page of runs takes runs_dir=<folder>"),
     ],
 )

@@ -50,6 +50,8 @@ def fails(capsys, *words, code=2):
         ("data=image_folder data.root=", "data.root must name existing data; got an empty text"),
         ("data=cifar10 data.root=", "data.root must name existing data; got an empty text"),
         ("data=pseudo data.root=", "data.root must name existing data; got an empty text"),
+        ("model@second=convnet", "another frozen one is added, +model@frozen.second=<model>"),
+        ("model@giude=convnet", "known are model@guide, model@teacher and model@source"),
         ("dta=digits", "did you mean 'data'"),
         ("data=digist", "did you mean 'digits'"),
         ("model=fcm", "did you mean 'fcn'"),

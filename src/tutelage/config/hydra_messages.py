@@ -41,6 +41,11 @@ def in_words(error: Exception, overrides: Sequence[str], known_keys: Callable[[s
         known = known_keys(key)
         if key in known:
             return UserError(f"'{key}' holds named entries: give each by its name, +{key}.<name>=<value>")
+        if (name := key.removeprefix("model@").removeprefix("frozen.")) != key and "@" in key:
+            return UserError(
+                f"there is no network '{name}' in this command: known are model@guide, model@teacher and model@source; "
+                f"another frozen one is added, +model@frozen.{name}=<model>"
+            )
         section, _, last = key.rpartition(".")
         if deeper := _deeper(section, last, known):
             return UserError(f"there is no setting '{key}' in this command; did you mean '{deeper}'?")

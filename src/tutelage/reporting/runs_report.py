@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError, choices, nearest
 from tutelage.reporting import curves, folds, page, render
 from tutelage.reporting.collect import Group, collect, group, prerequisites
 from tutelage.reporting.differences import notes_on_differences, same_test_data
 from tutelage.reporting.index import Index
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.row import Row
+from tutelage.reporting.table_paths import tables
 from tutelage.reporting.verdict import Comparison, compare, correct
 from tutelage.runs.identity import identity_of
 from tutelage.runs.run import State
@@ -34,7 +35,10 @@ def free_report(store: Store, under: str = "", index: Index | None = None) -> Re
     rows = collect(store, under, index)
     if not rows:
         below = f" below '{under}'" if under else ""
-        raise UserError(f"no runs{below} in {store.root}; {choices(store.name_in(under), store.levels())}")
+        levels, name = store.levels(), store.name_in(under)
+        table = None if nearest(name, levels) else nearest(name, tables())
+        meant = f" (or did you mean the table '{table}'?)" if table else ""
+        raise UserError(f"no runs{below} in {store.root}{meant}; {choices(name, levels)}")
     needed = prerequisites(rows)
     rows = folds.together(rows)
     groups = group(rows)

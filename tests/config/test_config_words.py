@@ -68,3 +68,14 @@ def test_what_means_something_is_left_as_it_is(word: str) -> None:
 def test_a_transfer_experiment_without_its_chain_names_the_chains() -> None:
     with pytest.raises(UserError, match=r"needs its chain: add chain=cifar10 \| digits \| imagenet"):
         compose(["experiment=transfer/pp"])
+
+
+def test_a_file_of_ones_own_counts_over_a_shipped_variant_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = compose(["optimizer=adam"])["optimizer"]
+    file = tmp_path / "conf/optimizer/adam.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("defaults:\n  - adamw\n  - _self_\nname: adam\nlr: 0.25\nweight_decay: 0.0\n")
+    assert compose(["optimizer=adam"])["optimizer"] == shipped | {"lr": 0.25}
+    file.unlink()
+    assert compose(["optimizer=adam"])["optimizer"] == shipped

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
-from tutelage.config.groups import SETS_OTHERS, VARIANTS, variants
+from tutelage.config.groups import SETS_OTHERS, VARIANTS, user_folder, variants
 
 CHOICES: dict[str, dict[str, Any]] = {
     # The jobs of a sweep in parallel on this machine, each in a process of its own. processes: at a time; null: one per GPU where there
@@ -69,17 +69,51 @@ CHOICES: dict[str, dict[str, Any]] = {
     },
 }
 
+_hidden: frozenset[str] = frozenset()
+"""The variants that are withdrawn now."""
+
+
+def register() -> None:
+    """Offer them to Hydra, but for variants that the user's own `conf/` has a file of: the file counts, as over a shipped one.
+
+    Harmless when repeated; the working folder may be another one then.
+    """
+    own = user_folder()
+    hidden = frozenset(place for place in variants() if own and (own / f"{place}.yaml").is_file())
+    _offer()
+    if hidden or _hidden:
+        _hide(hidden)
+
 
 @functools.cache
-def register() -> None:
-    """Offer them to Hydra, once in a process."""
+def _offer() -> None:
     Plugins.instance()  # which reads those of installed packages once: ours come after
-    offered = {f"hydra/{place}": ("tutelage", node) for place, node in CHOICES.items()}
-    offered |= {
-        place: (f"conf/{VARIANTS}.yaml", one.node(place.partition("/")[0]))
-        for place, one in variants().items()
-    }
-    for place, (provider, node) in offered.items():
-        group, _, name = place.rpartition("/")
-        package = "_global_" if place.partition("/")[0] in SETS_OTHERS else None
-        ConfigStore.instance().store(group=group, name=name, node=node, package=package, provider=provider)
+    for place, node in CHOICES.items():
+        _store(f"hydra/{place}", "tutelage", node)
+    for place in variants():
+        _store_variant(place)
+
+
+def _hide(hidden: frozenset[str]) -> None:
+    """Withdraw these variants, which Hydra would take for the schemas of the files; offer again those withdrawn before."""
+    global _hidden
+    for place in _hidden - hidden:
+        _store_variant(place)
+    for place in hidden - _hidden:
+        *groups, name = place.split("/")
+        stored: Any = ConfigStore.instance().repo
+        for group in groups:
+            stored = stored[group]
+        del stored[f"{name}.yaml"]
+    _hidden = hidden
+
+
+def _store_variant(place: str) -> None:
+    group = place.partition("/")[0]
+    package = "_global_" if group in SETS_OTHERS else None
+    _store(place, f"conf/{VARIANTS}.yaml", variants()[place].node(group), package)
+
+
+def _store(place: str, provider: str, node: dict[str, Any], package: str | None = None) -> None:
+    group, _, name = place.rpartition("/")
+    ConfigStore.instance().store(group=group, name=name, node=node, package=package, provider=provider)

@@ -113,6 +113,16 @@ def test_doctor_names_values_files_runs_and_layer_pairs(runs, capsys):
     assert main(["doctor", "--build", "data=image_folder", "data.root=/nowhere"]) == 2
 
 
+def test_watching_runs_ends_quietly_when_it_is_interrupted(runs, capsys, monkeypatch):
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("tutelage.cli.listing.time.sleep", interrupted)
+    assert main(["list", "runs", "--watch", f"runs_dir={runs}"]) == 0
+    assert "interrupted" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_doctor_marks_what_differs_from_the_defaults_and_fits(runs, capsys, monkeypatch, width):
     from tutelage.reporting import console

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -107,7 +108,11 @@ def _runs(given: Given, name: str) -> int:
         raise UserError("--watch needs a terminal: elsewhere give `tutelage list runs` as often as you like")
     from rich.live import Live
 
-    with Live(table(), console=console(), screen=True, auto_refresh=False) as live:
-        while True:  # until the user interrupts it
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Live(table(), console=console(), screen=True, auto_refresh=False) as live,
+    ):
+        while True:
             time.sleep(WATCH_S)
             live.update(table(), refresh=True)
+    return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
@@ -85,4 +87,5 @@ def test_own_data_are_measured_against_what_one_would_write_by_hand(tmp_path, mo
     assert own_data._tar_files(tmp_path / "shards", 0, 1, count=200, pixels=8).ratio == 1.0
     own_data._datasets(1, count=300, width=4)
     assert all(len(ours) == len(theirs) > 0 for ours, theirs in made)
+    pickle.dumps(own_data.Bare(None, None, 0))  # workers are spawned
     assert own_data._step(tmp_path / "bert", "guided", 1, batch=4, length=8).met

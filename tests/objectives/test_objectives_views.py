@@ -43,6 +43,24 @@ def test_views_are_of_training_images_alone_and_no_label_is_read(tmp_path):
     assert torch.equal(first, method.losses(wrong)["views"])
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("data.validation=0.001", "a validation batch holds 1 .*at least 2"),
+        ("data.eval_batch_size=1", "a validation batch holds 1 .*at least 2.*data.eval_batch_size"),
+        ("data.batch_size=1", "a train batch holds 1 .*at least 2 .*data.batch_size"),
+    ],
+)
+def test_a_batch_of_one_image_has_nothing_to_tell_apart(command, word, said):
+    with pytest.raises(UserError, match=said):
+        command(*WORDS, word)
+
+
+def test_nothing_is_selected_by_a_mean_of_no_values(tmp_path):
+    with pytest.raises(UserError, match="views_loss: the validation samples hold nothing to judge by"):
+        made(tmp_path).method.metrics_of["validation"].compute()
+
+
 @pytest.mark.parametrize("loss", ["simclr", "vicreg", "barlow_twins", "byol"])
 def test_each_loss_learns_selects_by_itself_and_gives_a_start(command, loss):
     run = command(*WORDS, f"{V}.loss={loss}")

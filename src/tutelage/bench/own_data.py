@@ -17,6 +17,27 @@ STREAMED, STEP, MEMORY = 0.95, 1.10, 16.0
 """Targets. The last: bytes at most, at the peak of reading, for each byte of a file; pandas holds each text as an object of its own."""
 
 
+class Bare:
+    """The Dataset that one writes by hand: each JPEG read at its place. Workers are spawned, so it must be importable."""
+
+    def __init__(self, files: Any, labels: Any, count: int) -> None:
+        self.files, self.labels, self.count = files, labels, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        shard, start, length = self.files.places[index].tolist()
+        with self.files.shards[shard].open("rb") as file:
+            file.seek(start)
+            image = Image.open(io.BytesIO(file.read(length))).convert("RGB")
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255), int(self.labels[index])
+
+
 def rows(pairs: int = 5) -> list[Row]:
     """Measure each."""
     with tempfile.TemporaryDirectory() as folder:
@@ -61,21 +82,8 @@ def _tar_files(root: Path, workers: int, pairs: int, count: int = 1_000, pixels:
     data.setup()
     stream, files = data.train_stream(seed=0, device="cpu"), data.store.files
 
-    class Bare(torch.utils.data.Dataset[Any]):
-        def __len__(self) -> int:
-            return len(data.splits["train"])
-
-        def __getitem__(self, index: int) -> Any:
-            shard, start, length = files.places[index].tolist()
-            with files.shards[shard].open("rb") as file:
-                file.seek(start)
-                image = Image.open(io.BytesIO(file.read(length))).convert("RGB")
-            return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255), int(
-                data.store.labels[index]
-            )
-
     loader = torch.utils.data.DataLoader(
-        Bare(),
+        Bare(files, data.store.labels, len(data.splits["train"])),
         batch_size=50,
         shuffle=True,
         drop_last=True,

@@ -198,6 +198,16 @@ def train(
             raise UserError(
                 f"{len(data.splits[name])} {name} samples cannot be shared by {trainer.world_size} ranks: use fewer devices"
             )
+        together = data.batch_size  # over all ranks: they see each other's
+        if name != "train":
+            share_of_split = -(-len(data.splits[name]) // trainer.world_size)
+            together = min(share_of_split, max(1, data.eval_batch_size // trainer.world_size))
+        if together < method.fewest:
+            needed = "data.batch_size" if name == "train" else f"the {name} split and data.eval_batch_size"
+            raise UserError(
+                f"what is learnt compares the samples of a batch, and a {name} batch holds {together} (each rank): at least "
+                f"{method.fewest} are needed, see {needed}"
+            )
     share: dict[str, Any] = {"rank": trainer.global_rank, "world_size": trainer.world_size, "device": device}
     stream = data.train_stream(seed=config["seed"], **share)
     intervals = ValidationIntervals(

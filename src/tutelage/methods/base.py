@@ -58,6 +58,9 @@ class Method(pl.LightningModule):
     reads_targets: ClassVar[bool] = True
     """Whether it learns what the task asks."""
 
+    fewest = 1
+    """How many samples a batch needs so that there is something to learn from, or to judge by."""
+
     def __init__(
         self,
         *,

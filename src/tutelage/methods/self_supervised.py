@@ -44,8 +44,9 @@ class SelfSupervised(Method):
                 f"fit.metrics={list(self.task.asked)}: no label is read, so that {pretext.selects} alone is known: leave fit.metrics and "
                 "fit.monitor empty (`tutelage analyse probe` measures the features)"
             )
+        self.fewest = pretext.fewest
         self.task.monitor, self.task.mode = pretext.selects, "min"
-        self.metrics_of = {split: _MeanLoss(pretext.selects) for split in self.metrics_of}  # type: ignore[misc]
+        self.metrics_of = {split: _MeanLoss(pretext.selects, split) for split in self.metrics_of}  # type: ignore[misc]
 
     @property
     def pretext(self) -> Pretext:
@@ -76,15 +77,20 @@ class SelfSupervised(Method):
 class _MeanLoss(nn.Module):
     """What stands in the place of a task's metrics: the mean of the batches' values over what each is a mean of."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, split: str) -> None:
         super().__init__()
-        self.name, self.mean = name, Mean()
+        self.name, self.split, self.mean = name, split, Mean()
 
     def add(self, value: Tensor, count: int) -> None:
         self.mean.update(value.detach().expand(count))
 
     def compute(self) -> dict[str, float]:
-        return {self.name: float(self.mean.compute())}
+        value = self.mean.compute()
+        if self.split == "validation" and not int(self.mean.count):
+            raise UserError(
+                f"{self.name}: the validation samples hold nothing to judge by; give data.validation more of them"
+            )
+        return {self.name: float(value)}
 
     def arrays(self) -> dict[str, Any]:
         return {}

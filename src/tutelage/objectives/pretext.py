@@ -28,6 +28,8 @@ class Pretext(Objective):
     reaches_output = False
     selects: ClassVar[str]
     """What the validation value is called; smaller is better."""
+    fewest: ClassVar[int] = 1
+    """How many samples a batch needs so that there is anything to tell apart."""
 
     stream: SampleStream
 

@@ -42,6 +42,7 @@ class TwoViews(Pretext):
     """
 
     selects = "views_loss"
+    fewest = 2
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class TwoViews(Pretext):
     def counted(self, batch: Batch) -> int:
         """See `Pretext.counted`: images; of one alone there is nothing to tell apart."""
         count = len(batch.index) // 2
-        return count if count > 1 else 0
+        return count if count >= self.fewest else 0
 
     def describe(self) -> dict[str, Any]:
         """See `Objective.describe`."""

@@ -131,6 +131,14 @@ def test_a_nan_result_is_not_averaged_away(make, store):
     assert read_csv(render.table_csv(report))[1] == ["plain", "test/accuracy", "NaN", "NaN", "2"]
 
 
+def test_an_infinite_result_is_shown_as_infinite(make, store):
+    make("demo/plain", 0, 0.5, validation=0.5)
+    make("demo/plain", 1, float("inf"), validation=0.1)
+    report = free_report(store, "demo")
+    assert "| inf |" in render.markdown(report) and "NaN" not in render.markdown(report)
+    assert render.table_csv(report).splitlines()[1].split(",")[2] == "inf"
+
+
 def test_cells_from_different_code_are_named(make, store):
     make("demo/plain", 0, 0.3)
     make("demo/plain", 1, 0.3, code={"commit": "b" * 40})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from tutelage.reporting.table_paths import table_path, table_path_unless_runs
 if TYPE_CHECKING:
     from tutelage.reporting.report_model import Report
     from tutelage.runs.store import Store
+
+log = logging.getLogger("tutelage")
 
 
 def run(given: Given) -> int:
@@ -28,6 +31,7 @@ def run(given: Given) -> int:
         report_runs(what, given.options["runs_dir"], columns=given.options["columns"])
     else:
         words = given.as_settings("runs_dir")
+        log.info("looking for the runs of %s", path)  # a word at once: every cell is composed first
         report_table(path, words, replace="--replace" in given.flags, columns=given.options["columns"])
     return 0
 

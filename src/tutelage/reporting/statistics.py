@@ -45,7 +45,8 @@ def summarize(
 ) -> Summary:
     """Return the summary with the t interval: mean ± t(n - 1) * std / sqrt(n), as far as it lies within the bounds.
 
-    A value that is not finite makes mean, spread and interval NaN: a diverged seed is not left out silently.
+    A value that is not finite makes spread and interval NaN, and the mean what it is in arithmetic, infinite or NaN: a diverged seed is
+    not left out silently.
 
     Args:
         values: one of each seed.
@@ -55,7 +56,7 @@ def summarize(
     """
     n = len(values)
     if n == 0 or not all(map(math.isfinite, values)):
-        return Summary(n, math.nan, math.nan, math.nan, math.nan)
+        return Summary(n, sum(values) / n if n else math.nan, math.nan, math.nan, math.nan)
     mean = math.fsum(values) / n
     if n == 1:
         return Summary(1, mean, math.nan, math.nan, math.nan)

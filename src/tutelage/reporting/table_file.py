@@ -154,9 +154,10 @@ def _arms(file: _File, name: str) -> tuple[Arm, ...]:
         for earlier in arms:
             if _kind(arm) == _kind(earlier):
                 raise UserError(f"the arms '{earlier.label}' and '{label}' are the same runs")
-            if value_of(arm.command, "name") == value_of(earlier.command, "name"):
+            if (shared := value_of(arm.command, "name")) == value_of(earlier.command, "name"):
                 raise UserError(
-                    f"the arms '{earlier.label}' and '{label}' have one name for their runs: {words[-1]}"
+                    f"the arms '{earlier.label}' and '{label}' have one name for their runs, name={shared}: give each its own among its "
+                    "words, or none, and the table's and the arm's name are taken"
                 )
         arms.append(arm)
     _check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -227,12 +228,28 @@ def test_what_a_killed_process_leaves_of_a_busy_run_is_taken_over(forked, tmp_pa
         time.sleep(0.001)
     os.kill(first.pid, signal.SIGSTOP)  # busy for as long as this test needs
     second = forked("train", "-m", *words, "seed=0,1")
-    while "waiting for 1 runs" not in second.text():
+    while "waiting for a run" not in second.text():
         assert second.running
         time.sleep(0.01)
     first.kill()
     assert second.wait() == 0, second.text()
     assert all(run.state is State.COMPLETE for run in store.runs())
+
+
+def test_the_line_of_a_job_without_a_value_says_why(tmp_path, caplog):
+    found = outcomes.Jobs.new(str(tmp_path))
+
+    def job(word, outcome):
+        def noted():
+            found.note(word, outcome, words=[word])
+            return math.nan
+
+        return [word], None, noted
+
+    with caplog.at_level("INFO", "tutelage"):
+        found.fork([job("seed=0", notes.Outcome.BUSY), job("seed=1", notes.Outcome.FAILED)], 1)
+    assert "[1/2] seed=0: another process works on it (" in caplog.text
+    assert "[2/2] seed=1: failed (" in caplog.text
 
 
 def test_a_full_disk_in_the_notes_ends_no_other_job_and_is_listed(tmp_path, monkeypatch):

@@ -181,7 +181,10 @@ class Jobs(Notes):
                 self.stop()
 
         def became(number: int, value: float) -> str:
-            plan = jobs[number][1]
+            words, plan, _ = jobs[number]
+            if value != value:
+                noted = next((note.outcome for note in self.notes() if note.words == tuple(words)), None)
+                return "another process works on it" if noted is Outcome.BUSY else noted or "no value"
             result = None if plan is None else Store(plan.config["runs_dir"]).at(plan.key).result
             monitor = (result or {}).get("selection", {}).get("monitor")
             return f"val. {monitor} {value:.4g}" if monitor else f"{value:.4g}"
@@ -210,7 +213,10 @@ class Jobs(Notes):
         """Wait for the jobs that other processes work on, and take over what those leave."""
         busy = [note for note in self.notes() if note.outcome is Outcome.BUSY]
         if busy:
-            log.info("waiting for %d runs that other processes work on", len(busy))
+            log.info(
+                "waiting for %s that other processes work on",
+                "a run" if len(busy) == 1 else f"{len(busy)} runs",
+            )
             self.run_all([note.words for note in busy], busy[0].processes, wait=True)
 
 

@@ -119,7 +119,7 @@ def run_forked(
     processes: jobs at a time; None: the number of GPUs, or of cores where there are none. Each of `processes` slots has its own GPU
     (CUDA_VISIBLE_DEVICES) or share of the cores. retries: how often each job is started again whose process dies (for what it
     raises, the job itself is responsible); died: called with the job's number and how, when no try is left.
-    became: says in words what a job's value is.
+    became: says in words what a job's value is; NaN: it has none.
     gpu_memory_gb: what each job may take of a GPU: as many as fit share one; None: one job a GPU.
     outputs: a folder for what jobs print, `<number>.txt`; none: it goes nowhere, since a run has its log.
     An interrupt reaches the jobs too, and is raised here when they have ended; they do not outlive this process.
@@ -177,11 +177,8 @@ def run_forked(
             if value is None and died is not None:
                 died(number, how)
             took, done = time.monotonic() - child.started, len(jobs) - len(waiting) - len(running)
-            # no value: it failed, or another process works on it
             progress.advance()
-            said = "no value"
-            if (made := values[number]) == made:
-                said = became(number, made) if became else f"{made:.4g}"
+            said = became(number, values[number]) if became else f"{values[number]:.4g}"
             log.info("[%d/%d] %s: %s (%.0f s%s)", done, len(jobs), name, said, took, how and f", {how}")
     except BaseException:
         _end_all(list(running))

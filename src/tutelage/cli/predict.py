@@ -49,7 +49,7 @@ def predict(
         found = answers(network(inputs, mask), answer)
         table += [start | row for start, row in zip(first, found, strict=True)]
     _write(target, table)
-    return f"{len(table)} predictions: written: {target}"
+    return f"{len(table)} predictions written: {target}"
 
 
 def _write(path: Path, table: list[dict[str, Any]]) -> None:

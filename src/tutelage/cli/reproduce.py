@@ -34,16 +34,19 @@ def run(given: Given) -> int:
         )
     if only := [word for word in ("--tiny", "minutes") if word in given.flags | given.spoken]:
         raise UserError(f"{only[0]} belongs to a programme ({', '.join(programmes())}); {name} is a table")
+    from tutelage.reporting.table_file import load
+
+    table = load(path)
+    log.info(
+        "looking for the runs of %s", path
+    )  # a word at once: Hydra is loaded and every cell composed first
     from tutelage.config.compose import compose, hydra_ready
     from tutelage.config.planner import Planner
     from tutelage.jobs.outcomes import Jobs
     from tutelage.jobs.sweep import at_a_time, launcher_of
-    from tutelage.reporting.table_file import load
     from tutelage.reporting.tables import finder, unfinished
 
     launch, extra = launcher_of(given.as_settings("processes"), 1)
-    table = load(path)
-    log.info("looking for the runs of %s", path)  # a word at once: every cell is composed first
     with hydra_ready():
         jobs: Jobs | None = None
         planner = Planner()

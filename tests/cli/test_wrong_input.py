@@ -52,6 +52,7 @@ def fails(capsys, *words, code=2):
         ("data=pseudo data.root=", "data.root must name existing data; got an empty text"),
         ("model@second=convnet", "another frozen one is added, +model@frozen.second=<model>"),
         ("model@giude=convnet", "known are model@guide, model@teacher and model@source"),
+        ("method.balance={a:1}", "method.balance must be text, got {'a': 1} (dict)"),
         ("dta=digits", "did you mean 'data'"),
         ("data=digist", "did you mean 'digits'"),
         ("model=fcm", "did you mean 'fcn'"),

@@ -48,10 +48,12 @@ from tutelage.runs.identity import is_need
 from tutelage.runs.setting import overlap
 from tutelage.runs.weights import needed_folder, node_of
 from tutelage.tasks import Batch, NoTargets, Tokens
-from tutelage.typed import in_keys
+from tutelage.typed import checked, in_keys
 
 log = logging.getLogger("tutelage")
 OPTIMIZER = "tutelage.methods.optim.OptimizerSpec"
+OF_ALL_OBJECTIVES = {"balance": str, "cache": list[str] | tuple[str, ...]}
+"""The settings of a method that are no objective's own, and what each takes."""
 
 
 @dataclass(frozen=True)
@@ -289,14 +291,18 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         mixed_targets=data.mixes_targets,
         normalization=data.normalization,
         samples=data.fixed_samples if config["method"].get("cache") else None,
-        **{key: config["method"][key] for key in ("balance", "cache") if config["method"].get(key)},
+        **{
+            key: checked(f"method.{key}", config["method"][key], hint)
+            for key, hint in OF_ALL_OBJECTIVES.items()
+            if config["method"].get(key)
+        },
     )
     method = construct(
         "method",
         {
             key: value
             for key, value in config["method"].items()
-            if key not in ("objectives", "balance", "cache", "unlabelled")
+            if key not in ("objectives", "unlabelled", *OF_ALL_OBJECTIVES)
         },
         network=network,
         task=data.task,

@@ -138,7 +138,7 @@ def notes_on(
         notes += [f"{line.label}, seed {', '.join(seeds)}: {reason}" for reason, seeds in by_reason.items()]
         odd = [str(seed) for seed, value in sorted(line.values.items()) if value - value != 0]
         if odd:
-            notes.append(f"{line.label}: not a finite number at seed {', '.join(odd)}, hence no mean")
+            notes.append(f"{line.label}: not a finite number at seed {', '.join(odd)}, hence no finite mean")
     done = {row.key: (line.label, row) for line in lines for row in line.rows if row.state is State.COMPLETE}
     notes += [said for line in lines if (said := folds.note(line.label, line.rows, line.metric))]
     notes += notes_on_differences(lines, swept)

@@ -16,6 +16,8 @@ import tutelage
 from tutelage.config.compose import compose
 from tutelage.config.planner import plan_of
 from tutelage.engine.build import build
+from tutelage.engine.export import export
+from tutelage.engine.exported import load_exported
 from tutelage.errors import UserError
 from tutelage.jobs.launch import run_plan
 from tutelage.runs.store import Store
@@ -130,6 +132,23 @@ def test_a_run_is_loaded_back_and_its_base_is_the_folders(folders, command):
     assert torch.equal(kept[f"{name}.base_layer.weight"], base[f"{name}.weight"])
     loaded = tutelage.load_run(run.path)
     assert all(torch.equal(value, kept[key]) for key, value in loaded.network.state_dict().items())
+
+
+def test_a_causal_language_model_with_its_tokeniser_trains_on_running_text_and_is_exported(
+    folders, command, tmp_path
+):
+    text = tmp_path / "story.txt"
+    text.write_text(" ".join(small.WORDS[(i * i + i // 7) % 10] for i in range(2000)))
+    run = command(
+        "data=text", f"data.root={text}", f"data.tokenizer={folders}/gpt2", "data.length=8", "data.batch_size=8",
+        *hugging_face("model", folders / "gpt2"),
+    )  # fmt: skip
+    loaded = tutelage.load_run(run.path)
+    export(loaded, tmp_path / "out", "safetensors", key=run.key)
+    tokens = torch.arange(16).reshape(2, 8) % 12
+    with torch.no_grad():
+        said = loaded.network(tokens).logits
+    assert torch.equal(load_exported(tmp_path / "out")(tokens), said)
 
 
 def test_a_folder_in_place_of_weights_is_told_its_place(folders, command):

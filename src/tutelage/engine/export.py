@@ -19,7 +19,7 @@ from tutelage.data.base import DataModule
 from tutelage.engine.encoding import encoding_of, keep
 from tutelage.engine.exported import FACTS, FILES, Served, extra, load_exported
 from tutelage.engine.load import LoadedRun
-from tutelage.engine.networks import example_of
+from tutelage.engine.networks import example_of, sizes_of
 from tutelage.engine.predictions import answer_of
 from tutelage.engine.quantise import quantise
 from tutelage.errors import UserError
@@ -80,14 +80,8 @@ def export(
                 "seed": loaded.config["seed"],
                 "hardware": {"accelerator": "cpu"},
             },
-            "sizes": {
-                "input_shape": facts["input_shape"],
-                "num_classes": data.task.output_size,
-                "output_size": data.task.output_size,
-                "vocab_size": data.vocab_size,
-                "per_position": data.task.per_position,
-                "class_names": facts["answer"]["names"],
-            },
+            "sizes": {key: value for key, value in sizes_of(data).items() if key != "tables"}
+            | {"input_shape": facts["input_shape"], "class_names": facts["answer"]["names"]},
         }
     folder.mkdir(parents=True)
     try:

@@ -16,6 +16,7 @@ from tutelage.cli import export, predict
 from tutelage.cli.commands import COMMANDS
 from tutelage.cli.reader import read
 from tutelage.config.planner import plan_of
+from tutelage.engine.encoding import encode
 from tutelage.errors import UserError
 from tutelage.jobs.launch import run_plan
 from tutelage.runs.store import Store
@@ -154,8 +155,16 @@ def test_a_table_needs_no_target_and_values_are_in_its_unit(runs, tmp_path, caps
     np.testing.assert_allclose([float(row["y"]) for row in rows(tmp_path / "q.csv")], expected, rtol=1e-4)
 
 
+def test_words_of_a_table_that_no_training_row_has_are_told(caplog):
+    encoding = {"kind": "table", "columns": [{"name": "c", "words": ["green", "red"]}]}
+    frame = __import__("pandas").DataFrame({"c": ["red", "violet", "green"]})
+    inputs, _ = encode(encoding, frame, "new.csv")
+    assert inputs.tolist() == [[0, 1], [0, 0], [1, 0]]
+    assert "new.csv: the column 'c' holds words that no training row has, in 1 of 3 rows" in caplog.text
+
+
 @pytest.mark.parametrize("level", ["word", "character", "tokenizer"])
-def test_an_export_of_texts_or_words_carries_what_they_are_encoded_by(tmp_path, level):
+def test_an_export_of_texts_or_words_carries_what_they_are_encoded_by(tmp_path, level, caplog):
     texts = [
         (f"{word} number {n % 7}", n, kind)
         for n in range(12)
@@ -186,6 +195,8 @@ def test_an_export_of_texts_or_words_carries_what_they_are_encoded_by(tmp_path, 
     (run,) = Store(tmp_path / "runs").runs("texts")
     (tmp_path / "new.csv").write_text("text\ngood number 3\nwhatever\nbad\n")
     main("predict", run.path, tmp_path / "new.csv", f"out={tmp_path / 'p.csv'}")
+    strange = "1 of 3 texts have no word that the training texts have"  # whatever
+    assert (strange in caplog.text) == (level == "word")
     main("export", run.path, f"out={tmp_path / 'x'}")
     (tmp_path / "tokenizer.json").unlink(missing_ok=True)  # the folder has all it takes
     main("predict", tmp_path / "x", tmp_path / "new.csv", f"out={tmp_path / 'q.csv'}")

@@ -43,13 +43,14 @@ def predict(
         _exported(name, files, code) if is_export else _of_run(name, files, words, split, runs_dir, code)
     )
     from tutelage.engine.predictions import answers
+    from tutelage.jobs.sweep import counted
 
     table = []
     for first, inputs, mask in rows:
         found = answers(network(inputs, mask), answer)
         table += [start | row for start, row in zip(first, found, strict=True)]
     _write(target, table)
-    return f"{len(table)} predictions written: {target}"
+    return f"{counted(len(table), 'prediction')} written: {target}"
 
 
 def _write(path: Path, table: list[dict[str, Any]]) -> None:
@@ -198,8 +199,8 @@ def _numbers(files: list[str], width: int) -> Rows:
         or frame.isna().any(axis=None)
     ):
         raise UserError(
-            f"{files[0]}: an exported network takes its {width} inputs as they are, in numbers; got {frame.shape[1]} columns. Its "
-            "run reads the table that it was trained on"
+            f"{files[0]}: an exported network takes its {width} inputs as they are, in numbers, no cell empty; got {frame.shape[1]} "
+            f"columns, {int(frame.isna().to_numpy().sum())} cells empty. Its run reads the table that it was trained on"
         )
     yield from _features(torch.from_numpy(frame.to_numpy(dtype=np.float32)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,10 @@ from tutelage.data.text_rows import TextRows
 from tutelage.data.vocabulary import tokeniser
 from tutelage.errors import UserError
 
+log = logging.getLogger("tutelage")
 TOKENISER = "tokenizer.json"
+UNKNOWN = 1
+"""The number, in a vocabulary of one's own, of what it does not have."""
 
 
 def encoding_of(data: DataModule) -> dict[str, Any] | None:
@@ -71,7 +75,16 @@ def encode(
                 Category(one["name"], tuple(one["words"])) if "words" in one else Number(**one)
                 for one in encoding["columns"]
             )
-            return torch.from_numpy(Encoding(columns).apply(frame, name)[0]), None
+            values, unknown = Encoding(columns).apply(frame, name)
+            for one, rows in unknown.items():
+                log.warning(
+                    "%s: the column '%s' holds words that no training row has, in %d of %d rows: taken as none of the known",
+                    name,
+                    one,
+                    int(rows.sum()),
+                    len(rows),
+                )
+            return torch.from_numpy(values), None
         return _tokens(encoding, frame, name, tokenizer)
     except (KeyError, TypeError) as error:
         raise UserError(f"the encoding of {name} is damaged: {type(error).__name__} {error}") from error
@@ -89,6 +102,8 @@ def _tokens(
         raise UserError(
             f"{name}: the text is empty in {len(empty)} of {len(rows)} rows, the first of them row {empty[0] + 1}"
         )
+    if encoding["level"] != "tokenizer" and (strange := sum(set(row) == {UNKNOWN} for row in rows)):
+        log.warning("%s: %d of %d texts have no word that the training texts have", name, strange, len(rows))
     length = int(encoding["length"])
     tokens = np.full((len(rows), length), encoding["padding"], dtype=np.int64)
     mask = np.zeros((len(rows), length), dtype=bool)
@@ -106,4 +121,4 @@ def _numbers(encoding: Mapping[str, Any], texts: Sequence[str], tokenizer: Path 
         return [one.ids for one in found]
     number = {entry: place for place, entry in enumerate(encoding["entries"])}
     split = list if encoding["level"] == "character" else str.split
-    return [[number.get(word, 1) for word in split(text)] for text in texts]
+    return [[number.get(word, UNKNOWN) for word in split(text)] for text in texts]

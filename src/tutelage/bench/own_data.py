@@ -82,8 +82,9 @@ def _tar_files(root: Path, workers: int, pairs: int, count: int = 1_000, pixels:
     data.setup()
     stream, files = data.train_stream(seed=0, device="cpu"), data.store.files
 
+    bare: Any = Bare(files, data.store.labels, len(data.splits["train"]))
     loader = torch.utils.data.DataLoader(
-        Bare(files, data.store.labels, len(data.splits["train"])),
+        bare,
         batch_size=50,
         shuffle=True,
         drop_last=True,

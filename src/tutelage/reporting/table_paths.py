@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tutelage.config.groups import config_folder
 from tutelage.errors import UserError, choices
 
 TABLES = Path("experiments")
@@ -43,7 +42,9 @@ def tables() -> dict[str, Path]:
 
 def shipped() -> Path:
     """Return the folder of the tables that come with the package: of a checkout, or the copy inside an installed wheel."""
-    return config_folder().parent / TABLES
+    package = Path(__file__).parents[1]
+    checkout = package.parent.parent
+    return (checkout if (checkout / "conf" / "train.yaml").is_file() else package) / TABLES
 
 
 def name_of(path: Path) -> str:

@@ -84,3 +84,9 @@ def test_the_arms_of_a_sweep_over_folds_are_its_others() -> None:
     }
     alone = {f"data.fold={fold}": [ROWS[fold]] for fold in range(3)}
     assert list(of_sweep(alone)) == ["all folds"] and len(of_sweep(alone)["all folds"]) == 1
+
+
+def test_a_fold_that_a_plus_has_added_is_one_as_well() -> None:
+    added = {f"+data.fold={fold},model.depth=2": [ROWS[fold]] for fold in range(3)}
+    found = of_sweep(added)
+    assert list(found) == ["model.depth=2"] and found["model.depth=2"][0].folds == 3

@@ -12,7 +12,7 @@ from tutelage.reporting.settings_by_section import Inputs
 from tutelage.runs.run import State
 
 FOLD, FOLDS = "data.fold", "data.folds"
-_WORD = re.compile(r"(?:^|[ ,]+)data\.fold=\d+")
+_WORD = re.compile(r"(?:^|[ ,]+)\+{0,2}data\.fold=\d+")
 
 
 def together(rows: Sequence[Row]) -> list[Row]:

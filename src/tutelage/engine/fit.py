@@ -13,6 +13,8 @@ import pytorch_lightning as pl
 import torch
 
 from tutelage.config.settings import Fit, Hardware, Logger
+from tutelage.data.base import DataModule
+from tutelage.data.splits import SPLITS
 from tutelage.engine.build import Built, build
 from tutelage.engine.callbacks import EndEarly, Progress, Recording, StopBelow
 from tutelage.engine.checkpoints import Checkpoints, latest_checkpoint
@@ -180,6 +182,25 @@ def check_machine(hardware: Hardware) -> None:
         )
 
 
+def check_samples(data: DataModule, ranks: int, method: Any) -> None:
+    """Raise UserError where a split has too few samples for its ranks, or a batch too few for what compares the samples of one."""
+    for name in SPLITS:
+        if len(data.splits[name]) < ranks:
+            raise UserError(
+                f"{len(data.splits[name])} {name} samples cannot be shared by {ranks} ranks: use fewer devices"
+            )
+    for name in SPLITS:
+        together = data.batch_size  # over all ranks: they see each other's
+        if name != "train":
+            together = min(-(-len(data.splits[name]) // ranks), max(1, data.eval_batch_size // ranks))
+        if together < method.fewest:
+            needed = "data.batch_size" if name == "train" else f"the {name} split and data.eval_batch_size"
+            raise UserError(
+                f"what is learnt compares the samples of a batch, and a {name} batch holds {together} (each rank): at least "
+                f"{method.fewest} are needed, see {needed}"
+            )
+
+
 def train(
     trainer: pl.Trainer,
     built: Built,
@@ -193,21 +214,7 @@ def train(
     """Fit, from a checkpoint if there is one; early: what may end it before its last step."""
     method, data, device = built.method, built.data, trainer.strategy.root_device
     check_ranks(trainer)
-    for name in ("train", "validation", "test"):
-        if len(data.splits[name]) < trainer.world_size:
-            raise UserError(
-                f"{len(data.splits[name])} {name} samples cannot be shared by {trainer.world_size} ranks: use fewer devices"
-            )
-        together = data.batch_size  # over all ranks: they see each other's
-        if name != "train":
-            share_of_split = -(-len(data.splits[name]) // trainer.world_size)
-            together = min(share_of_split, max(1, data.eval_batch_size // trainer.world_size))
-        if together < method.fewest:
-            needed = "data.batch_size" if name == "train" else f"the {name} split and data.eval_batch_size"
-            raise UserError(
-                f"what is learnt compares the samples of a batch, and a {name} batch holds {together} (each rank): at least "
-                f"{method.fewest} are needed, see {needed}"
-            )
+    check_samples(data, trainer.world_size, method)
     share: dict[str, Any] = {"rank": trainer.global_rank, "world_size": trainer.world_size, "device": device}
     stream = data.train_stream(seed=config["seed"], **share)
     intervals = ValidationIntervals(

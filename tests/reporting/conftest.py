@@ -20,7 +20,7 @@ def make(store):
     return maker(store)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_at():
     """From a folder to a store there, and what makes its runs: for tests that want several."""
 

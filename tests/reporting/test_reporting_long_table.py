@@ -27,7 +27,7 @@ ROWS = [
 )
 def test_rows_put_together_by_padding_are_those_of_rich(rows, width):
     table = LongTable("3 runs in runs", ("run", "seed", "state", "result"), rows, right=("seed",))
-    assert printed(table, width=width) == printed(table._by_rich(table.header, rows, None), width=width)
+    assert printed(table, width=width) == printed(table._by_rich(table.header, rows, width - 6), width=width)
 
 
 def test_a_state_has_its_colour_on_a_terminal_and_no_other_text():

@@ -24,7 +24,7 @@ from tutelage.runs.store import Store
 FEW = 5
 """Beyond so many arms each has a panel of its own, the others in grey behind it."""
 MOST_PANELS = 24
-_DRAWING = 4
+_DRAWING = 5
 """Raise it when the drawing changes, so that figures of unchanged data are drawn again."""
 
 Curve = list[tuple[int, float, float, int]]
@@ -225,12 +225,13 @@ class _Drawing:
     def _values(self, axes: Any) -> None:
         places = {label: place for place, label in enumerate(self.curves)}
         for place, label in enumerate(self.points):
-            values = [value for _, value in sorted(self.points[label].items()) if math.isfinite(value)]
+            values = [value for _, value in sorted(self.points[label].items())]
+            known = [value for value in values if math.isfinite(value)]
             color = style(places[label])[0]
             axes.plot(
-                values, [place] * len(values), "o", color=color, alpha=0.45, markersize=5, markeredgewidth=0
+                known, [place] * len(known), "o", color=color, alpha=0.45, markersize=5, markeredgewidth=0
             )
-            found = summarize(values)
+            found = summarize(values)  # no mean of fewer seeds than the table's
             ends = self._possible(found.low), self._possible(found.high)
             _interval(axes, place, found, ends, color)
         self._labels(axes, list(self.points))
@@ -277,5 +278,5 @@ def _difference(first: str, second: str) -> str:
 def _interval(axes: Any, place: int, found: Summary, ends: tuple[float, float], color: str) -> None:
     if all(map(math.isfinite, ends)):
         axes.plot(ends, [place] * 2, "-", color=color, linewidth=2)
-    if found.n:
+    if math.isfinite(found.mean):
         axes.plot([found.mean], [place], "|", color=color, markersize=15, markeredgewidth=2.4)

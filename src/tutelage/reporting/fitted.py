@@ -46,6 +46,19 @@ def shown_columns(
     return None
 
 
+def widths(columns: Sequence[Sequence[str]], least: Sequence[int], room: int) -> list[int]:
+    """Return how wide columns of texts are printed: as their longest cell, the first as far as there is room beside the least of all."""
+    from rich.cells import cell_len
+
+    found = []
+    left = room - sum(least)
+    for column, own in zip(columns, least, strict=True):
+        more = max(0, min(max(map(cell_len, column)) - own, left))
+        found.append(own + more)
+        left -= more
+    return found
+
+
 def stacked(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[tuple[str, bool]]:
     """Yield the lines of rows one below the other, and whether each is a row's first: its first cell, and below it the others by name."""
     for first, *others in rows:
@@ -111,15 +124,16 @@ class Fitted:
             return
         more: dict[str, Any] = {} if self.boxed else {"box": None, "pad_edge": False}
         table = Table(title=Text(self.title) if self.title else None, title_justify="left", **more)
-        for place in places:
-            name = self.header[place]
-            cells = [name, *(row[place] for row in self.rows)]
+        columns = [[self.header[place], *(row[place] for row in self.rows)] for place in places]
+        least = [max(map(least_width if column[0] in self.wraps else len, column)) for column in columns]
+        room = options.max_width - edges - gap * (len(places) - 1)
+        for place, (name, *_), width in zip(places, columns, widths(columns, least, room), strict=True):
             table.add_column(
                 Text(name),
                 justify="left" if place == 0 or name in self.left else "right",
                 style=self.styles.get(name),
                 overflow="fold",
-                min_width=max(map(least_width if name in self.wraps else len, cells)),
+                width=width,
             )
         for row in self.rows:
             table.add_row(*(Text(row[place]) for place in places))

@@ -38,7 +38,7 @@ class Axis:
     def ticks(self) -> list[float]:
         """Return three to seven round values inside."""
         power = 10.0 ** math.floor(math.log10(self.high - self.low))
-        for step in (power, power / 2, power / 5, power / 10):
+        for step in (2 * power, power, power / 2, power / 5):
             first, last = math.ceil(self.low / step), math.floor(self.high / step)
             if last - first >= 2:
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tutelage.reporting.fitted import least_width, shown_columns, stacked
+from tutelage.reporting.fitted import least_width, shown_columns, stacked, widths
 
 GAP = "  "
 WHOLE = 24
@@ -66,13 +66,14 @@ class LongTable:
         header = [self.header[place] for place in places]
         rows = [[row[place] for place in places] for row in self.rows]
         columns = list(zip(header, *rows, strict=True))
-        widths = [max(map(len, column)) for column in columns]
+        longest = [max(map(len, column)) for column in columns]
+        room = options.max_width - len(GAP) * (len(longest) - 1)
         simple = all(cell.isascii() and cell.isprintable() for column in columns for cell in column)
-        if not rows or not simple or sum(widths) + len(GAP) * (len(widths) - 1) > options.max_width:
-            yield self._by_rich(header, rows, None)
+        if not rows or not simple or sum(longest) > room:
+            yield self._by_rich(header, rows, room)
             return
-        yield self._by_rich(header, [], widths)
-        yield from self._lines(console, header, rows, widths)
+        yield self._by_rich(header, [], sum(longest), longest)
+        yield from self._lines(console, header, rows, longest)
 
     def _stacked(self, width: int) -> Iterator[Any]:
         from rich.text import Text
@@ -103,23 +104,20 @@ class LongTable:
             yield Segment.line()
 
     def _by_rich(
-        self, header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int] | None
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], room: int, least: Sequence[int] = ()
     ) -> Any:
         from rich.table import Table
         from rich.text import Text
 
         table = Table(title=Text(self.title), title_justify="left", box=None, pad_edge=False)
-        for place, name in enumerate(header):
+        columns = list(zip(header, *rows, strict=True))
+        least = least or [
+            max((least_width(cell, WHOLE) if column[0] in self.wraps else len(cell)) for cell in column)
+            for column in columns
+        ]
+        for name, width in zip(header, widths(columns, least, room), strict=True):
             justify: Any = "right" if name in self.right else "left"
-            cells = [name, *(row[place] for row in rows)]
-            least = max((least_width(cell, WHOLE) if name in self.wraps else len(cell)) for cell in cells)
-            table.add_column(
-                name,
-                justify=justify,
-                overflow="fold",
-                width=None if widths is None else widths[place],
-                min_width=least if widths is None else None,
-            )
+            table.add_column(name, justify=justify, overflow="fold", width=width)
         for row in rows:
             table.add_row(
                 *(Text(cell, style=self._style(name, cell)) for name, cell in zip(header, row, strict=True))

@@ -158,7 +158,7 @@ def _comparisons(report: Report) -> dict[str, Any] | None:
 def _scatter(report: Report, data: Mapping[str, Any]) -> dict[str, Any] | None:
     points, listed = [], []
     for place, (line, arm) in enumerate(zip(report.lines, data["arms"], strict=True)):
-        if arm["train_s"] and line.summary.n and line.metric == data["metric"]:
+        if arm["train_s"] and math.isfinite(line.summary.mean) and line.metric == data["metric"]:
             ends = _interval(line, report.scale)
             points.append((line.label, arm["train_s"], line.summary.mean, ends, colour(place)))
             places = render.decimals(report, line.metric)
@@ -209,7 +209,7 @@ def _run(
         "train": _duration(row.train_s) if row.train_s else render.GAP,
         "train_v": row.train_s or "",
         "started": row.started[:16].replace("T", " "),
-        "code": " then ".join(commit[:9] for commit in row.commits),
+        "code": " then ".join(row.commits),
         "key": row.key,
         "folder": Path(os.path.relpath(store.at(row.key).path, folder)).as_posix() + "/" if folder else "",
         "why": row.reason,

@@ -290,10 +290,13 @@ def test_a_figure_shows_what_has_values_of_the_metric_and_nothing_is_no_figure(
     ]  # neither what has no value nor one of another metric
 
 
-def test_names_that_fit_are_whole_and_the_curve_of_one_step_is_a_point():
+def test_names_are_whole_and_the_curve_of_one_step_is_a_point():
     from matplotlib.figure import Figure
 
-    assert curves._short("x" * 38, 38) == "x" * 38 and curves._short("x" * 39, 38) == "x" * 37 + "…"
+    long = "PP + P-SSL (UDA, soft labels, lambda 1), four thousand images of a generator"
+    assert curves._lines("x" * 38, 38) == "x" * 38
+    for said in (curves._lines(long, 38), curves._difference("PP", long)):
+        assert long in said.replace("\n", " ") and max(map(len, said.split("\n"))) <= 40
     assert curves._difference("x" * 17, "y" * 18) == f"{'x' * 17} - {'y' * 18}"
     assert curves._difference("x" * 18, "y" * 18) == f"{'x' * 18}\n- {'y' * 18}"
     axes = Figure().subplots()

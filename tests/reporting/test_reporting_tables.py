@@ -8,6 +8,7 @@ from tutelage.errors import UserError
 from tutelage.reporting import render
 from tutelage.reporting.collect import row_of
 from tutelage.reporting.committed import committed_report, write_table
+from tutelage.reporting.quantities import better
 from tutelage.reporting.table_file import load
 from tutelage.reporting.table_report import build
 from tutelage.reporting.tables import choose, unfinished
@@ -346,6 +347,7 @@ def test_where_the_runs_are_not_the_report_is_that_of_the_cells_beside_the_table
     assert [(c.difference, c.verdict) for c in report.comparisons] == [
         (c.difference, c.verdict) for c in before.comparisons
     ]
+    assert better(report.lines) == "higher is better"
     now = {path.name: path.read_bytes() for path in results.iterdir()}
     assert {**written, "layers.html": b""} == {**now, "layers.html": b""}
     (results / "layers.png").unlink()

@@ -20,7 +20,7 @@ from tutelage.analysis.drawing import canvas, literal, save
 from tutelage.analysis.opening import method_of, monitored
 from tutelage.errors import UserError
 from tutelage.reporting.palette import PALETTE, RAMP
-from tutelage.reporting.quantities import clipped
+from tutelage.reporting.quantities import clipped, direction, spoken
 from tutelage.reporting.statistics import summarize
 from tutelage.runs.layer_pairs import LayerPairs
 from tutelage.runs.records import replacing
@@ -163,9 +163,9 @@ class _Picture:
         self.lines: list[Any] = []
         self.bands: list[Any] = []
         self.right = right
-        metric = arms[0].metric[0].replace("_", " ")
+        metric = spoken(arms[0].metric[0])
         right.set(xlabel="step", ylabel=f"validation {metric}")
-        right.set_title(f"Validation {metric}", fontsize=9)
+        right.set_title(f"What it learns{direction(arms[0].metric[0])}", fontsize=9)
         right.spines[["top", "right"]].set_visible(False)
         right.grid(alpha=0.25, linewidth=0.6)
         points = [point for arm in arms for point in arm.metric[1]]
@@ -179,7 +179,7 @@ class _Picture:
         for place, arm in enumerate(arms):
             label = f"{arm.label} (n = {arm.runs})" if arm.runs > 1 else arm.label
             self.lines.append(right.plot([], [], color=PALETTE[place], linewidth=2, label=literal(label))[0])
-        right.legend(loc="upper left", frameon=False, fontsize=8)
+        right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, fontsize=8)
         several = any(arm.runs > 1 for arm in arms)
         self.heading = self.figure.suptitle("", fontsize=10)
         self.said = "mean over runs; band: 95 % interval" if several else "one run each"

@@ -52,6 +52,7 @@ def committed_report(table: Table, path: Path) -> Report:
 
 def _row(record: dict[str, str], table: Table) -> Row:
     values = {key: value for key, value in record.items() if key not in NOT_METRICS and value}
+    mode = table.mode or usual_mode(table.metric)
     return Row(
         key=record["run"],
         name=record["run"].rpartition("/")[0],
@@ -60,7 +61,8 @@ def _row(record: dict[str, str], table: Table) -> Row:
         inputs={},
         metrics={key: float(value) for key, value in values.items()},
         monitor=table.metric,
-        mode=table.mode or usual_mode(table.metric),
+        mode=mode,
+        directions={table.metric: mode} if mode else {},
         best_step=int(record["best_step"]) if record["best_step"] else None,
         reason=record["reason"],
         commits=tuple(filter(None, record["code"].split(" then "))),

@@ -121,10 +121,11 @@ class _Drawing:
 
         look: Any = {**dict(matplotlib.rcParamsDefault), **LOOK}  # whatever the user's own style file says
         with matplotlib.rc_context(look):
-            below = 1.2 + 0.3 * len(self.points)
-            differences = 1.2 + 0.3 * len(self.compared) if self.compared else 0.0
+            below, differences = map(_height, (self._arms(), self._pairs()))
             drawn = [label for label, curve in self.curves.items() if curve]
-            if not drawn:  # a report from committed cells
+            if not any(
+                len(curve) > 1 for curve in self.curves.values()
+            ):  # committed cells, or validated once
                 figure = Figure(figsize=(10.0, max(below, differences) + 0.3), layout="constrained")
                 FigureCanvasAgg(figure)
                 sides = figure.subplots(1, 2 if self.compared else 1, squeeze=False)[0]
@@ -154,7 +155,7 @@ class _Drawing:
             self._values(sides[0])
             if self.compared:
                 self._differences(sides[1])
-            figure.suptitle(_short(title, 110), fontsize=10)
+            figure.suptitle(_lines(title, 110), fontsize=10)
             with replacing(path) as temporary:
                 metadata = {"Software": None, "Description": digest}
                 figure.savefig(temporary, format="png", dpi=120, metadata=metadata)
@@ -162,7 +163,7 @@ class _Drawing:
     @property
     def name(self) -> str:
         """The metric as axes call it."""
-        return quantities.base(self.metric).replace("_", " ") + (f" ({self.unit})" if self.unit else "")
+        return quantities.spoken(self.metric) + (f" ({self.unit})" if self.unit else "")
 
     @property
     def n(self) -> str:
@@ -191,10 +192,12 @@ class _Drawing:
                 points = self.curves[other]
                 axes.plot([p[0] for p in points], [p[1] for p in points], color="0.82", linewidth=0.7)
             self._curve(axes, label, style(places[label])[0], "-")
-            axes.set_title(_in_two(label, 34), fontsize=8)
+            axes.set_title(_lines(label, 34), fontsize=8)
         self._axis(grid[0])
         for axes in grid[len(shown) :]:
             axes.axis("off")
+        for axes in grid[: len(shown)][-4:]:  # the lowest of each column
+            axes.tick_params(labelbottom=True)
         rest = f"; the first {len(shown)} of {len(drawn)} arms" if len(drawn) > len(shown) else ""
         figure.supxlabel("step", fontsize=8)
         figure.supylabel(f"validation {self.name}", fontsize=8)
@@ -234,10 +237,12 @@ class _Drawing:
             found = summarize(values)  # no mean of fewer seeds than the table's
             ends = self._possible(found.low), self._possible(found.high)
             _interval(axes, place, found, ends, color)
-        self._labels(axes, list(self.points))
+        self._labels(axes, self._arms())
         label = f"{self.metric.partition('/')[0]} {self.name}{self._direction()}"
         axes.set(xlabel=label if len(label) <= 38 else label.replace("; ", "\n"))
-        axes.set_title("every seed, and the mean with its 95 % interval", fontsize=8, loc="right")
+        axes.set_title(
+            f"each of {self.n} seeds, and the mean with its 95 % interval", fontsize=8, loc="right"
+        )
 
     def _differences(self, axes: Any) -> None:
         places = {label: place for place, label in enumerate(self.curves)}
@@ -247,32 +252,44 @@ class _Drawing:
             _interval(axes, place, found, (found.low, found.high), style(places[comparison.first])[0])
             if comparison.published is not None:
                 axes.plot(comparison.published, place, "D", color="black", fillstyle="none", markersize=5)
-        self._labels(axes, [_difference(c.first, c.second) for c in self.compared])
+        self._labels(axes, self._pairs())
         published = "; diamond: published" if any(c.published is not None for c in self.compared) else ""
-        axes.set(xlabel=f"difference in {self.name}")
+        side = {"higher is better": "; above 0 is better", "lower is better": "; below 0 is better"}
+        axes.set(xlabel=_lines(f"difference in {self.name}{side.get(self.better, '')}", 46))
         axes.set_title(f"difference over common seeds, 95 % interval{published}", fontsize=8, loc="right")
 
+    def _arms(self) -> list[str]:
+        return [_lines(label, 38) for label in self.points]
+
+    def _pairs(self) -> list[str]:
+        return [_difference(c.first, c.second) for c in self.compared]
+
     def _labels(self, axes: Any, labels: Sequence[str]) -> None:
-        short = [_in_two(label, 38) if "\n" not in label else label for label in labels]
-        axes.set_yticks(range(len(labels)), short, fontsize=8, linespacing=0.95)
+        axes.set_yticks(range(len(labels)), labels, fontsize=8, linespacing=1.15)
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _in_two(text: str, most: int) -> str:
-    """A label in at most two lines, of which only a longer one is cut."""
-    lines = textwrap.wrap(text, most)
-    return "\n".join(lines if len(lines) < 3 else [lines[0], _short(" ".join(lines[1:]), most)])
+def _lines(text: str, width: int) -> str:
+    """A label in as many lines as it needs, of about one length: none is cut."""
+    lines = textwrap.wrap(text, width)
+    while len(lines) > 1 and len(narrower := textwrap.wrap(text, width := width - 1)) == len(lines):
+        lines = narrower
+    return "\n".join(lines)
 
 
 def _difference(first: str, second: str) -> str:
-    """What a difference is called: in two lines where one would cut it."""
+    """What a difference is called: in a line, or each arm on lines of its own."""
     whole = f"{first} - {second}"
-    return whole if len(whole) <= 38 else f"{_short(first, 40)}\n- {_short(second, 38)}"
+    return whole if len(whole) <= 38 else f"{_lines(first, 40)}\n{_lines(f'- {second}', 40)}"
+
+
+def _height(labels: Sequence[str]) -> float:
+    """The height in inches of a panel whose rows have these labels; 0 for none."""
+    most = max((label.count("\n") for label in labels), default=0)
+    return (
+        1.2 + (0.3, 0.38)[most > 0] * len(labels) + 0.14 * max(most - 1, 0) * len(labels) if labels else 0.0
+    )
 
 
 def _interval(axes: Any, place: int, found: Summary, ends: tuple[float, float], color: str) -> None:

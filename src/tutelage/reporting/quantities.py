@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from tutelage.reporting.report_model import Line
 
-_SHARES = ("accuracy", "top5_accuracy", "precision", "recall", "f1")
-_UP_TO_ONE = ("similarity",)
-_FROM_ZERO = ("loss", "mse", "mae", "perplexity", "task", "alignment", "train_s")
+_SHARES = ("accuracy", "balanced_accuracy", "top5_accuracy", "precision", "recall", "specificity", "jaccard", "exact_match", "auroc",
+           "average_precision", "f1", "f1_micro", "f1_weighted")  # fmt: skip
+_BOTH_SIGNS = ("similarity", "mcc")
+_SPOKEN = {"r2": "R²", "mse": "MSE", "mae": "MAE", "f1": "F1", "frechet_distance": "Fréchet distance"}
+_FROM_ZERO = ("loss", "mse", "mae", "perplexity", "task", "alignment", "train_s", "frechet_distance")
 
 
 def possible(metric: str, scale: float = 1.0) -> tuple[float, float]:
@@ -17,15 +19,17 @@ def possible(metric: str, scale: float = 1.0) -> tuple[float, float]:
     name = metric.rpartition("/")[2]
     if name in _SHARES:
         return 0.0, scale
-    if name in _UP_TO_ONE:
+    if name in _BOTH_SIGNS:
         return -scale, scale
+    if name == "r2":
+        return -math.inf, scale
     return (0.0 if name in _FROM_ZERO else -math.inf), math.inf
 
 
 def usual_mode(metric: str) -> str | None:
     """Return "max" or "min" for a metric whose name says which is better, where no run does; None for others."""
     name = metric.rpartition("/")[2]
-    return "max" if name in _SHARES else "min" if name in _FROM_ZERO else None
+    return "max" if name in (*_SHARES, "r2", "mcc") else "min" if name in _FROM_ZERO else None
 
 
 def direction(metric: str) -> str:
@@ -49,3 +53,9 @@ def better(lines: Sequence[Line]) -> str:
 def base(metric: str) -> str:
     """Return a metric's name without its split."""
     return metric.partition("/")[2] or metric
+
+
+def spoken(metric: str) -> str:
+    """Return what axes call a metric, without its split: "balanced accuracy", "R²"."""
+    name = base(metric)
+    return _SPOKEN.get(name) or name.replace("_", " ")

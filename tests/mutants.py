@@ -68,8 +68,7 @@ READ: dict[tuple[str, str, str], str] = {
     ("reporting/long_table.py", "Gt -> GtE", "> options.max_width:"): (
         "what just fits is printed alike by rich and by us"
     ),
-    ("robustness/corruptions.py", "Lt -> LtE", "white < 0.5"): "a uniform number that is one half exactly",
-    ("robustness/typos_and_gaps.py", "Lt -> LtE", "if kind < 0.75:"): "a uniform number that is 3/4 exactly",
+    ("robustness/corruptions.py", "Lt -> LtE", "hit < share"): "a uniform number that is the share exactly",
     (
         "robustness/typos_and_gaps.py",
         "Lt -> LtE",

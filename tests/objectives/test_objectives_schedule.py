@@ -62,6 +62,45 @@ def test_uncertainty_weights_reach_the_minimum_of_the_papers_objective() -> None
     torch.testing.assert_close(learned.log_variances.exp().detach(), 2 * losses, rtol=1e-3, atol=0)
 
 
+def test_gradient_balance_moves_as_the_papers_algorithm_step_by_step() -> None:
+    balance = GradientBalance(3, asymmetry=0.5, lr=0.3)
+    weights, first = [1.0, 1.0, 1.0], [4.0, 0.5, 2.0]
+    for losses, norms in (
+        ([4.0, 0.5, 2.0], [1.0, 3.0, 0.7]),
+        ([3.0, 0.1, 2.5], [2.0, 0.4, 5.0]),
+        ([0.2, 0.6, 1.0], [0.1, 9.0, 2.0]),  # of which one weight falls to its floor
+        ([0.3, 0.4, 0.9], [0.1, 9.0, 2.0]),
+    ):
+        rates = [now / then for now, then in zip(losses, first, strict=True)]
+        rates = [rate / (sum(rates) / 3) for rate in rates]
+        mean = sum(w * g for w, g in zip(weights, norms, strict=True)) / 3
+        moved = []
+        for w, g, rate in zip(weights, norms, rates, strict=True):
+            slope = math.copysign(
+                g, w * g - mean * rate**0.5
+            )  # of |w g - mean rate^alpha|, whose mean is a constant
+            moved.append(max(w - 0.3 * slope / (sum(norms) / 3), 1e-3))
+        weights = [w * 3 / sum(moved) for w in moved]
+        balance.update(torch.tensor(losses), torch.tensor(norms))
+        assert balance.weights().tolist() == pytest.approx(weights, rel=1e-4)
+        assert balance.first_losses.tolist() == first
+
+
+def test_gradient_balance_sees_the_gradients_lengths_on_the_shared_parameter() -> None:
+    shared = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
+    seen, by_hand = GradientBalance(2), GradientBalance(2)
+    seen.see(torch.stack([3 * shared.sum(), shared.square().sum()]), shared)
+    # 3 in each of four places; twice the parameter
+    by_hand.update(torch.tensor([7.5, 14.25]), torch.tensor([6.0, 2 * math.sqrt(14.25)]))
+    torch.testing.assert_close(seen.weights(), by_hand.weights())
+    assert seen.first_losses.tolist() == [7.5, 14.25]
+
+
+def test_a_balance_that_there_is_not_is_told() -> None:
+    with pytest.raises(UserError, match=r"no balance of objectives is named 'uncertainy'.*'uncertainty'"):
+        balance_named("uncertainy", 2)
+
+
 def test_gradient_balance_evens_the_weighted_norms_and_keeps_the_sum() -> None:
     balance = GradientBalance(2)
     losses, norms = torch.tensor([1.0, 1.0]), torch.tensor([1.0, 4.0])

@@ -1,6 +1,5 @@
 """Corruptions, typos and missing values: what they do, and that it depends on a sample alone."""
 
-import colorsys
 import io
 import math
 from itertools import pairwise
@@ -59,16 +58,7 @@ def test_noise_has_the_published_deviation_and_share():
     assert float(hit.float().mean()) == pytest.approx(0.07, rel=0.05)
 
 
-def test_contrast_brightness_and_pixelate_are_the_slow_ones(photos):
-    image = photos[0]
-    found = corrupted(photos[:1], "contrast", 5, INDEX[:1])[0]
-    slow = torch.stack([(c - c.mean()) * 0.15 + c.mean() for c in image])
-    torch.testing.assert_close(found, slow)
-    found = corrupted(photos[:1], "brightness", 5, INDEX[:1])[0]
-    for place in ((0, 0), (15, 15), (31, 39)):
-        h, s, v = colorsys.rgb_to_hsv(*image[:, *place].tolist())
-        wanted = colorsys.hsv_to_rgb(h, s, min(1, v + 0.3))
-        assert found[:, *place].tolist() == pytest.approx(wanted, abs=1e-5)
+def test_pixelate_is_that_of_a_library(photos):
     square = photos[0, :1, :, :32]
     found = corrupted(square[None], "pixelate", 5, INDEX[:1])[0, 0]
     shown = Image.fromarray(square[0].numpy())

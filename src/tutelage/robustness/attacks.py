@@ -167,7 +167,7 @@ def apgd(
     values, gradient, right = raised(classifier, images, targets, loss)
     found = images.clone()
     best, best_values, best_gradient = images.clone(), values.clone(), gradient.clone()
-    length = torch.full((len(pixels), 1, 1, 1), 2 * epsilon, device=pixels.device)
+    length = pixels.new_full((len(pixels), 1, 1, 1), 2 * epsilon)
     before, at_check = images, best_values.clone()
     halved = torch.ones_like(right)
     period, shortest, shrinks = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))

@@ -50,7 +50,7 @@ def _shot_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
 def _impulse_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
     share = (0.01, 0.02, 0.03, 0.05, 0.07)[severity]
     hit, white = (draws.uniform(*images.shape[1:], name=name) for name in ("hit", "white"))
-    return torch.where(hit < share, (white < 0.5).float(), images)
+    return torch.where(hit < share, 1 - white.round(), images)
 
 
 def _defocus_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
@@ -87,7 +87,7 @@ def _snow(images: Tensor, severity: int, draws: Draws) -> Tensor:
     small = [max(1, math.ceil(side / zoom)) for side in (height, width)]
     flakes = mean + deviation * draws.normal(1, *small, name="flakes")
     flakes = F.interpolate(flakes, size=(height, width), mode="bilinear")
-    flakes = torch.where(flakes < least, 0.0, flakes).clamp(0, 1)
+    flakes = F.threshold(flakes, least, 0.0).clamp(0, 1)
     angle = -math.pi * (0.25 + 0.5 * draws.uniform(name="angle")[:, None])
     flakes = _along(flakes, angle, sigma * _scale(images))
     whiter = torch.maximum(images, _grey(images) * 1.5 + 0.5)
@@ -263,9 +263,10 @@ def _bell(sigma: float) -> Tensor:
 @functools.cache
 def _boxes(old: int, new: int) -> Tensor:
     """Return the matrix (new, old) of means over the pixels whose middle lies in a box of old / new pixels, at least the nearest one."""
-    centre = (torch.arange(new).double()[:, None] + 0.5) * old / new
-    place = (torch.arange(old).double() + 0.5 - centre) / max(old / new, 1)
-    inside = ((place > -0.5) & (place <= 0.5)).float()
+    # in whole numbers, of half pixels times `new`: a middle on a box's edge is of one box, whatever rounds
+    centre, middle = (2 * torch.arange(new)[:, None] + 1) * old, (2 * torch.arange(old) + 1) * new
+    reach = max(old, new)
+    inside = ((middle > centre - reach) & (middle <= centre + reach)).float()
     return inside / inside.sum(dim=1, keepdim=True)
 
 

@@ -125,7 +125,7 @@ def test_the_figure_has_a_panel_for_each_arm_and_one_legend_outside(tmp_path, mo
     (figure,) = drawn
     *panels, risk = figure.axes
     assert [panel.get_title() for panel in panels] == [
-        "first\nerror 0.100, n = 3", "second\nerror 0.100, n = 2", "alone\nerror 0.100",
+        "first\ncalibration error 0.100, n = 3", "second\ncalibration error 0.100, n = 2", "alone\ncalibration error 0.100",
     ]  # fmt: skip
     assert [text.get_text() for text in risk.get_legend().get_texts()] == ["first", "second", "alone"]
     assert "lower is better" in risk.get_ylabel()

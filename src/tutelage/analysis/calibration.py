@@ -187,7 +187,7 @@ def draw(found: Mapping[str, Sequence[tuple[float, np.ndarray, np.ndarray]]], pa
         )
         error = sum(ece for ece, _, _ in runs) / len(runs)
         many = f", n = {len(runs)}" if len(runs) > 1 else ""
-        panel.set_title(f"{textwrap.fill(literal(arm), 34)}\nerror {error:.3f}{many}", fontsize=8)
+        panel.set_title(f"{textwrap.fill(literal(arm), 34)}\ncalibration error {error:.3f}{many}", fontsize=8)
         share = np.linspace(0.01, 1, 100)
         risks = [risk_coverage(confidence, right) for _, confidence, right in runs]
         mean = np.mean(

@@ -56,8 +56,8 @@ def draw(
         label = str(classes[wanted]) if classes and wanted < len(classes) else str(wanted)
         for j, picture in enumerate(pictures):
             axes = grid[i * len(pictures) + j]
-            head = f"{label}\n" if j == 0 else ""
-            axes[0].set_ylabel(literal(f"{head}{_short(picture.label)}"), fontsize=6)
+            said = [f"class {label}"] * (j == 0) + [_short(picture.label)] * (len(pictures) > 1)
+            axes[0].set_ylabel(literal("\n".join(said)), fontsize=7)
             if is_image:
                 _image(axes[0], batch.inputs[sample], data)
             for k, name in enumerate(names):
@@ -70,9 +70,15 @@ def draw(
                     _map(place, values, signed=name in signed)
                 else:
                     _bars(place, values, _names(batch, sample, data, question))
-    for k, name in enumerate(([""] if is_image else []) + names):
+    for k, name in enumerate((["sample"] if is_image else []) + names):
         grid[0][k].set_title(name.replace("_", " "), fontsize=8)
-    figure.suptitle("What speaks for the true class (violet), and against it (orange)", fontsize=10)
+    title = f"{pictures[0].label}: what its answer rests on"
+    if len(pictures) > 1:
+        title = "What answers rest on"
+    said = "violet speaks for the true class, orange against it"
+    if is_image and not set(names) <= set(signed):
+        said += "; one hue: the lighter, the more it matters"
+    figure.suptitle(f"{literal(title)}\n{said}", fontsize=9)
     save(figure, path)
 
 

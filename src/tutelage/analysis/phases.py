@@ -23,6 +23,8 @@ from tutelage.engine.load import stored_config
 from tutelage.engine.networks import build_network, sizes_of
 from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError, choices
+from tutelage.reporting.palette import RAMP
+from tutelage.reporting.quantities import direction, spoken
 from tutelage.runs.identity import flatten
 from tutelage.runs.run import Run
 
@@ -107,14 +109,16 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path, *, x: str, y: str) -> No
     image: Any = None
     for place, (arm, found) in zip(axes, panels, strict=False):
         grid = np.array([[found.get((a, b), (math.nan,))[0] for a in xs] for b in ys])
-        image = place.imshow(grid, vmin=min(tested), vmax=max(tested), cmap="viridis", aspect="auto")
+        image = place.imshow(grid, vmin=min(tested), vmax=max(tested), cmap=RAMP, aspect="auto")
         _number(place, grid, "{:.2f}", (min(tested) + max(tested)) / 2)
-        place.set_title(literal(arm), fontsize=9)
-    figure.colorbar(image, ax=list(axes[: len(panels)]), label=f"test {metric}", shrink=0.9)
+        place.set_title(literal(arm.rpartition("/")[2]), fontsize=9)
+    figure.colorbar(
+        image, ax=list(axes[: len(panels)]), label=f"test {spoken(metric)}{direction(metric)}", shrink=0.9
+    )
     if has_ratio:
         found = means(rows, x, y, "gradient_ratio")
         grid = np.log10(np.array([[found.get((a, b), (math.nan,))[0] for a in xs] for b in ys]))
-        last = axes[-1].imshow(grid, cmap="magma", aspect="auto")
+        last = axes[-1].imshow(grid, cmap=RAMP, aspect="auto")
         _number(axes[-1], grid, "{:.1f}", float(np.nanmean(grid)))
         axes[-1].set_title("before training", fontsize=9)
         figure.colorbar(last, ax=axes[-1], label="log10 gradient, first / last layer", shrink=0.9)
@@ -123,6 +127,9 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path, *, x: str, y: str) -> No
         place.set_yticks(range(len(ys)), [str(b) for b in ys])
         place.set_xlabel(x.rpartition(".")[2])
     axes[0].set_ylabel(y.rpartition(".")[2])
+    seeds = sorted({n for _, found in panels for *_, n in found.values()})
+    over = " to ".join(dict.fromkeys(str(n) for n in (seeds[0], seeds[-1])))
+    figure.suptitle(f"Mean over {over} seeds, the other settings chosen on validation", fontsize=10)
     save(figure, path)
 
 

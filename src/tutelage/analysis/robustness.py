@@ -247,6 +247,9 @@ def over_arms(table: Rows) -> list[str]:
     return lines
 
 
+_SPOKEN = {"fgsm": "FGSM", "pgd": "PGD", "apgd": "APGD", "square": "Square", "strong": "APGD or\nSquare"}
+
+
 def draw(table: Rows, path: Path) -> None:
     """Write a figure: the mean over corruptions by severity, and every condition that is no single corruption, by arm."""
     from tutelage.analysis.drawing import canvas, literal, save
@@ -286,18 +289,18 @@ def draw(table: Rows, path: Path) -> None:
             at = place + 0.8 * (number - (len(arms) - 1) / 2) / max(1, len(arms))
             right.plot(values, [at] * len(values), "o", color=colour, markersize=3, alpha=0.5)
             if values:
-                right.plot(
-                    [sum(values) / len(values)], [at], "|", color=colour, markersize=9, markeredgewidth=2
-                )
+                mean = summarize(values, bounds=bounds_of(metric))
+                right.plot([mean.low, mean.high], [at, at], "-", color=colour, linewidth=1)
+                right.plot([mean.mean], [at], "|", color=colour, markersize=9, markeredgewidth=2)
         right.plot([], [], "o", color=colour, label=literal(arm))
     left.set(
-        xlabel="severity",
+        xlabel="severity of the corruptions; 0: none",
         ylabel=f"{metric}{direction(metric)}",
         title="Mean over the corruptions, 95 % over runs",
     )
-    right.set_yticks(range(len(conditions)), conditions)
+    right.set_yticks(range(len(conditions)), [_SPOKEN.get(one, one) for one in conditions])
     right.set_ylim(len(conditions) - 0.5, -0.5)
-    right.set(xlabel=f"{metric}{direction(metric)}", title="Each run, and the mean of its arm")
+    right.set(xlabel=f"{metric}{direction(metric)}", title="Each run, and the mean of its arm, 95 %")
     for axes in (left, right):
         axes.title.set_fontsize(10)
         axes.grid(alpha=0.25, linewidth=0.6)

@@ -154,7 +154,7 @@ def test_the_number_of_a_point_stands_where_it_covers_no_other():
     ],
 )
 def test_numbers_keep_19_pixels_apart_and_10_from_the_edges(y, placed, lowest, found):
-    assert forest._free(50.0, y, placed, lowest) == found
+    assert forest._free(50.0, y, list(placed), lowest) == found
 
 
 POINTS = [

@@ -85,7 +85,6 @@ def _number(found: dict[str, Any], name: str) -> str:
 
 def short(value: float) -> str:
     """Return a count in three digits, such as 1.23M."""
-    for unit, letter in _UNITS:
-        if value >= unit:
-            return f"{value / unit:.3g}{letter}"
-    return f"{value:g}"
+    shown = float(f"{value:.3g}")  # 999,999 is 1M
+    unit, letter = next((pair for pair in _UNITS if shown >= pair[0]), (1, ""))
+    return f"{shown / unit:g}{letter}"

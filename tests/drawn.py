@@ -55,8 +55,13 @@ def _of_axes(axes: Any) -> Iterator[str]:
         label = "" if line.get_label().startswith("_") else f" {line.get_label()!r}"
         yield f"  line {look} {to_hex(line.get_color())}{label}: {_points(zip(*line.get_data(), strict=True))}"
     for band in axes.collections:
+        if (cells := getattr(band, "get_coordinates", None)) is not None:
+            yield f"  cells {band.cmap.N} colours {_numbers(band.get_clim())}, corner {_numbers(cells()[0, 0])}"
+            yield from (f"    {_numbers(row)}" for row in band.get_array().tolist())
+            continue
+        colour = next(iter([*band.get_facecolor(), *band.get_edgecolor()]), (0, 0, 0))
         for path in band.get_paths():
-            yield f"  area {to_hex(band.get_facecolor()[0])} {band.get_alpha() or 1:g}: {_points(path.vertices)}"
+            yield f"  area {to_hex(colour)} {band.get_alpha() or 1:g}: {_points(path.vertices)}"
     for bar in axes.patches:
         yield f"  bar {to_hex(bar.get_facecolor())}: {_numbers(bar.get_bbox().bounds)}"
     for picture in axes.images:

@@ -50,7 +50,8 @@ class Verdict:
         def number(value: float | None) -> str:
             return "" if value is None else f"{value:.3g}"
 
-        interval = f"{self.measured.low:.3g} to {self.measured.high:.3g}" if self.measured else ""
+        known = self.measured is not None and not np.isnan(self.measured.low)  # of one draw there is none
+        interval = f"{self.measured.low:.3g} to {self.measured.high:.3g}" if self.measured and known else ""
         return {
             "experiment": self.experiment,
             "quantity": self.quantity,

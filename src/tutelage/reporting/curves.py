@@ -238,8 +238,7 @@ class _Drawing:
             ends = self._possible(found.low), self._possible(found.high)
             _interval(axes, place, found, ends, color)
         self._labels(axes, self._arms())
-        label = f"{self.metric.partition('/')[0]} {self.name}{self._direction()}"
-        axes.set(xlabel=label if len(label) <= 38 else label.replace("; ", "\n"))
+        axes.set(xlabel=_axis(f"{self.metric.partition('/')[0]} {self.name}{self._direction()}"))
         axes.set_title(
             f"each of {self.n} seeds, and the mean with its 95 % interval", fontsize=8, loc="right"
         )
@@ -255,7 +254,7 @@ class _Drawing:
         self._labels(axes, self._pairs())
         published = "; diamond: published" if any(c.published is not None for c in self.compared) else ""
         side = {"higher is better": "; above 0 is better", "lower is better": "; below 0 is better"}
-        axes.set(xlabel=_lines(f"difference in {self.name}{side.get(self.better, '')}", 46))
+        axes.set(xlabel=_axis(f"difference in {self.name}{side.get(self.better, '')}"))
         axes.set_title(f"difference over common seeds, 95 % interval{published}", fontsize=8, loc="right")
 
     def _arms(self) -> list[str]:
@@ -282,6 +281,11 @@ def _difference(first: str, second: str) -> str:
     """What a difference is called: in a line, or each arm on lines of its own."""
     whole = f"{first} - {second}"
     return whole if len(whole) <= 38 else f"{_lines(first, 40)}\n{_lines(f'- {second}', 40)}"
+
+
+def _axis(label: str) -> str:
+    """What an axis is called: which way is better on a line of its own where there is no room beside it."""
+    return label if len(label) <= 38 else label.replace("; ", "\n")
 
 
 def _height(labels: Sequence[str]) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from named_similarities import SIMILARITIES
 from tutelage.alignment.alignment import Alignment
+from tutelage.alignment.feature_rows import per_sample
 from tutelage.alignment.guides import FeatureGuide, guide_input_like
 from tutelage.alignment.pairing import Pairing
 from tutelage.alignment.similarity import cka
@@ -235,3 +236,20 @@ def test_noise_inputs() -> None:
     assert int(tokens.max()) <= 3
     with pytest.raises(UserError, match="did you mean 'gaussian'"):
         guide_input_like(inputs, "gausian")
+
+
+@pytest.mark.parametrize("kept", [[5, 3, 4, 1], [5, 5, 5, 5]])
+@pytest.mark.parametrize("form", ["sequence", "heads", "convolution", "transposed", "half"])
+def test_rows_of_a_masked_sequence_are_a_choice_for_each_value_bit_by_bit(form: str, kept: list[int]) -> None:
+    torch.manual_seed(0)
+    mask = torch.arange(5) < torch.tensor(kept).unsqueeze(1)
+    shape = {"heads": (4, 5, 2, 3), "convolution": (4, 3, 5)}.get(form, (4, 5, 3))
+    x = torch.randn(shape, dtype=torch.bfloat16 if form == "half" else torch.float32)
+    if form == "transposed":
+        x = torch.randn(4, 3, 5).transpose(1, 2)
+    over = mask.unsqueeze(1) if form == "convolution" else mask.view(4, 5, *[1] * (x.ndim - 2))
+    x = torch.where(over, x, float("nan")).requires_grad_()  # what padding holds is nobody's business
+    weights = torch.randn(x[0].numel(), dtype=x.dtype)
+    found, expected = per_sample(x, mask), torch.where(over, x, 0.0).flatten(1)
+    slopes = [torch.autograd.grad((rows * weights).sum(), x)[0] for rows in (found, expected)]
+    assert torch.equal(found, expected) and torch.equal(*slopes)

@@ -16,8 +16,7 @@ def per_sample(activation: Tensor, mask: Tensor | None = None) -> Tensor:
     Raises UserError when a sequence and the mask disagree in length.
     """
     if mask is not None and activation.ndim > 2:
-        # one pass each way, where masked_fill copies first; what padding holds, also NaN, counts for nothing
-        activation = torch.where(_over_positions(activation, mask), activation, activation.new_zeros(()))
+        activation = _zeros_in_padding(activation, mask)
     if activation.ndim == 4 and activation.is_contiguous(memory_format=torch.channels_last):
         activation = activation.permute(0, 2, 3, 1)
     return activation.flatten(1)
@@ -68,6 +67,20 @@ def rescaled(features: Tensor) -> tuple[Tensor, Tensor]:
 def bounded(scale: Tensor) -> Tensor:
     """Return a factor of gradients kept finite: that of tiny features is legitimately huge."""
     return scale.clamp(max=1e30)
+
+
+def _zeros_in_padding(activation: Tensor, mask: Tensor) -> Tensor:
+    """What padding holds, also NaN, counts for nothing."""
+    if on_cpu(activation) and activation.shape[1] == mask.shape[1] and activation.is_contiguous():
+        # The same values: a copy and zeros in the padded rows take a third of the time of a choice for each value. Looking for the rows
+        # would wait for a device.
+        padded = (~mask).flatten().nonzero().squeeze(1)
+        return (
+            activation.flatten(0, 1).index_fill(0, padded, 0.0).view(activation.shape)
+            if len(padded)
+            else activation
+        )
+    return torch.where(_over_positions(activation, mask), activation, activation.new_zeros(()))
 
 
 def _over_positions(activation: Tensor, mask: Tensor) -> Tensor:

@@ -75,10 +75,10 @@ def draw(
     title = f"{pictures[0].label}: what its answer rests on"
     if len(pictures) > 1:
         title = "What answers rest on"
-    said = "violet speaks for the true class, orange against it"
+    meaning = "violet speaks for the true class, orange against it"
     if is_image and not set(names) <= set(signed):
-        said += "; one hue: the lighter, the more it matters"
-    figure.suptitle(f"{literal(title)}\n{said}", fontsize=9)
+        meaning += "; one hue: the lighter, the more it matters"
+    figure.suptitle(f"{literal(title)}\n{meaning}", fontsize=9)
     save(figure, path)
 
 

@@ -160,13 +160,34 @@ def test_classes_are_written_as_files_are_called():
     [
         *(
             (f"test/{name}", (0.0, 1.0), "max")
-            for name in ("accuracy", "top5_accuracy", "precision", "recall", "f1")
+            for name in (
+                "accuracy",
+                "balanced_accuracy",
+                "top5_accuracy",
+                "precision",
+                "recall",
+                "specificity",
+                "jaccard",
+                "exact_match",
+            )
+            + ("auroc", "average_precision", "f1", "f1_micro", "f1_weighted")
         ),
         *(
             (name, (0.0, INF), "min")
-            for name in ("loss", "mse", "mae", "perplexity", "task", "alignment", "train_s")
+            for name in (
+                "loss",
+                "mse",
+                "mae",
+                "perplexity",
+                "task",
+                "alignment",
+                "train_s",
+                "frechet_distance",
+            )
         ),
         ("train/similarity", (-1.0, 1.0), None),
+        ("test/mcc", (-1.0, 1.0), "max"),
+        ("test/r2", (-INF, 1.0), "max"),
         ("test/bleu", (-INF, INF), None),
     ],
 )
@@ -184,6 +205,18 @@ def test_what_values_a_metric_can_have_and_which_are_better(metric, ends, mode):
     ) == min(above, ends[1])
     assert quantities.clipped(0.5, metric) == 0.5 and math.isnan(quantities.clipped(NAN, metric))
     assert quantities.base(metric) == metric.rpartition("/")[2]
+
+
+def test_axes_call_metrics_as_people_do():
+    said(
+        quantities.spoken,
+        {
+            "test/r2": "R²",
+            "mse": "MSE",
+            "test/balanced_accuracy": "balanced accuracy",
+            "a/b/f1_micro": "b/f1 micro",
+        },
+    )
 
 
 def test_better_is_said_where_all_runs_agree():
@@ -278,22 +311,35 @@ def test_a_served_page_may_ask_its_server_and_a_file_nobody():
     assert "connect-src 'self';" in page._policy(True) and "connect-src 'none';" in page._policy(False)
 
 
-def test_titles_and_labels_are_cut_where_they_are_too_long():
-    said(curves._short, {("abcd", 4): "abcd", ("abcde", 4): "abc…"})
+def test_labels_take_lines_of_about_one_length_and_are_never_cut():
     said(
-        curves._in_two,
+        curves._lines,
         {
             ("one two", 7): "one two",
             ("one two", 6): "one\ntwo",
-            ("one two six", 3): "one\ntw…",
-            ("one two six", 7): "one two\nsix",
+            ("one two six four", 12): "one two\nsix four",
+            ("a b c d e f g", 7): "a b c d\ne f g",
+            ("", 5): "",
         },
     )
-    long, longer = "x" * 40, "x" * 41
-    assert (
-        curves._difference(long, "y") == f"{long}\n- y"
-        and curves._difference(longer, "y" * 39) == f"{'x' * 39}…\n- {'y' * 37}…"
-    )
+    x, y = "x" * 17, "y" * 18
+    assert curves._difference(x, y) == f"{x} - {y}" and curves._difference(y, y) == f"{y}\n- {y}"
+    said(curves._axis, {"a; " + "b" * 35: "a; " + "b" * 35, "a; " + "b" * 36: "a\n" + "b" * 36})
+
+
+@pytest.mark.parametrize(
+    ("labels", "height"),
+    [
+        ([], 0.0),
+        (["a"], 1.5),
+        (["a", "b"], 1.8),
+        (["a", "b\nc"], 1.96),
+        (["a\nb\nc"], 1.72),
+        (["a\nb\nc\nd", "e"], 2.52),
+    ],
+)
+def test_panels_are_as_high_as_their_labels(labels, height):
+    assert curves._height(labels) == pytest.approx(height)
 
 
 def network(parameters, nonzero, operations):

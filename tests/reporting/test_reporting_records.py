@@ -564,12 +564,16 @@ def test_the_row_of_a_committed_cell():
         {"test/loss": 0.25},
         "x",
         "max",
+        {"x": "max"},
         best_step=20,
         commits=("c1", "c2"),
         train_s=1.5,
     )
     bare = _row(cell | {"code": "", "best_step": "", "train_s": ""}, Table("T", "loss", (), (0,), (0,)))
     assert (bare.commits, bare.best_step, bare.train_s, bare.mode) == ((), None, None, "min")
+    assert (
+        bare.directions == {"loss": "min"} and _row(cell, Table("T", "odd", (), (0,), (0,))).directions == {}
+    )
 
 
 def test_complete_cells_are_counted(tmp_path):

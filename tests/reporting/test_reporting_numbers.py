@@ -161,16 +161,17 @@ def test_classes_are_written_as_files_are_called():
         *(
             (f"test/{name}", (0.0, 1.0), "max")
             for name in (
-                "accuracy",
-                "balanced_accuracy",
-                "top5_accuracy",
-                "precision",
-                "recall",
-                "specificity",
-                "jaccard",
-                "exact_match",
+                *(
+                    "accuracy",
+                    "balanced_accuracy",
+                    "top5_accuracy",
+                    "precision",
+                    "recall",
+                    "specificity",
+                    "jaccard",
+                ),
+                *("exact_match", "auroc", "average_precision", "f1", "f1_micro", "f1_weighted"),
             )
-            + ("auroc", "average_precision", "f1", "f1_micro", "f1_weighted")
         ),
         *(
             (name, (0.0, INF), "min")

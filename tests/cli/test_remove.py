@@ -13,6 +13,9 @@ from tutelage.cli.main import main
 from tutelage.cli.remove import kept_owners_of, owners_of
 from tutelage.config.compose import hydra_ready
 from tutelage.config.names import NameFinder, files_remembered
+from tutelage.errors import UserError
+from tutelage.runs.folders import left_aside, set_aside
+from tutelage.runs.run import Run
 from tutelage.runs.store import Store
 
 QUICK = [
@@ -191,7 +194,7 @@ def test_a_complete_run_leaves_its_network_and_no_checkpoint_unless_asked(runs):
     assert json.loads((plain.path / "result.json").read_text())["metrics"] == kept.result["metrics"]
 
 
-def test_the_shipped_tables_are_read_without_the_data_that_their_runs_read():
+def test_the_shipped_tables_are_read_without_the_data_that_their_runs_read(caplog):
     """Every name of an experiment that a table here lists, and of what it needs, is known, with no data.root given."""
     owners = owners_of(Path(__file__).parents[2] / "experiments")
     assert {
@@ -199,7 +202,9 @@ def test_the_shipped_tables_are_read_without_the_data_that_their_runs_read():
         "guidance/cifar10/resnet20",
         "demo-cnn",
         "guidance/forecasting/encoder",
+        "semi_supervised/digits/fixmatch-20",
     } <= set(owners)
+    assert "cannot be read" not in caplog.text
 
 
 def test_the_old_name_of_the_command_names_the_new(capsys):
@@ -219,3 +224,96 @@ def test_names_are_the_same_whether_files_are_remembered_or_not():
     with files_remembered():
         assert [names_of(words) for words in [*commands, *commands]] == [*alone, *alone]
     assert alone[0] == {"demo/guided-trained", "demo-cnn"}
+
+
+class Killed(BaseException):
+    """No handler of an error or an interrupt sees it."""
+
+
+def copies(store, count, name="many"):
+    """Return the folders of so many copies of a complete run, each with its lock."""
+    (plain,) = store.runs("adhoc")
+    found = []
+    for place in range(count):
+        found.append(store.root / name / f"{place:012x}")
+        shutil.copytree(plain.path, found[-1])
+        (store.root / ".locks" / f"{place:012x}.lock").write_text("{}")
+    return found
+
+
+def test_of_many_runs_one_that_is_worked_on_stays_and_nothing_is_left_of_the_others(runs, capsys):
+    folders = copies(runs, 12)
+    with runs.at("many/000000000007").lock():
+        assert main(["remove", "many", "--yes"]) == 1
+    assert "/000000000007 is being run by process" in capsys.readouterr().err
+    assert [folder for folder in folders if folder.exists()] == [folders[7]]
+    assert left_aside(runs.root) == []
+    assert main(["remove", "many", "--yes"]) == 0
+    assert names(runs) == ALL
+
+
+@pytest.mark.parametrize("after", [0, 1, 17])
+def test_a_removal_that_is_killed_leaves_whole_runs_and_the_next_one_deletes_the_rest(
+    runs, after, monkeypatch
+):
+    """Killed between two moves: what was moved is gone for every reader, what was not is as it was."""
+    folders = copies(runs, 20)
+    moved = []
+
+    def killed(self):
+        if len(moved) == after:
+            raise Killed
+        moved.append(self.path)
+        return [set_aside(self.path, runs.root)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "set_aside", killed)
+        patch.setattr(remove_module, "finish", lambda *_: None)
+        with pytest.raises(Killed):
+            main(["remove", "many", "--yes"])
+    assert len(left_aside(runs.root)) == after
+    assert [folder for folder in folders if folder.exists()] == folders[after:]
+    assert main(["list", "runs"]) == 0
+    assert all(run.is_complete for run in runs.runs("many"))
+    assert main(["remove", "--state", "failed", "--dry"]) == 0
+    assert len(left_aside(runs.root)) == after  # a look changes nothing
+    assert main(["remove", "many", "--yes"]) == 0
+    assert left_aside(runs.root) == []
+    assert names(runs) == ALL
+
+
+def test_who_found_a_run_that_is_removed_meanwhile_is_told(runs):
+    (run,) = runs.runs("adhoc")
+    assert main(["remove", "adhoc", "--yes"]) == 0
+    with pytest.raises(UserError, match=r"no run in .*expected a file config\.yaml there"):
+        _ = run.config
+    with pytest.raises(UserError, match="no run 'adhoc'"):
+        runs.find("adhoc")
+
+
+def test_a_run_that_another_removes_first_is_passed_over_and_its_namesake_stays(runs):
+    """Its folder is gone when its lock is taken: the run of its identity under another name is not what was asked for."""
+    (folder,) = copies(runs, 1)
+    shutil.copytree(folder, runs.root / "namesake" / folder.name)
+    shutil.rmtree(folder)
+    for lock in (True, False):
+        if not lock:
+            (runs.root / ".locks" / f"{folder.name}.lock").unlink()
+        assert remove_module.remove(runs, [folder], runs=True) == 0
+    assert "namesake" in names(runs)
+
+
+def test_what_cannot_be_moved_or_deleted_is_said(runs, monkeypatch, capsys):
+    def refused(self):
+        raise PermissionError(13, "Permission denied", str(self.path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "set_aside", refused)
+        assert main(["remove", "adhoc", "--yes"]) == 1
+    assert "kept: [Errno 13] Permission denied" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        assert main(["remove", "adhoc", "--yes"]) == 0
+    assert "1 folders that were removed cannot be deleted, such as" in capsys.readouterr().err
+    assert main(["remove", "adhoc", "--yes"]) == 2  # no such run; and what was left goes
+    assert left_aside(runs.root) == []

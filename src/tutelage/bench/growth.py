@@ -150,14 +150,17 @@ def _files_of_a_run() -> int:
 def _fill(store: Any, size: int) -> None:
     """Write the complete runs of `_sweep`'s commands."""
     from tutelage.config.compose import compose
+    from tutelage.runs.folders import lock_of, make_folder
     from tutelage.runs.records import write_yaml
 
+    make_folder(lock_of(store.root, "").parent)
     base = compose([*STUDY, f"runs_dir={store.root}"])
     for place in range(size):
         model = {**base["model"], "width": 8 + place // SEEDS}
         config = {**base, "seed": place % SEEDS, "model": model}
         folder = store.for_config(config).path
         folder.mkdir(parents=True)
+        lock_of(store.root, folder.name).write_text("{}")
         scores = {"validation": {"accuracy": 0.5}, "test": {"accuracy": 0.5 + place % SEEDS / 100}}
         result = {
             "state": "complete",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
 import re
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from tutelage.cli.reader import Given
 from tutelage.errors import UserError
 from tutelage.reporting.row import Row
 from tutelage.reporting.table_paths import PROGRAMMES, TABLES, name_of
-from tutelage.runs.folders import make_folder
+from tutelage.runs.folders import delete, left_aside, make_folder, set_aside
 from tutelage.runs.identity import identity_of
 from tutelage.runs.run import Run, RunBusy, State
 from tutelage.runs.store import Store
@@ -37,6 +37,9 @@ def run(given: Given) -> int:
     store = Store(given.options["runs_dir"])
     from tutelage.reporting.runs_table import filtered_rows
 
+    dry = "--dry" in given.flags
+    if not dry:
+        finish(store)
     rows = filtered_rows(store, under=name, **chosen)
     if archive:
         folders = archived(store, name)
@@ -45,18 +48,16 @@ def run(given: Given) -> int:
     else:
         every = None if name or any(chosen.values()) else rows
         folders = [store.root / row.key for row in removable(store, rows, name, every)]
-    folders = [folder for folder in folders if folder.is_dir()]
-    sizes = {folder: size_of(folder) for folder in folders}
-    for folder, size in sizes.items():
-        print(f"{folder}  {size / 1e6:.1f} MB")
-    what = f"{len(folders)} folder{'s' * (len(folders) != 1)}, {sum(sizes.values()) / 1e6:.1f} MB"
-    if "--dry" in given.flags or not folders:
-        print(f"nothing removed; {what} could be" if folders else "nothing to remove")
+    sizes = {folder: size for folder in folders if (size := size_of(folder)) is not None}
+    print("".join(f"{folder}  {size / 1e6:.1f} MB\n" for folder, size in sizes.items()), end="")
+    what = f"{len(sizes)} folder{'s' * (len(sizes) != 1)}, {sum(sizes.values()) / 1e6:.1f} MB"
+    if dry or not sizes:
+        print(f"nothing removed; {what} could be" if sizes else "nothing to remove")
         return 0
     if "--yes" not in given.flags and not agreed(f"Remove {what}?"):
         print("nothing removed")
         return 0
-    return remove(store, folders, runs=not (archive or checkpoints))
+    return remove(store, list(sizes), runs=not (archive or checkpoints))
 
 
 def removable(
@@ -72,14 +73,15 @@ def removable(
     candidates = [row for row in rows if row.state is not State.RUNNING]
     owners = kept_owners_of(TABLES, store) if candidates else {}
     others, inside = store.other_names(), store.name_in(under)
+    owner_of = functools.cache(lambda name: _owner(name, owners))
+    links = {f"{name}/{identity}" for identity, names in others.items() for name in names}
     if not any(row.key.startswith(f"{inside}/") for row in rows):  # one run was meant, by its identity
         inside = inside.rpartition("/")[0]
     kept: dict[str, str] = {}
-    links = {row.key for row in candidates if (store.root / row.key).is_symlink()}
     for row in candidates:
         names = [row.name, *([] if row.key in links else others.get(identity_of(row.key), []))]
         outside = [name for name in names if not f"{name}/".startswith(f"{inside}/" if inside else "")]
-        if owned := next(filter(None, (_owner(name, owners) for name in names)), None):
+        if owned := next(filter(None, map(owner_of, names)), None):
             kept[row.key] = owned
         elif outside:
             kept[row.key] = f"also called {outside[0]}"
@@ -185,15 +187,17 @@ def archived(store: Store, under: str) -> list[Path]:
     ]
 
 
-def size_of(folder: Path) -> int:
-    """Return the bytes of a folder's files."""
-    with os.scandir(folder) as entries:
-        return sum(
-            size_of(Path(one.path))
-            if one.is_dir(follow_symlinks=False)
-            else one.stat(follow_symlinks=False).st_size
-            for one in entries
-        )
+def size_of(folder: Path | str) -> int | None:
+    """Return the bytes of a folder's files; None: there is no folder."""
+    size = 0
+    try:
+        with os.scandir(folder) as entries:
+            for one in entries:
+                is_folder = one.is_dir(follow_symlinks=False)
+                size += (size_of(one.path) or 0) if is_folder else one.stat(follow_symlinks=False).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return size
 
 
 def agreed(question: str) -> bool:
@@ -204,24 +208,36 @@ def agreed(question: str) -> bool:
 
 
 def remove(store: Store, folders: Sequence[Path], *, runs: bool) -> int:
-    """Remove the folders, each run's under its lock; return the exit code."""
-    busy = 0
+    """Remove the folders, each run's under its lock, and delete them when all are out of the way; return the exit code."""
     gone: list[str] = []
-    for folder in folders:
-        run = Run(folder if runs else folder.parent, root=store.root)
-        if not runs and folder.name != "checkpoints":  # an archived attempt: nobody works on it
-            shutil.rmtree(folder)
-            continue
-        try:
-            with run.lock(wait=False):
-                if runs:
-                    run.remove()
-                    gone.append(run.identity)
-                elif run.is_complete:
-                    run.drop_checkpoints()
-        except RunBusy as error:
-            log.error("kept: %s", error)
-            busy += 1
+    aside: list[Path] = []
+    kept = 0
+    try:
+        for folder in folders:
+            try:
+                if not runs and folder.name != "checkpoints":  # an archived attempt: nobody works on it
+                    aside.append(set_aside(folder, store.root))
+                    continue
+                run = Run(folder if runs else folder.parent, root=store.root)
+                with run.lock_now():
+                    if not os.path.lexists(folder):  # meanwhile another process did it
+                        continue
+                    if runs:
+                        aside += run.set_aside()
+                        gone.append(run.identity)
+                    elif run.is_complete:
+                        aside.append(set_aside(folder, store.root))
+            except (RunBusy, OSError) as error:
+                log.error("kept: %s", error)
+                kept += 1
+    finally:
+        finish(store, aside)
     store.forget_links(gone)
-    print(f"removed {len(folders) - busy} folders")
-    return 1 if busy else 0
+    print(f"removed {len(folders) - kept} folders")
+    return 1 if kept else 0
+
+
+def finish(store: Store, aside: Sequence[Path] = ()) -> None:
+    """Delete what was set aside, by this command or by one that was killed; say what cannot be deleted."""
+    if left := delete(dict.fromkeys([*aside, *left_aside(store.root)])):
+        log.warning("%d folders that were removed cannot be deleted, such as %s", len(left), left[0])

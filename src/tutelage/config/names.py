@@ -23,6 +23,7 @@ from tutelage.runs import needs
 
 _PLAIN_VALUE = re.compile(
     r"\+*(?:(?!needs\.|chain\.|hydra)[^@=/]*\.[^@=/]*=(?!.*(?:need:|\$))|(?:seed|chain\.[\w.]+)=(?:\d+|null)$)"
+    r"|~(?!needs\.|chain\.|hydra)[^@=/]*\.[^@=/]*$"  # what it takes away may be in a file that is not read here
 )
 """A word that changes neither what is chosen nor what is needed, and no name unless that is composed of its value."""
 _USES_NEED = re.compile(r"\+*(?!needs\.|chain\.|hydra)[^@=/]*\.[^@=/]*=need:([\w.-]+)")

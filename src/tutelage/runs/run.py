@@ -17,7 +17,17 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tutelage.errors import UserError
-from tutelage.runs.folders import for_its_group, is_held, lock_at, lock_of, make_folder, twin
+from tutelage.runs.folders import (
+    delete,
+    for_its_group,
+    is_held,
+    lock_at,
+    lock_of,
+    make_folder,
+    set_aside,
+    take,
+    twin,
+)
 from tutelage.runs.identity import LENGTH, identify
 from tutelage.runs.provenance import now
 from tutelage.runs.records import (
@@ -186,6 +196,19 @@ class Run:
             finally:
                 lock.release()
 
+    @contextlib.contextmanager
+    def lock_now(self) -> Iterator[None]:
+        """Hold the run for an instant: as `lock(wait=False)`, which is asked where the lock is not free, and leaves no note by whom."""
+        held = take(self._lock_path)
+        if held is None:
+            with self.lock(wait=False):
+                yield
+            return
+        try:
+            yield
+        finally:
+            os.close(held)
+
     def begin(self, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
         """Open an attempt (new, resumed or again after a failure): write the configuration, note the attempt.
 
@@ -234,15 +257,15 @@ class Run:
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
     def remove(self) -> None:
-        """Remove the run from the disk. Call it under the lock. It is gone at once: what a kill leaves has another name."""
+        """Remove the run from the disk. Call it under the lock."""
+        delete(self.set_aside())
+
+    def set_aside(self) -> list[Path]:
+        """Let the run be gone, at once, and return what is left to be deleted. Call it under the lock."""
         if self.path.is_symlink():  # another name of a run, which stays
             self.path.unlink()
-            return
-        grave = self.path.with_name(f".removed-{self.path.name}")
-        if grave.exists():  # of a removal that was killed
-            shutil.rmtree(grave, ignore_errors=True)
-        self.path.rename(grave)
-        shutil.rmtree(grave, ignore_errors=True)
+            return []
+        return [set_aside(self.path, self._root or self.path.parent)]
 
     def fail(self, error: str, message: str, **facts: Any) -> None:
         """Record why this attempt failed: the error's kind, its message, and facts such as the step.
@@ -299,8 +322,9 @@ class Run:
             begun = self._lock_path.stat().st_size > 0
         # For messages, and for who comes after; the lock itself says that it is held. So a failure to note by whom is none.
         note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        with contextlib.suppress(OSError):
-            self._lock_path.write_text(json.dumps(note), encoding="utf-8")
+        with contextlib.suppress(OSError), self._lock_path.open("r+b") as file:
+            # Not emptied first: ext4 puts a file that was emptied on the disk when it is closed.
+            file.truncate(file.write(json.dumps(note).encode()))
         return begun
 
     def _holder(self) -> str:

@@ -70,10 +70,22 @@ def runs(tmp_path_factory):
             "data.batch_size=8",
         ],
     }
+    texts = table.with_name("texts.csv")
+    texts.write_text(
+        "text,label\n" + "".join(f"a {'good' if n % 2 else 'bad'} film {n},{n % 2}\n" for n in range(40))
+    )
+    net = ["model=gru", "model.depth=1", "model.width=8", "data.batch_size=8"]
+    words["text"] = ["name=out/text", "data=text_classification", f"data.root={texts}", "data.length=4", *net]
     found = {"root": root, "file": table}
     for name, those in words.items():
         plan = plan_of(
-            [*SMALL[:5], *([] if name == "tokens" else SMALL[5:]), f"runs_dir={root}", "model=fcn", *those]
+            [
+                *SMALL[:5],
+                *([] if name in ("tokens", "text") else SMALL[5:]),
+                f"runs_dir={root}",
+                "model=fcn",
+                *those,
+            ]
         )
         run_plan(plan)
         found[name] = root / plan.key
@@ -221,7 +233,6 @@ def test_an_export_of_texts_or_words_carries_what_they_are_encoded_by(tmp_path, 
     ("words", "said"),
     [
         (["digits", "nowhere.png"], "there is no file or folder nowhere.png"),
-        (["digits", "file"], "cannot read the image"),
         (["table", "nowhere.png"], "rows of a table"),
         (["digits", "file", "data=mnist"], "not both"),
         (["digits", "out=/nowhere/at/all.csv"], "a folder that exists"),
@@ -233,6 +244,85 @@ def test_a_mistake_is_one_message(runs, words, said, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=said) as caught:
         main("predict", *[runs.get(word, word) for word in words])
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Files and folders of every kind."""
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "words.csv").write_text("a,b\n1,two\n")
+    (tmp_path / "notes.txt").write_text("hello\n")
+    (tmp_path / "table.png").write_text("a,b\n1,2\n")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "a.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "images" / "one.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "images" / "one.png").read_bytes()[:2000])
+    __import__("pandas").DataFrame({"a": [1.0]}).to_parquet(tmp_path / "less.parquet")
+    (tmp_path / "image.csv").write_bytes((tmp_path / "images" / "one.png").read_bytes())
+    return tmp_path
+
+
+NO_IMAGE = "this network takes images: give image files, or folders of them, got {}, which"
+NO_TABLE = "this network takes rows of a table: give one file (.csv, .tsv, "
+OTHER_KINDS = {
+    "digits": {
+        "table.csv": f"{NO_IMAGE} is no image",
+        "less.parquet": f"{NO_IMAGE} is no image",
+        "table.png": f"{NO_IMAGE} is no image",
+        "empty.png": f"{NO_IMAGE} is empty",
+        "empty.csv": f"{NO_IMAGE} is empty",
+        "tables": f"{NO_IMAGE.replace('got', 'got the folder')} holds none (.jpg, ",
+        "nothing": f"{NO_IMAGE.replace('got', 'got the folder')} holds none (.jpg, ",
+        "cut.png": "cannot read the image {}: ",
+        "nowhere.csv": "there is no file or folder {}",
+    },
+    "table": {
+        "images": NO_TABLE,
+        "images/one.png": NO_TABLE,
+        "nothing": NO_TABLE,
+        "tables": NO_TABLE,
+        "nowhere.csv": NO_TABLE,
+        "empty.csv": "{} is empty: a header and rows are expected",
+        "notes.txt": "{} has a header and no rows",
+        "less.parquet": "{} has no column 'b'",
+        "words.csv": "{}: the column 'b' held numbers in training, and holds words here",
+        "image.csv": "{} is no CSV file, but holds binary data",
+    },
+    "text": {
+        "images/one.png": NO_TABLE,
+        "images": NO_TABLE,
+        "table.csv": "{} has no column 'text'",
+        "empty.csv": "{} is empty: a header and rows are expected",
+        "less.parquet": "{} has no column 'text'",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_inputs_of_another_kind_are_one_message(kind, runs, inputs):
+    main("export", runs[kind], f"out={inputs / 'x'}")
+    for name, said in OTHER_KINDS[kind].items():
+        for network in (runs[kind], inputs / "x"):
+            with pytest.raises(UserError) as caught:
+                main("predict", network, inputs / name, f"out={inputs / 'p.csv'}")
+            assert said.format(inputs / name) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (inputs / "p.csv").exists()
+
+
+def test_files_that_a_run_was_trained_on_are_predicted_in_every_form(runs, inputs):
+    """What tables may be called is one list: in training and after it."""
+    text = "text\ngood film\n"
+    for name in ("t.csv", "t.txt", "t.csv.gz", "t.tsv"):
+        opened = __import__("gzip").open if name.endswith("gz") else open
+        with opened(inputs / name, "wt") as file:
+            file.write(text)
+        main("predict", runs["text"], inputs / name, f"out={inputs / 'p.csv'}")
+        assert len(rows(inputs / "p.csv")) == 1
 
 
 def test_export_refuses_what_it_would_overwrite_and_unknown_words(runs, tmp_path):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Rows = Iterator[tuple[list[dict[str, Any]], "Tensor", "Tensor | None"]]
 """Batches: what stands first in each row, inputs, and a mask."""
 BATCH = 64
-TABLES = (".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson")
+_IMAGES = "this network takes images: give image files, or folders of them"
 
 
 def run(given: Given) -> int:
@@ -134,8 +134,9 @@ def _images(files: list[str], shape: tuple[int, ...], form: Any, prepare: Callab
     """Read image files, in the form that the training images had."""
     import numpy as np
     import torch
+    from PIL import UnidentifiedImageError
 
-    from tutelage.data.image_kinds import is_image
+    from tutelage.data.image_kinds import is_image, known_endings
     from tutelage.data.image_pixels import Form, read
 
     paths: list[Path] = []
@@ -145,7 +146,7 @@ def _images(files: list[str], shape: tuple[int, ...], form: Any, prepare: Callab
             raise UserError(f"there is no file or folder {word}")
         inside = [one for one in sorted(path.rglob("*")) if is_image(one.name)] if path.is_dir() else [path]
         if not inside:
-            raise UserError(f"{word} holds no image files")
+            raise UserError(f"{_IMAGES}, got the folder {word}, which holds none ({known_endings()})")
         paths += inside
     channels, height, width = shape
     form = form or Form(height if height == width else None, channels)
@@ -155,6 +156,10 @@ def _images(files: list[str], shape: tuple[int, ...], form: Any, prepare: Callab
             try:
                 with path.open("rb") as file:
                     pixels, _ = read(file, form)
+            except UnidentifiedImageError as error:
+                size = path.stat().st_size
+                found = "which is no image that Pillow reads" if size else "which is empty"
+                raise UserError(f"{_IMAGES}, got {path}, {found}") from error
             except Exception as error:  # what Pillow raises for what a file may hold is of every kind
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise UserError(f"cannot read the image {path}: {reason}") from error
@@ -167,13 +172,15 @@ def _images(files: list[str], shape: tuple[int, ...], form: Any, prepare: Callab
 
 
 def _frame(files: list[str], **reading: Any) -> Any:
-    from tutelage.data.frame import read
+    from tutelage.data.frame import ENDINGS, read
 
-    if len(files) != 1 or Path(files[0]).suffix.lower() not in TABLES:
+    path = Path(files[0]).expanduser()
+    if len(files) != 1 or not path.is_file() or path.suffix.lower() not in ENDINGS:
+        missing = "" if path.exists() else ", which is not there"
         raise UserError(
-            f"this network takes rows of a table: give one file ({', '.join(TABLES)}), got {' '.join(files)}"
+            f"this network takes rows of a table: give one file ({', '.join(ENDINGS)}), got {' '.join(files)}{missing}"
         )
-    return read(Path(files[0]).expanduser(), **reading).columns
+    return read(path, **reading).columns
 
 
 def _rows(files: list[str], encoding: dict[str, Any], tokenizer: Path | None) -> Rows:

@@ -255,6 +255,13 @@ def test_a_corruption_is_the_slow_one(kind, channels):
             )
 
 
+def test_fog_has_waves_up_to_twice_the_longer_side(monkeypatch):
+    monkeypatch.setitem(globals(), "HEIGHT", 32)  # so 64 waves are the most, as in the slow one
+    image = torch.linspace(0.1, 0.8, 3 * 32 * WIDTH).reshape(1, 3, 32, WIDTH)
+    found = corrupted(image, "fog", 5, INDEX[:1])[0].numpy()
+    np.testing.assert_allclose(found, fog(image[0].double().numpy(), 4, 0).clip(0, 1), atol=1e-4)
+
+
 def test_draws_are_splitmix64_of_sample_and_purpose():
     def mixed(x):
         x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64

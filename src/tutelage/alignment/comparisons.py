@@ -144,7 +144,7 @@ def regression(x: Centred, y: Centred) -> float:
     """
     total = y.gram.diagonal().sum()
     u = x.factors[0]
-    return float((u * (y.gram @ u)).sum() / total) if total > 0 else float("nan")
+    return float((u * (y.gram @ u)).sum() / total)  # 0 / 0 of a layer that does not vary
 
 
 MEASURES: dict[str, Callable[[Centred, Centred], float]] = {
@@ -192,7 +192,7 @@ def _leading(layer: Centred, variance: float) -> Tensor:
     if not len(sizes):
         return vectors
     share = sizes.square().cumsum(0) / sizes.square().sum()
-    return vectors[:, : int((share < variance - 1e-12).sum()) + 1]
+    return vectors[:, : int(torch.searchsorted(share, variance - 1e-12)) + 1]
 
 
 def _squared_distances(layer: Centred) -> Tensor:
@@ -204,8 +204,8 @@ def _kernel(layer: Centred, width: float) -> Tensor:
     squares = _squared_distances(layer)
     n = len(squares)
     apart = squares[~torch.eye(n, dtype=torch.bool, device=squares.device)]
-    middle = apart.median()
-    return torch.exp(-squares / (2 * width**2 * middle)) if middle > 0 else torch.ones_like(squares)
+    # of samples most of which coincide this is 0 / 0
+    return torch.exp(-squares / (2 * width**2 * apart.median()))
 
 
 def _u_centred(gram: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ gradient of the network's features is 2 dK X: one product forward, one backward.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -55,8 +56,7 @@ def gram(features: Tensor) -> Tensor:
         return (split @ split.mT).sum(1) if chunks > 1 else features @ features.mT
     if k > 1 or n < 128 or d < 2048:
         return features @ features.mT
-    threads = torch.get_num_threads()
-    parts = features[0].unflatten(-1, (threads if d % threads == 0 else 1, -1)).transpose(0, 1)
+    parts = features[0].unflatten(1, (math.gcd(d, torch.get_num_threads()), -1)).transpose(0, 1)
     product = features.new_empty(1, n, n)
     edges = [n * i // _BANDS for i in range(_BANDS + 1)]
     for start, end in pairwise(edges):

@@ -37,13 +37,14 @@ def gram_of(centred_features: Tensor) -> Tensor:
     """Return the scalar products of rows (n, d) as a matrix (n, n) of Frobenius norm 1; 0 for features that are all 0. Differentiable."""
     products = centred_features @ centred_features.T
     square = products.square().sum()
-    return products * torch.where(square > 0, torch.where(square > 0, square, 1).rsqrt(), 0)
+    varied = square > 0
+    return products * torch.where(varied, torch.where(varied, square, 1).rsqrt(), 0)
 
 
 def gram_score(mine: Tensor, theirs: Tensor) -> Tensor:
     """Return 1 - |K - L| / sqrt(2) of matrices (n, n) of norm 1, from 0 to 1; 0 where either is 0. Where they are equal the slope is 0."""
     found = 1 - torch.linalg.vector_norm(mine - theirs) / math.sqrt(2)
-    return torch.where(mine.any() & theirs.any(), found, 0 * found)
+    return torch.where(mine.any() & theirs.any(), found, 0.0)
 
 
 def nuclear(product: Tensor) -> Tensor:

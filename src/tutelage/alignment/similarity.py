@@ -235,7 +235,7 @@ def cka(network: Tensor, guide: Tensor, *, unbiased: bool = False) -> Tensor:
     outnumber the samples. unbiased: with the estimator HSIC_1 of Song et al. 2012 (JMLR 13), n >= 4; then near 0 for independent ones.
     Costs n^2 (d + e), or n d e where samples outnumber both widths.
     """
-    wide = max(network.shape[-1], guide.shape[-1]) >= len(network)
+    wide = max(network.shape[1], guide.shape[1]) >= len(network)
     measure = CKA(unbiased=unbiased)
     return (measure if wide else measure.for_tokens())(network, guide)
 

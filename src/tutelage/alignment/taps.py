@@ -91,7 +91,8 @@ def probe(module: nn.Module, *inputs: Any, run: Callable[..., Any] | None = None
             child.training = mode
         for (child, key, value), before in zip(buffers, saved, strict=True):
             child._buffers[key] = value
-            if value is not None and before is not None:
+            if before is not None:
+                assert value is not None
                 value.copy_(before)
     return list(seen.values())
 

@@ -150,8 +150,9 @@ def _pixelate(images: Tensor, severity: int, draws: Draws) -> Tensor:
 
 
 def _jpeg(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    quality = (80, 65, 58, 50, 40)[severity]
-    scale = 5000 / quality if quality < 50 else 200 - 2 * quality
+    scale = (40, 70, 84, 100, 125)[
+        severity
+    ]  # of the tables, in percent: libjpeg's at quality 80, 65, 58, 50 and 40
     channels, height, width = images.shape[1:]
     pixels = F.pad(images * 255, (0, -width % 8, 0, -height % 8), mode="replicate")
     colour = channels == 3

@@ -102,7 +102,7 @@ def draw(sets: Mapping[str, tuple[Tensor, Sequence[str]]], table: Sequence[Quali
     parts: Any = figure.subfigures(len(sets), 1, squeeze=False)
     for part, (name, (images, classes)), found in zip(parts[:, 0], sets.items(), table, strict=True):
         part.suptitle(
-            f"{literal(name)}: Frechet {found.frechet_distance:.3g} (lower is better), precision {found.precision:.2f}, "
+            f"{literal(name)}: Fréchet distance {found.frechet_distance:.3g} (lower is better), precision {found.precision:.2f}, "
             f"recall {found.recall:.2f}",
             fontsize=8,
         )
@@ -110,7 +110,8 @@ def draw(sets: Mapping[str, tuple[Tensor, Sequence[str]]], table: Sequence[Quali
         for axes, image, label in zip(grid, images[:SHOWN].cpu(), classes, strict=False):
             shown = image.permute(1, 2, 0).clamp(0, 1).numpy()
             axes.imshow(shown.repeat(3, axis=2) if shown.shape[2] == 1 else shown, interpolation="nearest")
-            axes.set_title(literal(label if len(label) <= 9 else f"{label[:8]}…"), fontsize=6, pad=1.5)
+            size = min(6.0, 60 / len(label))  # a long name in smaller letters, "automobile" at 6
+            axes.set_title(literal(label if len(label) <= 15 else f"{label[:14]}…"), fontsize=size, pad=1.5)
         for axes in grid:
             axes.axis("off")
     save(figure, path)

@@ -18,7 +18,7 @@ from tutelage.engine.build import (
     check_frozen,
 )
 from tutelage.engine.cpu import prepared_cpu
-from tutelage.engine.inherited import recorded_sizes
+from tutelage.engine.inherited import recorded_data, recorded_sizes
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.engine.networks import build_frozen, build_network, sizes_of
 from tutelage.engine.rank_environment import join_environment
@@ -26,6 +26,7 @@ from tutelage.errors import UserError
 from tutelage.generators import shards
 from tutelage.generators.conditioning import check_labelling
 from tutelage.generators.protocol import Generator
+from tutelage.generators.sample_grid import GRID_IMAGES, write_grid
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.objectives.unlabelled import byte_affine
 from tutelage.runs.records import write_json
@@ -84,7 +85,15 @@ def _make(config: dict[str, Any], run: Run) -> dict[str, Any]:
         if conditions:
             record["data"] = _given(data).summary()
         write_json(run.path / "setup.json", record)
-        _grid(run.path)
+        found = pseudo.read(run.path / FOLDER)
+        # The labels are the generator's classes, those of its own run's data; target data have others.
+        classes = (recorded_data("model", config) or {}).get("classes")
+        write_grid(
+            found.images[:GRID_IMAGES] / 255,
+            found.labels[:GRID_IMAGES],
+            run.path / "samples.png",
+            classes=classes,
+        )
         seconds = time.perf_counter() - started
         cost = {"total_s": round(seconds, 3), "ranks": ranks}
         scores = (
@@ -175,12 +184,3 @@ def _device(accelerator: str) -> torch.device:
     if accelerator == "auto":
         return torch.device("cpu")
     raise UserError(f"hardware.accelerator={accelerator}: this machine has none; choose hardware=cpu")
-
-
-def _grid(folder: Path) -> None:
-    from torchvision.utils import save_image
-
-    found = pseudo.read(folder)
-    first = slice(0, 64)
-    order = found.labels[first].argsort(stable=True)
-    save_image(found.images[first][order].float() / 255, folder / "samples.png", nrow=8)

@@ -14,13 +14,13 @@ from torch import Tensor
 from tutelage.errors import UserError
 from tutelage.generators.protocol import Generator, image_seeds
 from tutelage.generators.quality import frechet_distance, precision_recall
+from tutelage.generators.sample_grid import GRID_IMAGES, write_grid
 from tutelage.methods.base import Method
 from tutelage.models.frozen import FrozenNetwork, Normalization
 from tutelage.models.heads import HeadInput
 from tutelage.objectives.made import Made
 from tutelage.tasks import Batch, Classification
 
-GRID_IMAGES = 64
 _QUALITY_SEED = 0x0DD5EED
 
 
@@ -149,7 +149,9 @@ class Generation(Method):
             "recall": recall,
         }
         if split == "validation" and self.global_rank == 0:
-            self._write_grid(Path(self.trainer.default_root_dir) / "samples" / f"step-{self.step:07d}.png")
+            images, labels = (torch.cat(self._kept[name])[:GRID_IMAGES] for name in ("images", "labels"))
+            path = Path(self.trainer.default_root_dir) / "samples" / f"step-{self.step:07d}.png"
+            write_grid(images, labels, path, classes=self.task.class_names)
         self._kept = {}
 
     def _over_ranks(self, rows: Tensor) -> Tensor:
@@ -158,14 +160,6 @@ class Generation(Method):
         parts: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(parts, rows)
         return torch.cat(parts)
-
-    def _write_grid(self, path: Path) -> None:
-        from torchvision.utils import save_image
-
-        labels = torch.cat(self._kept["labels"])[:GRID_IMAGES]
-        order = labels.argsort(stable=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_image(torch.cat(self._kept["images"])[:GRID_IMAGES][order], path, nrow=8)
 
 
 def _check_range(images: Tensor, normalization: Normalization | None) -> None:

@@ -125,7 +125,7 @@ class Weights:
             raise UserError(
                 f"{self.where}.weights={self.said}: no such file or run"
                 + (
-                    f" (the run in {path.parent} has no {FILE})"
+                    f" (the run in {path.parent} has {'its weights in' if (path.parent / FILE).is_file() else 'no'} {FILE})"
                     if (path.parent / "config.yaml").is_file()
                     else " (the folder of a Hugging Face model is its `name`, with weights=pretrained)"
                     if (path.parent / "config.json").is_file()

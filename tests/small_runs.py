@@ -29,7 +29,7 @@ def _pseudo_data() -> str:
     return _folder.name
 
 
-def _texts() -> str:
+def sentences() -> str:
     """Write sentences with a label each, and return the file."""
     words = ["a", "b", "c", "d", "e", "f"]
     rows = [
@@ -68,7 +68,7 @@ METHODS: dict[str, list[str]] = {
     "masked_images": ["method.objectives.masked.patch=2", "model.dropout=0.2"],
     "masked_tokens": [
         "data=text_classification",
-        f"data.root={_texts()}",
+        f"data.root={sentences()}",
         "model=transformer_encoder",
         "model.dropout=0.2",
     ],

@@ -280,3 +280,34 @@ def test_the_figure_of_many_arms_has_a_panel_for_each(store, tmp_path, monkeypat
     report = Report("t" * 111, (*lines, line), (pair,))
     assert curves.draw(report, store, tmp_path / "panels.png")
     same_as("figure-panels.txt", "\n".join(drawn(saved[0])))
+
+
+def test_the_page_of_arms_of_two_metrics_has_an_axis_for_each_and_no_scale(store):
+    lines = (
+        arm("a", {0: 0.5, 1: 0.75}),
+        arm("b", {0: 3.0, 1: 9.0}, metric="test/loss"),
+        arm("c", {0: 0.25}, seconds=5.0),
+    )
+    _, shown = of_page(Report("t", lines), store)
+    arms = shown["arms"]
+    assert arms["header"] == ["arm", "", "metric", "value", "n", "95 % interval", "by seed"]
+    assert [row[2:6] for row in arms["rows"]] == [
+        ["test accuracy", "0.625 ± 0.177", "2", "0.000 to 1.000"],
+        ["test loss", "6.00 ± 4.24", "2", "-32.12 to 44.12"],
+        ["test accuracy", "0.250", "1", "-"],
+    ]
+    assert (
+        arms["caption"] == "test accuracy and test loss of every arm; a dot is a seed" and arms["scale"] == ""
+    )
+    assert 'cx="94.64%"' not in arms["rows"][0][1] and 'x1="5.36%" x2="94.64%"' in arms["rows"][1][1]
+    assert shown["comparisons"] is shown["scatter"] is None and shown["better"] == ""
+    _, empty = of_page(Report("t", ()), store)
+    assert empty["arms"]["rows"] == [] and empty["arms"]["caption"] == "Values of every arm; a dot is a seed"
+    assert [name for _, name in empty["parts"]] == ["Arms", "Runs"]
+
+
+def test_the_details_of_two_runs_of_three_are_left_to_their_folders(runs, monkeypatch):
+    monkeypatch.setattr(page_data, "MOST_RUNS", 9)
+    data, details = page_data.overview(free_report(runs, "s"), runs)
+    assert len(details) == 9 and len(data["runs"]) == 11
+    assert data["left_out"] == ["the details of 2 runs (their folders hold them)"]

@@ -102,7 +102,7 @@ def _arms(report: Report, better: str) -> dict[str, Any]:
         label = markup(swatch) + _escape(line.label)
         by_seed = _seeds(line, links, render.decimals(report, line.metric))
         shown.append([label, _Cell(plot, ' class="plot"'), *row[1:], by_seed])
-    scale = markup(forest.scale(next(iter(axes.values())), report.unit)) if len(metrics) == 1 and rows else ""
+    scale = markup(forest.scale(next(iter(axes.values())), report.unit)) if len(metrics) == 1 else ""
     caption = f"{' and '.join(sorted(m.replace('/', ' ') for m in metrics)) or 'Values'} of every arm; {better or 'a dot is a seed'}"
     if better:
         caption += "; a dot is a seed, the bar the mean with its 95 % interval"

@@ -12,7 +12,8 @@ import pytorch_lightning as pl
 import torch
 
 import tutelage
-from tutelage.cli.main import COMMANDS, main
+from tutelage.cli.commands import COMMANDS
+from tutelage.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

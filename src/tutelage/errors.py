@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import re
 from collections.abc import Iterable
@@ -152,6 +151,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     same = same or [one for one in names if sorted(one) == sorted(name)]  # letters that changed places
     if same:
         return same[0]
+    import difflib  # here, for every command waits for this file
+
     sections = {one.rpartition(".")[0] for one in (name, *names)}
     within = {one.rpartition(".")[2] if len(sections) == 1 else one: one for one in names}
     sought = name.rpartition(".")[2] if len(sections) == 1 else name

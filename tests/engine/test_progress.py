@@ -15,8 +15,9 @@ from small_runs import SMALL
 from tutelage.cli.main import main
 from tutelage.engine import progress
 from tutelage.engine.progress import Board, Relay, Status
-from tutelage.jobs.plain_log import _foreign, _in_a_line, _within
+from tutelage.jobs.plain_log import _foreign, _in_a_line
 from tutelage.runs.store import Store
+from tutelage.wrapping import wrapped
 
 AT_WORK = Status("demo/guided-untrained seed 0", 300, 1200, 84.3, 7.2, 0.3123, "accuracy", 0.87)
 
@@ -123,9 +124,9 @@ def test_what_libraries_warn_of_is_in_the_log_and_not_on_the_screen():
 
 
 def test_lines_break_between_words():
-    assert _within("val. accuracy 0.9861, test 0.9813", 24) == [
+    assert wrapped("val. accuracy 0.9861, test 0.9813", 24) == [
         "val. accuracy 0.9861,",
         "  test 0.9813",
     ]
     path = "runs/" + "x" * 40
-    assert _within(f"see {path}", 24) == ["see", f"  {path}"]
+    assert wrapped(f"see {path}", 24) == ["see", f"  {path}"]

@@ -8,9 +8,10 @@ from rich.console import Console
 
 from tutelage.errors import UserError
 from tutelage.reporting import render
-from tutelage.reporting.fitted import Fitted, least_width, shown_columns, stacked, wrapped
+from tutelage.reporting.fitted import Fitted, least_width, shown_columns, stacked
 from tutelage.reporting.runs_report import free_report
 from tutelage.reporting.runs_table import duration, filtered_rows, render_runs_table, sorted_rows
+from tutelage.wrapping import wrapped
 
 WIDTHS = [40, 60, 80, 140, 200]
 

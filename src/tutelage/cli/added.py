@@ -1,9 +1,13 @@
 """Commands that installed packages add: an entry point of the group `tutelage.commands` that names a `Command`."""
 
+# ruff: noqa: PTH113, PTH123, PTH208
+# `--help` asks here, and pathlib takes as long to load as all the rest of it.
+
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tutelage.cli.commands import COMMANDS
@@ -49,17 +53,21 @@ def _entries() -> EntryPoints | tuple[EntryPoint, ...]:
 
     Where no package of the import path speaks of the group, which reading tells in 3 ms, `importlib.metadata` is not loaded: 40 ms.
     """
-    if not any(_may_add(Path(place)) for place in sys.path):
+    if not any(_may_add(place) for place in sys.path):
         return ()
     from importlib.metadata import entry_points
 
     return entry_points(group=GROUP)
 
 
-def _may_add(place: Path) -> bool:
+def _may_add(place: str) -> bool:
     """Whether a package in a folder of the import path speaks of commands; of an archive, that is left to `importlib.metadata`."""
     try:
-        said = [file.read_bytes() for file in place.glob("*-info/entry_points.txt")]
+        infos = [name for name in os.listdir(place or ".") if name.endswith("-info")]
     except OSError:
-        return True
-    return any(GROUP.encode() in text for text in said) or place.is_file()
+        return os.path.isfile(place)
+    for name in infos:
+        with contextlib.suppress(OSError), open(f"{place or '.'}/{name}/entry_points.txt", "rb") as file:
+            if GROUP.encode() in file.read():
+                return True
+    return False

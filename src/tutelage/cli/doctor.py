@@ -9,12 +9,13 @@ from typing import Any
 
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
-from tutelage.reporting.fitted import Fitted, wrapped
+from tutelage.reporting.fitted import Fitted
 from tutelage.runs.identity import flatten
 from tutelage.runs.needs import Plan
 from tutelage.runs.provenance import changed_files, changed_packages
 from tutelage.runs.store import Store
 from tutelage.runs.weights import Weights, networks
+from tutelage.wrapping import wrapped
 
 
 def run(given: Given) -> int:

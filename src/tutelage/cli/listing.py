@@ -36,7 +36,7 @@ def run(given: Given) -> int:
     if misplaced := [word for word in ("--watch", *OF_RUNS) if word in given.flags | given.spoken]:
         raise UserError(f"{misplaced[0]} belongs to `list runs`")
     from tutelage.reporting.console import console
-    from tutelage.reporting.fitted import wrapped
+    from tutelage.wrapping import wrapped
 
     rows = list(_tables() if what == "tables" else _options(what))
     names = max((len(name) for name, _ in rows), default=0)

@@ -1,18 +1,19 @@
 """One reader of command words: names, flags and `key=value`, by the table in `commands`, which is also where help comes from.
 
 An option of a command is written `key=value`, `--key value` or `--key=value`. What else has an `=` is a setting, for Hydra.
-Standard library only: `--help` must be quick.
+Every command waits for this file, so it imports next to nothing: the standard library's dataclasses alone take as long to load as the
+interpreter.
 """
 
 from __future__ import annotations
 
-import shutil
-import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from tutelage.errors import UserError, choices, nearest
+from tutelage.wrapping import wrapped
 
 ANY = ("",)
 """For `Command.settings`: every setting there is."""
@@ -25,8 +26,7 @@ EXAMPLES = (
 )
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(NamedTuple):
     """A word that is there or not.
 
     name: as written, such as `--dry`.
@@ -41,8 +41,7 @@ class Flag:
     verbs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """A word `name=value` of the command's own.
 
     default: what counts where it is not given; empty: nothing.
@@ -58,16 +57,14 @@ class Option:
     value: str = "..."
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """Words of the configuration that help shows; the reader passes them on like any setting."""
 
     words: str
     help: str
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One command.
 
     module: the file of `tutelage.cli` that has its `run`; of a command that a package adds, the module.
@@ -90,26 +87,32 @@ class Command:
     names: tuple[int, int | None] = (0, 0)
     needs: str = ""
     settings: tuple[str, ...] = ()
-    verbs: dict[str, str] = field(default_factory=dict)
+    verbs: Mapping[str, str] = {}
     examples: tuple[str, ...] = ()
 
 
-@dataclass
 class Given:
     """The words of a command, read.
 
+    verb: the first name, where that is a verb.
     names: in their order, without the verb.
     options: of every option its value, or its default.
+    flags: those that were given.
     spoken: the options that were given.
     settings: all other words, as they are.
     """
 
-    verb: str = ""
-    names: list[str] = field(default_factory=list)
-    flags: set[str] = field(default_factory=set)
-    options: dict[str, str] = field(default_factory=dict)
-    spoken: set[str] = field(default_factory=set)
-    settings: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        verb: str = "",
+        names: Iterable[str] = (),
+        flags: Iterable[str] = (),
+        options: Mapping[str, str] | None = None,
+        spoken: Iterable[str] = (),
+        settings: Iterable[str] = (),
+    ) -> None:
+        self.verb, self.names, self.settings = verb, list(names), list(settings)
+        self.flags, self.spoken, self.options = set(flags), set(spoken), dict(options or {})
 
     def as_settings(self, *names: str) -> list[str]:
         """Return the settings, behind them the options among `names` that were given."""
@@ -199,26 +202,25 @@ def _no_setting(name: str, command: Command, word: str, options: dict[str, Optio
 
 def help_of(name: str, command: Command) -> str:
     """Return the help of a command, as wide as the terminal."""
-    width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
+    width = _width()
     lines = [
         line
         for number, usage in enumerate(command.usage)
-        for line in _hung(f"{'      ' if number else 'usage:'} tutelage {name} {usage}".rstrip(), width, 16)
+        for line in wrapped(f"{'      ' if number else 'usage:'} tutelage {name} {usage}", width, " " * 16)
     ]
     entries = [*(Example(verb, help) for verb, help in command.verbs.items()), *command.entries]
     for text in (command.summary[0].upper() + command.summary[1:] + ".", *command.about):
-        lines += ["", textwrap.fill(text, width)]
+        lines += ["", *wrapped(text, width, "")]
     if entries:
-        shown = [(_shown(entry), entry.help) for entry in entries]
-        lines += ["", *_two_columns(shown, width)]
+        lines += ["", *_two_columns([(_shown(entry), entry.help) for entry in entries], width)]
     if command.examples:
         lines += ["", *(line for one in command.examples for line in _example(one, width))]
     return "\n".join(lines)
 
 
-def overview(commands: dict[str, Command], added: Sequence[str] = ()) -> str:
+def overview(commands: Mapping[str, Command], added: Sequence[str] = ()) -> str:
     """Return the help of `tutelage` itself. added: the names of commands of installed packages."""
-    width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
+    width = _width()
     return "\n".join(
         [
             "usage: tutelage <command> [...]",
@@ -232,15 +234,19 @@ def overview(commands: dict[str, Command], added: Sequence[str] = ()) -> str:
     )
 
 
-def _hung(text: str, width: int, indent: int) -> list[str]:
-    """Return a line broken between words, each further one indented."""
-    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(text, width, subsequent_indent=" " * indent, drop_whitespace=True, **options)
+def _width() -> int:
+    """Return the letters of a line: as COLUMNS says, or the terminal, or 100 where there is none."""
+    if (said := os.environ.get("COLUMNS", "")).isdigit() and int(said):
+        return min(int(said), _WIDEST)
+    try:
+        return min(os.get_terminal_size(sys.__stdout__.fileno()).columns or 100, _WIDEST)  # type: ignore[union-attr]
+    except (AttributeError, OSError, ValueError):
+        return min(100, _WIDEST)
 
 
 def _example(words: str, width: int) -> list[str]:
     """Return a command that can be copied, also where it takes several lines."""
-    *lines, last = _hung(f"  tutelage {words}", width - 2, 4)
+    *lines, last = wrapped(f"  tutelage {words}", width - 2, "    ")
     return [*(f"{line} \\" for line in lines), last]
 
 
@@ -254,8 +260,7 @@ def _two_columns(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
     """Yield rows as two columns; where the first is wide, the second begins on the next line."""
     first = min(max(len(left) for left, _ in rows), 26)
     for left, right in rows:
-        wrapped = textwrap.wrap(right, max(width - first - 4, 30))
         if len(left) > first:
             yield f"  {left}"
-        for number, line in enumerate(wrapped):
+        for number, line in enumerate(wrapped(right, max(width - first - 4, 30), "")):
             yield f"  {left if number == 0 and len(left) <= first else '':<{first}}  {line}"

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
-import site
 import sys
-import sysconfig
-import textwrap
 import warnings
 from collections.abc import Iterator
-from logging.handlers import BufferingHandler
-from pathlib import Path
 from typing import Any
 
 from tutelage.errors import visible
+from tutelage.wrapping import wrapped
 
 
 class _Visible(logging.Formatter):
@@ -34,22 +29,9 @@ def _shown(text: str) -> str:
     text = visible(text)
     if not sys.stderr.isatty():
         return text
-    width = shutil.get_terminal_size().columns
-    return "\n".join(part for line in text.split("\n") for part in _within(line, width))
+    import shutil  # here, as below: every command waits for this file, and these take as long to load as the interpreter
 
-
-def _within(line: str, width: int) -> list[str]:
-    """Return a line broken between words; a terminal would break it anywhere."""
-    if len(line) <= width:
-        return [line]
-    return textwrap.wrap(
-        line,
-        width,
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-        drop_whitespace=True,
-    )
+    return "\n".join(wrapped(text, shutil.get_terminal_size().columns))
 
 
 class _Stderr(logging.StreamHandler):
@@ -73,20 +55,20 @@ class _Stderr(logging.StreamHandler):
         return super().filter(record)
 
 
-class _Held(BufferingHandler):
+class _Held(logging.Handler):
     """Keeps what libraries say until a run's log takes it. The screen has none of it."""
 
-    def shouldFlush(self, record: logging.LogRecord) -> bool:
-        return False
+    def __init__(self, most: int) -> None:
+        super().__init__(logging.WARNING)
+        self.most, self.records = most, list[logging.LogRecord]()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.capacity > len(self.buffer):
-            super().emit(record)
+        if len(self.records) < self.most:
+            self.records.append(record)
 
 
 _screen: list[logging.Handler] = []
 _held = _Held(200)
-_held.setLevel(logging.WARNING)
 _foreign: set[str] = set()
 _once: set[str] = set()
 _capturing = 0
@@ -126,6 +108,10 @@ def _in_a_line(
 
 def _is_foreign(filename: str) -> bool:
     """Whether a file is a library's or Python's own: neither Tutelage's nor the user's."""
+    import site
+    import sysconfig
+    from pathlib import Path
+
     path = Path(filename)
     if path.is_relative_to(Path(__file__).parents[1]):
         return False
@@ -154,9 +140,9 @@ def warnings_logged() -> Iterator[None]:
 
 def take_held(handler: logging.Handler) -> None:
     """Hand over to a run's log what libraries have said before there was one."""
-    for record in _held.buffer:
+    for record in _held.records:
         handler.handle(record)
-    _held.buffer.clear()
+    _held.records.clear()
 
 
 @contextlib.contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
+
+from tutelage.wrapping import wrapped
 
 MOST_LINES = 3
 """A cell that would take more lines than this makes its table too narrow."""
@@ -62,20 +63,15 @@ def widths(columns: Sequence[Sequence[str]], least: Sequence[int], room: int) ->
 def stacked(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[tuple[str, bool]]:
     """Yield the lines of rows one below the other, and whether each is a row's first: its first cell, and below it the others by name."""
     for first, *others in rows:
-        yield from ((line, True) for line in _wrapped(first, width, "  "))
+        yield from ((line, True) for line in wrapped(first, width))
         line = ""
         for item in (f"{name} {cell}" for name, cell in zip(header[1:], others, strict=True) if cell):
             if line and len(line) + len(_SEPARATOR) + len(item) + 2 > width:
-                yield from ((one, False) for one in _wrapped(line, width, "    ", "  "))
+                yield from ((one, False) for one in wrapped(line, width, "    ", "  "))
                 line = item
             else:
                 line = f"{line}{_SEPARATOR}{item}" if line else item
-        yield from ((one, False) for one in _wrapped(line, width, "    ", "  "))
-
-
-def wrapped(text: str, width: int, indent: str = "  ") -> list[str]:
-    """Return a text's lines within a width, broken between words alone; further lines of a long one are indented."""
-    return [line for part in text.split("\n") for line in _wrapped(part, width, indent)]
+        yield from ((one, False) for one in wrapped(line, width, "    ", "  "))
 
 
 class Fitted:
@@ -146,23 +142,6 @@ def least_width(text: str, whole: int = 0) -> int:
         return len(text)
     low = max(map(len, text.split()), default=0)
     return next(
-        (
-            width
-            for width in range(low, len(text) + 1)
-            if len(textwrap.wrap(text, width, break_on_hyphens=False)) <= MOST_LINES
-        ),
+        (width for width in range(low, len(text) + 1) if len(wrapped(text, width, "")) <= MOST_LINES),
         len(text),
     )
-
-
-def _wrapped(text: str, width: int, indent: str, first: str = "") -> list[str]:
-    return textwrap.wrap(
-        text,
-        max(width, 20),
-        initial_indent=first,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-        replace_whitespace=False,
-        drop_whitespace=True,
-    ) or [""]

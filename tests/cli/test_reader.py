@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import subprocess
-import sys
 
 import pytest
 
@@ -106,33 +104,6 @@ def test_every_command_has_its_file_and_a_help_that_names_all_it_takes(name, cap
 
 def test_former_names_are_no_commands_and_name_one():
     assert not set(RENAMED) & set(COMMANDS) and set(RENAMED.values()) <= set(COMMANDS)
-
-
-def test_help_imports_only_what_it_needs():
-    code = (
-        "import sys, runpy\n"
-        "sys.argv = ['tutelage', '--help']\n"
-        "try: runpy.run_module('tutelage', run_name='__main__')\n"
-        "finally: print(*sys.modules, file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    imported = set(done.stderr.split())
-    heavy = {
-        "torch",
-        "importlib.metadata",
-        "importlib.resources",
-        "numpy",
-        "yaml",
-        "rich",
-        "hydra",
-        "omegaconf",
-        "pytorch_lightning",
-        "pandas",
-        "scipy",
-        "matplotlib",
-    }
-    assert "tutelage.cli.commands" in imported and not heavy & imported
-    assert len(imported) < 250  # where an interpreter that does nothing has about 40
 
 
 def test_several_ranks_are_refused_where_one_process_does_all(monkeypatch, capsys):

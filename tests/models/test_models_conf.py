@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from tutelage.config.groups import abouts, group_options, variants
+from tutelage.config.groups import abouts, group_options
+from tutelage.config.variants import variant
 from tutelage.models.weights_files import digest
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -25,7 +26,7 @@ SMALL = {
 
 
 def values_of(name):
-    varied = variants().get(f"model/{name}")
+    varied = variant(f"model/{name}")
     return (
         values_of(varied.of) | varied.set if varied else yaml.safe_load((CONF / f"{name}.yaml").read_text())
     )

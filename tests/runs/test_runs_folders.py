@@ -17,6 +17,7 @@ WORK = """
 import os, sys
 from pathlib import Path
 path, user, group = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+import filelock, json, socket  # that user may not be allowed to read what Python is installed in
 from tutelage.runs.run import Run
 os.setgroups([group]); os.setgid(user); os.setuid(user)
 os.umask(0o022)

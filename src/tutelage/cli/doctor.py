@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
+from tutelage.reporting.console import console, say, width
 from tutelage.reporting.fitted import Fitted
 from tutelage.runs.identity import flatten
 from tutelage.runs.needs import Plan
@@ -17,30 +19,31 @@ from tutelage.runs.store import Store
 from tutelage.runs.weights import Weights, networks
 from tutelage.wrapping import wrapped
 
+log = logging.getLogger("tutelage")
+
 
 def run(given: Given) -> int:
     """Run the command; return its exit code."""
     build, overrides = "--build" in given.flags, given.settings
+    log.info("composing the command's configuration")  # a word at once: Hydra is loaded first
     from tutelage.config.planner import plan_of
-    from tutelage.reporting.console import console as console_of
 
-    console = console_of(highlight=False, soft_wrap=True)
     plan = plan_of(overrides)
-    _values(plan, overrides, console)
-    console.print("\n[bold]Runs[/bold]")
-    _runs(plan, console)
-    problems = _build(plan, console) if build else []
+    _values(plan, overrides)
+    say("\nRuns", "bold")
+    _runs(plan)
+    problems = _build(plan) if build else []
     for problem in problems:
-        console.print(f"missing: {problem}", style="red", markup=False)
+        say(f"missing: {problem}", "red")
     return 2 if problems and build else 0
 
 
-def _values(plan: Plan, overrides: Sequence[str], console: Any) -> None:
+def _values(plan: Plan, overrides: Sequence[str]) -> None:
     """Print every value and what sets it; where the terminal is too narrow for both in a line, what sets it stands above."""
     from tutelage.config.origins import SETS_OTHERS, origins_and_defaults
 
     where, defaults = origins_and_defaults(overrides)
-    console.print("[bold]Values[/bold] (and what sets each; * differs from the default of what was chosen)")
+    say("Values (and what sets each; * differs from the default of what was chosen)", "bold", len("Values"))
     rows = []
     for key, value in flatten(plan.config):
         origin = where.get(key) or where.get(key.rpartition(".")[0], "resolved")
@@ -52,26 +55,26 @@ def _values(plan: Plan, overrides: Sequence[str], console: Any) -> None:
         rows.append(("*" if differs else " ", key, text, origin))
     keys, texts = (max(len(row[place]) for row in rows) for place in (1, 2))
     texts = min(texts, 40)
-    wide = all(keys + max(texts, len(text)) + len(origin) + 6 <= console.width for _, _, text, origin in rows)
+    wide = all(keys + max(texts, len(text)) + len(origin) + 6 <= width() for _, _, text, origin in rows)
     above = None
     for mark, key, text, origin in rows:
         if wide:
             line = f"{mark} {key:<{keys}}  {text:<{texts}}  {origin}"
         else:
             if origin != above:
-                _say(f"{origin}:", console, "dim", indent="    ")
+                _say(f"{origin}:", "dim", indent="    ")
             above = origin
             line = f"{mark} {key:<{min(keys, 40)}}  {text}"
-        _say(line, console, "bold" if mark == "*" else None, indent="      ")
+        _say(line, "bold" if mark == "*" else "", indent="      ")
 
 
-def _say(line: str, console: Any, style: str | None = None, *, indent: str = "  ") -> None:
+def _say(line: str, style: str = "", *, indent: str = "  ") -> None:
     """Print a line within the terminal's width, broken between words."""
-    for part in wrapped(line, console.width, indent) if len(line) > console.width else [line]:
-        console.print(part, style=style, markup=False)
+    for part in wrapped(line, width(), indent):
+        say(part, style)
 
 
-def _runs(plan: Plan, console: Any) -> None:
+def _runs(plan: Plan) -> None:
     store = Store(plan.config["runs_dir"])
     for role, item in [
         *((f"need {i}", p) for i, p in enumerate(plan.prerequisites(), 1)),
@@ -82,26 +85,24 @@ def _runs(plan: Plan, console: Any) -> None:
         files = changed_files(run.attempts, item.config) if run.is_complete else []
         if run.is_complete and (packages := [*files, *changed_packages(run.attempts)]):
             note = f" (the code of {', '.join(packages)} has changed since)"
-        _say(f"  {role:<9} {item.key}  {run.state}{note}", console, indent="            ")
+        _say(f"  {role:<9} {item.key}  {run.state}{note}", indent="            ")
 
 
-def _build(plan: Plan, console: Any) -> list[str]:
+def _build(plan: Plan) -> list[str]:
     from tutelage.engine.build import build, build_data
 
     try:
         data = build_data(plan.config)
     except UserError as error:
         return [str(error)]
-    console.print("\n[bold]Data[/bold]")
-    _facts(data.summary(), console)
+    say("\nData", "bold")
+    _facts(data.summary())
     missing = [
         p.key for p in plan.prerequisites() if not Store(plan.config["runs_dir"]).at(p.key).is_complete
     ]
     if missing:
-        console.print(
-            "\nneeded runs are not complete yet, so their weights are shown as scratch: "
-            + ", ".join(missing),
-            markup=False,
+        say(
+            "\nneeded runs are not complete yet, so their weights are shown as scratch: " + ", ".join(missing)
         )
     config = plan.config if not missing else _without_needs(plan.config)
     try:
@@ -109,43 +110,39 @@ def _build(plan: Plan, console: Any) -> list[str]:
     except UserError as error:
         return [str(error)]
     method = built.method
-    console.print("\n[bold]Networks[/bold]")
+    say("\nNetworks", "bold")
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     final = {where: f", final layer {layer}" for where, layer in built.heads.items()}
-    console.print(
-        f"  trained: {type(method.network).__name__}, {trained:,} parameters{final.get('model', '')}",
-        markup=False,
-    )
+    say(f"  trained: {type(method.network).__name__}, {trained:,} parameters{final.get('model', '')}")
     for role, frozen in method.frozen.items():
-        console.print(
-            f"  {role}: {sum(p.numel() for p in frozen.network.parameters()):,} frozen parameters{final.get(role, '')}",
-            markup=False,
+        say(
+            f"  {role}: {sum(p.numel() for p in frozen.network.parameters()):,} frozen parameters{final.get(role, '')}"
         )
     described = method.describe()
     objectives = described.pop("objectives", {})
-    _facts(described, console)
+    _facts(described)
     for name in method.objectives.names:
         facts = dict(objectives.get(name, {}))
         objective = method.objectives[name]
         schedule = "" if objective.schedule.name == "always" else f", {objective.schedule.name}"
-        console.print(f"\n[bold]Objective {name}[/bold] (weight {objective.weight:g}{schedule})")
+        say(f"\nObjective {name} (weight {objective.weight:g}{schedule})", "bold", len(f"\nObjective {name}"))
         pairs = facts.pop("pairs", None)
-        _facts(facts, console)
+        _facts(facts)
         if pairs and isinstance(pairs[0], dict):
-            console.print(f"Layer pairs ({len(pairs)})")
-            console.print(_pair_table(pairs), soft_wrap=False)
+            say(f"Layer pairs ({len(pairs)})")
+            console().print(_pair_table(pairs))
         elif pairs:
-            _facts({"pairs": pairs}, console)
+            _facts({"pairs": pairs})
     return []
 
 
-def _facts(facts: dict[str, Any], console: Any) -> None:
+def _facts(facts: dict[str, Any]) -> None:
     """Print what is there to say, a line each."""
     shown = {key: _plain(value) for key, value in facts.items()}
-    width = max((len(key) for key, value in shown.items() if value), default=0)
+    keys = max((len(key) for key, value in shown.items() if value), default=0)
     for key, value in shown.items():
         if value:
-            _say(f"  {key:<{width}}  {value}", console, indent="    ")
+            _say(f"  {key:<{keys}}  {value}", indent="    ")
 
 
 def _plain(value: Any) -> str:

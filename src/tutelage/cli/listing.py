@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from tutelage.cli.reader import Given
-from tutelage.config.groups import abouts
 from tutelage.errors import UserError, choices
+from tutelage.reporting.console import console, say, width
 from tutelage.reporting.table_paths import tables
 from tutelage.runs.bounded import YAML_BYTES, read_bytes
+from tutelage.wrapping import wrapped
 
 OF_RUNS = ("state", "method", "data", "since", "before", "sort", "last")
 WATCH_S = 2.0
@@ -35,16 +36,12 @@ def run(given: Given) -> int:
         raise UserError(f"cannot list '{what}'; {choices(what, [*GROUPS, 'tables', 'runs'])}")
     if misplaced := [word for word in ("--watch", *OF_RUNS) if word in given.flags | given.spoken]:
         raise UserError(f"{misplaced[0]} belongs to `list runs`")
-    from tutelage.reporting.console import console
-    from tutelage.wrapping import wrapped
-
     rows = list(_tables() if what == "tables" else _options(what))
     names = max((len(name) for name, _ in rows), default=0)
-    shown, room = console(), 0
-    if names + 2 + _LEAST <= shown.width:
-        room = names + 2
+    wide = width()
+    room = names + 2 if names + 2 + _LEAST <= wide else 0
     for name, described in rows:
-        lines = wrapped(described, shown.width - (room or 4), "") if described else []
+        lines = wrapped(described, wide - (room or 4), "") if described else []
         if not room:  # the name stands above
             lines = [name, *(f"    {line}" for line in lines)]
         else:
@@ -52,19 +49,13 @@ def run(given: Given) -> int:
                 f"{name if number == 0 else '':<{room}}{line}" for number, line in enumerate(lines or [""])
             ]
         for number, line in enumerate(lines):
-            shown.print(_bold(line.rstrip(), len(name) if number == 0 else 0), soft_wrap=True)
+            say(line.rstrip(), "bold", len(name) if number == 0 else 0)
     return 0
 
 
-def _bold(line: str, letters: int) -> Any:
-    from rich.text import Text
-
-    text = Text(line)
-    text.stylize("bold", 0, letters)
-    return text
-
-
 def _options(what: str) -> Iterator[tuple[str, str]]:
+    from tutelage.config.groups import abouts
+
     yield from abouts(GROUPS[what]).items()
     if what == "sweeps":  # every table is one
         yield from _tables()
@@ -84,7 +75,6 @@ def filters(given: Given) -> dict[str, str | None]:
 
 
 def _runs(given: Given, name: str) -> int:
-    from tutelage.reporting.console import console
     from tutelage.reporting.runs_table import render_runs_table
     from tutelage.runs.store import Store
 

@@ -28,6 +28,7 @@ def run(given: Given) -> int:
             raise UserError(f"--replace belongs to a report on a table; {what} is a name of runs")
         if given.settings:
             raise UserError(f"a report on runs takes runs_dir=<folder>, got {given.settings[0]!r}")
+        log.info("looking for the runs of %s in %s", what, given.options["runs_dir"])  # a word at once
         report_runs(what, given.options["runs_dir"], columns=given.options["columns"])
     else:
         words = given.as_settings("runs_dir")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.runs.bounded import YAML_BYTES, load_yaml, read_bytes
-from tutelage.typed import read
 
 PRIMARY = "train"
 VARIANTS = "variants"
@@ -19,27 +17,6 @@ VARIANTS = "variants"
 
 SETS_OTHERS = ("chain", "experiment", "scale", "sweep")
 """Groups whose files set values of other groups."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A choice that is a file of its group with other values.
-
-    of: the file, or choice, whose values it has.
-    about: what it is.
-    set: its own values.
-    override: what it chooses in place of the choices of its file.
-    """
-
-    of: str
-    about: str
-    set: Mapping[str, Any] = field(default_factory=dict)
-    override: Mapping[str, str] = field(default_factory=dict)
-
-    def node(self, group: str) -> dict[str, Any]:
-        """Return what a file of it would hold."""
-        overrides = [{f"override {key}": choice} for key, choice in self.override.items()]
-        return {"defaults": [f"/{group}/{self.of}@_here_", "_self_", *overrides], **self.set}
 
 
 def config_folder() -> Path:
@@ -69,7 +46,7 @@ def group_options(group: str) -> list[str]:
             for f in folders()
             for p in (f / group).rglob("*.yaml")
         }
-        | {name for of, _, name in map(_parted, variants()) if of == group}
+        | _variants_of(group).keys()
     )
 
 
@@ -95,36 +72,28 @@ def options(group: str) -> list[tuple[str, Path]]:
 
 
 @functools.cache
-def variants() -> dict[str, Variant]:
-    """Return the choices that are variants of files, by their paths, such as model/lstm."""
+def variant_entries() -> dict[str, Mapping[str, Any]]:
+    """Return the entries of the file of variants by their paths, such as model/lstm, as they stand there."""
     content = load_yaml(config_folder() / f"{VARIANTS}.yaml")
+    return {f"{group}/{name}": entry for group, entries in content.items() for name, entry in entries.items()}
+
+
+def _variants_of(group: str) -> dict[str, Mapping[str, Any]]:
     return {
-        f"{group}/{name}": read(Variant, entry, f"{group}.{name}")
-        for group, entries in content.items()
-        for name, entry in entries.items()
+        path.partition("/")[2]: one for path, one in variant_entries().items() if path.startswith(f"{group}/")
     }
-
-
-def _parted(path: str) -> tuple[str, str, str]:
-    return path.partition("/")
 
 
 def settings_of(group: str, name: str) -> dict[str, Any]:
     """Return the settings that a choice has of its own; none of a choice that does not exist."""
     file = dict(options(group)).get(name)
-    found = variants().get(f"{group}/{name}")
-    return dict(load_yaml(file) or {}) if file else dict(found.set) if found else {}
+    return dict(load_yaml(file) or {}) if file else dict(_variants_of(group).get(name, {}).get("set", {}))
 
 
 def abouts(group: str) -> dict[str, str]:
     """Return what each choice of a group says of itself, in a sentence."""
     files = {name: summary(path) for name, path in options(group)}
-    varied = {
-        name: _sentence(one.about)
-        for path, one in variants().items()
-        for of, _, name in [_parted(path)]
-        if of == group
-    }
+    varied = {name: _sentence(str(one.get("about"))) for name, one in _variants_of(group).items()}
     return dict(sorted((varied | files).items()))
 
 

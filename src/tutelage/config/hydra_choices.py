@@ -8,10 +8,12 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.plugins import Plugins
+from omegaconf import DictConfig, OmegaConf
 
-from tutelage.config.groups import SETS_OTHERS, VARIANTS, user_folder, variants
+from tutelage.config.groups import SETS_OTHERS, VARIANTS, user_folder, variant_entries
+from tutelage.config.variants import variant
 
 CHOICES: dict[str, dict[str, Any]] = {
     # The jobs of a sweep in parallel on this machine, each in a process of its own. processes: at a time; null: one per GPU where there
@@ -79,7 +81,7 @@ def register() -> None:
     Harmless when repeated; the working folder may be another one then.
     """
     own = user_folder()
-    hidden = frozenset(place for place in variants() if own and (own / f"{place}.yaml").is_file())
+    hidden = frozenset(place for place in variant_entries() if own and (own / f"{place}.yaml").is_file())
     _offer()
     if hidden or _hidden:
         _hide(hidden)
@@ -89,31 +91,52 @@ def register() -> None:
 def _offer() -> None:
     Plugins.instance()  # which reads those of installed packages once: ours come after
     for place, node in CHOICES.items():
-        _store(f"hydra/{place}", "tutelage", node)
-    for place in variants():
-        _store_variant(place)
+        group, _, name = f"hydra/{place}".rpartition("/")
+        ConfigStore.instance().store(group=group, name=name, node=node, provider="tutelage")
+    for place in variant_entries():
+        _offer_variant(place)
 
 
 def _hide(hidden: frozenset[str]) -> None:
     """Withdraw these variants, which Hydra would take for the schemas of the files; offer again those withdrawn before."""
     global _hidden
     for place in _hidden - hidden:
-        _store_variant(place)
+        _offer_variant(place)
     for place in hidden - _hidden:
-        *groups, name = place.split("/")
-        stored: Any = ConfigStore.instance().repo
-        for group in groups:
-            stored = stored[group]
-        del stored[f"{name}.yaml"]
+        folder, file = _stored(place)
+        del folder[file]
     _hidden = hidden
 
 
-def _store_variant(place: str) -> None:
-    group = place.partition("/")[0]
-    package = "_global_" if group in SETS_OTHERS else None
-    _store(place, f"conf/{VARIANTS}.yaml", variants()[place].node(group), package)
+class _Variant(ConfigNode):
+    """A variant in Hydra's store. Its node is made when it is chosen: to make all of them takes as long as to compose a command."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.group = place.rpartition("/")[0]
+        self.name = f"{place.rpartition('/')[2]}.yaml"
+        self.package = "_global_" if self._section in SETS_OTHERS else None
+        self.provider = f"conf/{VARIANTS}.yaml"
+
+    @property
+    def _section(self) -> str:
+        return self.place.partition("/")[0]
+
+    @functools.cached_property
+    def node(self) -> DictConfig:  # type: ignore[override]
+        varied = variant(self.place)
+        return OmegaConf.structured(varied.node(self._section) if varied else {})  # type: ignore[no-any-return]
 
 
-def _store(place: str, provider: str, node: dict[str, Any], package: str | None = None) -> None:
-    group, _, name = place.rpartition("/")
-    ConfigStore.instance().store(group=group, name=name, node=node, package=package, provider=provider)
+def _offer_variant(place: str) -> None:
+    folder, file = _stored(place)
+    folder[file] = _Variant(place)
+
+
+def _stored(place: str) -> tuple[dict[str, Any], str]:
+    """Return the folder of Hydra's store in which a choice has its place, and the name of its file there."""
+    *groups, name = place.split("/")
+    folder: dict[str, Any] = ConfigStore.instance().repo
+    for group in groups:
+        folder = folder.setdefault(group, {})
+    return folder, f"{name}.yaml"

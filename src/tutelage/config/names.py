@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tutelage.config.compose import explain, hydra_ready, readable, search_path
-from tutelage.config.groups import PRIMARY, folders, user_folder, variants
+from tutelage.config.groups import PRIMARY, folders, user_folder
+from tutelage.config.variants import variant
 from tutelage.runs import needs
 
 _PLAIN_VALUE = re.compile(
@@ -91,7 +92,7 @@ class NameFinder:
         """Whether a file of a group speaks of no need and gives no name, nor any file that it is made of."""
         if (group, option) not in self._silent:
             self._silent[group, option] = True  # for files that choose each other
-            if (varied := variants().get(f"{group}/{option}")) and not any(
+            if (varied := variant(f"{group}/{option}")) and not any(
                 (folder / group / f"{option}.yaml").is_file() for folder in folders()
             ):
                 self._silent[group, option] = self._is_silent(group, varied.of)  # no variant names a need

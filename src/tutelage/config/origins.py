@@ -10,8 +10,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from tutelage.config.compose import hydra_ready, readable, search_path, setting_value
-from tutelage.config.groups import PRIMARY, SETS_OTHERS, VARIANTS, folders, variants
+from tutelage.config.groups import PRIMARY, SETS_OTHERS, VARIANTS, folders
 from tutelage.config.shorthand import written_out
+from tutelage.config.variants import variant
 from tutelage.runs.bounded import load_yaml
 from tutelage.runs.identity import flatten
 
@@ -37,11 +38,8 @@ def origins_and_defaults(overrides: Sequence[str]) -> tuple[dict[str, str], dict
             continue
         path, source = _file(entry.config_path), f"conf/{entry.config_path}.yaml"
         content: dict[str, Any] = (load_yaml(path) or {}) if path else {}
-        if path is None and entry.config_path in variants():
-            content, source = (
-                dict(variants()[entry.config_path].set),
-                f"conf/{VARIANTS}.yaml: {entry.config_path}",
-            )
+        if path is None and (varied := variant(entry.config_path)):
+            content, source = dict(varied.set), f"conf/{VARIANTS}.yaml: {entry.config_path}"
         content.pop("defaults", None)
         content.pop("hydra", None)
         prefix = f"{entry.package}." if entry.package and entry.package != "_global_" else ""

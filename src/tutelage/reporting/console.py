@@ -5,11 +5,17 @@ Tables are as wide as the terminal, and wide enough for every column where there
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from tutelage.errors import visible
+
+WIDE = 160
+"""Letters of a line where there is no terminal."""
+_STYLES = {"bold": "1", "dim": "2", "red": "31"}
 
 
 def console(**options: Any) -> Any:
@@ -29,11 +35,25 @@ def console(**options: Any) -> Any:
         def process_renderables(self, renderables: list[Any]) -> list[Any]:
             return [Spelled(one) for one in renderables]
 
-    made = Console(width=None if sys.stdout.isatty() else 160, **options)
+    made = Console(width=None if sys.stdout.isatty() else WIDE, **options)
     made.push_render_hook(Hook())
     return made
 
 
-def say(text: str) -> None:
-    """Print lines of results."""
-    print(visible(text))
+def width() -> int:
+    """Return the letters of a line."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
+
+
+def say(text: str, style: str = "", letters: int | None = None) -> None:
+    """Print lines of results, without rich, which takes longer to load than most of them to find.
+
+    style: bold, dim or red, on a terminal.
+    letters: how many of the first have that style; None: all.
+    """
+    if style and letters != 0 and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        print(
+            f"\x1b[{_STYLES[style]}m{visible(text[:letters])}\x1b[0m{visible(text[len(text) if letters is None else letters :])}"
+        )
+    else:
+        print(visible(text))

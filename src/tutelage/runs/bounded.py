@@ -11,11 +11,8 @@ import json
 import os
 import re
 import stat
-import zipfile
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from tutelage.errors import UserError
 
@@ -29,8 +26,6 @@ EXPANSION = 4
 """How many times its own size an archive may unpack to: what PyTorch writes is not compressed, indices hardly."""
 
 _JSON_TOKENS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
-_OPENS = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
-_CLOSES = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -120,6 +115,8 @@ def load_yaml(path: Path, limit: int = YAML_BYTES) -> Any:
         OSError: it is missing, or cannot be read.
         UserError: it is no YAML in UTF-8, or beyond the bounds.
     """
+    import yaml  # here, as below: commands that only look at runs read no YAML
+
     data = read_bytes(path, limit)
     try:
         text = data.decode("utf-8")
@@ -136,6 +133,10 @@ def check_yaml(text: str) -> None:
         yaml.YAMLError: it is no YAML.
         ValueError: it is nested too deeply, holds too many values with its aliases spelled out, or contains itself.
     """
+    import yaml
+
+    opens = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
+    closes = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
     # Of every open mapping or list: how many values and levels it has so far, and its anchor.
     opened: list[list[Any]] = [[0, 0, None]]
     known: dict[str, tuple[int, int] | None] = {}
@@ -150,12 +151,12 @@ def check_yaml(text: str) -> None:
             raise ValueError(f"it is nested more than {DEPTH} deep")
 
     for event in yaml.parse(text, Loader=_loader()):
-        if isinstance(event, _OPENS):
+        if isinstance(event, opens):
             opened.append([1, 0, event.anchor])
             if event.anchor:
                 known[event.anchor] = None  # not whole yet: an alias to it would be a circle
             add(0, 0)
-        elif isinstance(event, _CLOSES):
+        elif isinstance(event, closes):
             values, levels, anchor = opened.pop()
             if anchor:
                 known[anchor] = (values, levels + 1)
@@ -181,6 +182,8 @@ def check_archive(path: Path, limit: int | None = None) -> None:
     Raises:
         UserError: it would unpack to more.
     """
+    import zipfile
+
     try:
         if not zipfile.is_zipfile(path):
             return
@@ -196,4 +199,6 @@ def check_archive(path: Path, limit: int | None = None) -> None:
 
 
 def _loader() -> Any:
+    import yaml
+
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)

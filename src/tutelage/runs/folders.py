@@ -13,11 +13,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from tutelage.errors import UserError
 from tutelage.runs.identity import LENGTH
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 IDENTITY = re.compile(rf"[0-9a-f]{{{LENGTH}}}")
 """What the folder of a run is called."""
@@ -126,6 +128,8 @@ def _names_below(root: Path) -> Iterator[Path]:
 
 def lock_at(path: Path) -> FileLock:
     """Return the lock of a file, which everybody may take who may write the folder it lies in."""
+    from filelock import FileLock  # here, as below: a command that meets no unfinished run needs none
+
     mode = 0o600 | (path.parent.stat().st_mode & 0o066) if os.name != "nt" else 0o666
     return FileLock(path, thread_local=False, mode=mode)
 
@@ -200,6 +204,8 @@ def is_held(path: Path) -> bool:
     """Whether a process holds the lock of a file. Who may read the file may ask."""
     if not path.is_file() or path.is_symlink():
         return False
+    from filelock import FileLock, Timeout
+
     probe = FileLock(path, thread_local=False)
     try:
         probe.acquire(timeout=0)

@@ -8,14 +8,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +31,8 @@ def collect(*, command: Sequence[str] | None = None, gpus: Sequence[str] | None 
     Everything but the time is gathered once per process: a sweep's jobs share one reading. `gpus` are the
     names of the devices if the caller knows them; otherwise nvidia-smi is asked, if it exists.
     """
+    import platform  # here, as below what else gathering alone needs: commands that look at runs do not wait for it
+
     return {
         "started": now(),
         "command": [scrub(word) for word in (sys.argv if command is None else command)],
@@ -99,6 +98,8 @@ def repository(folder: Path, *, below: bool = False) -> dict[str, Any] | None:
 @functools.cache
 def packages() -> dict[str, str]:
     """Versions of the installed packages that Tutelage asks for; nothing is imported."""
+    from importlib import metadata
+
     try:
         wanted = metadata.requires("tutelage") or []
     except metadata.PackageNotFoundError:
@@ -115,6 +116,8 @@ def packages() -> dict[str, str]:
 @functools.cache
 def machine() -> dict[str, Any]:
     """Platform, processor, cores (those this process may use, too) and memory in MB; no host name."""
+    import platform
+
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -246,6 +249,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def _output(*command: str, environment: Mapping[str, str] | None = None) -> str | None:
     if shutil.which(command[0]) is None:
         return None
+    import subprocess
+
     try:
         done = subprocess.run(
             command,
@@ -268,6 +273,8 @@ def _gpus() -> tuple[str, ...]:
 
 def cpu_model() -> str:
     """Return the processor's name, or what the platform calls its kind."""
+    import platform
+
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -17,8 +17,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from tutelage.errors import UserError, visible
 from tutelage.runs.bounded import load_json, load_yaml, parse_json, read_bytes
 
@@ -91,6 +89,8 @@ def read_json(path: Path) -> Any:
 
 def write_yaml(path: Path, value: Mapping[str, Any], *, durable: bool = True) -> None:
     """Write a YAML file atomically, keys in their order; tuples become lists. durable: see `replacing`."""
+    import yaml
+
     dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     # No aliases: a value used twice is written twice, so that the file can be edited and compared line by
     # line.

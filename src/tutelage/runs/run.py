@@ -7,14 +7,11 @@ import errno
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import UserError
 from tutelage.runs.folders import (
@@ -40,6 +37,9 @@ from tutelage.runs.records import (
     write_json,
     write_yaml,
 )
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _GRACE_S = 0.3
 """How long "at once" is: another process asking for a run's state holds its lock for an instant."""
@@ -309,6 +309,10 @@ class Run:
 
     def _acquire(self, lock: FileLock, wait: bool, say: Callable[[str], None] | None) -> bool:
         """Take the lock; return whether anybody held it before, who left a note in its file."""
+        import socket
+
+        from filelock import Timeout
+
         try:
             lock.acquire(timeout=_GRACE_S, poll_interval=0.05)
         except Timeout:

@@ -15,7 +15,7 @@ from tutelage.engine.trainer import make_trainer, quiet_lightning
 from tutelage.errors import UserError
 from tutelage.generators.gan_networks import GanGenerator
 from tutelage.methods.base import step_seed
-from tutelage.methods.generation import _check_range
+from tutelage.methods.generation import check_range
 from tutelage.models.average import Average
 from tutelage.models.weights_files import load_weights
 from tutelage.typed import read
@@ -234,7 +234,7 @@ def test_black_is_at_minus_one_and_white_at_one(low, high, normalization, right)
         if right
         else pytest.raises(UserError, match=r"set data\.normalization=\[\[0\.5\],\[0\.5\]\]")
     ):
-        _check_range(images, normalization)
+        check_range(images, normalization)
 
 
 def test_a_step_of_a_gan_takes_as_many_batches_as_it_gathers(tmp_path):

@@ -17,7 +17,6 @@ from tutelage.analysis.attack_suite import ATTACKS, Suite, budget_of, chosen
 from tutelage.analysis.opening import between, opened, over_runs, whole
 from tutelage.engine.shared_work import agreed, is_first, shared
 from tutelage.errors import UserError
-from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.reporting.measured import recall, remember
 from tutelage.reporting.quantities import direction
@@ -82,10 +81,9 @@ def _refuse_attack(attacks: str, batch: Batch, task: Any) -> None:
 
 def classifier(network: FrozenNetwork, pixels: Pixels, task: Any) -> Any:
     """Return the function from pixels (n, channels, height, width) in [0, 1] to logits (n, classes), with a gradient."""
-    call = Call.of(network.network)
 
     def logits(images: Tensor) -> Tensor:
-        output = call(network.network, network.converted(pixels.normalised(images)), None)
+        output = network.differentiable(pixels.normalised(images))
         return task.select(output, Batch(images, torch.zeros(len(images)), torch.zeros(len(images))))[0]
 
     return logits

@@ -21,7 +21,7 @@ from tutelage.models.heads import HeadInput
 from tutelage.objectives.made import Made
 from tutelage.tasks import Batch, Classification
 
-_QUALITY_SEED = 0x0DD5EED
+QUALITY_SEED = 0x0DD5EED
 
 
 class Generation(Method):
@@ -37,6 +37,8 @@ class Generation(Method):
     """
 
     network: Generator
+    judges_real: ClassVar[bool] = True
+    """Whether samples are judged beside the data's images."""
     takes_features: ClassVar[bool] = False
     """Whether objectives between layers of its network and of a frozen one can be added."""
     declares: ClassVar[Mapping[str, str]] = {"_makes_": "generator"}
@@ -90,13 +92,16 @@ class Generation(Method):
                 f"{type(self).__name__} conditions its images on one class each, which mixed ones have not: leave mixup and cutmix out of "
                 "data.augment"
             )
-        _check_range(example.inputs, normalization)
+        self._check_images(example.inputs, normalization)
         known = source(example.inputs).shape[1:]
         if tuple(known) != (self.task.output_size,):
             raise UserError(
                 f"the source classifier gives {tuple(known)} per image, the data have {self.task.output_size} classes: "
                 "it must be trained on the same classes"
             )
+
+    def _check_images(self, images: Tensor, normalization: Normalization | None) -> None:
+        check_range(images, normalization)
 
     def label_weights(self, batch: Batch) -> Tensor:
         """Return the batch's labels as weights (n, classes)."""
@@ -120,7 +125,7 @@ class Generation(Method):
         if count <= 0:
             return
         part = Batch(batch.inputs[:count], batch.targets[:count], batch.index[:count])
-        seeds = image_seeds(_QUALITY_SEED, part.index.cpu().numpy().astype(np.int64))
+        seeds = image_seeds(QUALITY_SEED, part.index.cpu().numpy().astype(np.int64))
         assert isinstance(self.evaluated, Generator)
         images = self.evaluated.sample(part.targets, torch.from_numpy(seeds))
         real, _ = self._read(part.inputs)
@@ -141,13 +146,16 @@ class Generation(Method):
 
     def _finish(self, split: str) -> None:
         super()._finish(split)
-        real, generated = (self._over_ranks(torch.cat(self._kept[name])) for name in ("real", "generated"))
-        precision, recall = precision_recall(real, generated)
-        self.values[split] |= {
-            "frechet_distance": frechet_distance(real, generated),
-            "precision": precision,
-            "recall": recall,
-        }
+        if self.judges_real:
+            real, generated = (
+                self._over_ranks(torch.cat(self._kept[name])) for name in ("real", "generated")
+            )
+            precision, recall = precision_recall(real, generated)
+            self.values[split] |= {
+                "frechet_distance": frechet_distance(real, generated),
+                "precision": precision,
+                "recall": recall,
+            }
         if split == "validation" and self.global_rank == 0:
             images, labels = (torch.cat(self._kept[name])[:GRID_IMAGES] for name in ("images", "labels"))
             path = Path(self.trainer.default_root_dir) / "samples" / f"step-{self.step:07d}.png"
@@ -162,7 +170,7 @@ class Generation(Method):
         return torch.cat(parts)
 
 
-def _check_range(images: Tensor, normalization: Normalization | None) -> None:
+def check_range(images: Tensor, normalization: Normalization | None) -> None:
     """Raise UserError unless images (n, C, H, W) are in [-1, 1], black at -1 and white at 1: samples are read as (x + 1) / 2.
 
     Images whose values before their normalisation are not in [0, 1] have neither black nor white; their range alone counts.

@@ -69,7 +69,11 @@ class FrozenNetwork(nn.Module):
         if self._network.training:
             self._settle()
         with torch.no_grad():
-            return self._call(self._network, self.converted(inputs), mask)
+            return self.differentiable(inputs, mask)
+
+    def differentiable(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Run as a call does, with the gradient to the inputs. It reaches no parameter: these require none."""
+        return self._call(self._network, self.converted(inputs), mask)
 
     def converted(self, inputs: Tensor) -> Tensor:
         """Return a batch's inputs at the network's own normalisation and size, with their gradient if they have one.

@@ -60,6 +60,7 @@ METHODS: dict[str, list[str]] = {
     "feature_distillation": [*TEACHER, "model.dropout=0.2"],
     "fitnets": [*TEACHER, "model.dropout=0.2", "method.hint_steps=6"],
     "gan": [*GENERATE, "model=generator/gan", "method.critic_width=8"],
+    "inversion": [*GENERATE, "model=generator/inversion", "data=synthetic", "data.num_classes=10"],
     "diffusion": [*GENERATE, "model=generator/diffusion", "model.sampling_steps=2"],
     **{f"pseudo_ssl/{name}": P_SSL for name in ("uda", "fixmatch", "pseudo_label")},
     "pseudo_ssl/mean_teacher": [*P_SSL, f"{C}.schedule.steps=6"],

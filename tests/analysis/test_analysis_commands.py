@@ -100,6 +100,15 @@ def test_the_gap_is_training_minus_test_over_the_seeds(runs, capsys):
         assert float(row["test"]) == result["best"]["test"]["accuracy"]
 
 
+def test_a_gap_has_the_metric_on_other_data_which_must_number_the_same_classes(runs, tmp_path):
+    words = ["gap", "small/plain", f"runs_dir={runs['root']}", f"out={tmp_path}"]
+    assert main([*words, "other=digits"]) == 0
+    rows = read_csv(tmp_path / "gap.csv")
+    assert rows and all(row["other"] == row["test"] for row in rows)  # these are the same data
+    with pytest.raises(UserError, match=r"other=synthetic numbers 4 classes.*knows 10"):
+        main([*words, "other=synthetic"])
+
+
 def test_a_gap_is_positive_where_training_is_better_whatever_the_metric():
     result = {
         "selection": {"monitor": "mse", "mode": "min"},

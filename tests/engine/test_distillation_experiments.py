@@ -136,3 +136,31 @@ def test_every_arm_of_the_semi_supervised_benchmark_plans_and_all_share_the_reci
 def test_an_arm_of_the_semi_supervised_benchmark_takes_a_step(arm, root, tmp_path):
     words = [*SEMI[arm], "data=cifar10_folder", f"data.root={root}", "data.validation=8", "data.per_class=1"]
     take_a_step([*words, f"runs_dir={tmp_path}", "data.batch_size=2"])
+
+
+def test_students_without_data_differ_in_their_images_alone_and_only_the_last_arm_opens_real_ones(tmp_path):
+    plan = Planner()
+    with hydra_ready():
+        plans = {
+            label: plan([*command, "seed=1", f"runs_dir={tmp_path}"])
+            for label, command in arms("distillation/data_free").items()
+        }
+    assert (
+        len(
+            {
+                repr([p.config[key] for key in ("optimizer", "fit", "model", "method", "teacher")])
+                for p in plans.values()
+            }
+        )
+        == 1
+    )
+    for label, found in plans.items():
+        everything = {found.name: found} | {one.name: one for one in found.prerequisites()}
+        opens = {n for n, one in everything.items() if one.config["data"]["_target_"].endswith("Digits")}
+        classifier = "transfer/digits/classifier"
+        own = {"real images": {found.name}, "diffusion model of the source": {"transfer/digits/generator"}}
+        shards = {
+            n for n in everything if n.rpartition("/")[2] in ("noise", "shards", "inverted")
+        }  # which read none
+        assert opens - shards == {classifier} | own.get(label, set())
+        assert {one.config["seed"] for n, one in everything.items() if "inver" in n or n in shards} <= {1}

@@ -41,7 +41,7 @@ def images(tmp_path_factory) -> Path:
 
 
 CHAINS = ("digits", "cifar10", "imagenet")
-TRAINED_SOURCE = ("classifier", "generator", "fine-tuning")
+TRAINED_SOURCE = ("classifier", "generator", "inversion", "inverted", "fine-tuning")
 """Stages of chains whose source networks are trained here; ImageNet's are published."""
 
 

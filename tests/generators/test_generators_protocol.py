@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from tutelage.errors import UserError
 from tutelage.generators.diffusion_unet import SOLVERS, DiffusionUNet, _Block, noise_levels
 from tutelage.generators.gan_networks import Critic, GanGenerator, grid_sizes
+from tutelage.generators.inversion_network import InversionGenerator
 from tutelage.generators.noise import NoiseDomain
 from tutelage.generators.protocol import Generator, image_seeds, label_weights, noise_of, to_bytes
 
 CLASSES = 4
 MAKE = {
     "gan": lambda: GanGenerator((3, 16, 16), CLASSES, width=8, latent=8),
+    "inversion": lambda: InversionGenerator((3, 16, 16), CLASSES, width=8, latent=8),
     "diffusion": lambda: DiffusionUNet((1, 8, 8), CLASSES, width=8, depth=1, sampling_steps=3),
     "ddim": lambda: DiffusionUNet((1, 8, 8), CLASSES, width=8, depth=1, solver="ddim", sampling_steps=3),
     "noise": lambda: NoiseDomain((3, 8, 8), CLASSES),

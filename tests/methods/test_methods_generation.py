@@ -18,6 +18,7 @@ from tutelage.methods.base import step_seed
 from tutelage.methods.generation import check_range
 from tutelage.models.average import Average
 from tutelage.models.weights_files import load_weights
+from tutelage.tasks import Batch
 from tutelage.typed import read
 
 WORDS = ["logger=none", "hardware.threads=1", "fit.max_steps=6", "data.batch_size=32", "data.normalization=[[0.5],[0.5]]",
@@ -296,3 +297,68 @@ def test_a_generator_takes_no_loss_of_its_answers(tmp_path):
         made(tmp_path, "diffusion", *soft)
     with pytest.raises(UserError, match=r"the network has no layer 'middle\.7'"):
         made(tmp_path, "diffusion", *REPA, pairs(("blocks.2", "middle.7")))
+
+
+INVERSION = ["model=generator/inversion", "method=inversion", "model.width=8", "model.latent=8", "data=synthetic",
+             "data.num_classes=5"]  # fmt: skip
+
+
+def inverted(tmp_path, *words):
+    return build(compose([*WORDS, *INVERSION, f"runs_dir={tmp_path}", *words]))
+
+
+@pytest.mark.parametrize("labels", ["given", "predicted"])
+def test_inversion_sees_no_image_and_its_terms_are_slow_references_on_what_it_draws(tmp_path, labels):
+    built = inverted(tmp_path, f"method.labels={labels}")
+    method, source = built.method.train(), built.method.frozen["source"]
+    before = source.digest()
+    inputs = torch.full((32, 1, 8, 8), math.nan)
+    torch.manual_seed(0)
+    terms = method.losses(Batch(inputs, torch.zeros(32, dtype=torch.long), torch.arange(32)))
+    torch.manual_seed(0)
+    drawn = torch.randint(5, (32,))
+    images = method.network(torch.randn(32, 8), F.one_hot(drawn, 5).float())
+    norms, seen = [m for m in source.network.modules() if isinstance(m, torch.nn.BatchNorm2d)], {}
+    handles = [m.register_forward_pre_hook(lambda m, x: seen.update({m: x[0]})) for m in norms]
+    logits = source.network(images)
+    for handle in handles:
+        handle.remove()
+    distances = [
+        (x.mean((0, 2, 3)) - m.running_mean).norm() + (x.var((0, 2, 3), correction=0) - m.running_var).norm()
+        for m, x in seen.items()
+    ]
+    p = logits.softmax(1).mean(0)
+    slow = {
+        "one_hot": F.cross_entropy(logits, drawn if labels == "given" else logits.argmax(1)),
+        "information_entropy": (p * p.log()).sum(),
+        "statistics": sum(distances),
+    }
+    for name, value in slow.items():
+        assert terms[name].item() == pytest.approx(value.item(), rel=1e-5), name
+    assert terms["activation"] < 0
+    sum(method.term_weights()[name] * value for name, value in terms.items()).backward()
+    assert all(p.grad is not None for p in method.network.parameters())
+    assert all(p.grad is None for p in source.network.parameters())
+    assert source.digest() == before
+
+
+def test_inversion_is_judged_by_its_own_terms_on_the_same_images_each_time(tmp_path, monkeypatch):
+    method = inverted(tmp_path).method.eval()
+    monkeypatch.setattr(type(method), "global_rank", 1)  # which draws no pictures
+    values = []
+    for _ in range(2):
+        method.on_validation_epoch_start()
+        method.validation_step(None, 0)
+        method._finish("validation")
+        values.append(method.values["validation"])
+    assert values[0] == values[1] and set(values[0]) == {"loss", "accuracy", "objective"}
+    assert method.task.monitor == "objective" and method.task.mode == "min"
+
+
+def test_what_inversion_cannot_do_is_one_message(tmp_path):
+    plain = ["model@source=fcn", "source.depth=2", "source.width=8", "source.batch_norm=false"]
+    with pytest.raises(UserError, match=r"no batch norms with running statistics.*statistics\.weight=0"):
+        inverted(tmp_path, *plain)
+    assert inverted(tmp_path, *plain, "method.objectives.statistics.weight=0")
+    with pytest.raises(UserError, match=r"images in \[-1, 1\]"):
+        inverted(tmp_path, "data.normalization=[[0.0],[1.0]]")

@@ -31,6 +31,13 @@ STAGES = {
         "method": {"_target_": "tutelage.methods.gan.Gan", "_makes_": "generator"},
         "needs": {"c": ["classifier"]},
     },
+    "inversion": {
+        "data": {"_target_": "another.Set"},
+        "method": {"_target_": "tutelage.methods.inversion.Inversion", "_makes_": "generator"},
+        "source": {"weights": "need:c"},
+        "setting": "source_free",
+        "needs": {"c": ["classifier"]},
+    },
     "shards": {
         "data": TARGET,
         "method": {"_target_": "made.up", "_makes_": "pseudo_data", "labelling": "soft"},
@@ -72,6 +79,16 @@ def test_the_road_is_allowed_and_the_record_says_what_was_read():
         "generator",
     }
     assert all(data["classes"] == [0, 1, 2] for data in record["source_data_only_through"].values())
+
+
+def test_a_generator_from_the_classifier_alone_opens_no_source_data_and_what_it_made_leads_back_to_them():
+    with pytest.raises(UserError, match="opens the source data"):
+        planned("inversion", data=SOURCE)
+    needs = {"g": ["inversion"], "c": ["classifier"]}
+    record = setting.check(planned("shards", needs=needs)).record()
+    assert {key.partition("/")[0] for key in record["source_data_only_through"]} == {"classifier"}
+    with pytest.raises(UserError, match="opens the source data"):
+        planned("shards", needs=needs, data=SOURCE)
 
 
 @pytest.mark.parametrize("classes", [[2, 3], [0, 1, 2], None, ["0", "1"]])

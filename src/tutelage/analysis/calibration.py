@@ -14,9 +14,7 @@ import torch.nn.functional as F
 
 from tutelage.analysis.analysis_request import Outcome, Request
 from tutelage.analysis.drawing import canvas, literal, save
-from tutelage.analysis.opening import beside, between, opened
-from tutelage.config.compose import compose
-from tutelage.engine.build import build_data
+from tutelage.analysis.opening import between, on_other, opened
 from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
@@ -236,7 +234,8 @@ def outcome(request: Request) -> Outcome:
             f"{found.risk_at_80:.3f}"
         )
         if other := request.options["other"]:
-            outside = _outside(other, network, data, request)
+            seen, _, theirs = on_other(network, data, request)
+            outside = outside_logits(seen, data.task, theirs)
             inside = scores(judged[0])
             aurocs = {name: auroc(inside[name], value) for name, value in scores(outside).items()}
             row |= {f"auroc_{name}": value for name, value in aurocs.items()}
@@ -255,12 +254,3 @@ def outcome(request: Request) -> Outcome:
                 f"{arm}: mean ECE {over.mean:.3f}, 95 % over {over.n} runs {between(over.low, over.high)}"
             )
     return lines, {"bins": BINS}, rows, lambda path: draw(shown, path)
-
-
-def _outside(other: str, network: FrozenNetwork, data: Any, request: Request) -> Any:
-    """Logits of a network on the test split of other data, brought to its own normalisation."""
-    words = dict(compose([f"data={other}"])["data"])
-    theirs = build_data({"data": words, "runs_dir": request.options["runs_dir"]})
-    seen = beside(network, data, theirs, ("the network", f"other={other}")).to(request.options["device"])
-    theirs.open_test()
-    return outside_logits(seen, data.task, theirs.batches("test", device=request.options["device"]))

@@ -112,3 +112,18 @@ def beside(
         given=shown.normalization,
         input_size=network.input_size,
     )
+
+
+def on_other(network: FrozenNetwork, own: DataModule, request: Request) -> tuple[FrozenNetwork, Any, Any]:
+    """Return a network as it sees the data that the option `other` names, brought to its own normalisation; these data, and their test
+    batches. Raises UserError where they do not fit it.
+    """
+    from tutelage.config.compose import compose
+    from tutelage.engine.build import build_data
+
+    other, device = request.options["other"], request.options["device"]
+    words = dict(compose([f"data={other}"])["data"])
+    theirs = build_data({"data": words, "runs_dir": request.options["runs_dir"]})
+    seen = beside(network, own, theirs, ("the network", f"other={other}")).to(device)
+    theirs.open_test()
+    return seen, theirs, theirs.batches("test", device=device)

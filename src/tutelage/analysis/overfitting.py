@@ -9,16 +9,23 @@ from typing import Any
 
 from tutelage.analysis.analysis_request import Outcome, Request
 from tutelage.analysis.drawing import canvas, literal, save
-from tutelage.analysis.opening import SPLITS, opened, over_runs
+from tutelage.analysis.opening import SPLITS, on_other, opened, over_runs
+from tutelage.data.base import DataModule
+from tutelage.engine.class_names import classes_apart, names_in
 from tutelage.engine.load import evaluate_network
 from tutelage.errors import UserError
+from tutelage.models.frozen import FrozenNetwork
 from tutelage.reporting.statistics import bounds_of, summarize
 
 
 @dataclass(frozen=True)
 class Gap:
-    """One run's metric on the three splits, without augmentation; the training targets are those it was trained on, noise included."""
+    """One run's metric on the three splits, without augmentation; the training targets are those it was trained on, noise included.
 
+    network: what it is called. other: the metric on the test split of other data, where some are named.
+    """
+
+    network: str
     run: str
     seed: int
     metric: str
@@ -26,6 +33,7 @@ class Gap:
     train: float
     validation: float
     test: float
+    other: float | None = None
 
     @property
     def gap(self) -> float:
@@ -33,7 +41,15 @@ class Gap:
         return self.train - self.test if self.mode == "max" else self.test - self.train
 
 
-def gap_of(run: str, seed: int, result: Mapping[str, Any], on_train: Mapping[str, float]) -> Gap:
+def gap_of(
+    run: str,
+    seed: int,
+    result: Mapping[str, Any],
+    on_train: Mapping[str, float],
+    other: Mapping[str, float] | None = None,
+    *,
+    network: str = "",
+) -> Gap:
     """Return the gap of a finished run from its result and the selected network's metrics on the training split.
 
     Raises UserError for a result without the metric that it was selected by.
@@ -46,7 +62,10 @@ def gap_of(run: str, seed: int, result: Mapping[str, Any], on_train: Mapping[str
         raise UserError(
             f"the result of {run} holds no validation and test metrics of its selected network"
         ) from error
-    return Gap(run, seed, metric, selection["mode"], float(on_train[metric]), **values)
+    elsewhere = None if other is None else float(other[metric])
+    return Gap(
+        network, run, seed, metric, selection["mode"], float(on_train[metric]), other=elsewhere, **values
+    )
 
 
 def draw(arms: Mapping[str, Sequence[Gap]], path: Path) -> None:
@@ -88,17 +107,33 @@ def outcome(request: Request) -> Outcome:
             )
         network, data, batches = opened(subject, request, split="train")
         on_train = evaluate_network(network.network, data.task, batches, request.options["device"])
-        found = gap_of(subject.run.key, subject.seed, subject.run.result or {}, on_train)
+        other = _elsewhere(network, data, request) if request.options["other"] else None
+        found = gap_of(
+            subject.run.key, subject.seed, subject.run.result or {}, on_train, other, network=subject.label
+        )
         arms.setdefault(subject.arm, []).append(found)
     lines = []
     for arm, gaps in arms.items():
         low, high = bounds_of(gaps[0].metric)
         summary = summarize([found.gap for found in gaps], bounds=(low - high, high - low))
-        means = [
-            f"{split} {sum(getattr(found, split) for found in gaps) / len(gaps):.3f}" for split in SPLITS
-        ]
+        shown = {split: [getattr(found, split) for found in gaps] for split in SPLITS}
+        if name := request.options["other"]:
+            shown[name] = [found.other for found in gaps]
+        means = [f"{split} {sum(values) / len(gaps):.3f}" for split, values in shown.items()]
         lines.append(
             f"{arm}: {gaps[0].metric} {', '.join(means)}; gap {summary.mean:.3f}{over_runs(summary)}"
         )
     rows = [{"arm": arm, **asdict(found), "gap": found.gap} for arm, gaps in arms.items() for found in gaps]
     return lines, {}, rows, lambda path: draw(arms, path)
+
+
+def _elsewhere(network: FrozenNetwork, data: DataModule, request: Request) -> dict[str, float]:
+    """Metrics on the test split of the data that `other` names, whose classes must be numbered as the network's own are."""
+    seen, theirs, batches = on_other(network, data, request)
+    said, its, ours = request.options["other"], data.task.output_size, theirs.task.output_size
+    names = names_in(data.summary()), names_in(theirs.summary())
+    if its != ours or classes_apart(*names) == "order":
+        raise UserError(
+            f"other={said} numbers {ours} classes in its own order, the network knows {its} in theirs"
+        )
+    return evaluate_network(seen, theirs.task, batches, request.options["device"])

@@ -184,7 +184,10 @@ RESULTS: dict[str, Command] = {
                 "similarity: or procrustes, svcca, pwcca, rbf_cka, mutual_neighbours, regression, beside what chance gives",
             ),
             Option(
-                "other", "", "calibration: data that the networks should tell from their own", value="svhn"
+                "other",
+                "",
+                "gap: data whose test split they are judged on, too; calibration: data that they should tell from their own",
+                value="svhn",
             ),
             Option(
                 "explainers",

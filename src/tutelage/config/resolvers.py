@@ -99,6 +99,7 @@ def _of_root(function: Callable[[Any], str], path: Any, setting: str = "root") -
 def _word(key: str, under: str | None = None, *, _root_: DictConfig) -> str:
     """Return a setting as a word of a needed run's command, quoted as it must be: `${word:chain.root}`; under: the key it has there."""
     value = OmegaConf.select(_root_, key, throw_on_missing=True)
+    value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     text = f"'{value.translate(_QUOTED)}'" if isinstance(value, str) else json.dumps(value)
     return f"{under or key}={text}"
 

@@ -142,7 +142,10 @@ def _assets(stage: Stage) -> Iterator[tuple[str, Mapping[str, Any]]]:
     }
     for role, need in _below(stage).items():
         config = need.config
-        known = config.get("setting") == "source" or makes(config) == "generator"
+        closed = (
+            config.get("setting") == "source_free"
+        )  # a generator that was trained from the classifier alone
+        known = config.get("setting") == "source" or (makes(config) == "generator" and not closed)
         if known or (role in given and is_closed(stage.config) and not reads_pseudo(config)):
             yield need.key, config.get("data") or {}
         else:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from made_plans import plan, stored
 from tutelage.config.hydra_choices import CHOICES
 from tutelage.errors import UserError
 from tutelage.jobs import cluster, cluster_request, cluster_task, slurm_queue
@@ -19,24 +20,6 @@ from tutelage.jobs.outcomes import Jobs
 from tutelage.jobs.slurm_queue import Seen
 
 OPTIONS = {key: value for key, value in CHOICES["launcher/slurm"].items() if key != "_target_"}
-
-
-def plan(runs_dir: Path | str = "runs", seed: int = 0, **settings) -> SimpleNamespace:
-    """Give as much of a plan as a cluster looks at."""
-    hardware = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"} | settings.pop(
-        "hardware", {}
-    )
-    config = {
-        "hardware": hardware,
-        "data": {},
-        "retry": 0,
-        "rerun": False,
-        "on_failure": "continue",
-        "runs_dir": str(runs_dir),
-    }
-    return SimpleNamespace(
-        config=config | settings, key=f"x/{seed:012}", name="x", identity=f"{seed:012}", prerequisites=tuple
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("hardware", "data", "options", "request_"), [
@@ -158,24 +141,6 @@ def new_jobs(tmp_path, name="now"):
     """Give the jobs of a command."""
     (tmp_path / ".sweeps" / name / "jobs").mkdir(parents=True)
     return Jobs(tmp_path / ".sweeps" / name)
-
-
-def stored(path: Path, accuracy: float = 0.5) -> None:
-    """Give a run a result."""
-    from tutelage.runs.records import write_json
-
-    path.mkdir(parents=True)
-    best = {"validation": {"accuracy": accuracy}, "test": {"accuracy": accuracy}, "step": 1}
-    write_json(
-        path / "result.json",
-        {
-            "state": "complete",
-            "best": best,
-            "selection": {"monitor": "accuracy"},
-            "metrics": {},
-            "cost": {"steps": 1},
-        },
-    )
 
 
 def noted(jobs, one, outcome=Outcome.DONE, **more):

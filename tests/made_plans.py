@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+from tutelage.runs.needs import Plan
 from tutelage.runs.records import write_json
 
 
-def plan(runs_dir: Path | str = "runs", seed: int = 0, **settings: Any) -> SimpleNamespace:
-    """Give a plan of the run `x/<seed in twelve digits>`."""
+def plan(
+    runs_dir: Path | str = "runs", seed: int = 0, needs: Sequence[Plan] = (), name: str = "x", **settings: Any
+) -> Plan:
+    """Give a plan of the run `<name>/<seed in twelve digits>`, which needs others."""
     hardware = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
     config = {
         "hardware": hardware | settings.pop("hardware", {}),
@@ -21,10 +24,8 @@ def plan(runs_dir: Path | str = "runs", seed: int = 0, **settings: Any) -> Simpl
         "on_failure": "continue",
         "runs_dir": str(runs_dir),
     }
-    name, identity = settings.pop("name", "x"), f"{seed:012}"
-    return SimpleNamespace(
-        config=config | settings, key=f"{name}/{identity}", name=name, identity=identity, prerequisites=tuple
-    )  # fmt: skip
+    named = {f"need{number}": need for number, need in enumerate(needs)}
+    return Plan(config | settings, name, f"{seed:012}", named)
 
 
 def stored(path: Path, accuracy: float = 0.5, step: int = 1, steps: int = 1, **more: Any) -> None:

@@ -22,19 +22,18 @@ def lines(caplog):
 
 def test_what_a_sweep_will_do_is_said_before_it(tmp_path, lines, monkeypatch):
     monkeypatch.setattr(sweep, "_GPU_DEVICES", ())
-    complete, absent = plan(tmp_path, 7), plan(tmp_path, 8)
+    complete, absent, other = (plan(tmp_path, seed) for seed in (7, 8, 9))
     stored(tmp_path / complete.key)
     stored(tmp_path / plan(tmp_path, 1).key)
-    other = plan(tmp_path, 9)
-    ones = [plan(tmp_path, seed) for seed in range(4)]
-    ones[2].prerequisites = lambda: [complete, absent, ones[3]]  # one is there, one is none of the sweep's
-    ones[3].prerequisites = lambda: [absent]
+    ones = [plan(tmp_path, seed) for seed in (0, 1)]
+    needed = plan(tmp_path, 3, [absent])
+    # of what is needed one is there, and one is of the sweep itself
+    ones += [plan(tmp_path, 2, [complete, absent, needed]), needed]
     launch = functools.partial(sweep._run, processes=2)
     sweep.announce([*ones, None], launch)
     sweep.announce([ones[0]], launch)
     sweep.announce([ones[1], ones[1], ones[0]], launch)
-    ones[0].prerequisites = lambda: [absent, other]
-    sweep.announce([ones[0], ones[2]], print)
+    sweep.announce([plan(tmp_path, 0, [absent, other]), ones[2]], print)
     assert lines() == [
         "5 runs, 1 stored, and 1 run that they need, 2 at a time",
         "1 run, 0 stored",

@@ -252,7 +252,8 @@ def _start(
         if isinstance(gpus, _Share):
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus.name
         elif gpus:
-            given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+            named = map(str.strip, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))
+            given = [name for name in named if name]
             os.environ["CUDA_VISIBLE_DEVICES"] = given[slot % len(given)] if given else str(slot % gpus)
         _print_to(output)
         progress.relay(write)

@@ -188,7 +188,7 @@ def test_a_jobs_process_can_be_heard_and_ends_as_its_job_does(tmp_path):
     assert (tmp_path / "said").read_text() == ""
 
 
-def test_a_job_that_does_not_end_when_it_is_told_to_is_killed_after_its_time(monkeypatch):
+def test_a_job_that_does_not_end_when_it_is_told_to_is_killed_after_its_time(monkeypatch, tmp_path):
     monkeypatch.setattr(parallel, "GRACE_S", 0.3)
     told, killed = [], []
     kill = os.kill
@@ -198,13 +198,16 @@ def test_a_job_that_does_not_end_when_it_is_told_to_is_killed_after_its_time(mon
 
     def deaf():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        (tmp_path / "deaf").touch()
         time.sleep(60)
 
     def obedient():
+        (tmp_path / "obedient").touch()
         time.sleep(60)
 
     pids = [parallel._start(job, 0, 1, 0, None)[0] for job in (deaf, obedient)]
-    time.sleep(0.3)
+    while len(list(tmp_path.iterdir())) < 2:
+        time.sleep(0.01)
     began = time.monotonic()
     parallel._end_all(pids)
     assert time.monotonic() - began >= 0.3

@@ -64,7 +64,20 @@ READ: dict[tuple[str, str, str], str] = {
         "Gt -> GtE",
         "float((found > threshold).sum()) / networks, threshold",
     ): "an overlap in the middle of a bin",
-    ("alignment/gram.py", "Lt -> LtE", "n < 128 or d < 2048"): "either product is right, one is sooner there",
+    ("alignment/gram.py", "Gt -> GtE", "if chunks > 1 else"): "one part is the whole",
+    ("alignment/gram.py", "Gt -> GtE", "if len(layers) > 1"): "a stack of one",
+    ("alignment/gram.py", "Gt -> GtE", "if len(references) > 1"): "a stack of one",
+    ("alignment/gram.py", "Lt -> LtE", "1e-12 < length"): "a length that is the bound exactly",
+    ("alignment/gram.py", "USub -> UAdd", "direction.mean(-1"): "the matrix is symmetric",
+    ("alignment/token_cka.py", "Lt -> LtE", "1e-12 < spread"): "a spread that is the bound exactly",
+    ("alignment/comparisons.py", "LtE -> Lt", "min(sizes) <= len(a)"): "a size equal to its rounding bound",
+    ("alignment/procrustes.py", "Gt -> GtE", "square > floor"): "a number equal to its rounding bound",
+    (
+        "alignment/procrustes.py",
+        "GtE -> Gt",
+        "product.shape[0] >= product.shape[1]",
+    ): "either square is right",
+    ("alignment/ridge.py", "Gt -> GtE", "square > floor"): "a number equal to its rounding bound",
     ("reporting/long_table.py", "Gt -> GtE", "> options.max_width:"): (
         "what just fits is printed alike by rich and by us"
     ),

@@ -66,7 +66,7 @@ def test_gradient_balance_moves_as_the_papers_algorithm_step_by_step() -> None:
     balance = GradientBalance(3, asymmetry=0.5, lr=0.3)
     weights, first = [1.0, 1.0, 1.0], [4.0, 0.5, 2.0]
     for losses, norms in (
-        ([4.0, 0.5, 2.0], [1.0, 3.0, 0.7]),
+        ([4.0, 0.5, 2.0], [1.0, 3.0, 2.0]),  # of which one is where it should be
         ([3.0, 0.1, 2.5], [2.0, 0.4, 5.0]),
         ([0.2, 0.6, 1.0], [0.1, 9.0, 2.0]),  # of which one weight falls to its floor
         ([0.3, 0.4, 0.9], [0.1, 9.0, 2.0]),
@@ -76,9 +76,8 @@ def test_gradient_balance_moves_as_the_papers_algorithm_step_by_step() -> None:
         mean = sum(w * g for w, g in zip(weights, norms, strict=True)) / 3
         moved = []
         for w, g, rate in zip(weights, norms, rates, strict=True):
-            slope = math.copysign(
-                g, w * g - mean * rate**0.5
-            )  # of |w g - mean rate^alpha|, whose mean is a constant
+            apart = w * g - mean * rate**0.5  # the mean counts as a constant
+            slope = g * ((apart > 1e-6) - (apart < -1e-6))  # of |apart|
             moved.append(max(w - 0.3 * slope / (sum(norms) / 3), 1e-3))
         weights = [w * 3 / sum(moved) for w in moved]
         balance.update(torch.tensor(losses), torch.tensor(norms))
@@ -94,6 +93,21 @@ def test_gradient_balance_sees_the_gradients_lengths_on_the_shared_parameter() -
     by_hand.update(torch.tensor([7.5, 14.25]), torch.tensor([6.0, 2 * math.sqrt(14.25)]))
     torch.testing.assert_close(seen.weights(), by_hand.weights())
     assert seen.first_losses.tolist() == [7.5, 14.25]
+
+
+def test_on_ranks_a_balance_sees_the_gradient_and_losses_of_the_global_batch(monkeypatch) -> None:
+    shared, alone = nn.Parameter(torch.tensor([1.0, -2.0])), GradientBalance(2)
+    losses = torch.stack([3 * shared.sum(), shared.square().sum()])
+    alone.see(losses, shared)
+    monkeypatch.setattr("tutelage.objectives.balance.world_size", lambda: 2)
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda values: values.mul_(2)
+    )  # the other rank has the same
+    ranks = GradientBalance(2)
+    ranks.see(losses, shared)
+    assert torch.equal(ranks.weights(), alone.weights()) and torch.equal(
+        ranks.first_losses, alone.first_losses
+    )
 
 
 def test_a_balance_that_there_is_not_is_told() -> None:

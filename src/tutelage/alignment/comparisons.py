@@ -69,9 +69,7 @@ def procrustes(x: Centred, y: Centred) -> float:
     1 where the layers differ by rotation and scale alone. Its arc cosine is a metric.
     Source: Williams et al. 2021, arXiv 2110.14739 (shape metrics, rotations).
     """
-    (u, s), (v, t) = x.factors, y.factors
-    if not len(s) or not len(t):
-        return float("nan")
+    (u, s), (v, t) = x.factors, y.factors  # none of a layer that does not vary: 0 / 0
     nuclear = torch.linalg.svdvals(s[:, None] * (u.T @ v) * t).sum()
     return float(nuclear / (s.norm() * t.norm()))
 
@@ -83,8 +81,6 @@ def svcca(x: Centred, y: Centred, *, variance: float = 0.99) -> float:
     Invariant to rotation and scale. Source: Raghu et al. 2017, arXiv 1706.05806.
     """
     u, v = (_leading(layer, variance) for layer in (x, y))
-    if not u.shape[1] or not v.shape[1]:
-        return float("nan")
     return float(torch.linalg.svdvals(u.T @ v).clamp(max=1).mean())
 
 
@@ -95,8 +91,6 @@ def pwcca(x: Centred, y: Centred, *, variance: float = 0.99) -> float:
     Source: Morcos et al. 2018, arXiv 1806.05759, section 2.2.
     """
     u, v = (_leading(layer, variance) for layer in (x, y))
-    if not u.shape[1] or not v.shape[1]:
-        return float("nan")
     left, correlations, _ = torch.linalg.svd(u.T @ v, full_matrices=False)
     directions = u @ left  # canonical directions over the samples, (n, k)
     # The sum over neurons of |<h_i, x_j>| needs the neurons; with the layer's own principal components as neurons it is this.
@@ -189,8 +183,6 @@ def chance(
 def _leading(layer: Centred, variance: float) -> Tensor:
     """The first left singular vectors that carry the share of variance, (n, k)."""
     vectors, sizes = layer.factors
-    if not len(sizes):
-        return vectors
     share = sizes.square().cumsum(0) / sizes.square().sum()
     return vectors[:, : int(torch.searchsorted(share, variance - 1e-12)) + 1]
 

@@ -21,13 +21,13 @@ class Pair(NamedTuple):
 
 
 def even_index(i: int, guide_count: int, network_count: int) -> int:
-    """Return the network layer of guide layer `i`: min(round(i * step), t - 1), step = (t - 1) / (l - 1).
+    """Return the network layer of guide layer `i`: round(i * step), step = (t - 1) / (l - 1), which is t - 1 at most.
 
     Algorithm 1 of arXiv 2410.20035, in exact arithmetic, halves rounded to even as Python does. A lone guide layer goes to layer 0.
     """
     if guide_count == 1:
         return 0
-    return min(round(Fraction(i * (network_count - 1), guide_count - 1)), network_count - 1)
+    return round(Fraction(i * (network_count - 1), guide_count - 1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,772 @@
+"""What objectives are made of, on small shapes: branches, projectors, grids, views, banks; each against a slow one or at its bounds."""
+
+from __future__ import annotations
+
+import logging
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tutelage.objectives
+from tutelage.alignment.pairing import Pairing
+from tutelage.data.augment import build
+from tutelage.errors import UserError
+from tutelage.models.convnet import ConvNet
+from tutelage.models.fcn import FCN
+from tutelage.models.frozen import FrozenNetwork
+from tutelage.objectives import Alignment, Hint, Logits, SoftTargets
+from tutelage.objectives.adamatch import AdaMatch
+from tutelage.objectives.adversarial import Adversarial
+from tutelage.objectives.base import Reading, Setup, Start, Step
+from tutelage.objectives.branch import Branch, inner_layers
+from tutelage.objectives.crd import CRD, classes, pooled
+from tutelage.objectives.dimension import Dimension
+from tutelage.objectives.fixmatch import FixMatch
+from tutelage.objectives.flexmatch import FlexMatch
+from tutelage.objectives.freematch import FreeMatch
+from tutelage.objectives.frozen_cache import Memory, _free_bytes
+from tutelage.objectives.masked import MaskedPatches, MaskedTexts, MaskedTokens, _grid
+from tutelage.objectives.mean_teacher import MeanTeacher
+from tutelage.objectives.plain import as_batch
+from tutelage.objectives.projector import Projector, positions, real_positions
+from tutelage.objectives.pseudo_label import PseudoLabel
+from tutelage.objectives.softmatch import SoftMatch
+from tutelage.objectives.task import Task
+from tutelage.objectives.unlabelled import Unlabelled, Views, batch_norm_apart, byte_affine, has_batch_norm
+from tutelage.tasks import Batch, Binary, Classification, Forecasting, MultiLabel, Regression
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def setup(network, example, *, task=None, **more):
+    return Setup(network, task=task, frozen=more.pop("frozen", {}), example=as_batch(example), **more)
+
+
+# --- branches and inner layers
+
+
+@pytest.mark.parametrize("width", [None, 6])
+@pytest.mark.parametrize("shape", [(5, 3, 4), (3, 5), (5,)])
+def test_a_branch_is_a_mean_over_positions_of_channels_widened_at_each(shape, width):
+    branch, x = Branch(shape, 4, width), random(2, *shape)
+    rows = x.flatten(2).transpose(1, 2) if len(shape) == 3 else x if len(shape) == 2 else x[:, None]
+    slow = []
+    for sample in rows:
+        places = [place if width is None else branch.widen(place) for place in sample]
+        slow.append(branch.to_logits(sum(places) / len(places)))
+    torch.testing.assert_close(branch(x), torch.stack(slow))
+    assert branch.to_logits.in_features == (width or 5)
+
+
+def test_inner_layers_are_spread_evenly_and_end_with_the_last_before_the_output():
+    network, x = FCN((3,), 2, depth=6, width=4), random(5, 3)
+
+    def chosen(count):
+        return [layer.name for layer in inner_layers(setup(network, x), "Own", count)]
+
+    names = [f"layers.{place}.linear" for place in range(6)]
+    assert [chosen(count) for count in (1, 2, 3)] == [
+        [names[5]],
+        [names[2], names[5]],
+        [names[k] for k in (1, 3, 5)],
+    ]
+    assert chosen(4) == [names[k] for k in (0, 2, 3, 5)] and chosen(6) == chosen(9) == names
+    for wrong, says in (
+        (FCN((3,), 1, depth=2, width=4), r"at least 2 classes, got \(5, 1\)"),
+        (nn.Linear(3, 2), "a layer before the output"),
+    ):
+        with pytest.raises(UserError, match=f"Own needs .*{says}"):
+            inner_layers(setup(wrong, x), "Own", 1)
+    with pytest.raises(UserError, match=r"got \(5, 3, 2\)"):
+        inner_layers(setup(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), random(5, 3, 4)), "Own", 1)
+
+
+# --- projectors
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "needs", "kind", "bias"),
+    [
+        ((4, 8, 6), (4, 8, 6), "shape", nn.Identity, None),
+        ((4, 8, 6), (5, 4, 9), "shape", nn.Conv2d, False),
+        ((7, 4), (7, 5), "shape", nn.Linear, True),
+        ((4,), (5,), "shape", nn.Linear, True),
+        ((4,), (5, 3, 2), "shape", nn.Linear, True),
+        ((7, 4), (5, 3, 2), "shape", nn.Linear, True),
+        ((4, 8, 6), (5, 4, 9), "width", nn.Linear, True),
+        ((4, 8, 6), (4, 4, 9), "width", nn.Identity, None),
+        ((4, 8, 6), (5, 4, 9), "samples", nn.Identity, None),
+    ],
+)
+def test_a_projector_brings_features_to_one_shape(student, teacher, needs, kind, bias):
+    projector = Projector(student, teacher, needs)
+    assert type(projector.map) is kind and (bias is None or (projector.map.bias is not None) is bias)
+    mine, theirs = random(2, *student), random(2, *teacher, seed=1)
+    found = projector(mine, theirs)
+
+    def mean(x):
+        return x.mean((2, 3)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x
+
+    if needs == "width" or (needs == "shape" and len(student) != len(teacher)):
+        wanted = projector.map(mean(mine)), mean(theirs)
+    elif needs == "shape" and len(student) == 3:
+        size = min(student[1], teacher[1]), min(student[2], teacher[2])
+        mine, theirs = (nn.functional.adaptive_avg_pool2d(x, size) for x in (mine, theirs))
+        wanted = projector.map(mine), theirs
+    else:
+        wanted = projector.map(mine), theirs
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_padding_is_left_out_of_means_and_is_zero_elsewhere():
+    real = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
+    x, other = random(3, 3, 4), random(3, 5, 4)
+    slow = torch.stack([(x[0, 0] + x[0, 1]) / 2, x[1, 0], torch.zeros(4)])
+    projector = Projector((3, 4), (3, 4), "width")
+    found, theirs = projector(x, other, real)
+    torch.testing.assert_close(found, slow)
+    torch.testing.assert_close(theirs, other.mean(1))  # whose positions are others
+    assert torch.equal(real_positions(x, real), x * real[..., None])
+    for feature in (other, random(3, 3), random(3, 3, 3, 3)):
+        assert real_positions(feature, real) is feature
+    assert real_positions(x, None) is x
+    assert positions([other, x], real) is real
+    for features, mask in (([other], real), ([random(3, 3)], real), ([x], None)):
+        assert positions(features, mask) is None
+    mask = torch.tensor([[True, False, False]] * 3)
+    assert torch.equal(pooled(x, mask), x[:, 0]) and torch.equal(pooled(other, mask), other.mean(1))
+    assert torch.equal(pooled(random(3, 4), mask), random(3, 4))
+    torch.testing.assert_close(pooled(random(3, 4, 2, 5), mask), random(3, 4, 2, 5).mean((2, 3)))
+
+
+def test_a_loss_of_a_padded_sequence_is_a_mean_over_real_positions():
+    mine, theirs = random(2, 3, 4), random(2, 3, 4, seed=1)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    pair = SimpleNamespace(network=SimpleNamespace(name="a"), guide=SimpleNamespace(name="b"))
+    objective = Hint(network="teacher", pairing=Pairing(strategy="last", k=1))
+    objective.pairs, objective.projectors = (
+        [pair, pair],
+        nn.ModuleList([Projector((3, 4), (3, 4), "shape")] * 2),
+    )
+    batch = Batch(torch.zeros(2, 3), torch.zeros(2), torch.arange(2), mask)
+    step = Step(batch, activations={"a": mine}, frozen={"teacher": Reading(None, {"b": theirs})})
+    slow = sum(float((mine[i, j] - theirs[i, j]).square().sum()) for i, j in ((0, 0), (0, 1), (1, 0))) / 12
+    assert float(objective.loss(step)) == pytest.approx(2 * slow)
+    assert objective.describe() == {"pairs": [["b", "a"]] * 2} and objective.shared_layer() == "a"
+
+
+# --- outputs that are compared
+
+
+@pytest.mark.parametrize(
+    ("task", "made", "says"),
+    [
+        (Classification(2), Logits, ""),
+        (
+            Forecasting(1, 2),
+            Logits,
+            "compares classes, which a forecast has not: choose soft_targets, the mean squared distance of",
+        ),
+        (
+            Regression(2),
+            Logits,
+            "which a task of regression has not: choose soft_targets, the mean squared distance of",
+        ),
+        (
+            MultiLabel(2),
+            Logits,
+            "which a task of multi-label classification has not: choose soft_targets, the divergence, label by label, of",
+        ),
+        (Regression(2), SoftTargets, ""),
+        (MultiLabel(2), SoftTargets, ""),
+        (Regression(2), lambda **k: SoftTargets(standardise=True, **k), "compares classes"),
+        (
+            Regression(2),
+            lambda **k: SoftTargets(label_space="other", **k),
+            "SoftTargets with label_space=other compares classes",
+        ),
+        (Classification(2), lambda **k: SoftTargets(standardise=True, **k), ""),
+    ],
+)
+def test_which_tasks_outputs_can_be_compared(task, made, says):
+    objective = made(network="teacher")
+    frozen = {"teacher": FrozenNetwork(nn.Linear(3, 2))}
+    given = setup(nn.Linear(3, 2), random(5, 3), task=task, frozen=frozen)
+    if not says:
+        objective.prepare(given)
+        return
+    with pytest.raises(UserError, match=says):
+        objective.prepare(given)
+
+
+def test_outputs_of_one_logit_and_of_other_shapes():
+    frozen = {"teacher": FrozenNetwork(nn.Linear(3, 1))}
+    given = setup(nn.Linear(3, 1), random(5, 3), task=Binary(), frozen=frozen)
+    Logits(network="teacher").prepare(given)
+    with pytest.raises(UserError, match="of one logit nothing would be left"):
+        Logits(network="teacher", standardise=True).prepare(given)
+    assert (
+        Logits(network="teacher").compares_classes
+        and not Logits(network="teacher", label_space="other").compares_classes
+    )
+    with pytest.raises(
+        UserError, match=r"the teacher gives \(1,\) per sample, Linear \(2,\): they know different classes"
+    ):
+        Logits(network="teacher").prepare(
+            setup(nn.Linear(3, 2), random(5, 3), task=Classification(2), frozen=frozen)
+        )
+    per_position = {"teacher": FrozenNetwork(nn.Linear(4, 5))}
+    for network, teacher, example in (
+        (FCN((3,), 2, depth=1, width=6), frozen, random(5, 3)),
+        (FCN((3, 4), 2, depth=1, width=6), per_position, random(5, 3, 4)),
+        (nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)), per_position, random(5, 3, 4)),
+    ):
+        objective = Logits(network="teacher", label_space="other")
+        given = setup(network, example, frozen=teacher)
+        if example.ndim == 2:
+            objective.prepare(given)
+            assert objective.extra_head.linear.weight.shape == (1, 6)
+            continue
+        with pytest.raises(UserError, match="needs networks that end in one linear layer"):
+            objective.prepare(given)
+    two = {"a": FrozenNetwork(nn.Linear(3, 4)), "b": FrozenNetwork(nn.Linear(3, 5))}
+    with pytest.raises(
+        UserError, match=r"the teachers a, b give \[\(4,\), \(5,\)\] per sample, which have no mean"
+    ):
+        Logits(network=["a", "b"], label_space="other").prepare(setup(FCN((3,), 2), random(5, 3), frozen=two))
+
+
+# --- the task itself
+
+
+@pytest.mark.parametrize("counts", [None, [6, 0, 2], [1, 2, 3]])
+def test_balanced_weights_are_samples_over_classes_times_their_own(counts):
+    task = Classification(3)
+    task.class_counts = counts
+    objective = Task(class_weight="balanced")
+    if counts is None:
+        with pytest.raises(UserError, match="do not say how many training samples a class has"):
+            objective.prepare(setup(nn.Linear(3, 3), random(2, 3), task=task))
+        return
+    objective.prepare(setup(nn.Linear(3, 3), random(2, 3), task=task))
+    weights = [sum(counts) / (3 * count) if count else 0 for count in counts]
+    assert objective.weights.tolist() == pytest.approx(weights)
+    logits, targets = random(4, 3), torch.tensor([0, 2, 2, 1])
+    step = Step(Batch(random(4, 3), targets, torch.arange(4)), logits)
+    slow = (
+        sum(-float(z.log_softmax(0)[t]) * weights[t] for z, t in zip(logits, targets.tolist(), strict=True))
+        / 4
+    )
+    assert float(objective.loss(step)) == pytest.approx(slow)
+    mixed = torch.tensor([[0.5, 0.25, 0.25]] * 4)
+    mean = sum(w * m for w, m in zip(weights, (0.5, 0.25, 0.25), strict=True))
+    slow = sum(-float(z.log_softmax(0) @ mixed[0]) * mean for z in logits) / 4
+    assert float(objective.loss(Step(step.batch._replace(targets=mixed), logits))) == pytest.approx(slow)
+
+
+@pytest.mark.parametrize(
+    ("task", "weights", "fits"),
+    [(Classification(3), [1, 0, 2], True), (Classification(3), [1, 2], False), (Classification(3), [1, -1e-9, 2], False),
+     (Classification(3), [0, 0, 0], False), (Binary(), [1, 2], True), (Binary(), [1], False), (Regression(2), [1, 2], False)],
+)  # fmt: skip
+def test_weights_of_classes_are_one_for_each(task, weights, fits):
+    objective, given = Task(class_weight=weights), setup(nn.Linear(3, 3), random(2, 3), task=task)
+    if fits:
+        objective.prepare(given)
+        assert objective.weights.tolist() == weights
+        return
+    with pytest.raises(UserError, match="`class_weight` "):
+        objective.prepare(given)
+
+
+def test_label_smoothing_is_of_this_loss_alone():
+    task = Classification(3)
+    for value, wanted in ((0.2, 0.2), (0, 0), (None, 0)):
+        objective = Task(label_smoothing=value)
+        objective.prepare(setup(nn.Linear(3, 3), random(2, 3), task=task))
+        assert objective.task.label_smoothing == wanted and task.label_smoothing == 0
+    with pytest.raises(UserError, match="is of classes, which a task of regression has not"):
+        Task(label_smoothing=0.1).prepare(setup(nn.Linear(3, 3), random(2, 3), task=Regression(3)))
+    with pytest.raises(UserError, match="needs to know the task"):
+        Task().prepare(setup(nn.Linear(3, 3), random(2, 3)))
+
+
+# --- adversaries and guidance
+
+
+@pytest.mark.parametrize(
+    ("task", "it"),
+    [(Forecasting(1, 2), "a forecast"), (Regression(2), "a task of another kind"), (None, "no known task")],
+)
+def test_what_has_no_wrong_class_is_not_attacked(task, it):
+    with pytest.raises(UserError, match=f"an attack looks for a wrong class, which {it} has not"):
+        Adversarial().prepare(setup(nn.Linear(3, 2), random(5, 3), task=task))
+
+
+@pytest.mark.parametrize(
+    ("patches", "size", "fits"), [(None, 3, True), (None, 2, False), (2, 1, True), (1, 2, False)]
+)
+def test_rows_for_a_similarity_are_samples_times_patches(patches, size, fits):
+    options = {} if patches is None else {"compare": "patches", "patches": patches}
+    pairing = Pairing(strategy="explicit", pairs=[["stem", "stem"]])
+    objective = Alignment(network="guide", pairing=pairing, **options)
+    guide, network = (ConvNet((1, 8, 8), 3, width=4, stages=1) for _ in range(2))
+    given = setup(network, random(4, 1, 8, 8), frozen={"guide": FrozenNetwork(guide)}, batch_size=size)
+    if fits:
+        objective.prepare(given)
+        return
+    with pytest.raises(UserError, match="needs a batch of at least 3"):
+        objective.prepare(given)
+
+
+@pytest.mark.parametrize(
+    ("rank", "accumulate", "said"), [(0, 1, ["pairs"]), (0, 2, ["pairs", "accumulate"]), (1, 2, [])]
+)
+def test_guidance_says_its_pairs_once_and_what_accumulation_does_not_do(caplog, rank, accumulate, said):
+    objective = Alignment(network="guide")
+    guide, network = (FCN((3,), 2, depth=2, width=4) for _ in range(2))
+    objective.prepare(setup(network, random(4, 3), frozen={"guide": FrozenNetwork(guide)}, batch_size=4))
+    with caplog.at_level(logging.INFO, logger="tutelage"):
+        objective.start(Start(9, accumulate, rank, 2, torch.device("cpu"), 0))
+    found = [
+        "accumulate" if "fit.accumulate=2 enlarges" in r.getMessage() else "pairs" for r in caplog.records
+    ]
+    assert found == said
+    assert objective.record() == {}
+    objective._similarities += [torch.tensor([0.25, 0.5]), torch.tensor([0.75, 1.0])]
+    objective.name = "alignment"
+    assert objective.record() == {"similarity/01": 0.5, "similarity/02": 0.75} and objective.record() == {}
+    objective._similarities, objective.name = [torch.tensor([1.0])], "early"
+    assert objective.record() == {"similarity/early/01": 1.0}
+
+
+# --- views and consistency
+
+
+def test_the_views_that_an_objective_asks_for():
+    weak, strong = {"horizontal_flip": {}}, {"cutout": {}}
+    given = {"weak": {**weak, "random_crop": None}, "strong": strong}
+    assert [one(**given)._views for one in (FixMatch, MeanTeacher, PseudoLabel)] == [
+        (weak, strong),
+        (weak, weak),
+        (weak,),
+    ]
+    assert [one()._views for one in (FixMatch, MeanTeacher, PseudoLabel)] == [({}, {}), ({}, {}), ({},)]
+
+
+def consistency(made, *, images=None, batch_size=3, network=None, task=None, **more):
+    images = torch.arange(4 * 12).reshape(4, 3, 2, 2).to(torch.uint8) if images is None else images
+    source = Unlabelled(images, np.arange(len(images)), torch.ones(1, 3, 1, 1), torch.zeros(1, 3, 1, 1), {})
+    network = network or nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    made.prepare(
+        setup(
+            network,
+            random(2, 3, 2, 2),
+            task=task or Classification(2),
+            batch_size=batch_size,
+            unlabelled=source,
+            **more,
+        )
+    )
+    return made
+
+
+@pytest.mark.parametrize(("ratio", "size", "count"), [(1.0, 3, 3), (0.5, 3, 2), (0.1, 3, 1), (1.34, 3, 4)])
+def test_a_step_takes_its_ratio_of_the_batch_and_at_least_one(ratio, size, count):
+    assert consistency(FixMatch(ratio=ratio), batch_size=size).stream._count == count
+
+
+@pytest.mark.parametrize(
+    ("made", "more", "says"),
+    [
+        (lambda: FixMatch(ratio=2.0), {}, "a step takes 6 unlabelled images, there are 4: lower `ratio`"),
+        (FixMatch, {"batch_size": None}, "needs to know the batch size"),
+        (FixMatch, {"task": Regression(2)}, "needs images with classes, got a task of regression"),
+        (FixMatch, {"images": torch.zeros(4, 1, 2, 2, dtype=torch.uint8)}, "have 1 channels, the labelled ones 3"),
+        (lambda: FixMatch(weak_gradient=False), {"network": nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 2))},
+         "Sequential has batch norms"),
+        (lambda: FixMatch(distribution_alignment="labels"), {}, "needs to know how many training images each class has"),
+    ],
+)  # fmt: skip
+def test_unlabelled_images_that_do_not_fit_are_told(made, more, says):
+    with pytest.raises(UserError, match=says):
+        consistency(made(), **more)
+
+
+def test_batch_norms_are_no_hindrance_where_the_parts_are_apart_or_there_is_one_forward():
+    for options in ({"weak_gradient": False, "batch_norm": "labelled"}, {}):
+        consistency(
+            FixMatch(**options), network=nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 2))
+        )
+    consistency(FixMatch(weak_gradient=False))
+    sequences = FixMatch()
+    with pytest.raises(UserError, match="needs images with classes"):
+        sequences.prepare(setup(nn.Linear(3, 2), random(2, 5, 3), task=Classification(2), batch_size=2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts", "wanted"),
+    [("uniform", None, [0.5, 0.5]), ("labels", [3, 1], [0.75, 0.25]), ("predictions", None, None)],
+)
+def test_predictions_are_brought_to_what_is_wanted_and_the_first_batch_sets_what_is_unknown(
+    kind, counts, wanted
+):
+    made = consistency(FixMatch(distribution_alignment=kind, momentum=0.75), class_counts=counts)
+    assert made.mean_prediction.isnan().all()
+    assert (
+        made.wanted_prediction.isnan().all() if wanted is None else made.wanted_prediction.tolist() == wanted
+    )
+    made.labelled, logits = random(4, 2, seed=2), random(3, 2)
+    mean, of_labels = (x.softmax(1).mean(0) for x in (logits, made.labelled))
+    found = made.align(logits)
+    torch.testing.assert_close(made.mean_prediction, mean)
+    target = of_labels if wanted is None else torch.tensor(wanted)
+    torch.testing.assert_close(found, logits + (target + 1e-6).log() - (mean + 1e-6).log())
+    again = random(3, 2, seed=5)
+    made.align(again)
+    torch.testing.assert_close(made.mean_prediction, 0.75 * mean + 0.25 * again.softmax(1).mean(0))
+
+
+def test_thresholds_are_passed_by_what_reaches_them_exactly():
+    made = consistency(AdaMatch(threshold=1.0))
+    made.labelled = made_of = torch.tensor([[1.0, -0.5]])
+    target, output = torch.cat([made_of, made_of * 0.9]), random(2, 2)
+    slow = nn.functional.cross_entropy(output[:1], torch.tensor([0])) / 2
+    torch.testing.assert_close(made.compare(target, output), slow)
+    assert made.record() == {"adamatch_used": 0.5} and made.record() == {}
+    flex = consistency(FlexMatch(threshold=0.5))
+    flex.stream.index = torch.tensor([2, 0])
+    even = torch.zeros(2, 2)  # a confidence of 0.5: it counts as seen, of the first class
+    flex.compare(even, output)
+    assert flex.latest.tolist() == [0, -1, 0, -1]
+    flex.stream.index = torch.tensor([1, 3])
+    flex.compare(torch.tensor([[0.0, 9.0], [0.0, -9.0]]), output)
+    assert flex.latest.tolist() == [0, 1, 0, 0]
+
+
+def test_the_spread_of_one_confidence_is_none():
+    made = consistency(SoftMatch())
+    made.compare(random(1, 2), random(1, 2))
+    assert float(made.variance) == 1
+    logits = random(3, 2)
+    made.compare(logits, logits)
+    confidence = logits.softmax(1).amax(1)
+    torch.testing.assert_close(made.variance, 0.999 + 0.001 * confidence.var())
+    assert float(made.mean) != 0.5
+
+
+def test_bytes_become_what_the_network_takes():
+    scale, shift = byte_affine([[0.5, 0.25], [0.5, 0.2]], 2)
+    for byte, wanted in ((0, [-1, -1.25]), (255, [1, 3.75])):
+        assert (byte * scale + shift).flatten().tolist() == pytest.approx(wanted, abs=1e-6)
+    scale, shift = byte_affine(None, 3)
+    assert (255 * scale).tolist() == torch.ones(1, 3, 1, 1).tolist() and not shift.any()
+    for wrong in ("train", [[0.5, 0.5]], [[0.5], [0.5, 0.5]], [[0.5, 0.5], [0.5]]):
+        with pytest.raises(UserError, match=r"two lists of 2 \(means, deviations\)"):
+            byte_affine(wrong, 2)
+
+
+def test_views_are_one_after_another_each_with_its_own_draws():
+    images = torch.arange(3 * 2 * 4).reshape(3, 1, 2, 4).to(torch.uint8)
+    flip = build({"horizontal_flip": {}})
+    views = Views(images, torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 1.0), (2, 4), (flip, flip))
+    index, noise = torch.tensor([2, 0]), torch.tensor([[0.1, 0.9], [0.9, 0.1]])
+    assert views.draws == 2 * flip.draws == 2
+    batch = views.batch(index, noise)
+    wanted = [flip(images[index], noise[:, k : k + 1]).float() * 2 + 1 for k in (0, 1)]
+    assert torch.equal(batch.inputs, torch.cat(wanted)) and not torch.equal(wanted[0], wanted[1])
+    smaller = Views(images, views.scale, views.shift, (1, 2), (flip,)).batch(index, noise[:, :1])
+    assert smaller.inputs.shape == (2, 1, 1, 2)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_batch_norms_see_two_parts_apart_and_the_first_alone_leaves_a_trace(count):
+    norm = nn.BatchNorm1d(2)
+    network, x = nn.Sequential(norm), random(8, 2)
+    network.train()
+    with batch_norm_apart(network, count):
+        found = network(x)
+    parts = [part for part in (x[:count], x[count:]) if len(part)]
+    torch.testing.assert_close(
+        found,
+        torch.cat([(p - p.mean(0)) / (p.var(0, unbiased=False) + 1e-5).sqrt() for p in parts]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    torch.testing.assert_close(norm.running_mean, 0.1 * x[:count].mean(0) if count else torch.zeros(2))
+    assert "forward" not in vars(norm)
+    with batch_norm_apart(network.eval(), count):
+        torch.testing.assert_close(network(x), (x - norm.running_mean) / (norm.running_var + 1e-5).sqrt())
+    assert has_batch_norm(network) and not has_batch_norm(nn.Linear(2, 2))
+
+
+# --- what is hidden
+
+
+@pytest.mark.parametrize(
+    ("shape", "image", "grid"),
+    [
+        ((64, 4, 2), (3, 8, 8), (4, 2)),
+        ((64, 3, 4), (3, 8, 8), None),
+        ((64, 4, 3), (3, 8, 8), None),
+        ((64, 1, 1), (3, 8, 8), None),
+        ((64, 1, 2), (3, 8, 8), (1, 2)),
+        ((12, 5), (3, 8, 8), (2, 2)),  # no square cells before: 3 by 4 is none
+        ((4, 5), (3, 8, 8), (2, 2)),
+        ((16, 5), (3, 8, 8), (4, 4)),
+        ((8, 5), (3, 16, 8), (4, 2)),
+        ((24, 5), (3, 8, 8), (4, 4)),  # after eight others at most
+        ((25, 5), (3, 8, 8), None),
+        ((3, 5), (3, 8, 8), None),
+        ((5,), (3, 8, 8), None),
+        ((1, 2, 3, 4), (3, 8, 8), None),
+    ],
+)
+def test_a_grid_of_positions_divides_the_image_into_square_cells(shape, image, grid):
+    assert _grid(shape, image) == grid
+
+
+@pytest.mark.parametrize(("ratio", "hidden"), [(0.01, 1), (0.5, 3), (0.41, 2), (0.99, 5)])
+def test_of_each_image_as_many_patches_are_hidden_but_never_none_or_all(ratio, hidden):
+    images = torch.full((4, 1, 4, 6), 100, dtype=torch.uint8)
+    views = Views(
+        images, torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), (4, 6), (lambda images, noise: images,)
+    )
+    views.augments[0].draws = 2
+    store = MaskedPatches(views, ratio, 2)
+    assert store.patches == (2, 3) and store.draws == 8
+    noise = torch.rand(2, 8, generator=torch.Generator().manual_seed(0))
+    batch = store.batch(torch.tensor([3, 1]), noise)
+    for row in range(2):
+        first = sorted(range(6), key=lambda k: float(noise[row, 2 + k]))[:hidden]
+        wanted = torch.zeros(4, 6, dtype=torch.bool)
+        for patch in first:
+            y, x = 2 * (patch // 3), 2 * (patch % 3)
+            wanted[y : y + 2, x : x + 2] = True
+        assert torch.equal(batch.target_mask[row, 0], wanted)
+        assert (
+            torch.equal(batch.inputs[row, 0], torch.where(wanted, 0.0, 100.0))
+            and batch.targets[row].eq(100).all()
+        )
+
+
+def test_of_chosen_tokens_eight_of_ten_are_masked_one_is_another_and_one_stays():
+    tokens = torch.tensor([[2, 3, 4, 5, 6, 7, 0, 1]])
+    mask = torch.tensor([[True] * 7 + [False]])
+    texts = SimpleNamespace(batch=lambda index, noise: Batch(tokens, tokens, index, mask))
+    special = torch.tensor([True, True] + [False] * 8)
+    store = MaskedTexts(texts, special, 1, 0.5, 8)
+    assert store.draws == 8
+    noise = torch.tensor([[0.0, 0.399, 0.401, 0.4499, 0.4501, 0.5, 0.1, 0.1]])
+    batch = store.batch(torch.tensor([0]), noise)
+    assert batch.target_mask.tolist() == [
+        [True] * 5 + [False] * 3
+    ]  # 0.5 is no part of the half; padding and special ones never are
+    # 0.401 / 0.5 lies 2 % into the share of random ones, of ten; 0.4499 at its end
+    assert batch.inputs.tolist() == [[1, 1, 0, 9, 6, 7, 0, 1]]
+    assert torch.equal(batch.targets, tokens)
+
+
+# --- other layers and thresholds
+
+
+def test_the_dimension_is_of_all_weight_layers_but_the_last_or_of_those_named():
+    given = setup(FCN((3,), 2, depth=3, width=4), random(9, 3))
+    for layers, wanted in ((None, [0, 1, 2]), (["layers.1.linear"], [1])):
+        one = Dimension(neighbours=2, layers=layers)
+        one.prepare(given)
+        assert one.network_layers == tuple(f"layers.{k}.linear" for k in wanted)
+        assert one.shared_layer() == f"layers.{wanted[-1]}.linear"
+    with pytest.raises(UserError, match="the network has no inner weight layer"):
+        Dimension(neighbours=2).prepare(setup(nn.Sequential(nn.Linear(3, 2)), random(9, 3)))
+
+
+def test_freematch_counts_what_reaches_its_threshold_exactly():
+    made = consistency(FreeMatch(momentum=0.0, fairness=0.0))
+    logits = torch.tensor([[1.0, -0.5]])  # alone: its own confidence is the threshold
+    made.compare(logits, random(1, 2))
+    assert made.record() == {"freematch_used": 1.0}
+
+
+def test_positions_are_those_of_the_last_layer_that_fits_before_the_final_one():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.twice, self.b, self.head = (
+                nn.Linear(4, 4),
+                nn.Linear(4, 4),
+                nn.Linear(4, 6),
+                nn.Linear(6, 6),
+            )
+
+        def forward(self, x):
+            return self.head(self.b(self.twice(self.twice(self.a(x)))))
+
+    given = setup(Net(), random(2, 5, 4))
+    masked = MaskedTokens()
+    assert masked.last_with_positions(given, lambda shape: True) == "b"
+    assert (
+        masked.last_with_positions(given, lambda shape: shape[1] == 4) == "a"
+    )  # of a layer that runs twice nothing is known
+    assert masked.last_with_positions(given, lambda shape: shape[1] == 3) is None
+
+
+# --- what frozen networks gave before
+
+
+def memory(samples, **more):
+    def look(batch, keep):
+        seen.append(len(batch.inputs))
+        keep("out", 2 * batch.inputs.flatten(1))
+        keep("map", batch.inputs.contiguous(memory_format=torch.channels_last))
+
+    seen = []
+    return Memory(look, samples, FrozenNetwork(nn.Linear(1, 1)), name="teacher", **more), seen
+
+
+def stored_samples(count=5):
+    inputs = random(count, 2, 3, 4)
+    index = torch.arange(count) * 3 + 2
+    batches = [Batch(inputs[k : k + 2], index[k : k + 2], index[k : k + 2]) for k in range(0, count, 2)]
+    samples = type("Samples", (), {"on": lambda self, device: batches, "__len__": lambda self: count})
+    return samples(), inputs, index
+
+
+def test_what_was_given_for_a_sample_is_found_by_its_index(caplog):
+    samples, inputs, index = stored_samples()
+    given, seen = memory(samples)
+    order = torch.tensor([3, 0, 3])
+    with caplog.at_level(logging.DEBUG, logger="tutelage"):
+        found = given(Batch(inputs[order], order, index[order]))
+    torch.testing.assert_close(found["out"], 2 * inputs[order].flatten(1))
+    torch.testing.assert_close(found["map"], inputs[order].permute(0, 2, 3, 1))  # in the order of its memory
+    given(Batch(inputs, index, index))
+    assert seen == [2, 2, 1] and given._row_of.tolist() == [
+        -1,
+        -1,
+        0,
+        -1,
+        -1,
+        1,
+        -1,
+        -1,
+        2,
+        -1,
+        -1,
+        3,
+        -1,
+        -1,
+        4,
+    ]
+    assert caplog.messages == ["cache of teacher: 0 MiB of 5 samples"]
+    given.forget()
+    given(Batch(inputs, index, index))
+    assert seen == [2, 2, 1] * 2
+
+
+@pytest.mark.parametrize(
+    ("free", "fits"),
+    [(5 * 24 * 4 * 2, True), (5 * 24 * 4 * 2 - 1, False), (5 * 24 * 4 - 1, False), (None, True)],
+)
+def test_a_memory_that_would_not_fit_is_refused_before_it_is_filled(monkeypatch, free, fits):
+    samples, inputs, index = stored_samples()
+    given, _ = memory(samples)
+    monkeypatch.setattr("tutelage.objectives.frozen_cache._free_bytes", lambda device: free)
+    if fits:
+        given(Batch(inputs, index, index))
+        return
+    with pytest.raises(
+        UserError, match=r"method.cache=\[teacher\] would take .* for 5 samples, .* GiB are free on cpu"
+    ):
+        given(Batch(inputs, index, index))
+
+
+def test_a_memory_says_how_much_it_would_take(monkeypatch):
+    samples, _, _ = stored_samples()
+    given, _ = memory(samples)
+    monkeypatch.setattr("tutelage.objectives.frozen_cache._free_bytes", lambda device: 3 * 2**29)
+    given._check_room(3 * 2**29, torch.device("cpu"))
+    with pytest.raises(
+        UserError, match=r"would take 2\.5 GiB and more for 5 samples, 1\.5 GiB are free on cpu"
+    ):
+        given._check_room(5 * 2**29, torch.device("cpu"))
+
+
+def test_free_memory_is_what_the_system_says(monkeypatch, tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemFree: 7 kB\nMemAvailable:    5 kB\n")
+    monkeypatch.setattr("tutelage.objectives.frozen_cache.Path", lambda _: tmp_path / "meminfo")
+    assert _free_bytes(torch.device("cpu")) == 5 * 1024 and _free_bytes(torch.device("meta")) is None
+    (tmp_path / "meminfo").write_text("nothing\n")
+    assert _free_bytes(torch.device("cpu")) is None
+    (tmp_path / "meminfo").unlink()
+    assert _free_bytes(torch.device("cpu")) is None
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
+    assert _free_bytes(torch.device("cuda")) == 140
+
+
+# --- banks
+
+
+def bank(count=6, **options):
+    torch.manual_seed(0)
+    teacher = FCN((3,), 2, depth=1, width=5)
+    crd = CRD(network="teacher", **{"dimensions": 8, "negatives": 3, **options})
+    network = FCN((3,), 2, depth=2, width=4)
+    index = torch.arange(count) * 2 + 1
+    crd.prepare(
+        setup(
+            network,
+            random(4, 3),
+            task=Classification(2),
+            frozen={"teacher": FrozenNetwork(teacher)},
+            index=index,
+        )
+    )
+    return crd
+
+
+def test_a_bank_begins_with_rows_of_length_about_1_and_no_labels():
+    crd = bank(400, dimensions=64)
+    bound = math.sqrt(3 / 64)
+    for rows in (crd.bank_mine, crd.bank_theirs):
+        assert (
+            rows.shape == (400, 64)
+            and -bound <= float(rows.min()) < -0.99 * bound < 0.99 * bound < float(rows.max()) <= bound
+        )
+        assert float(rows.norm(dim=1).mean()) == pytest.approx(1, abs=0.02)
+    assert crd.labels.tolist() == [-1] * 400 and crd.log_normalisers.isnan().all()
+    assert bank(3).row_of.tolist() == [-1, 0, -1, 1, -1, 2]
+    assert crd.shared_layer() == "layers.1.linear" and crd.k == 3 and bank(2).k == 1
+    with pytest.raises(UserError, match="at least 2"):
+        bank(1)
+
+
+def test_where_all_samples_are_of_one_class_some_negative_is_drawn_all_the_same():
+    crd, rows = bank(), torch.tensor([0, 4])
+    crd.labels.zero_()
+    drawn = crd._draw(rows, torch.zeros(2, dtype=torch.long))
+    assert drawn.shape == (2, 3) and 0 <= int(drawn.min()) <= int(drawn.max()) < 6
+
+
+def test_what_has_no_class_or_does_not_count_is_a_class_of_its_own():
+    rows = torch.tensor([3, 0])
+    batch = Batch(random(2, 3), torch.tensor([1, 0]), torch.arange(2))
+    assert classes(batch, rows).tolist() == [1, 0]
+    assert classes(batch._replace(target_mask=torch.tensor([False, True])), rows).tolist() == [-5, 0]
+    for targets in (torch.zeros(2, 2, dtype=torch.long), torch.zeros(2)):
+        assert classes(batch._replace(targets=targets), rows).tolist() == [-5, -2]
+
+
+def test_the_package_gives_its_objectives_by_name():
+    assert tutelage.objectives.Hint is Hint
+    with pytest.raises(AttributeError, match="has no attribute 'Hnt'"):
+        tutelage.objectives.Hnt

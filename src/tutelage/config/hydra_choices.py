@@ -125,7 +125,7 @@ class _Variant(ConfigNode):
     @functools.cached_property
     def node(self) -> DictConfig:  # type: ignore[override]
         varied = variant(self.place)
-        return OmegaConf.structured(varied.node(self._section) if varied else {})  # type: ignore[no-any-return]
+        return OmegaConf.structured(varied.node(self._section) if varied else {})
 
 
 def _offer_variant(place: str) -> None:

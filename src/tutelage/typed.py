@@ -8,7 +8,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -147,7 +147,8 @@ def fits(value: Any, hint: Any) -> bool:
             return isinstance(value, Mapping) and (
                 not inner or all(fits(key, inner[0]) and fits(item, inner[1]) for key, item in value.items())
             )
-        if issubclass(origin, tuple | list) or origin.__module__ == "collections.abc":
+        is_abstract = origin.__module__ == "collections.abc" and issubclass(origin, Iterable)
+        if is_abstract or issubclass(origin, tuple | list):
             return (
                 not isinstance(value, str | Mapping)
                 and hasattr(value, "__iter__")

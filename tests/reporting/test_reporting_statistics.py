@@ -155,3 +155,50 @@ def test_values_beyond_the_bounds_say_that_the_metric_is_another():
 @pytest.mark.parametrize("pairs", range(1, 9))
 def test_smallest_p_is_that_of_differences_of_one_sign(pairs):
     assert smallest_p(pairs) == sign_flip_p([1.0] * pairs)
+
+
+def test_seeds_to_decide_against_the_printed_distribution():
+    from scipy import stats
+
+    def slow(mean, std, level, most):
+        known = (
+            n
+            for n in range(6, most + 1)
+            if stats.t.ppf((1 + level) / 2, n - 1) * std / math.sqrt(n) < abs(mean)
+        )
+        return next(known, None)
+
+    for step in range(12, 60):
+        for mean, level, most in ((1.0, 0.95, 1000), (-0.7, 0.9, 1000), (0.5, 0.99, 40)):
+            assert seeds_to_decide(mean, step / 20, level=level, most=most) == slow(
+                mean, step / 20, level, most
+            )
+    assert seeds_to_decide(1.0, 0.0, most=6) == 6 and seeds_to_decide(1.0, 0.0, most=5) is None
+    assert seeds_to_decide(math.inf, 1.0) is seeds_to_decide(1.0, math.inf) is None
+
+
+def test_patterns_are_counted_up_to_twenty_pairs_and_drawn_beyond():
+    import numpy as np
+
+    differences = [0.3, -0.1, 0.4, 0.25, -0.2, 0.5, 0.1] * 3
+    observed, generator = abs(sum(differences)), np.random.default_rng(5)
+    signs = [generator.choice((-1.0, 1.0), size=(1000, 21)) for _ in range(3)]
+    hits = sum(abs(float(row @ np.array(differences))) >= observed - 1e-9 for block in signs for row in block)
+    assert sign_flip_p(differences, draws=3999, seed=5) == (hits + 1) / 3001
+    exact = sign_flip_p(differences[:20], draws=1000)
+    assert exact * 2**20 == round(exact * 2**20)
+
+
+def test_the_level_of_an_interval_is_how_often_it_holds_the_mean():
+    from scipy import stats
+
+    values = [0.2, 0.5, 0.6, 0.75]
+    for level in (0.5, 0.9, 0.99):
+        expected = stats.t.interval(level, 3, loc=reference.mean(values), scale=stats.sem(values))
+        assert summarize(values, level=level)[3:] == pytest.approx(expected)
+    assert summarize([0.0, 1.0], bounds=(0.0, 1.0))[3:] == (0.0, 1.0)  # values on the bounds lie within them
+    assert (
+        summarize([0.0, 1.0], bounds=(0.1, 1.0))
+        == summarize([0.0, 1.0], bounds=(0.0, 0.9))
+        == summarize([0.0, 1.0])
+    )

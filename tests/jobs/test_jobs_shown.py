@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import time
 from types import SimpleNamespace
@@ -15,18 +16,20 @@ from tutelage.engine import progress
 from tutelage.jobs import plain_log, watched
 from tutelage.runs.records import MetricsWriter, write_json, write_yaml
 from tutelage.runs.store import Store
+from tutelage.wrapping import wrapped
 
 
 @pytest.mark.parametrize(("line", "width", "shown"), [
     ("a bc", 4, ["a bc"]), ("a bcd", 4, ["a", "  bcd"]), ("abcdefgh-ij", 4, ["abcdefgh-ij"]), ("", 4, [""]),
-    ("ab cd ef", 6, ["ab cd", "  ef"]),
+    ("ab cd ef", 6, ["ab cd", "  ef"]), ("  a b", 3, ["  a", "  b"]), ("a\n\nbcd e", 3, ["a", "", "bcd", "  e"]),
+    ("a  b ", 9, ["a  b"]), ("a   b", 3, ["a", "  b"]),
 ])  # fmt: skip
 def test_a_line_is_broken_between_words(line, width, shown):
-    assert plain_log._within(line, width) == shown
+    assert wrapped(line, width) == shown
 
 
 def test_on_a_terminal_lines_are_broken_and_elsewhere_not(monkeypatch, capsys):
-    monkeypatch.setattr(plain_log.shutil, "get_terminal_size", lambda: os.terminal_size((14, 5)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((14, 5)))
     plain_log.complain("ab \x1b[0m cd ef")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     plain_log.complain("ab cd ef gh")

@@ -75,11 +75,7 @@ def test_the_lines_of_a_board(monkeypatch):
     # of 4 runs 1 + 1/2 + 1/4 are done in 90 s, so that 2.25 are left
     assert board.lines(70) == [
         "all  " + "━" * 10 + "─" * 13 + "  1 of 4 runs done · 1:30 gone · 1:56 left",
-        "a  "
-        + "━" * 15
-        + "─" * 14
-        + "  step 1,000 of 2,000 · 0:00 gone"[:0]
-        + "  step 1,000 of 2,000 · 0:00 gone",
+        "a  " + "━" * 17 + "─" * 17 + "  step 1,000 of 2,000 · 0:00 gone",
         "b  " + "━" * 8 + "─" * 26 + "  step 1,500 of 6,000 · 0:00 gone",
         "c  " + "─" * 42 + "  step 0 of 0 · 0:00 gone",
     ]

@@ -81,10 +81,10 @@ def test_the_lines_of_a_board(monkeypatch):
     ]
     board.done, board._at_work = 0, {}
     assert board.lines(100, bars=False) == ["all: 0 of 4 runs done, 1:30 gone"]
-    board._at_work = {0: Status("a", 8, 100)}  # 2 % of all: it is too early to tell how long it takes
+    board._at_work = {0: Status("a", 2, 100)}  # 2 % of a run: it is too early to tell how long it takes
     assert board.lines(100, bars=False)[0] == "all: 0 of 4 runs done, 1:30 gone"
-    board._at_work = {0: Status("a", 9, 100)}
-    assert board.lines(100, bars=False)[0] == "all: 0 of 4 runs done, 1:30 gone, 1:05:10 left"
+    board._at_work = {0: Status("a", 3, 100)}
+    assert board.lines(100, bars=False)[0] == "all: 0 of 4 runs done, 1:30 gone, 3:18:30 left"
     one = Board()
     one._at_work = {0: Status("a", 9, 100)}
     assert one.lines(100, bars=False) == ["a: step 9 of 100, 0:00 gone"]

@@ -125,6 +125,14 @@ def test_tokens_that_are_no_answers_stay_and_padding_is_not_seen(tmp_path):
     method.losses(batch)["soft"].backward()
 
 
+def test_a_number_beyond_the_sum_of_all_chances_draws_the_last_token(tmp_path, text, monkeypatch):
+    method, batch = built(tmp_path, *text, f"{S}.on_policy=1")
+    objective = method.objectives["soft"]
+    monkeypatch.setattr(objective, "numbers", lambda batch, draw: torch.full(batch.inputs.shape, 1.5))
+    last = method.network(batch.inputs).shape[-1] - 1
+    assert objective.shows(batch, 0).inputs[:, 1:].eq(last).all()
+
+
 def runs(network):
     seen = []
     network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))

@@ -15,6 +15,9 @@ import tutelage.objectives
 from tutelage.alignment.pairing import Pairing
 from tutelage.data.augment import build
 from tutelage.errors import UserError
+from tutelage.losses.distillation import soft_target
+from tutelage.losses.logit_variants import adapted, self_taught
+from tutelage.losses.views import nt_xent
 from tutelage.models.convnet import ConvNet
 from tutelage.models.fcn import FCN
 from tutelage.models.frozen import FrozenNetwork
@@ -31,12 +34,24 @@ from tutelage.objectives.freematch import FreeMatch
 from tutelage.objectives.frozen_cache import Memory, _free_bytes
 from tutelage.objectives.masked import MaskedPatches, MaskedTexts, MaskedTokens, _grid
 from tutelage.objectives.mean_teacher import MeanTeacher
-from tutelage.objectives.plain import as_batch
+from tutelage.objectives.ofa import OFA
+from tutelage.objectives.plain import as_batch, as_frozen, as_task
 from tutelage.objectives.projector import Projector, positions, real_positions
 from tutelage.objectives.pseudo_label import PseudoLabel
+from tutelage.objectives.repa import REPA
+from tutelage.objectives.review import ReviewKD
 from tutelage.objectives.softmatch import SoftMatch
 from tutelage.objectives.task import Task
-from tutelage.objectives.unlabelled import Unlabelled, Views, batch_norm_apart, byte_affine, has_batch_norm
+from tutelage.objectives.unlabelled import (
+    Unlabelled,
+    UnlabelledTokens,
+    Views,
+    batch_norm_apart,
+    byte_affine,
+    has_batch_norm,
+)
+from tutelage.objectives.uskd import USKD
+from tutelage.objectives.views import TwoViews
 from tutelage.tasks import Batch, Binary, Classification, Forecasting, MultiLabel, Regression
 
 
@@ -521,6 +536,7 @@ def test_batch_norms_see_two_parts_apart_and_the_first_alone_leaves_a_trace(coun
         ((12, 5), (3, 8, 8), (2, 2)),  # no square cells before: 3 by 4 is none
         ((4, 5), (3, 8, 8), (2, 2)),
         ((16, 5), (3, 8, 8), (4, 4)),
+        ((64, 5), (3, 8, 8), (8, 8)),
         ((8, 5), (3, 16, 8), (4, 2)),
         ((24, 5), (3, 8, 8), (4, 4)),  # after eight others at most
         ((25, 5), (3, 8, 8), None),
@@ -616,6 +632,24 @@ def test_positions_are_those_of_the_last_layer_that_fits_before_the_final_one():
         masked.last_with_positions(given, lambda shape: shape[1] == 4) == "a"
     )  # of a layer that runs twice nothing is known
     assert masked.last_with_positions(given, lambda shape: shape[1] == 3) is None
+    flat = nn.Sequential(nn.Linear(4, 4), nn.Flatten(), nn.Linear(20, 5), nn.Linear(5, 6))
+    texts = UnlabelledTokens(None, np.arange(3), {}, 7, 1)
+    given = setup(flat, random(2, 5, 4), unlabelled=texts, batch_size=2)
+    assert masked.choose(given) == "0"  # (5,) of the third is no vector for each of 5 positions
+    for without in (
+        setup(flat, random(2, 5, 4), batch_size=2),
+        setup(flat, random(2, 5, 4), unlabelled=texts),
+    ):
+        with pytest.raises(UserError, match="masked tokens need texts"):
+            masked.choose(without)
+    with pytest.raises(
+        UserError, match="no layer before its final one with a vector for each of the 5 positions"
+    ):
+        masked.choose(
+            setup(
+                nn.Sequential(nn.Flatten(), nn.Linear(20, 6)), random(2, 5, 4), unlabelled=texts, batch_size=2
+            )
+        )
 
 
 # --- what frozen networks gave before
@@ -770,3 +804,160 @@ def test_the_package_gives_its_objectives_by_name():
     assert tutelage.objectives.Hint is Hint
     with pytest.raises(AttributeError, match="has no attribute 'Hnt'"):
         tutelage.objectives.Hnt
+
+
+# --- losses with parts of their own
+
+
+def widths(layers):
+    return [
+        (layer.in_features, layer.out_features, layer.bias is not None)
+        for layer in layers
+        if isinstance(layer, nn.Linear)
+    ]
+
+
+def test_the_projectors_of_views_and_of_repa_are_as_wide_as_asked():
+    images = torch.arange(9 * 12).reshape(9, 3, 2, 2).to(torch.uint8)
+    source = Unlabelled(
+        images, np.arange(9), torch.full((1, 3, 1, 1), 0.01), torch.zeros(1, 3, 1, 1), {"of": "x"}
+    )
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 2))
+    views = TwoViews(loss="byol", projector=[6, 5, 4], options={"decay": 0.5})
+    views.prepare(setup(network, random(2, 3, 2, 2), batch_size=4, unlabelled=source))
+    assert widths(views.projector) == [(7, 6, False), (6, 5, False), (5, 4, True)]
+    assert [type(one).__name__ for one in views.projector] == ["Linear", "BatchNorm1d", "ReLU"] * 2 + [
+        "Linear"
+    ]
+    assert widths(views.predictor) == [(4, 6, False), (6, 4, True)]
+    views.start(Start(9, 1, 0, 1, torch.device("cpu"), 0))
+    batch = views.seen(0)
+    assert torch.equal(batch.index, torch.cat([views.stream.index] * 2)) and [
+        views.counted(batch),
+        len(batch.inputs),
+    ] == [4, 8]
+    assert [views.counted(batch._replace(index=torch.arange(n))) for n in (2, 3, 4)] == [0, 0, 2]
+    features = random(8, 7)
+    wanted = views.average.network[1](
+        views.features_of(views.average.network[0], lambda net, x, mask: net(x), batch)
+    )
+    first, second = views.predictor(views.projector(features)).chunk(2)
+    slow = (
+        sum(
+            2 - 2 * torch.cosine_similarity(a, b, dim=0)
+            for a, b in zip([*first, *second], [*wanted[4:], *wanted[:4]], strict=True)
+        )
+        / 8
+    )
+    torch.testing.assert_close(views.compare(features, batch), slow)
+    torch.testing.assert_close(views.judge(features, batch), nt_xent(*views.projector(features).chunk(2)))
+    repa = REPA(network="teacher", width=6).make_projector((4,), (5,))
+    assert widths(repa.map) == [(4, 6, True), (6, 6, True), (6, 5, True)]
+    assert [type(one).__name__ for one in repa.map] == ["Linear", "SiLU", "Linear", "SiLU", "Linear"]
+
+
+def test_a_network_without_a_teacher_teaches_itself_from_half_of_its_depth():
+    network, inputs = FCN((3,), 4, depth=4, width=6), random(5, 3)
+    one = USKD(other_weight=0.3, weak_weight=0.2)
+    one.prepare(setup(network, inputs, task=Classification(4)))
+    assert one.describe() == {"layer": "layers.1.linear"} and one.branch.to_logits.out_features == 4
+    output, feature, targets = random(5, 4, seed=1), random(5, 6, seed=2), torch.tensor([0, 3, 1, 1, 2])
+    for counts in (None, torch.tensor([True, False, True, True, False])):
+        batch = Batch(inputs, targets, torch.arange(5), target_mask=counts)
+        found = one.loss(Step(batch, output, {"layers.1.linear": feature}))
+        rows = range(5) if counts is None else counts.nonzero()[:, 0].tolist()
+        square = sum(float(output[k].softmax(0)[targets[k]]) ** 2 for k in rows) / len(rows)
+        weak, chosen = one.branch(feature), list(rows)
+        slow = self_taught(
+            output[chosen],
+            weak[chosen],
+            targets[chosen],
+            mean_square=torch.tensor(square),
+            other_weight=0.3,
+            weak_weight=0.2,
+        )
+        torch.testing.assert_close(found, slow.mean())
+    with pytest.raises(UserError, match="makes labels of classes, which a task of regression has not"):
+        USKD().prepare(setup(network, inputs, task=Regression(4)))
+
+
+def test_a_branch_of_each_inner_layer_is_taught_beside_the_output():
+    network, inputs = FCN((3,), 4, widths=[6, 5, 7], depth=3), random(5, 3)
+    one = OFA(network="teacher", branches=2, emphasis=1.5, temperature=2.0)
+    frozen = {"teacher": FrozenNetwork(nn.Linear(3, 4))}
+    one.prepare(setup(network, inputs, task=Classification(4), frozen=frozen))
+    assert one.describe() == {"layers": ["layers.0.linear", "layers.2.linear"]}
+    assert [widths([*branch.widen, branch.to_logits]) for branch in one.branches] == [
+        [(6, 7, True), (7, 4, True)],
+        [(7, 7, True), (7, 4, True)],
+    ]
+    output, theirs, targets = random(5, 4), random(5, 4, seed=1), torch.tensor([0, 3, 1, 1, 2])
+    activations = {"layers.0.linear": random(5, 6), "layers.2.linear": random(5, 7)}
+    for task in (Classification(4), None):
+        one.task = task
+        found = one.loss(
+            Step(
+                Batch(inputs, targets, torch.arange(5)), output, activations, {"teacher": Reading(theirs, {})}
+            )
+        )
+        each = [output, *(branch(x) for branch, x in zip(one.branches, activations.values(), strict=True))]
+        slow = sum(adapted(x, theirs, targets, temperature=2.0, emphasis=1.5).mean() for x in each)
+        torch.testing.assert_close(found, slow)
+
+
+@pytest.mark.parametrize(("width", "middle"), [(3, 3), (5, 5), (512, 5)])
+def test_reviewed_features_are_fused_in_the_deepest_ones_width_at_most(width, middle):
+    shapes = [((4, 8, 8), (6, 8, 8)), ((7, 4, 4), (6, 4, 4)), ((5,), (9,))]
+    one = ReviewKD(network="teacher", width=width)
+    one.pairs = [
+        SimpleNamespace(
+            network=SimpleNamespace(name=f"n{k}", shape=a), guide=SimpleNamespace(name=f"g{k}", shape=b)
+        )
+        for k, (a, b) in enumerate(shapes)
+    ]
+    fusions = one.make_projectors()
+    assert [(f.enter[0].in_channels, f.enter[0].out_channels, f.leave[0].out_channels) for f in fusions] == [
+        (4, middle, 6), (7, middle, 6), (5, middle, 9),
+    ]  # fmt: skip
+    assert [f.attention is not None for f in fusions] == [True, True, False]
+
+
+def test_views_of_weak_and_strong_images_are_the_target_and_the_output():
+    one = consistency(FixMatch(threshold=0.0))
+    weak, strong = random(3, 2), random(3, 2, seed=1)
+    step = Step(
+        Batch(random(2, 3, 2, 2), torch.zeros(2), torch.arange(2)),
+        random(2, 2),
+        extra={one.name: [weak, strong]},
+    )
+    torch.testing.assert_close(one.loss(step), nn.functional.cross_entropy(strong, weak.argmax(1)))
+    one._target = -weak  # of an average
+    torch.testing.assert_close(one.loss(step), nn.functional.cross_entropy(strong, weak.argmin(1)))
+
+
+# --- plain tensors
+
+
+def test_plain_things_become_what_objectives_work_on():
+    x, y, mask = random(3, 2), torch.tensor([1, 0, 1]), torch.ones(3, 2, dtype=torch.bool)
+    batch = as_batch((x, mask), y)
+    assert (
+        batch.inputs is x and batch.mask is mask and batch.targets is y and batch.index.tolist() == [0, 1, 2]
+    )
+    assert as_batch(x).targets.tolist() == [0, 1, 2] and as_batch(x).mask is None and as_batch(batch) is batch
+    with pytest.raises(UserError, match=r"expected inputs as a tensor \(n, ...\), got str"):
+        as_batch("x")
+    assert as_task(None) is None
+    task = as_task(nn.functional.mse_loss)
+    assert as_task(task) is task and float(
+        task.loss(x, batch._replace(targets=x + 2, mask=None))
+    ) == pytest.approx(4)
+    torch.testing.assert_close(task.soft_loss(x, -x, batch, 2.0), soft_target(x, -x, temperature=2.0).mean())
+    with pytest.raises(UserError, match=r"a task is a .*, got int"):
+        as_task(3)
+    frozen = as_frozen("guide", nn.Linear(2, 2))
+    assert as_frozen("guide", frozen) is frozen and not any(
+        p.requires_grad for p in frozen.network.parameters()
+    )
+    with pytest.raises(UserError, match=r"the frozen network 'guide' must be a torch\.nn\.Module, got str"):
+        as_frozen("guide", "resnet18")

@@ -16,8 +16,8 @@ from tutelage.losses.precision import in_single
 def soft_target(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
     """KL(teacher || student) of the outputs softened by T, times T^2, (n,), one for each row.
 
-    student, teacher: logits (n, classes). The factor keeps the gradient's scale about constant in T. Zero where the logits differ
-    by a constant per row. Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531. Raises UserError on unequal shapes.
+    student, teacher: logits (n, classes), or more axes before the last. The factor keeps the gradient's scale about constant in T. Zero
+    where the logits differ by a constant per row. Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531. Raises UserError on unequal shapes.
     """
     check_classes(student, teacher)
     log_student = F.log_softmax(student / temperature, dim=-1)
@@ -29,8 +29,8 @@ def soft_target(student: Tensor, teacher: Tensor, *, temperature: float) -> Tens
 def logit_matching(student: Tensor, teacher: Tensor) -> Tensor:
     """Half the squared distance of the logits, (n,), one for each row.
 
-    student, teacher: logits (n, classes). Source: Ba and Caruana 2014, arXiv 1312.6184, eq. 1; it is the limit of `soft_target` times
-    the number of classes for high T and logits of mean 0 (arXiv 1503.02531, section 2.1). Raises UserError on unequal shapes.
+    student, teacher: logits (n, classes), or more axes before the last. Source: Ba and Caruana 2014, arXiv 1312.6184, eq. 1; it is the
+    limit of `soft_target` times the number of classes for high T and logits of mean 0 (arXiv 1503.02531, section 2.1). Raises UserError on unequal shapes.
     """
     check_classes(student, teacher)
     return 0.5 * (student - teacher).square().sum(dim=-1)
@@ -45,10 +45,10 @@ def jensen_shannon(student: Tensor, teacher: Tensor, *, beta: float) -> Tensor:
     generalised Jensen-Shannon divergence). Raises UserError on unequal shapes.
     """
     check_classes(student, teacher)
-    log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
+    log_q, log_p = F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1)
 
     def divergence(of: Tensor, seen_from: Tensor) -> Tensor:
-        return F.kl_div(seen_from, of, reduction="none", log_target=True).sum(dim=-1)
+        return F.kl_div(seen_from, of, reduction="none", log_target=True).sum(dim=1)
 
     if beta in (0, 1):
         return divergence(log_q, log_p) if beta else divergence(log_p, log_q)
@@ -74,12 +74,12 @@ def decoupled(
     row this is `soft_target`. Source: Zhao et al. 2022, arXiv 2203.08679, eq. 7. Raises UserError on unequal shapes.
     """
     check_classes(student, teacher)
-    classes = student.shape[-1]
+    classes = student.shape[1]
     place = torch.arange(classes - 1, device=targets.device)
     others = place + (place >= targets[:, None])  # the classes of each row without its target
 
     def parts(logits: Tensor) -> tuple[Tensor, Tensor]:
-        log_p = F.log_softmax(logits / temperature, dim=-1)
+        log_p = F.log_softmax(logits / temperature, dim=1)
         rest = log_p.gather(1, others)
         log_binary = torch.stack([log_p.gather(1, targets[:, None])[:, 0], rest.logsumexp(dim=1)], dim=1)
         return log_binary, F.log_softmax(rest, dim=1)

@@ -61,7 +61,7 @@ def correlation(
     Source: Huang et al. 2022, arXiv 2205.10536.
     """
     check_classes(student, teacher)
-    mine, theirs = (F.softmax(x / temperature, dim=-1) for x in (student, teacher))
+    mine, theirs = (F.softmax(x / temperature, dim=1) for x in (student, teacher))
     rows = 1 - _pearson(mine, theirs).mean()
     columns = 1 - _pearson(mine.T, theirs.T).mean()
     return (between_classes * rows + between_samples * columns) * temperature**2
@@ -69,10 +69,10 @@ def correlation(
 
 def _pearson(x: Tensor, y: Tensor) -> Tensor:
     """Correlation of equal rows of (k, m) matrices, (k,); 0 where a row does not vary."""
-    x, y = (v - v.mean(dim=-1, keepdim=True) for v in (x, y))
-    norms = x.square().sum(dim=-1) * y.square().sum(dim=-1)
+    x, y = (v - v.mean(dim=1, keepdim=True) for v in (x, y))
+    norms = x.square().sum(dim=1) * y.square().sum(dim=1)
     varies = norms > 0
-    return torch.where(varies, (x * y).sum(dim=-1) / norms.where(varies, 1.0).sqrt(), 0.0)
+    return torch.where(varies, (x * y).sum(dim=1) / norms.where(varies, 1.0).sqrt(), 0.0)
 
 
 @in_single
@@ -103,8 +103,8 @@ def normalised(
     """
     check_classes(student, teacher)
     label = targets[:, None]
-    log_p = F.log_softmax(student, dim=-1).gather(1, label)[:, 0]
-    weight = F.softmax(teacher, dim=-1).gather(1, label)[:, 0]
+    log_p = F.log_softmax(student, dim=1).gather(1, label)[:, 0]
+    weight = F.softmax(teacher, dim=1).gather(1, label)[:, 0]
     place = torch.arange(student.shape[1] - 1, device=targets.device)
     others = place + (place >= label)
     mine, theirs = (x.gather(1, others) / temperature for x in (student, teacher))
@@ -134,7 +134,7 @@ def multi_level(student: Tensor, teacher: Tensor, *, temperatures: Sequence[floa
     check_classes(student, teacher)
     levels = student.new_zeros(3)
     for temperature in temperatures:
-        mine, theirs = (F.softmax(x / temperature, dim=-1) for x in (student, teacher))
+        mine, theirs = (F.softmax(x / temperature, dim=1) for x in (student, teacher))
         samples = (mine @ mine.T - theirs @ theirs.T).square().sum() / len(mine)
         classes = (mine.T @ mine - theirs.T @ theirs).square().sum() / mine.shape[1]
         single = soft_target(student, teacher, temperature=temperature).mean()
@@ -164,9 +164,9 @@ def adapted(
     Source: Hao et al. 2023, arXiv 2310.19444, eq. 5 and its code.
     """
     check_classes(student, teacher)
-    true = F.one_hot(targets, student.shape[-1]).to(student.dtype)
-    wanted = (F.softmax(teacher / temperature, dim=-1) + true).pow(emphasis) - true
-    return -(wanted * F.log_softmax(student / temperature, dim=-1)).sum(dim=-1)
+    true = F.one_hot(targets, student.shape[1]).to(student.dtype)
+    wanted = (F.softmax(teacher / temperature, dim=1) + true).pow(emphasis) - true
+    return -(wanted * F.log_softmax(student / temperature, dim=1)).sum(dim=1)
 
 
 @in_single
@@ -204,7 +204,7 @@ def self_taught(
     """
     check_classes(student, weak)
     label = targets[:, None]
-    log_p = F.log_softmax(student, dim=-1)
+    log_p = F.log_softmax(student, dim=1)
     true = log_p.gather(1, label)[:, 0]
     value = (true.exp().square() + 1 - mean_square).detach()
     place = torch.arange(student.shape[1] - 1, device=targets.device)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from tutelage.alignment.taps import Layer, weight_layers
 from tutelage.errors import UserError
 from tutelage.objectives.base import Setup
+from tutelage.objectives.projector import width_of
 
 
 class Branch(nn.Module):
@@ -17,7 +18,7 @@ class Branch(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], classes: int, width: int | None = None) -> None:
         super().__init__()
-        mine = shape[0] if len(shape) == 3 else shape[-1]
+        mine = width_of(shape)
         self.positions = (2, 3) if len(shape) == 3 else (1,) if len(shape) == 2 else ()
         self.widen: nn.Module = nn.Identity()
         if width is not None:

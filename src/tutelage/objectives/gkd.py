@@ -82,10 +82,10 @@ class GKD(ComparedOutputs):
             for place in places:
                 mask = None if batch.mask is None else batch.mask[:, :place]
                 chances = (
-                    self._call(network, tokens[:, :place], mask)[:, -1].float().softmax(dim=-1).cumsum(dim=-1)
+                    self._call(network, tokens[:, :place], mask)[:, -1].float().softmax(dim=1).cumsum(dim=1)
                 )
                 drawn = torch.searchsorted(chances, numbers[:, place, None].contiguous(), right=True)[:, 0]
-                drawn.clamp_(max=chances.shape[-1] - 1)  # the sum of all may end below 1 by rounding
+                drawn.clamp_(max=chances.shape[1] - 1)  # the sum of all may end below 1 by rounding
                 tokens[:, place] = torch.where(written[:, place], drawn, tokens[:, place])
         ahead = torch.cat([tokens[:, 1:], batch.targets[:, -1:]], dim=1)
         return batch._replace(inputs=tokens, targets=torch.where(counted, ahead, batch.targets))

@@ -155,7 +155,8 @@ class MaskedTokens(_Masked):
     def build(self, setup: Setup, features: Tensor) -> None:
         """See `Pretext.build`."""
         found = setup.unlabelled
-        assert isinstance(found, UnlabelledTokens) and setup.batch_size is not None
+        assert isinstance(found, UnlabelledTokens)
+        assert setup.batch_size is not None
         self.decoder = nn.Linear(features.shape[-1], found.vocab_size)
         self.facts = found.facts
         special = torch.zeros(found.vocab_size, dtype=torch.bool)

@@ -12,6 +12,7 @@ from tutelage.losses.logit_variants import adapted
 from tutelage.objectives.base import Setup, Step
 from tutelage.objectives.branch import Branch, inner_layers
 from tutelage.objectives.compared_outputs import OutputObjective
+from tutelage.objectives.projector import width_of
 from tutelage.tasks import mean_of_counted
 
 
@@ -45,7 +46,7 @@ class OFA(OutputObjective):
         layers = inner_layers(setup, type(self).__name__, self.wanted)
         self.network_layers = tuple(layer.name for layer in layers)
         classes = setup.output().shape[1]
-        width = layers[-1].shape[0] if len(layers[-1].shape) == 3 else layers[-1].shape[-1]
+        width = width_of(layers[-1].shape)
         self.branches = nn.ModuleList(Branch(layer.shape, classes, width) for layer in layers)
 
     def rows(self, mine: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Projector(nn.Module):
         super().__init__()
         self.pools = needs == "width" or (needs == "shape" and len(student) != len(teacher))
         self.resizes = needs == "shape" and not self.pools and len(student) == 3
-        self.widths = mine, theirs = _width(student), _width(teacher)
+        self.widths = mine, theirs = width_of(student), width_of(teacher)
         self.map: nn.Module = nn.Identity()
         if needs != "samples" and mine != theirs:
             self.map = self.linear(mine, theirs, bias=not self.resizes)
@@ -50,7 +50,8 @@ class Projector(nn.Module):
         return real_positions(self.map(student), real), real_positions(teacher, real)
 
 
-def _width(shape: tuple[int, ...]) -> int:
+def width_of(shape: tuple[int, ...]) -> int:
+    """Return the channels of a feature of this shape without the batch axis: of maps the first, of sequences and rows the last."""
     return shape[0] if len(shape) == 3 else shape[-1]
 
 

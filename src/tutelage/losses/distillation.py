@@ -30,7 +30,8 @@ def logit_matching(student: Tensor, teacher: Tensor) -> Tensor:
     """Half the squared distance of the logits, (n,), one for each row.
 
     student, teacher: logits (n, classes), or more axes before the last. Source: Ba and Caruana 2014, arXiv 1312.6184, eq. 1; it is the
-    limit of `soft_target` times the number of classes for high T and logits of mean 0 (arXiv 1503.02531, section 2.1). Raises UserError on unequal shapes.
+    limit of `soft_target` times the number of classes for high T and logits of mean 0 (arXiv 1503.02531, section 2.1). Raises UserError
+    on unequal shapes.
     """
     check_classes(student, teacher)
     return 0.5 * (student - teacher).square().sum(dim=-1)

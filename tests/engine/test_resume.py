@@ -45,6 +45,12 @@ OWN_STATE = [
     *(("feature_distillation", f"{FEATURE}={name}") for name in ("vid", "vkd")),
     ("self_supervised", "method.objectives.views.loss=byol"),
     ("diffusion", *GUIDE, *ALIGNED),
+    ("diffusion", *GUIDE, *ALIGNED, f"{R}.schedule={{name: until_opposed, steps: 3}}"),
+    (
+        "guidance",
+        "method.ema_decay=0.9",
+        "method.objectives.alignment.schedule={name: until_opposed, steps: 3}",
+    ),
     ("semi_supervised", f"{C}.weak_gradient=false", f"{C}.batch_norm=labelled"),
     *(
         ("semi_supervised", f"objective@{C}={name}", f"{C}.distribution_alignment={aligned}")

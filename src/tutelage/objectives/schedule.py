@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from tutelage.errors import UserError, choices
 
-NAMES = ("always", "until", "from", "warm_up", "ramp_up", "linear", "cosine", "alone_first")
-_NEED_STEPS = ("until", "from", "warm_up", "ramp_up", "alone_first")
+NAMES = ("always", "until", "from", "warm_up", "ramp_up", "linear", "cosine", "alone_first", "until_opposed")
+_NEED_STEPS = ("until", "from", "warm_up", "ramp_up", "alone_first", "until_opposed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,9 @@ class Schedule:
     name: "always": 1. "until": 1 before `steps`, then 0 (the early stop of the code of arXiv 2410.20035). "from": 0 before `steps`, then
     1. "warm_up": a linear rise from 1 / steps to 1. "ramp_up": exp(-5 (1 - t)^2) with t = step / steps, then 1 (Laine and Aila 2016, arXiv
     1610.02242). "linear", "cosine": a fall from 1 to 0 over `steps`, staying there. "alone_first": this objective and no other before
-    `steps`, then all others and not this one (guidance as initialisation, arXiv 2410.20035).
+    `steps`, then all others and not this one (guidance as initialisation, arXiv 2410.20035). "until_opposed": 1 until its gradient has
+    opposed that of the others over `steps` updates, then 0, which `factor` does not know (HASTE's trigger, arXiv 2505.16792; see
+    `opposition`).
     steps: updates; None, for linear and cosine, the whole training.
     watched: while it is off, the objective is still computed and recorded, without a gradient.
     Raises UserError for an unknown name, or for steps that are missing, meaningless or not positive.

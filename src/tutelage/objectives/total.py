@@ -17,6 +17,7 @@ from tutelage.models.frozen import FrozenNetwork, Normalization
 from tutelage.objectives.balance import balance_named
 from tutelage.objectives.base import OWN_INPUT, NotPrepared, Objective, Reading, Setup, Start, Step
 from tutelage.objectives.frozen_cache import TrainingSamples
+from tutelage.objectives.opposition import opposition_of
 from tutelage.objectives.plain import as_batch, as_frozen, as_task
 from tutelage.objectives.reading import Reader
 from tutelage.objectives.unlabelled import Unlabelled, UnlabelledTokens, batch_norm_apart
@@ -109,7 +110,8 @@ class Objectives(nn.Module):
         self._taps = Taps(network, [name for objective in self for name in objective.network_layers])
         self._readers = list(self._make_readers(cache, samples))
         self.balance = None if balance is None else balance_named(balance, len(self.names))
-        needs_shared = self.balance is not None and self.balance.needs_shared
+        self.opposition = opposition_of(list(self))
+        needs_shared = self.opposition is not None or (self.balance is not None and self.balance.needs_shared)
         self._shared = (self._shared_parameter(setup) if needs_shared else None,)
         if self.balance is not None:
             self._check_balance()
@@ -172,11 +174,10 @@ class Objectives(nn.Module):
 
     def factors(self, step: int, max_steps: int) -> dict[str, float]:
         """Return weight times schedule of each objective at an update, from 0."""
-        alone = {o.name for o in self if o.schedule.keeps_others_off(step)}
-        return {
-            o.name: o.schedule.factor(step, max_steps) * o.weight if not alone or o.name in alone else 0.0
-            for o in self
-        }
+        off = {name for name, ended in self.opposition.ended.items() if ended} if self.opposition else set()
+        if alone := {o.name for o in self if o.schedule.keeps_others_off(step)}:
+            off |= {*self.names} - alone
+        return {o.name: 0.0 if o.name in off else o.schedule.factor(step, max_steps) * o.weight for o in self}
 
     def weights(self, step: int, max_steps: int) -> dict[str, float | Tensor]:
         """Return what multiplies each objective's number at an update."""
@@ -253,6 +254,8 @@ class Objectives(nn.Module):
             o.name: o.loss(taken.of(o.name)) if factors[o.name] else o.loss(taken.of(o.name)).detach()
             for o in self.computed(step, max_steps)
         }
+        if self.opposition is not None:
+            self.opposition.see(found, factors, self._shared[0], step)  # type: ignore[arg-type]
         if self.balance is None:
             return found
         values = self.balance.see(torch.stack(list(found.values())), self._shared[0])
@@ -266,6 +269,8 @@ class Objectives(nn.Module):
         taken = self.take(batch, partial(self._call, network), draw=self.step, **at)
         found, weights = self.losses(taken, **at), self.weights(**at)
         self.step += 1
+        if self.opposition is not None:
+            self.opposition.updated(self.step)
         return torch.stack([weights[name] * value for name, value in found.items()]).sum()
 
     # --- around the steps
@@ -301,10 +306,14 @@ class Objectives(nn.Module):
         """Let the objectives see the network after its update of this number, from 1."""
         for objective in self:
             objective.updated(count)
+        if self.opposition is not None:
+            self.opposition.updated(count)
 
     def record(self) -> dict[str, float]:
         """Return what the objectives record beside their numbers, and the weights that are learned."""
         found = {key: value for objective in self for key, value in objective.record().items()}
+        if self.opposition is not None:
+            found |= self.opposition.record()
         if self.balance is not None:
             learned = self.balance.weights().tolist()
             found |= {f"weight/{name}": value for name, value in zip(self.names, learned, strict=True)}

@@ -122,11 +122,16 @@ def in_keys(text: str, where: str, arguments: Collection[str]) -> str:
     )
 
 
+@functools.lru_cache(2**12)
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(hint), typing.get_args(hint)
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Whether a plain value fits a type annotation; annotations beyond plain data are taken on trust."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is None or hint is type(None):
         return value is None
+    origin, inner = _parts(hint)
     if origin is Annotated:
         ranges = [extra for extra in inner[1:] if isinstance(extra, Range)]
         return fits(value, inner[0]) and all(value in one for one in ranges)

@@ -21,7 +21,9 @@ PLAIN = [
     "model.width=${fit.accumulate}", "model.depth=${oc.env:NOWHERE,4}", "model={width:12}", "++model.head=null", "+model.new=1",
     "+model.new={a:[1,2]}", "++model.width=9", "++notes='a, b'", "logger.kind=[csv,tensorboard]", "logger.mode=disabled",
     "hardware.threads=1", "hardware.devices=[0,1]", "runs_dir=elsewhere", "data.batch_size=16", "data.split_seed=7",
-    "data.split_seed=${seed}", "data.split_seed=null", "needs={}", "guide=null", "retry=1", "+needs.other=[method=supervised,'seed=1']",
+    "data.split_seed=${seed}", "data.split_seed=null", "needs={}", "seed=4", "name=study/two", "fit.max_steps=9", "optimizer.lr=0.2",
+    "model.width=10", "model.depth=3", "hardware.threads=2", "data.batch_size=8", "retry=0", "runs_dir=there",
+    "guide=null", "retry=1", "+needs.other=[method=supervised,'seed=1']",
     "+method.objectives.task.weight=0.5", "fit.stop_below=[[1,0.5]]", "~optimizer.weight_decay",
 ]  # fmt: skip
 ODD = [
@@ -69,6 +71,11 @@ def planner():
         yield Planner()
 
 
+SAME_KEY = {
+    word: [other for other in PLAIN if other.partition("=")[0] == word.partition("=")[0]] for word in PLAIN
+}
+
+
 SWEEPS = given(
     st.lists(CHOICE, max_size=2), st.lists(st.lists(VALUE, max_size=3), min_size=1, max_size=3), st.booleans()
 )
@@ -78,6 +85,14 @@ def compare(planner, choices, several, choices_last):
     for values in several:
         words = (*values, *choices) if choices_last else (*choices, *values)
         expected = alone(words)
+        for turn in (1, 2):  # from the third on, commands of one shape are copied
+            with contextlib.suppress(UserError):
+                planner(
+                    [
+                        (same := SAME_KEY.get(word, [word]))[(same.index(word) + turn) % len(same)]
+                        for word in words
+                    ]
+                )
         found = among_others(planner, words)
         assert found == expected, words
         if not isinstance(found, str):
@@ -88,6 +103,11 @@ def compare(planner, choices, several, choices_last):
 
 @settings(max_examples=10, deadline=None)
 @SWEEPS
+@example(
+    ["experiment=transfer/fine-tuning", "chain=digits"],
+    [["seed=3", "fit.max_steps=7"], ["model.width=8", "seed=4"]],
+    True,
+)
 @example(["model=fcn"], [["model.width=8"], ["model.width=${model.depth}"], ["~model.width"]], True)
 @example(["experiment=demo/guided-trained"], [["seed=3"], ["needs.guide=[model=convnet]"]], False)
 @example([], [["seed=${fit.accumulate}", "data.split_seed=${seed}"], ["data.split_seed=${seed}"]], False)

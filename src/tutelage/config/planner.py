@@ -1,8 +1,9 @@
 """From commands to plans. Of many, what Hydra makes of the files they choose is made once for all that choose the same.
 
 Hydra composes in two steps. It merges the files that the words choose (95 % of the time), then applies the other words to the result, in
-their order. Here the second step, by Hydra's own code, goes to a copy of what the first one gave. Whatever else there is to it (a word of
-Hydra's own, one that cannot be read, an error) is composed as a whole, as a single command is.
+their order. Here the second step, by Hydra's own code, goes to a copy of what the first one gave; commands that differ in plain values have
+them put into the result of one of them (`templates`). Whatever else there is to it (a word of Hydra's own, one that cannot be read, an error)
+is composed as a whole, as a single command is.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tutelage.config import compose
 from tutelage.config.groups import PRIMARY, user_folder
+from tutelage.config.templates import Template, is_plain
 from tutelage.errors import UserError
 from tutelage.runs import needs
 from tutelage.runs.needs import Plan
 from tutelage.runs.words import one_length
 
+Shape = tuple[str | tuple[str], ...]
+"""The words of a command, of plain values the keys alone."""
 _MISTAKES = (HydraException, OmegaConfBaseException, ValueError)
 
 
@@ -39,46 +43,66 @@ class Planner:
         self._groups: dict[str, bool] = {}
         self._bases: dict[tuple[str, ...], bytes | None] = {}
         self._needed: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._templates: dict[Shape, Template | None] = {}
+        self._met: set[Shape] = set()
 
     def __call__(self, overrides: Sequence[str]) -> Plan:
         """Return the plan of a command: its run and the runs it needs. Raises UserError as `compose.compose` does."""
         with compose.hydra_ready():
-            return needs.plan(self.compose(overrides), self._need, overrides)
+            return needs.plan(self._composed(overrides), self._need, overrides)
 
     def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Return what `compose.compose` returns."""
         with compose.hydra_ready():
-            words = compose.readable(one_length(overrides), self.primary)
-            try:
-                node = self._on_base(words)
-                if node is not None:
-                    return compose.checked(compose.plain(node), words, self.primary)
-            except _MISTAKES:
-                pass  # said by the whole composition, which knows the words
-            return compose.compose(overrides, self.primary)
+            return self._composed(overrides)
+
+    def _composed(self, overrides: Sequence[str]) -> dict[str, Any]:
+        words = compose.readable(one_length(overrides), self.primary)
+        try:
+            if (config := self._of_many(words)) is not None:
+                return compose.checked(config, words, self.primary)
+        except _MISTAKES:
+            pass  # said by the whole composition, which knows the words
+        return compose.compose(overrides, self.primary)
 
     def _need(self, words: Sequence[str]) -> dict[str, Any]:
         if tuple(words) not in self._needed:
-            self._needed[tuple(words)] = self.compose(words)
+            self._needed[tuple(words)] = self._composed(words)
         return self._needed[tuple(words)]  # the planner copies it
 
-    def _on_base(self, words: Sequence[str]) -> DictConfig | None:
-        """Return the composed node without Hydra's part; None where it has to be composed as a whole."""
+    def _of_many(self, words: Sequence[str]) -> dict[str, Any] | None:
+        """Return the resolved configuration; None where it has to be composed as a whole."""
         parsed = [self._read(word) for word in words]
         if any(word.is_sweep_override() or word.key_or_group.startswith("hydra") for word in parsed):
             return None
         chosen = [self._chooses(word) for word in parsed]
+        plain = [word for word, choice in zip(parsed, chosen, strict=True) if not choice and is_plain(word)]
+        places = {id(word) for word in plain}
+        shape = tuple(
+            (of.key_or_group,) if id(of) in places else word for of, word in zip(parsed, words, strict=True)
+        )
+        if (template := self._templates.get(shape)) is not None:
+            return template.filled(plain)
+        settings = [word for word, choice in zip(parsed, chosen, strict=True) if not choice]
         base = self._base(tuple(word for word, choice in zip(words, chosen, strict=True) if choice))
         if base is None:
             return None
         node: DictConfig = pickle.loads(base)
         OmegaConf.set_struct(node, True)
-        ConfigLoaderImpl._apply_overrides_to_config(
-            [word for word, choice in zip(parsed, chosen, strict=True) if not choice], node
-        )
+        ConfigLoaderImpl._apply_overrides_to_config(settings, node)
         OmegaConf.set_struct(node, None)
         OmegaConf.clear_cache(node)
-        return node
+        follows = _split_seed_follows(node)
+        config = compose.plain(node)
+        if shape not in self._met:
+            self._met.add(shape)
+        elif shape not in self._templates and follows in (
+            "",
+            "${seed}",
+        ):  # of another it is seen too late that it is null
+            others = [word for word in settings if id(word) not in places]
+            self._templates[shape] = Template.of(node, config, plain, others)
+        return config
 
     def _read(self, word: str) -> Override:
         if word not in self._parsed:
@@ -107,6 +131,13 @@ class Planner:
             except (*_MISTAKES, UserError, pickle.PicklingError):
                 self._bases[choices] = None
         return self._bases[choices]
+
+
+def _split_seed_follows(node: DictConfig) -> str:
+    """Return what the seed of the splits is composed of; "": it is a value, or there is none."""
+    data: Any = OmegaConf.to_container(node).get("data")
+    said = data.get("split_seed") if isinstance(data, dict) else data
+    return said if isinstance(said, str) else ""
 
 
 def plan_of(overrides: Sequence[str]) -> Plan:

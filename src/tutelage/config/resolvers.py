@@ -23,12 +23,9 @@ _QUOTED = str.maketrans({"'": r"\'"})
 
 def prepare() -> None:
     """Register the resolvers, and what Hydra's own groups offer. Harmless when repeated."""
-    OmegaConf.register_new_resolver("fingerprint", _once(_fingerprint), replace=True)
-    OmegaConf.register_new_resolver("text_fingerprint", _once(_text_fingerprint), replace=True)
-    OmegaConf.register_new_resolver("pseudo_fingerprint", _once(_pseudo_fingerprint), replace=True)
-    OmegaConf.register_new_resolver("model_digest", _once(_model_digest), replace=True)
-    OmegaConf.register_new_resolver("word", _word, replace=True)
-    OmegaConf.register_new_resolver("chain_part", _chain_part, replace=True)
+    if not all(map(OmegaConf.has_resolver, _RESOLVERS)):
+        for name, function in _RESOLVERS.items():
+            OmegaConf.register_new_resolver(name, function, replace=True)
     register()
 
 
@@ -125,3 +122,13 @@ def _chain_part(chain: str | None, part: str) -> str:
             f"{offered[chain]}: chain.parts must name its '{part}', a file of conf/data or conf/model"
         )
     return str(parts[part])
+
+
+_RESOLVERS: dict[str, Callable[..., Any]] = {
+    "fingerprint": _once(_fingerprint),
+    "text_fingerprint": _once(_text_fingerprint),
+    "pseudo_fingerprint": _once(_pseudo_fingerprint),
+    "model_digest": _once(_model_digest),
+    "word": _word,
+    "chain_part": _chain_part,
+}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -140,8 +139,10 @@ def _update(section: dict[str, Any], settings: Any) -> None:
 
 
 def _check_numbers(key: str, value: Any) -> None:
-    if isinstance(value, Mapping | list):
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, item in items:
             _check_numbers(f"{key}.{name}" if key else str(name), item)
     elif isinstance(value, float) and math.isnan(value):

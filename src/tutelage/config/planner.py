@@ -2,8 +2,8 @@
 
 Hydra composes in two steps. It merges the files that the words choose (95 % of the time), then applies the other words to the result, in
 their order. Here the second step, by Hydra's own code, goes to a copy of what the first one gave; commands that differ in plain values have
-them put into the result of one of them (`templates`). Whatever else there is to it (a word of Hydra's own, one that cannot be read, an error)
-is composed as a whole, as a single command is.
+them put into the result of one of them (`templates`). Whatever else there is to it (a word of Hydra's own, one that cannot be read, an
+error) is composed as a whole, as a single command is.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def is_plain(word: Override) -> bool:
     value = word.value()
     if isinstance(value, str) and ("${" in value or "???" in value or value.startswith("need:")):
         return False
-    return isinstance(value, int | float | str | None) and bool(_KEY.fullmatch(word.key_or_group))
+    return (value is None or isinstance(value, int | float | str)) and bool(_KEY.fullmatch(word.key_or_group))
 
 
 class Template:

@@ -425,3 +425,15 @@ def test_what_the_comparisons_rest_on_is_said_for_one_and_for_many():
     )
     assert smallest_corrected_p(report(6, 6, 5).comparisons) == 2 * 2 / 64 and smallest_corrected_p([]) == 1.0
     assert smallest_corrected_p(report(1, 1, 1, 1).comparisons) == 1.0
+
+
+def test_of_many_settings_the_shallowest_and_shortest_that_can_be_read_tells_apart():
+    digests = ["a" * 32, "b" * 32]
+    keys = {"s0__deep__k": 0, "s1__kkk": 0, "s2__kk": 0, "s4__kkkk": 0, "s5__x__kkkk": 0}
+    arms = [named("x", None, **dict.fromkeys(keys, j), s3__d=f'"{digests[j]}"') for j in (0, 1)]
+    assert arm_labels.labels(arms) == ["x (kk=0)", "x (kk=1)"]
+    told = {"s0__a": "0011", "s1__b": "0101", "s2__c": "0001", "s3__d": "0111", "s4__e": "0110"}
+    arms = [named("x", None, **{key: values[j] for key, values in told.items()}) for j in range(4)]
+    assert arm_labels.labels(arms) == ["x (a=0, b=0)", "x (a=0, b=1)", "x (a=1, b=0)", "x (a=1, b=1)"]
+    alike = [named("x", None, **dict.fromkeys(told, "0")) for _ in range(2)]
+    assert arm_labels.labels(alike) == ["x", "x"]  # nothing tells them apart

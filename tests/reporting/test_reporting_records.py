@@ -283,6 +283,30 @@ def test_what_was_just_written_is_not_kept_and_what_is_large_neither(make, store
         assert (kept.facts(run) is not None) is keeps
 
 
+def test_a_section_may_be_as_long_as_a_line_and_no_longer(make, store, monkeypatch):
+    run = make("i/a", 0, 0.5, model__text="x" * 3000)
+    section = max(
+        len(json.dumps(one)) for one in read_facts(run, State.COMPLETE).settings.inputs.sections.values()
+    )
+    for most, keeps in ((section, True), (section - 1, False)):
+        monkeypatch.setattr(index_module, "LINE_BYTES", most)
+        kept = Index(store.root, fresh_s=-1.0)
+        kept.read(run, State.COMPLETE)
+        kept.remember()
+        assert (kept.facts(run) is not None) is keeps and section > 3000
+
+
+def test_files_that_changed_within_the_last_seconds_are_not_kept(make, store, monkeypatch):
+    run = make("i/a", 0, 0.5)
+    youngest = _youngest(_signature(run.path, index_module._OF_COMPLETE))
+    for later, keeps in ((1.9, False), (2.1, True)):
+        monkeypatch.setattr(index_module.time, "time", lambda later=later: youngest + later)
+        kept = Index(store.root)
+        kept.read(run, State.COMPLETE)
+        kept.remember()
+        assert (kept.facts(run) is not None) is keeps
+
+
 def test_saving_below_a_name_forgets_there_what_is_gone_and_keeps_the_others(make, store):
     runs = [make(name, 0, 0.5) for name in ("a/x", "a/y", "ab/z")]
     kept = Index(store.root, fresh_s=-1.0, worthwhile=1)

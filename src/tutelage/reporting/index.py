@@ -65,7 +65,7 @@ class Index:
         if line is None:
             return None
         signed, sections, text = line.split("\t")
-        files = _OF_COMPLETE if signed.count(",") < len(_OF_COMPLETE) else _OF_OTHERS
+        files = _OF_COMPLETE if len(signed.split(",")) == len(_OF_COMPLETE) else _OF_OTHERS
         if _signature(run.path, files) != signed:
             return None
         try:

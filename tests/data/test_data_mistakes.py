@@ -55,6 +55,10 @@ ROWS: dict[str, tuple[Callable[[], pd.DataFrame], list[str], str]] = {
     "words as values": (people, ["data.task=regression"], "holds words such as"),
     "a setting's typo": (people, ["data.taget=label"], "did you mean 'data.target'"),
     "a number's typo": (people, ["data.batch_size=0"], "batch_size"),
+    "no dates": (lambda: changed(when="soon"), ["data.time=when"], "'when' .* holds no dates of a form that leaves nothing open: 'soon'"),
+    "day or month first": (lambda: changed(when="01.02.2021"), ["data.time=when"], "day first or month first, nothing .*data.date_format"),
+    "format of numbers": (people, ["data.time=a", "data.date_format=%Y"], "holds numbers, which are in their own order"),
+    "format of nothing": (people, ["data.date_format=%Y"], "name that column"),
     "group missing": (people, ["data.group=patient"], "has no column 'patient'"),
     "a model's typo": (people, ["model.witdh=3"], "did you mean 'model.width'"),
 }  # fmt: skip
@@ -62,6 +66,8 @@ OPEN = {
     "data.classes": "classes",
     "data.task": "task",
     "data.group": "group",
+    "data.time": "time",
+    "data.date_format": "date_format",
 }  # of the datasets library with a plus
 
 

@@ -132,6 +132,27 @@ def test_rows_of_a_group_lie_in_one_split_and_the_latest_are_the_test(tmp_path: 
     assert train.max() < validation.min() and validation.max() < test.min()
 
 
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("%Y-%m-%d", {}),
+        ("%d.%m.%Y", {}),
+        ("%m/%d/%Y", {}),
+        ("%d %B %Y", {}),
+        ("%y%j", {"date_format": "%y%j"}),
+    ],
+)
+def test_dates_are_read_as_those_of_series(tmp_path: Path, form: str, options: dict[str, str]) -> None:
+    frame = people(200)
+    days = pd.Series(pd.date_range("2020-01-15", periods=200, freq="5D")).sample(frac=1, random_state=0)
+    frame["visit"] = ["d" * ("date_format" in options) + text for text in days.dt.strftime(form)]
+    if options:  # or they were numbers, which are in their own order
+        options = {"date_format": f"d{form}"}
+    latest = loaded(write(tmp_path, frame), time="visit", **options)
+    train, validation, test = (days.iloc[part] for part in latest.splits.values())
+    assert train.max() < validation.min() and validation.max() < test.min()
+
+
 @pytest.mark.parametrize("group", [None, "site"])
 def test_folds_hold_every_row_once(tmp_path: Path, group: str | None) -> None:
     frame = people(203)

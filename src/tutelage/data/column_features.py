@@ -137,8 +137,10 @@ def learn(
                 ),
                 None,
             ):
+                pictures = isinstance(odd, dict) and "bytes" in odd
                 raise UserError(
-                    f"{root}: the column '{name}' holds {type(odd).__name__} objects, no features: `without`=[{name}] leaves it out"
+                    f"{root}: the column '{name}' holds {'pictures' if pictures else f'{type(odd).__name__} objects'}, no features: "
+                    f"`without`=[{name}] leaves it out{f'; data=huggingface data.image={name} reads them' if pictures else ''}"
                 )
             words = sorted(_words(rows).unique())
             if len(words) < 2:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.data import cache, row_splits, row_targets
+from tutelage.data import cache, moments, row_splits, row_targets
 from tutelage.data import splits as splitting
 from tutelage.data.base import DataModule
 from tutelage.data.csv_cells import Decimal
@@ -37,6 +37,7 @@ class Rows(DataModule):
     classes: names of the classes to keep, in this order.
     validation, test: fractions or numbers of rows, where no file holds them: held out class by class, else at random.
     group: a column (patient, author): rows of a group lie in one split. time: a column of numbers or dates: the latest rows are the test.
+    date_format: of `time`, see `moments.read`.
     fold: of `folds`, the one that is the test.
     train_size: training rows to keep, class by class.
     sampling: "balanced" draws every class as often, with replacement.
@@ -55,6 +56,7 @@ class Rows(DataModule):
         train_size: Count | None = None,
         group: str | None = None,
         time: str | None = None,
+        date_format: str | None = None,
         fold: int | None = None,
         folds: int = 5,
         empty: Sequence[str] = (),
@@ -67,7 +69,7 @@ class Rows(DataModule):
         self.wanted_task, self.classes = task, classes
         self.sizes = {"validation": validation, "test": test}
         self.train_size, self.group, self.time, self.fold, self.folds = train_size, group, time, fold, folds
-        self.empty, self.decimal = list(empty), decimal
+        self.date_format, self.empty, self.decimal = date_format, list(empty), decimal
         self.reader: Callable[[], Frame] | None = None
         """What reads the rows, where they are in no file of a table."""
         self.trained: Any = None  # the set that a network was trained on, where this one is there to judge it
@@ -199,6 +201,8 @@ class Rows(DataModule):
                     f"{self.named}: the column '{self.group}' (`group`) is empty in {int(cells.isna().sum())} rows"
                 )
             groups = row_targets.as_names(cells).astype(str)
+        if self.time is None and self.date_format is not None:
+            raise UserError("`date_format` says how the dates of `time` are written: name that column")
         if self.time is not None:
             times = self._times(column(frame, self.time, "time", self.named))
         return row_splits.How(
@@ -208,16 +212,19 @@ class Rows(DataModule):
     def _times(self, cells: Any) -> np.ndarray:
         import pandas as pd
 
-        if is_text(cells):
-            try:
-                cells = pd.to_datetime(cells, format="ISO8601")
-            except (ValueError, TypeError) as error:
-                raise UserError(
-                    f"{self.named}: the column '{self.time}' (`time`) must hold numbers or dates such as 2024-03-31: {error}"
-                ) from error
         if cells.isna().any():
             raise UserError(
                 f"{self.named}: the column '{self.time}' (`time`) is empty in {int(cells.isna().sum())} rows"
+            )
+        if is_text(cells):
+            lines = np.arange(len(cells)) + 2  # behind a header
+            where = f"{self.named}: the column '{self.time}' (`time`)"
+            texts = cells.astype(str).tolist()
+            return moments.read(texts, lines=lines, where=where, date_format=self.date_format).instants
+        if self.date_format is not None:
+            raise UserError(
+                f"{self.named}: the column '{self.time}' (`time`) holds numbers, which are in their own order: leave `date_format` out, or "
+                "write dates as texts"
             )
         return cells.astype("int64" if not pd.api.types.is_float_dtype(cells) else "float64").to_numpy()
 

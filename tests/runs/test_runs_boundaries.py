@@ -1061,3 +1061,56 @@ def test_the_mode_of_a_file_that_is_written_is_that_of_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(
+    ("folder", "made"), [(0o2775, 0o775), (0o2755, 0o755), (0o775, 0o755), (0o2770, 0o775)]
+)
+def test_a_group_writes_in_folders_with_its_bit_that_it_may_write(tmp_path, folder, made):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(folder)
+    before = os.umask(0o022)
+    try:
+        folders.make_folder(shared / "a" / "b")
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(one.stat().st_mode) & 0o777 for one in (shared / "a", shared / "a/b")] == [
+        made,
+        made,
+    ]
+
+
+def test_an_attempt_is_begun_with_what_it_knows_and_an_old_failure_is_put_away(tmp_path):
+    config = {"name": "a", "seed": 1}
+    run = Store(tmp_path).for_config(config)
+    with run.lock():
+        run.begin(config, {"started": "1"})
+        run.fail("E", "first")
+        (run.path / ".x.1.tmp").touch()
+        (run.path / "checkpoints/.y.1.tmp").touch()
+        (run.path / "ranks-0").mkdir()
+        run.begin(config, {"started": "2"})
+        run.fail("E", "second")
+        run.begin(config, {"started": "3"})
+    assert [attempt["started"] for attempt in run.attempts] == ["1", "2", "3"] and "finished" in run.attempts[
+        0
+    ]
+    assert run.failures == 2 and run.failure is None and run.config == config
+    assert json.loads((run.path / "failed-1.json").read_text())["message"] == "first"
+    assert (
+        sorted(path.name for path in run.path.rglob("*") if path.name[0] == "." or "ranks" in path.name) == []
+    )
+    with pytest.raises(ValueError, match="this configuration has the identity"):
+        run.begin(config | {"seed": 2}, {})
+    (run.path / "link").symlink_to(tmp_path)
+    with pytest.raises(
+        UserError, match=r"link is refused: a run is written into its own folder, not through a link to "
+    ):
+        run.begin(config, {})
+    (run.path / "link").unlink()
+    run.complete({"x": 1})
+    assert run.result == {"state": "complete", "x": 1} and run.attempts[-1]["finished"]
+    run.drop_checkpoints()
+    assert not (run.path / "checkpoints").exists() and run.archive().name == f"{run.identity}-1"

@@ -135,7 +135,8 @@ class Planner:
 
 def _split_seed_follows(node: DictConfig) -> str:
     """Return what the seed of the splits is composed of; "": it is a value, or there is none."""
-    data: Any = OmegaConf.to_container(node).get("data")
+    settings: Any = OmegaConf.to_container(node)
+    data = settings.get("data")
     said = data.get("split_seed") if isinstance(data, dict) else data
     return said if isinstance(said, str) else ""
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutelage.arguments import positive
 from tutelage.errors import UserError
 from tutelage.generators.gan_networks import grid_sizes
 from tutelage.generators.protocol import Generator
-from tutelage.models.arguments import positive
 
 
 class InversionGenerator(Generator):

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.arguments import one_of
 from tutelage.errors import UserError
 from tutelage.generators.protocol import image_seeds
 from tutelage.losses import inversion
 from tutelage.methods.generation import QUALITY_SEED, Generation, check_range
-from tutelage.models.arguments import one_of
 from tutelage.models.frozen import Normalization
 from tutelage.objectives.base import Step
 from tutelage.tasks import Batch

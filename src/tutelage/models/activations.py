@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tutelage.models.arguments import one_of
+from tutelage.arguments import one_of
 
 
 class Erf(nn.Module):

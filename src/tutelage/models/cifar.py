@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from tutelage.models.arguments import image_shape, one_of, positive
+from tutelage.arguments import image_shape, one_of, positive
 from tutelage.models.mobile import MOBILE, he_normal
 
 RESNETS = {

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutelage.arguments import image_shape, positive
 from tutelage.models.activations import activation as activation_named
-from tutelage.models.arguments import image_shape, positive
 
 
 def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:

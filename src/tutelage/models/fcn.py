@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from tutelage.arguments import fraction, positive
 from tutelage.errors import UserError
 from tutelage.models.activations import activation as activation_named
-from tutelage.models.arguments import fraction, positive
 
 
 class FCN(nn.Sequential):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from tutelage.arguments import one_of, positive
 from tutelage.errors import UserError
-from tutelage.models.arguments import one_of, positive
 from tutelage.models.forward_calls import HALF, Call
 from tutelage.models.heads import Head, head_of
 from tutelage.models.weights_files import digest

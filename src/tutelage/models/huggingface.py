@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutelage.arguments import positive
 from tutelage.errors import UserError, choices, reason_of
-from tutelage.models.arguments import positive
 from tutelage.models.forward_calls import Call
 from tutelage.models.lora import with_lora
 from tutelage.runs.bounded import parse_json

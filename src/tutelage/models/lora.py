@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from tutelage.arguments import fraction, positive
 from tutelage.errors import UserError, choices, reason_of
-from tutelage.models.arguments import fraction, positive
 from tutelage.models.heads import declare, find_head
 
 _LORA = ("rank", "alpha", "dropout", "layers")

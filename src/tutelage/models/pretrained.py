@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tutelage.arguments import image_shape, positive
 from tutelage.errors import UserError, choices, reason_of
-from tutelage.models.arguments import image_shape, positive
 from tutelage.models.frozen import Normalization
 from tutelage.models.heads import find_head
 from tutelage.models.weights_files import load_weights

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tutelage.models.arguments import fraction, one_of, positive
+from tutelage.arguments import fraction, one_of, positive
 from tutelage.models.sequence import POOLINGS, input_width, pool
 
 

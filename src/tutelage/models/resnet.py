@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from tutelage.arguments import image_shape, one_of, positive
 from tutelage.errors import UserError
-from tutelage.models.arguments import image_shape, one_of, positive
 
 
 class _Skip:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tutelage.arguments import positive
 from tutelage.errors import UserError
-from tutelage.models.arguments import positive
 from tutelage.models.forward_calls import undisturbed
 from tutelage.models.heads import head_of
 

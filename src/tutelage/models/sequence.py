@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tutelage.arguments import positive
 from tutelage.errors import UserError
-from tutelage.models.arguments import positive
 
 POOLINGS = ("last", "mean", "first")
 

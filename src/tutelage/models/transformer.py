@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutelage.arguments import fraction, one_of, positive
 from tutelage.errors import UserError
 from tutelage.models.activations import activation as activation_named
-from tutelage.models.arguments import fraction, one_of, positive
 from tutelage.models.sequence import POOLINGS, input_width, pool
 
 

@@ -13,8 +13,8 @@ from tutelage.alignment.comparison import Comparison
 from tutelage.alignment.guides import GUIDE_INPUTS, FeatureGuide
 from tutelage.alignment.pairing import Pairing, table
 from tutelage.alignment.similarity import CKA, Similarity
+from tutelage.arguments import positive
 from tutelage.errors import ONCE, UserError, choices
-from tutelage.models.arguments import positive
 from tutelage.objectives.base import Objective, Setup, Start, Step
 from tutelage.tasks import Batch
 

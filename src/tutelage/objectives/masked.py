@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutelage.arguments import positive
 from tutelage.data.streams import Resident
 from tutelage.errors import UserError
-from tutelage.models.arguments import positive
 from tutelage.objectives.base import Setup
 from tutelage.objectives.pretext import Pretext, features_before, unlabelled_images
 from tutelage.objectives.unlabelled import (

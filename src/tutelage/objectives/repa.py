@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tutelage.arguments import positive
 from tutelage.losses.feature import cosine_distance
-from tutelage.models.arguments import positive
 from tutelage.objectives.paired_features import FeatureObjective
 from tutelage.objectives.projector import Projector
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.alignment.gather import gather
+from tutelage.arguments import positive
 from tutelage.errors import UserError, choices
 from tutelage.losses.views import barlow_twins, byol, nt_xent, vicreg
-from tutelage.models.arguments import positive
 from tutelage.models.average import Average
 from tutelage.objectives.base import Setup
 from tutelage.objectives.pretext import Pretext, features_before, pooled, unlabelled_images

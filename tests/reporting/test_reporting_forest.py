@@ -215,3 +215,20 @@ def test_a_scatter_plot_over_two_decades_is_logarithmic():
 def test_the_axis_of_costs_is_logarithmic_beyond_a_factor_of_eight(costs, wide):
     shown = forest.scatter([("a", cost, 1.0, (0.5, 1.5), "red") for cost in costs], x="cost", y="y")
     assert ("(logarithmic)" in shown) is wide
+
+
+def test_numbers_of_a_scatter_plot_keep_apart_in_pixels_of_the_narrowest_plot():
+    costs = {
+        "a": 0.0,
+        "b": 1.0,
+        "c": 2.0,
+        "d": 2.4,
+        "e": 10.0,
+    }  # 12.8, 20.9, 28.9, 32.1 and 93.2 % of 340 pixels
+    shown = elements(
+        forest.scatter([(label, cost, 5.0, (4.0, 6.0), "red") for label, cost in costs.items()], x="x", y="y")
+    )
+    places = [line.partition(' y="')[2].partition('"')[0] for line in shown if 'class="number"' in line]
+    assert places == ["140.0", "140.0", "140.0", "160.0", "140.0"]
+    moved = [line for line in shown if line.startswith("<line") and 'y1="136.0" y2="156.0"' in line]
+    assert moved == ['<line x1="32.11%" x2="32.11%" y1="136.0" y2="156.0" stroke="red"/>']

@@ -127,6 +127,7 @@ def test_on_a_terminal_it_is_drawn_not_too_often_but_at_once_when_something_ends
 
     monkeypatch.setattr("rich.live.Live", Live)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(progress, "REFRESH_S", 0.25)
     empty = Board()
     empty.refresh(now=True)
     empty.close()
@@ -134,18 +135,22 @@ def test_on_a_terminal_it_is_drawn_not_too_often_but_at_once_when_something_ends
     board = Board(2)
     board.show(Status("a", 1, 2))
     assert drawn == ["made", "started", 2]
-    clock[0] += progress.REFRESH_S - 0.01
+    clock[0] += 0.125
     board.show(Status("b", 1, 2), 1)
     assert drawn[3:] == []
     board.clear(1)
     board.advance()
     assert drawn[3:] == [2, 2] and board.done == 1
-    clock[0] += progress.REFRESH_S
+    clock[0] += 0.25
     board.show(Status("b", 1, 2), 1)
     assert drawn[5:] == [3]
     board.close()
     board.close()
     assert drawn[6:] == ["stopped"]
+    for alone in (Board(1), Board()):
+        alone._at_work = {} if alone.total else {0: Status("a", 1, 2)}
+        alone.refresh()
+    assert drawn[7:] == ["made", "started", 1] * 2
 
 
 @pytest.mark.parametrize(
@@ -395,7 +400,8 @@ def test_a_run_shows_how_far_it_is(shown, monkeypatch):
     one.on_fit_start(trainer(), Method(10))
     assert one._own is not None
     one._shown_at = 100.0
-    for moment, shows in ((100.19, False), (100.5, True), (100.69, False)):
+    monkeypatch.setattr(progress, "REFRESH_S", 0.25)
+    for moment, shows in ((100.25, False), (100.5, True), (100.75, False)):
         now[0] = moment
         before = len(found)
         one.on_train_batch_end(None, Method(12), None, None, 0)

@@ -99,6 +99,33 @@ def test_a_complete_run_is_not_made_again_unless_that_is_asked_for(tmp_path):
     assert len(list(tmp_path.rglob("mark"))) == 1
 
 
+@pytest.mark.parametrize(("rank", "begins"), [(None, True), (0, True), (1, False)])
+def test_of_ranks_the_first_begins_the_run_and_writes_its_log(tmp_path, monkeypatch, rank, begins):
+    one, make, made = making(tmp_path, [None])
+    monkeypatch.setattr(launch, "in_ranks", lambda: rank is not None)
+    monkeypatch.setattr(launch, "global_rank", lambda: rank or 0)
+    run = Store(tmp_path).at(one.key)
+    launch.execute(one, run, make)
+    assert made == [run]
+    assert (run.path / "config.yaml").is_file() == (run.path / "log.txt").is_file() == begins
+
+
+def test_ranks_that_exist_need_runs_that_are_complete(tmp_path, monkeypatch):
+    need = plan(tmp_path, 2)
+    one, make, made = making(tmp_path, [None], needs=[need])
+    one.config["needs"] = {"need0": {"command": ["model=fcn", "seed=2"]}}
+    monkeypatch.setattr(launch, "in_ranks", lambda: True)
+    with pytest.raises(UserError) as error:
+        launch.run_plan(one, make=make)
+    assert str(error.value) == (
+        f"{one.key} needs runs that are not complete; make them before starting ranks by hand:\n  tutelage train model=fcn seed=2"
+    )
+    stored(tmp_path / need.key)
+    one = replace(one, identity=identify(one.config))
+    launch.run_plan(one, make=make)
+    assert len(made) == 1
+
+
 def test_a_mistake_before_the_first_step_leaves_no_run_and_another_failure_does(tmp_path):
     one, make, _ = making(tmp_path, [UserError("no"), OSError("no disk")])
     with pytest.raises(UserError):

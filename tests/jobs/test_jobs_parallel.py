@@ -222,12 +222,13 @@ def test_a_job_at_work_is_shown_by_the_slot_that_it_has(monkeypatch):
     monkeypatch.setattr(board, "show", lambda said, slot: seen.append((said.step, slot)))
 
     def job():
-        progress.current().show(progress.Status("a", 3, 4))
-        time.sleep(0.3)
+        for step in (3, 4):
+            progress.current().show(progress.Status("a", step, 4))
+            time.sleep(0.3)
         return 1.0
 
     assert parallel.run_forked([job], processes=1) == [1.0]
-    assert seen == [(3, 0)] and board.done == 1
+    assert seen == [(3, 0), (4, 0)] and board.done == 1
 
 
 def gpu(gib, total=80):

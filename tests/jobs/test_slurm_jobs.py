@@ -231,13 +231,17 @@ def interrupted(tmp_path, slurm, one, options=OPTIONS):
     return jobs
 
 
-def test_the_same_command_waits_for_the_jobs_of_an_interrupted_one(tmp_path, slurm, caplog):
+@pytest.mark.parametrize(
+    ("state", "more"), [("RUNNING", {}), ("RUNNING", {"cpus_per_task": 4}), ("PENDING", {})]
+)
+def test_the_same_command_waits_for_the_jobs_of_an_interrupted_one(tmp_path, slurm, caplog, state, more):
+    """One that runs is waited for whatever it asked for: it has its place."""
     one = plan(tmp_path)
     before = interrupted(tmp_path, slurm, one)
     assert "`scancel 1` ends them, the same command waits for them" in caplog.text
     jobs = new_jobs(tmp_path)
-    slurm.states = {"1": [Seen("RUNNING", seconds=2.0), noted(before, one)]}
-    assert cluster.submit(jobs, [(["seed=0"], one, False)], OPTIONS) == [0.5]
+    slurm.states = {"1": [Seen(state), noted(before, one)]}
+    assert cluster.submit(jobs, [(["seed=0"], one, False)], OPTIONS | more) == [0.5]
     assert slurm.submitted == [["seed=0"]]
     assert [note.outcome for note in jobs.notes()] == [Outcome.DONE]
 

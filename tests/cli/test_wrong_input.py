@@ -318,6 +318,11 @@ def test_a_loss_that_is_not_finite_names_step_and_term_and_keeps_the_checkpoint(
     assert (run / "failed.json").exists()
     assert "not finite" in fails(capsys, "train", "-m", *words, "seed=0", code=1)
     assert not (run / "result.json").exists()
+    fails(
+        capsys, "train", *words[:-1], "optimizer.lr=1e29", "name=early", code=1
+    )  # before anything was recorded or saved
+    (early,) = tmp_path.glob("early/*/failed.json")
+    assert "not finite" in early.read_text()
 
 
 def test_a_sweep_without_a_job_is_said(tmp_path, capsys):

@@ -81,4 +81,4 @@ def write(
     )
     draw(folder / f"{name}.png")
     made = [f"{name}.{ending}" for ending in ("png", "webp", "csv", "json")]
-    print(f"written: {folder}/{', '.join(file for file in made if (folder / file).is_file())}")
+    say(f"written: {folder}/{', '.join(file for file in made if (folder / file).is_file())}")

@@ -87,29 +87,22 @@ def _guides(given: str, words: Sequence[str], subject: Subject) -> dict[str, lis
 
 
 def _layer_table(seen: Signal, state: State) -> Any:
-    from rich.table import Table
+    from tutelage.reporting.fitted import Fitted
 
-    table = Table(title="what each layer is given, and its gradient, before training", title_justify="left")
-    titles: tuple[str, ...] = (
-        "layer",
-        "shape",
-        "scale out",
-        "correlation of two samples",
-        "effective rank",
-        "dead inputs",
-    )
-    titles += ("gradient / weight", "batches agree")
+    titles = ["layer", "shape", "scale out", "correlation of two samples", "effective rank", "dead inputs", "gradient / weight",
+              "batches agree"]  # fmt: skip
     classes = bool(state.readable)
-    for title in (*titles, *(["classes read"] if classes else [])):
-        table.add_column(title, justify="left" if title in ("layer", "shape") else "right")
+    titles += ["classes read"] if classes else []
+    rows = []
     count = min(len(seen.layers), MOST_LAYERS)
     shown = sorted({round(i * (len(seen.layers) - 1) / max(1, count - 1)) for i in range(count)})
     for i in shown:
         layer = seen.layers[i]
         row = [layer.name, " x ".join(map(str, layer.shape)), f"{layer.scale:.3g}", f"{layer.correlation:.3f}", f"{layer.rank:.1f}",
                f"{layer.dead:.0%}", f"{layer.gradient:.2g}", f"{layer.agreement:+.3f}"]  # fmt: skip
-        table.add_row(*row, *([f"{state.readable[i]:.0%}"] if classes else []))
-    return table
+        rows.append(row + ([f"{state.readable[i]:.0%}"] if classes else []))
+    title = "what each layer is given, and its gradient, before training"
+    return Fitted(title, titles, rows, left=("shape",), wraps=set(titles[2:]), drop=("shape",))
 
 
 def _findings(seen: Signal, state: State) -> list[str]:
@@ -185,4 +178,4 @@ def _write(
     record["probes"] = [asdict(probe) for probe in found]
     record["rates"] = None if ranged is None else asdict(ranged)
     write_json(path, record)
-    print(f"written: {path}")
+    say(f"written: {path}")

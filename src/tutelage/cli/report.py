@@ -51,7 +51,7 @@ def _finish(columns: str, store: Store) -> Callable[[Report], Report]:
 
 def report_runs(name: str, runs_dir: str, *, columns: str = "") -> None:
     """Report on the runs at or below a name. columns: see `reporting.costs.COLUMNS`."""
-    from tutelage.reporting.console import console
+    from tutelage.reporting.console import console, say
     from tutelage.reporting.render import terminal
     from tutelage.reporting.runs_report import FILES, write_report
     from tutelage.runs.store import Store
@@ -62,7 +62,7 @@ def report_runs(name: str, runs_dir: str, *, columns: str = "") -> None:
     console().print(terminal(report))
     folder = store.folder_of(name)
     written = [FILES["html"], *(name for kind, name in FILES.items() if kind != "html")]
-    print(f"written: {folder}/{', '.join(name for name in written if (folder / name).is_file())}")
+    say(f"written: {folder}/{', '.join(name for name in written if (folder / name).is_file())}")
 
 
 def report_table(path: Path, words: Sequence[str], *, replace: bool = False, columns: str = "") -> None:
@@ -73,7 +73,7 @@ def report_table(path: Path, words: Sequence[str], *, replace: bool = False, col
     from tutelage.config.compose import hydra_ready
     from tutelage.config.planner import Planner
     from tutelage.reporting.committed import write_table
-    from tutelage.reporting.console import console
+    from tutelage.reporting.console import console, say
     from tutelage.reporting.render import terminal
     from tutelage.reporting.table_file import load
     from tutelage.reporting.tables import finder
@@ -94,4 +94,4 @@ def report_table(path: Path, words: Sequence[str], *, replace: bool = False, col
             finish=_finish(columns, Store(root)),
         )
     console().print(terminal(report))
-    print(said)
+    say(said)

@@ -25,7 +25,9 @@ _MASK64 = 2**64 - 1
 
 
 class NonFiniteLoss(RunFailed):
-    """A loss term became NaN or infinite: the run stops, its last good checkpoint stays."""
+    """A loss term became NaN or infinite: the run stops and is shown as failed, its last good checkpoint stays."""
+
+    facts: ClassVar[dict[str, bool]] = {"began": True}
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tutelage.errors import visible
+from tutelage.reporting.fitted import wrapped
 
 WIDE = 160
 """Letters of a line where there is no terminal."""
@@ -48,12 +49,23 @@ def width() -> int:
 def say(text: str, style: str = "", letters: int | None = None) -> None:
     """Print lines of results, without rich, which takes longer to load than most of them to find.
 
+    On a terminal they are broken between words, but for commands, which are there to be copied, and for lines with a style.
+
     style: bold, dim or red, on a terminal.
     letters: how many of the first have that style; None: all.
     """
-    if style and letters != 0 and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+    if not sys.stdout.isatty():
+        print(visible(text))
+    elif style and letters != 0 and os.environ.get("TERM") != "dumb":
         print(
             f"\x1b[{_STYLES[style]}m{visible(text[:letters])}\x1b[0m{visible(text[len(text) if letters is None else letters :])}"
         )
     else:
-        print(visible(text))
+        print("\n".join(part for line in visible(text).split("\n") for part in _within(line, width())))
+
+
+def _within(line: str, most: int) -> list[str]:
+    words = line.lstrip()
+    if len(line) <= most or words.startswith("tutelage "):
+        return [line]
+    return wrapped(line, most, " " * (len(line) - len(words) + 2))

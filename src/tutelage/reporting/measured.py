@@ -76,4 +76,5 @@ def _finished(run: Run) -> str:
 
 def _path(root: Path, run: Run, analysis: str, asked: Mapping[str, str]) -> Path:
     digest = hashlib.sha256(json.dumps(dict(asked), sort_keys=True).encode()).hexdigest()[:8]
-    return Path(root) / "analysis" / "networks" / run.identity / f"{analysis}-{digest}.json"
+    # No folder of the identity's name: that would be a run, without a configuration.
+    return Path(root) / "analysis" / "networks" / f"{run.identity}-{analysis}-{digest}.json"

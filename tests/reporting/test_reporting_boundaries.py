@@ -549,6 +549,11 @@ def test_a_search_with_two_costs_is_drawn_in_two_panels(tmp_path, monkeypatch):
         "    text '1' at 8 0.4",
         "    text '0' at 1 0.5",
     ]
+    trials.write_text(
+        "trial,state,run,flops,pareto,validation/loss\n0,complete,a,0,yes,0.5\n1,complete,b,9,no,0.4\n"
+    )
+    pareto_figure.draw(trials)
+    assert saved.pop().axes[0].get_xscale() == "linear"  # a cost of 0 has no logarithm
     trials.write_text("trial,state,run,flops,pareto,validation/loss\n0,failed,a,1,yes,0.5\n")
     assert pareto_figure.draw(trials) is None and len(saved) == 2
 

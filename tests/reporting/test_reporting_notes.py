@@ -76,6 +76,16 @@ def test_what_the_runs_cost(changes, said):
     assert notes_on([line("a", [run(), run(seed=1, **changes)])])[-1] == said
 
 
+def test_the_cost_is_whole_where_runs_need_one_another_alone():
+    both = [run(seed=0, needs=("a/1",)), run(seed=1, needs=("a/0",))]
+    assert notes_on([line("a", both)]) == ["2 runs, 20 seconds of training, on: M; 2026-01-02 (UTC)"]
+
+
+def test_a_setting_of_no_section_is_named_by_itself():
+    arms = [line(label, [run(label, inputs={"top": text})]) for label, text in (("a", "1"), ("b", "2"))]
+    assert notes_on_differences(arms) == ["The arms differ in top: top: 1 (a), 2 (b)"]
+
+
 def test_runs_beside_the_lines_cost_once_and_are_said_by_what_they_were_for():
     shown = [line("a", [run(), run(seed=1)])]
     more = [run("t", 0), run("t", 1, state=State.FAILED), run("a", 0), run("t", 2)]
@@ -216,6 +226,7 @@ def test_without_a_common_seed_the_first_of_each_arm_are_compared_and_what_is_no
         (["plain (lr=1)", "plain (lr=2)", "x (lr=2)"], {"x (lr=2)": "plain (lr=2)"}),
         (["plain", "plain, a=1", "x, a=1", "y, a=2"], {"x, a=1": "plain, a=1", "y, a=2": "plain"}),
         (["plainer", "other"], {"other": "plainer"}),
+        (["plain", "plain, lr=1", "lr=1"], {"lr=1": "plain, lr=1"}),
     ],
 )
 def test_what_each_arm_is_compared_with(labels, bases):

@@ -10,13 +10,13 @@ import pytest
 from tutelage.errors import UserError
 from tutelage.reporting import index as index_module
 from tutelage.reporting import measured
-from tutelage.reporting.collect import _MOST_INPUTS, collect, group, prerequisites, row_of
+from tutelage.reporting.collect import _MOST_INPUTS, Known, collect, group, prerequisites, row_of
 from tutelage.reporting.committed import _complete_in, _row
 from tutelage.reporting.facts import TestData, read_facts, settings_of
 from tutelage.reporting.index import Index, _signature, _youngest
 from tutelage.reporting.row import Row
 from tutelage.reporting.run_details import Record, Share, details, progress
-from tutelage.reporting.runs_table import filtered_rows, sorted_rows
+from tutelage.reporting.runs_table import filtered_rows, render_runs_table, sorted_rows
 from tutelage.reporting.tables import Arm, Cell, Table, _edges, choose, unfinished
 from tutelage.runs.layer_pairs import LayerPairs
 from tutelage.runs.records import MetricsWriter, read_json, write_json
@@ -71,6 +71,28 @@ def test_every_fact_of_a_complete_run(make):
         found.reason(State.COMPLETE) == found.reason(State.MISSING) == ""
         and found.reason(State.FAILED) is None
     )
+
+
+def test_a_result_without_a_best_step_has_its_metrics(make):
+    run = make("f/a", 0, 0.5)
+    changed(run, "result.json", best={}, metrics={"test": {"fid": 12}}, selection={})
+    found = read_facts(run, State.COMPLETE)
+    assert found.metrics == {"test/fid": 12.0} and (found.monitor, found.mode, found.directions) == (
+        None,
+        None,
+        {},
+    )
+
+
+def test_a_kept_failure_is_read_again_once_the_run_is_at_work(make, store):
+    run = make("f/a", 0, failed="broke")
+    known = Known(Index(store.root, fresh_s=-1.0))
+    for _ in range(2):
+        assert row_of(run, store, known).reason == "failed: NonFiniteLoss: broke"
+        known.index.remember()
+    with run.lock():
+        row = row_of(run, store, known)
+        assert (row.state, row.reason) == (State.RUNNING, "running at step 200")
 
 
 def test_every_fact_of_a_run_that_is_not_complete(make):
@@ -634,6 +656,18 @@ def test_runs_are_filtered_by_the_day_they_ended_or_began(make, store):
     assert seeds(since="2026-01-31", before="2026-02-01") == [1]
     with pytest.raises(UserError, match=r"--before needs a date such as 2026-01-31, got '2026-13-01'"):
         seeds(before="2026-13-01")
+
+
+def test_a_run_at_its_last_step_is_not_done_and_one_that_failed_says_why(make, store):
+    for seed, failed in ((0, None), (1, "broke")):
+        changed(
+            make("r/a", seed, failed=failed),
+            "setup.json",
+            steps=200,
+            selection={"monitor": "accuracy", "mode": "max"},
+        )
+    cells = {row[1]: row[2:4] for row in render_runs_table(store).rows}
+    assert cells == {"0": ("interrupted 99 %", "0.5000 (val.)"), "1": ("failed 99 %", "NonFiniteLoss: broke")}
 
 
 def test_orders_of_runs():

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import zlib
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -304,6 +305,53 @@ def test_the_page_of_arms_of_two_metrics_has_an_axis_for_each_and_no_scale(store
     _, empty = of_page(Report("t", ()), store)
     assert empty["arms"]["rows"] == [] and empty["arms"]["caption"] == "Values of every arm; a dot is a seed"
     assert [name for _, name in empty["parts"]] == ["Arms", "Runs"]
+
+
+def test_the_page_tells_forty_arms_apart_by_colour_and_dashes(store):
+    _, shown = of_page(Report("t", tuple(arm(f"a{i}", {0: 0.5}) for i in range(33))), store)
+    swatches = [str(row[0]).partition('" aria')[0] for row in shown["arms"]["rows"]]
+    for place, dashes, colour in (
+        (0, 0, 0),
+        (7, 0, 7),
+        (8, 1, 0),
+        (15, 1, 7),
+        (23, 2, 7),
+        (31, 3, 7),
+        (32, 0, 0),
+    ):
+        assert swatches[place] == f'<span class="swatch d{dashes}" style="--c:var(--c{colour})'
+    assert 'aria-label="a0: 0.500"' in shown["arms"]["rows"][0][1]
+
+
+@pytest.mark.parametrize(("runs", "there"), [(2, False), (3, True)])
+def test_settings_are_drawn_of_three_runs_or_more(store, runs, there):
+    lines = tuple(
+        replace(one, rows=tuple(replace(row, inputs={"model.depth": str(i % 2)}) for row in one.rows))
+        for i, one in enumerate(arm(f"a{i}", {0: 0.5}) for i in range(runs))
+    )
+    _, shown = of_page(Report("t", lines), store)
+    assert shown["has_axes"] is there
+
+
+def test_values_on_validation_are_in_the_unit_and_published_differences_widen_the_axis(store):
+    lines = (
+        arm("a", {0: 50.0, 1: 52.0, 2: 51.0}, scale=100.0),
+        arm("b", {0: 40.0, 1: 41.0, 2: 42.5}, scale=100.0),
+    )
+    lines = tuple(
+        replace(one, rows=tuple(replace(row, metrics={"validation/accuracy": 0.625}) for row in one.rows))
+        for one in lines
+    )
+    pair = compare(
+        *((one.label, one.values, Published(v)) for one, v in zip(lines, (90.0, 50.0), strict=True)),
+        same_setting=False,
+    )
+    _, shown = of_page(Report("t", lines, (pair,), unit="%", scale=100.0), store)
+    assert [(run["validation"], run["validation_v"]) for run in shown["runs"]["rows"]] == [
+        ("62.50", 62.5)
+    ] * 6
+    assert ">40 %</text>" in shown["comparisons"]["scale"]  # as published
+    assert 'class="published" x="94.64%"' in shown["comparisons"]["rows"][0][1]
 
 
 def test_the_details_of_two_runs_of_three_are_left_to_their_folders(runs, monkeypatch):

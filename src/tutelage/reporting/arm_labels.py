@@ -114,7 +114,7 @@ def _telling_keys(inputs: list[Mapping[str, str]]) -> list[str]:
     differing = sorted(max(keys, key=preference) for keys in alike.values())
     chosen: list[str] = []
     told = 1
-    while differing and told < len(inputs):
+    while differing:
         kinds = {key: len({tuple(one.get(k) for k in (*chosen, key)) for one in inputs}) for key in differing}
         best = max(differing, key=lambda key: (kinds[key], *preference(key)))
         if kinds[best] == told:

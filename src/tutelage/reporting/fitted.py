@@ -142,6 +142,6 @@ def least_width(text: str, whole: int = 0) -> int:
         return len(text)
     low = max(map(len, text.split()), default=0)
     return next(
-        (width for width in range(low, len(text) + 1) if len(wrapped(text, width, "")) <= MOST_LINES),
+        (width for width in range(low, len(text)) if len(wrapped(text, width, "")) <= MOST_LINES),
         len(text),
     )

@@ -91,7 +91,8 @@ def _arms(report: Report, better: str) -> dict[str, Any]:
             if seed in there
         }
         low, high = _interval(line, report.scale)
-        said = f"{line.label}: {row[-1] if len(row) < 2 else row[1]}" + (
+        mean = render.mean_std(line.summary, render.decimals(report, line.metric))
+        said = f"{line.label}: {mean}" + (
             f", 95 % interval {low:.4g} to {high:.4g}" if math.isfinite(low) else ""
         )
         plot = forest.plot(

@@ -109,7 +109,7 @@ def _verify(
     """
     found = load_exported(folder, code=_vouched(folder))
     network = served.network
-    largest, scale = 0.0, 1.0
+    apart, reach = [], [torch.ones(())]
     for size in (*BATCHES, len(inputs)):
         part = slice(0, size)
         own = served._call(network, batch.inputs[part], None if batch.mask is None else batch.mask[part])
@@ -118,8 +118,10 @@ def _verify(
             raise UserError(
                 f"{folder.name}: a batch of {len(own)} gives outputs {tuple(theirs.shape)}, the network's are {tuple(own.shape)}"
             )
-        largest = max(largest, float((own - theirs).abs().max()))
-        scale = max(scale, float(own.abs().max()))
+        apart.append((own - theirs).abs().max())
+        reach.append(own.abs().max())
+    # of tensors, whose largest value is NaN where one is: Python's `max` would pass over it
+    largest, scale = (float(torch.stack(one).max()) for one in (apart, reach))
     if not largest <= TOLERANCE * scale:  # NaN is no agreement
         raise UserError(
             f"what was exported answers otherwise than the network, by up to {largest:.3g} where its outputs reach {scale:.3g}: nothing is "

@@ -1,0 +1,378 @@
+"""What is packed, measured and shown of networks that leave, and the sets and pictures of runs: by slow versions, word by word."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tutelage.engine import build, export, pseudo_data, quantise, run_pictures
+from tutelage.engine.validation_intervals import ValidationIntervals
+from tutelage.errors import UserError
+from tutelage.runs.layer_pairs import LayerPairs
+
+
+def refused(function, *words, **more):
+    with pytest.raises(UserError) as error:
+        function(*words, **more)
+    return str(error.value)
+
+
+def packed_slowly(values, axis):
+    """Return int8 weights with a scale for each place along an axis, one number at a time."""
+    scales = []
+    found = np.zeros(values.shape, dtype=np.int8)
+    for place in range(values.shape[axis]):
+        part = np.take(values, place, axis)
+        scales.append(np.float32(max(np.abs(part).max(), 1e-12)) / np.float32(127))
+        index = [slice(None)] * values.ndim
+        index[axis] = place
+        found[tuple(index)] = np.rint(part / scales[-1])
+    return found, np.array(scales, dtype=np.float32)
+
+
+@pytest.mark.parametrize(("kind", "shape", "axis", "more"), [
+    ("MatMul", (24, 32), 1, {}), ("MatMul", (3, 16, 12), 2, {}), ("Gemm", (24, 32), 1, {}), ("Gemm", (24, 32), 1, {"transB": 0}),
+    ("Gemm", (24, 32), 0, {"transB": 1}), ("Gemm", (24, 32), 0, {"alpha": 1.0, "transB": 1}), ("Conv", (8, 9, 3, 3), 0, {}),
+    ("ConvTranspose", (8, 9, 3, 3), 1, {}), ("Gather", (32, 16), 0, {}), ("MatMul", (16, 32), 1, {}), ("MatMul", (16, 31), None, {}),
+    ("Add", (24, 32), None, {}), ("MatMul", (600,), None, {}),
+])  # fmt: skip
+def test_weights_are_packed_along_their_outputs(tmp_path, monkeypatch, kind, shape, axis, more):
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    values.reshape(-1)[:3] = 0
+    order = ["w", "x"] if kind == "Gather" else ["x", "w"]
+    node = helper.make_node(kind, order, ["y"], **more)
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [numpy_helper.from_array(values, "w")],
+    )  # fmt: skip
+    monkeypatch.setattr(quantise, "_prepared", lambda source: helper.make_model(graph))
+    quantise._weights(tmp_path / "a", tmp_path / "b.onnx", None, None, False)
+    made = onnx.load(tmp_path / "b.onnx").graph
+    held = {one.name: numpy_helper.to_array(one) for one in made.initializer}
+    if axis is None:
+        assert list(held) == ["w"] and [one.op_type for one in made.node] == [kind]
+        return
+    integers, scales = packed_slowly(values, axis)
+    assert list(held) == ["w_int8", "w_scale"]
+    assert np.array_equal(held["w_int8"], integers) and np.allclose(held["w_scale"], scales, rtol=1e-6)
+    assert [one.op_type for one in made.node] == ["DequantizeLinear", kind]
+    assert made.node[0].attribute[0].i == axis and quantise._quantised(SimpleNamespace(graph=made)) == 1
+
+
+@pytest.mark.parametrize(("first", "second", "share"), [
+    ([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0], [1.0, 2.0]], [[2.0, 0.0], [1.0, 0.0], [1.0, 2.0], [0.0, 1.0]], 0.5),
+    ([[1.0], [2.0]], [[2.0], [1.0]], None), ([1.0, 2.0], [2.0, 1.0], None), ([[[1.0, 2.0]]], [[[2.0, 1.0]]], None),
+])  # fmt: skip
+def test_the_share_of_answers_that_are_others(first, second, share):
+    assert quantise._changed(torch.tensor(first), torch.tensor(second)) == share
+
+
+def measured(accuracy, size, fast, slow):
+    return {
+        "metrics": {"accuracy": accuracy}, "n": 40, "size_mb": size,
+        "latency_ms": {"batch 1, 1 thread": fast, "batch 64, 2 threads": slow},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [(0.0125, "; 1.2 % of the answers are others"), (0.0, "; 0 % of the answers are others"), (None, "")],
+)
+def test_both_networks_side_by_side(changed, said):
+    facts = {
+        "kind": "static", "machine": "a CPU", "answers_changed": changed,
+        "measured": {"float": measured(0.98765, 12.3456, 0.01234, 5.0), "static": measured(0.9, 3.0999, 0.005, 12.25)},
+    }  # fmt: skip
+    assert quantise.table(facts, "accuracy") == [
+        "                     float      int8, static",
+        "test accuracy        0.9877     0.9",
+        "size                 12.3 MiB   3.1 MiB",
+        "batch 1, 1 thread    0.0123 ms  0.005 ms",
+        "batch 64, 2 threads  5 ms       12.2 ms",
+        f"n = 40 test samples{said}; latency: a CPU, onnxruntime, median of 50",
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("masked", [True, False])
+def test_latencies_are_medians_of_warm_batches(monkeypatch, threads, masked):
+    clock, seen = [0.0], []
+
+    def tick():
+        return clock[0]
+
+    def of_onnx(file, threads, unpack):
+        calls = [0]
+
+        def run(inputs, mask):
+            seen.append((threads, len(inputs), None if mask is None else len(mask), unpack))
+            assert inputs[-1].item() == (len(inputs) - 1) % 5
+            calls[0] += 1
+            clock[0] += 100.0 if calls[0] <= quantise.WARM else 0.002 * threads * len(inputs)
+            return inputs
+
+        def again(inputs, mask):
+            if calls[0] == quantise.WARM + quantise.TIMED:
+                calls[0] = 0
+            return run(inputs, mask)
+
+        return again
+
+    monkeypatch.setattr(quantise, "of_onnx", of_onnx)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(time, "thread_time", tick)
+    monkeypatch.setattr(
+        time, "perf_counter", (lambda: pytest.fail("another clock")) if threads == 1 else tick
+    )
+    found = quantise.latencies("file", torch.arange(5.0), torch.ones(5) if masked else None, unpack=True)
+    expected = {"batch 1, 1 thread": 2.0, "batch 64, 1 thread": 128.0}
+    assert found == (
+        expected if threads == 1 else expected | {"batch 1, 3 threads": 6.0, "batch 64, 3 threads": 384.0}
+    )
+    assert len(seen) == len(found) * 55 and {one[2] for one in seen} == ({1, 64} if masked else {None})
+
+
+class Data:
+    """Two batches of three and two samples, normalised."""
+
+    def __init__(self, mask=True):
+        self.mask = mask
+
+    def batches(self, split, device):
+        assert split == "train"
+        for rows in ([[1.0], [2.0], [3.0]], [[4.0], [5.0]]):
+            mask = torch.tensor(rows).bool() if self.mask else None
+            yield SimpleNamespace(inputs=torch.tensor(rows), mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("most", "rows"),
+    [(1, [[1]]), (3, [[1, 2, 3]]), (4, [[1, 2, 3], [4]]), (5, [[1, 2, 3], [4, 5]]), (9, [[1, 2, 3], [4, 5]])],
+)
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("there", [True, False])
+def test_so_many_samples_calibrate(most, rows, masked, there):
+    served = SimpleNamespace(raw=lambda inputs: inputs * 10)
+    names = ["inputs", "mask"] if masked else ["inputs"]
+    found = list(quantise._feeds(served, Data(there), "train", masked, names, most=most))
+    assert [one["inputs"].reshape(-1).tolist() for one in found] == [
+        [10.0 * x for x in part] for part in rows
+    ]
+    assert [one["mask"].shape if masked else None for one in found] == [
+        (len(part), 1) if masked else None for part in rows
+    ]
+    assert not masked or all(one["mask"].all() for one in found)
+
+
+@pytest.mark.parametrize(("text", "there"), [("flags: avx512_vnni fma", True), ("flags: fma", False)])
+def test_whether_the_processor_sums_products_of_bytes(monkeypatch, tmp_path, text, there):
+    file = tmp_path / "cpuinfo"
+    assert (lambda: monkeypatch.setattr(quantise, "Path", lambda _: file) or quantise._has_vnni())() is False
+    file.write_text(text)
+    assert quantise._has_vnni() == there
+
+
+def test_a_kind_of_quantising_that_is_none(tmp_path):
+    said = "quantise=int4: expected one of none, dynamic, static, weights"
+    assert refused(quantise.quantise, "int4", tmp_path, None, None, masked=False) == said
+    said = "quantise=static is of format=onnx, got format=openvino"
+    assert refused(export.export, None, tmp_path, "openvino", key="x", quantised="static") == said
+
+
+@pytest.mark.parametrize(("theirs", "outcome"), [
+    (lambda y: y, (0.0, 9)), (lambda y: y + 0.0039, (0.0039, 9)), (lambda y: y + 0.0041, "by up to 0.0041 where its outputs reach 4"),
+    (lambda y: y - 0.0041, "by up to 0.0041 where its outputs reach 4"),
+    (lambda y: y * float("nan"), "by up to nan"), (lambda y: y.where(y != -4, float("nan")), "by up to nan"),
+    (lambda y: y[:, :1], "out: a batch of 1 gives outputs (1, 1), the network's are (1, 2)"),
+])  # fmt: skip
+def test_what_was_exported_answers_as_the_network_does(tmp_path, monkeypatch, theirs, outcome):
+    inputs = torch.linspace(-4, 4, 18).reshape(9, 2)
+    sizes = []
+
+    def read(folder, code):
+        return lambda part, mask: (
+            sizes.append((len(part), None if mask is None else len(mask))) or theirs(part)
+        )
+
+    monkeypatch.setattr(export, "load_exported", read)
+    monkeypatch.setattr(export, "_vouched", lambda folder: [])
+    served = SimpleNamespace(network=None, _call=lambda network, rows, mask: rows)
+    batch = SimpleNamespace(inputs=inputs, mask=torch.ones(9, 2))
+
+    def verify():
+        return export._verify(served, batch, inputs, batch.mask, tmp_path / "out")
+
+    if isinstance(outcome, tuple):
+        assert verify() == (pytest.approx(outcome[0], abs=1e-6), outcome[1])
+        assert sizes == [(1, 1), (2, 2), (7, 7), (9, 9)]
+    else:
+        assert outcome in refused(verify)
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (RuntimeError("\nno kernel for aten::roll.default here\nmore"),
+     ": the operation aten::roll.default (no kernel for aten::roll.default here)"),
+    (ValueError(), " (KeyError)"),
+    (RuntimeError("batch was specialized it to be a constant (8)"),
+     " (its code turns the number of samples into a fixed number: take `x.shape[0]` there, not `len(x)`)"),
+])  # fmt: skip
+def test_what_cannot_be_exported_is_one_message(error, said):
+    def failing():
+        with export._unable("onnx"):
+            raise KeyError("outer") from error
+
+    assert (
+        refused(failing)
+        == f"this network cannot be exported as onnx{said}. Other formats: safetensors, torch_export, openvino"
+    )
+
+
+# --- sets, pictures, intervals, frozen networks ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("asked", "cuda", "mps", "device"), [
+    ("cpu", 2, True, "cpu"), ("auto", 0, False, "cpu"), ("auto", 2, True, "cuda:1"), ("auto", 0, True, "mps"), ("gpu", 2, False, "cuda:1"),
+    ("mps", 2, True, "mps"), ("gpu", 0, True, None), ("mps", 2, False, None),
+])  # fmt: skip
+def test_the_device_of_a_set_that_is_made(monkeypatch, asked, cuda, mps, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    if device is None:
+        said = f"hardware.accelerator={asked}: this machine has none; choose hardware=cpu"
+        assert refused(pseudo_data._device, asked) == said
+    else:
+        assert str(pseudo_data._device(asked)) == device
+
+
+def test_the_share_of_images_that_a_classifier_recognises(monkeypatch, tmp_path):
+    images = torch.arange(70 * 3, dtype=torch.uint8).reshape(70, 3, 1, 1)
+    labels = torch.arange(70) % 3
+    labels[50:] = 0
+    seen = []
+
+    def source(part):
+        seen.append(part)
+        return torch.eye(3)[torch.arange(sum(map(len, seen[:-1])), sum(map(len, seen))) % 3]
+
+    monkeypatch.setattr(
+        pseudo_data.pseudo, "read", lambda folder: SimpleNamespace(images=images, labels=labels)
+    )
+    monkeypatch.setattr(pseudo_data, "JUDGED", 68)
+    scale, shift = (
+        torch.tensor([2.0, 3.0, 4.0]).reshape(3, 1, 1),
+        torch.tensor([0.5, 0.0, -1.0]).reshape(3, 1, 1),
+    )
+    monkeypatch.setattr(
+        pseudo_data, "byte_affine", lambda normalization, channels: (scale, shift) if channels == 3 else None
+    )
+    found = pseudo_data._recognised(tmp_path, source, SimpleNamespace(normalization="n"), torch.device("cpu"))
+    right = sum(int(labels[place]) == place % 3 for place in range(68))
+    assert found == {"source_accuracy": pytest.approx(right / 68)} and 50 < right < 68
+    assert torch.allclose(torch.cat(seen), images[:68].float() * scale + shift)
+
+
+@pytest.mark.parametrize(("node", "brings"), [
+    ({"input_shape": [1, 4, 4], "num_classes": 3}, True), ({"input_shape": [1, 4, 4]}, False), ({"num_classes": 3}, False), ({}, False),
+])  # fmt: skip
+def test_a_generator_that_states_its_images_and_classes(monkeypatch, node, brings):
+    monkeypatch.setattr(pseudo_data, "resolve", lambda target, where: target)
+    monkeypatch.setattr(
+        pseudo_data, "parameters_of", lambda _: ({"input_shape": 1, "num_classes": 1, "width": 1}, {}, False)
+    )
+    assert pseudo_data.brings_sizes(node) == brings
+    monkeypatch.setattr(pseudo_data, "parameters_of", lambda _: ({"width": 1}, {}, False))
+    assert pseudo_data.brings_sizes({})  # it knows them from its own files
+
+
+def test_a_run_that_makes_a_set_needs_a_generator(monkeypatch):
+    monkeypatch.setattr(pseudo_data, "build_network", lambda *_: nn.Linear(2, 2))
+    said = "synthesis needs a generator, got model Linear; choose one of model=generator/..."
+    assert refused(pseudo_data.build_generator, {}, {}) == said
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "sought"), [(0, 12, (0, 12)), (3, 12, (9, 21)), (8, 6, (24, 30)), (10, 3, (30, 30))]
+)
+def test_a_stream_in_intervals(start, length, sought):
+    class Stream(list):
+        def seek(self, first, last):
+            self.append((first, last))
+
+    stream = Stream()
+    intervals = ValidationIntervals(stream, lambda: start, every=4, max_steps=10, accumulate=3)
+    assert len(intervals) == length
+    iter(intervals)
+    assert stream == [sought]
+
+
+@pytest.mark.parametrize(("values", "limits"), [
+    ([[0.5, -0.25], [0.75, 1.5]], (-0.25, 1.5)), ([[0.5, 0.25], [0.75, 0.5]], (0.0, 1.0)), ([[np.nan, 0.25], [np.inf, 2.5]], (0.0, 2.5)),
+    ([[np.nan, np.nan], [np.nan, np.nan]], (0.0, 1.0)),
+])  # fmt: skip
+@pytest.mark.parametrize("names", [2, 40, 41])
+def test_layer_pairs_are_drawn_a_pair_a_row(tmp_path, monkeypatch, values, limits, names):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, part, format: drawn.append(self) or part.touch())
+    rows = np.resize(np.array(values), (names, 2))
+    pairs = LayerPairs(
+        tuple((f"a$_{number}", "b") for number in range(names)), (1000, 2500), rows, rows.mean(0)
+    )
+    run_pictures._draw(pairs, "hint", tmp_path / "p.png")
+    (figure,) = drawn
+    axes, bar = figure.axes
+    (image,) = axes.get_images()
+    assert image.get_clim() == limits and image.get_array().shape == (names, 2)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1,000", "2,500"]
+    assert axes.get_title() == "hint: similarity of layer pairs, frozen > network"
+    assert (axes.get_xlabel(), bar.get_ylabel()) == ("step", "similarity")
+    assert figure.get_size_inches().tolist() == pytest.approx([8.0, 1.4 + 0.17 * min(names, 40)])
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert (shown == pairs.names) == (names <= 40)
+
+
+def test_the_pictures_of_a_run_are_its_figures_and_its_last_grid(tmp_path):
+    assert run_pictures.pictures_in(tmp_path) == {}
+    (tmp_path / "samples").mkdir()
+    for name in ("b.png", "a.png", "samples/1.png", "samples/2.png", "note.txt"):
+        (tmp_path / name).touch()
+    found = run_pictures.pictures_in(tmp_path)
+    assert found == {
+        "a": tmp_path / "a.png",
+        "b": tmp_path / "b.png",
+        "samples": tmp_path / "samples" / "2.png",
+    }
+
+
+TASK = {"method": {"_target_": "a.Guidance", "objectives": {"hint": {"network": "guide"}, "task": {}}}}
+
+
+@pytest.mark.parametrize(("more", "own", "outcome"), [
+    ({"guide": {"x": 1}}, [], ["guide"]), ({"guide": {"x": 1}, "teacher": {"x": 1}}, ["teacher", "guide"], ["guide", "teacher"]),
+    ({"guide": {"x": 1}, "frozen": {"teacher": {"x": 1}}}, [], "frozen.teacher: this name is taken by model@teacher; choose another"),
+    ({"guide": {"x": 1}}, ["teacher"], "method Guidance needs a teacher: add model@teacher=<model>, for instance model@teacher=resnet18 "
+                                       "(`tutelage list models` shows all)"),
+    ({"guide": {"x": 1}, "frozen": {"b": {"x": 1}}}, [],
+     "nothing in method Guidance reads the frozen network 'b' (read: guide): drop model@frozen.b, choose a method that does, or add an "
+     "objective with network=b"),
+    ({"method": {"_target_": "a.Plain"}, "guide": {"x": 1}}, [],
+     "nothing in method Plain reads the frozen network 'guide' (read: none): drop model@guide, choose a method that does, or add an "
+     "objective with network=guide"),
+])  # fmt: skip
+def test_frozen_networks_are_given_and_read(more, own, outcome):
+    if isinstance(outcome, list):
+        assert build.check_frozen(TASK | more, own) == outcome
+    else:
+        assert refused(build.check_frozen, TASK | more, own) == outcome
+    assert "guide" in refused(build.check_frozen, TASK, [])

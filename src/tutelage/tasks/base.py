@@ -177,7 +177,7 @@ def mean_of_counted(values: Tensor, batch: Batch) -> Tensor:
 
 def kl_at_temperature(output: Tensor, teacher_output: Tensor, temperature: float, batch: Batch) -> Tensor:
     """KL(teacher || output) of the softened distributions, times T^2, mean over rows (Hinton et al. 2015, arXiv 1503.02531)."""
-    log_p = F.log_softmax(output.float() / temperature, dim=-1)
-    log_q = F.log_softmax(teacher_output.float() / temperature, dim=-1)
-    rows = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=-1)
+    log_p = F.log_softmax(output.float() / temperature, dim=1)
+    log_q = F.log_softmax(teacher_output.float() / temperature, dim=1)
+    rows = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
     return mean_of_counted(rows, batch) * temperature**2

@@ -45,8 +45,8 @@ class Classification(Task):
         """See `Task.soft_loss`: KL divergence at the temperature, times its square."""
         if output.shape != teacher_output.shape:
             raise UserError(
-                f"soft targets need a teacher of the same classes: the network returns {output.shape[-1]}, "
-                f"the teacher {teacher_output.shape[-1]}"
+                f"soft targets need a teacher of the same classes: the network returns {output.shape[1]}, "
+                f"the teacher {teacher_output.shape[1]}"
             )
         mine, _ = self.select(output, batch)
         theirs, _ = self.select(teacher_output, batch)

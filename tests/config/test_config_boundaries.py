@@ -147,6 +147,38 @@ def test_lists_in_the_defaults_of_files(tmp_path):
 # --- groups
 
 
+def test_a_key_that_was_refused_is_compared_with_those_that_there_would_be():
+    known = compose._known_keys(["fit.max_stps=3", "model=fcn"], "fit.max_stps", "train")
+    assert {"fit.max_steps", "model.width", "model", "data"} <= set(known) and "model._target_" not in known
+    of_hydra = compose._known_keys(
+        ["hydra.launcher.procesess=2", "hydra/launcher=local", "seed=1,2"],
+        "hydra.launcher.procesess",
+        "train",
+    )
+    assert "hydra.launcher.processes" in of_hydra and "fit.max_steps" not in of_hydra
+    assert (
+        compose._known_keys(["model=none_such"], "x", "train") == groups.groups()
+    )  # nothing can be composed
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "precision", "fine"),
+    [
+        ("cpu", "16-mixed", False),
+        ("gpu", "16-mixed", True),
+        ("cpu", "bf16-mixed", True),
+        ("cpu", "32-true", True),
+    ],
+)
+def test_half_precision_is_for_cards(accelerator, precision, fine):
+    given = compose.compose([])["hardware"] | {"accelerator": accelerator, "precision": precision}
+    if fine:
+        assert settings.read(settings.Hardware, given, "hardware").precision == precision
+    else:
+        with pytest.raises(UserError, match=r"^hardware.precision=16-mixed needs a GPU"):
+            settings.read(settings.Hardware, given, "hardware")
+
+
 def test_groups_and_what_they_offer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert groups.user_folder() is None and groups.folders() == [groups.config_folder()]
@@ -508,16 +540,12 @@ def test_a_run_is_so_many_updates_or_epochs_long():
 def test_what_a_planner_composes_as_a_whole(monkeypatch):
     one = planner.Planner()
     with compose.hydra_ready():
-        assert (
-            one._on_base(["seed=1,2"]) is None
-            and one._on_base(["hydra.job.name=x"]) is None
-            and one._on_base(["model=none_such"]) is None
-        )
-        node = one._on_base(["model=fcn", "model.width=3"])
-        assert node.model.width == 3 and "hydra" not in node
-        assert one._on_base(["model=fcn", "model.width=5"]).model.width == 5 and len(one._bases) == 2
+        for words in (["seed=1,2"], ["hydra.job.name=x"], ["model=none_such"]):
+            assert one._of_many(words) is None
+        found = one._of_many(["model=fcn", "model.width=3"])
+        assert found["model"]["width"] == 3 and "hydra" not in found and len(one._bases) == 2
     plan = one(["model=fcn", "model.width=3"])
     assert plan.config["model"]["width"] == 3 and plan.words == ("model=fcn", "model.width=3")
     called = []
-    monkeypatch.setattr(one, "compose", lambda words: called.append(words) or {"x": [1]})
+    monkeypatch.setattr(one, "_composed", lambda words: called.append(words) or {"x": [1]})
     assert one._need(["a"]) is one._need(["a"]) and called == [["a"]]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import platform
 import stat
 import time
 import zipfile
@@ -139,6 +141,7 @@ def test_yaml_that_contains_itself_or_is_none_is_refused(tmp_path):
     for text in ("&a [*a]", "&a {b: [1, *a]}"):
         with pytest.raises(ValueError, match=r"'\*a' contains itself"):
             check_yaml(text)
+    check_yaml("[*b]")  # an alias of nothing, which the parser names
     with pytest.raises(yaml.YAMLError):
         yaml.safe_load("[*b]")
     path = tmp_path / "a.yaml"
@@ -156,6 +159,7 @@ def test_an_archive_may_unpack_to_four_times_itself_and_a_megabyte(tmp_path):
         archive.writestr("one", bytes(2**20))
         archive.writestr("two", bytes(500))
     most = 4 * path.stat().st_size + 2**20
+    check_archive(path)  # a megabyte and 500 bytes
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("three", bytes(9000))
     assert bounded.EXPANSION == 4 and most < 2**20 + 9500
@@ -1114,3 +1118,59 @@ def test_an_attempt_is_begun_with_what_it_knows_and_an_old_failure_is_put_away(t
     assert run.result == {"state": "complete", "x": 1} and run.attempts[-1]["finished"]
     run.drop_checkpoints()
     assert not (run.path / "checkpoints").exists() and run.archive().name == f"{run.identity}-1"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ESTALE, None),
+        (errno.EACCES, "cannot make the folder .*x: denied. Name one that can be written"),
+    ],
+)
+def test_a_handle_that_a_server_forgot_is_asked_for_again_and_other_errors_are_messages(
+    tmp_path, monkeypatch, number, said
+):
+    def fails(*_, **__):
+        raise OSError(number, "denied")
+
+    monkeypatch.setattr(Path, "mkdir", fails)
+    with pytest.raises(UserError if said else OSError, match=said):
+        folders.make_folder(tmp_path / "x")
+    monkeypatch.undo()
+    run = Run(tmp_path / "a" / ("0" * 12), name="a", root=tmp_path)
+    monkeypatch.setattr(Run, "_acquire", fails)
+    with (
+        pytest.raises(UserError if said else OSError, match="cannot lock .*: denied" if said else "denied"),
+        run.lock(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        ("vendor: x\nmodel name\t: A CPU\nmodel name : B\n", "A CPU"),
+        ("nothing", "processor"),
+        (None, "from sysctl"),
+    ],
+)
+def test_the_name_of_the_processor(monkeypatch, text, model):
+    def read_text(self, **_):
+        if text is None:
+            raise OSError
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(platform, "processor", lambda: "processor")
+    monkeypatch.setattr(platform, "machine", lambda: "machine")
+    monkeypatch.setattr(provenance, "_output", lambda *_: "from sysctl\n")
+    assert provenance.cpu_model() == model
+    monkeypatch.setattr(provenance, "_output", lambda *_: None)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert provenance.cpu_model() == {"A CPU": "A CPU", "processor": "machine"}.get(model, "")
+
+
+def test_what_the_machine_says_of_its_cards(monkeypatch):
+    for said, cards in (("H100\n A100 \n\n", ("H100", "A100")), (None, ())):
+        monkeypatch.setattr(provenance, "_output", lambda *_, said=said: said)
+        assert provenance._gpus.__wrapped__() == cards

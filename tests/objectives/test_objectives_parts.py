@@ -36,6 +36,7 @@ from tutelage.objectives.masked import MaskedPatches, MaskedTexts, MaskedTokens,
 from tutelage.objectives.mean_teacher import MeanTeacher
 from tutelage.objectives.ofa import OFA
 from tutelage.objectives.plain import as_batch, as_frozen, as_task
+from tutelage.objectives.pretext import pooled as pretext_pooled
 from tutelage.objectives.projector import Projector, positions, real_positions
 from tutelage.objectives.pseudo_label import PseudoLabel
 from tutelage.objectives.repa import REPA
@@ -174,7 +175,9 @@ def test_a_loss_of_a_padded_sequence_is_a_mean_over_real_positions():
     step = Step(batch, activations={"a": mine}, frozen={"teacher": Reading(None, {"b": theirs})})
     slow = sum(float((mine[i, j] - theirs[i, j]).square().sum()) for i, j in ((0, 0), (0, 1), (1, 0))) / 12
     assert float(objective.loss(step)) == pytest.approx(2 * slow)
-    assert objective.describe() == {"pairs": [["b", "a"]] * 2} and objective.shared_layer() == "a"
+    assert objective.describe() == {"pairs": [["b", "a"]] * 2}
+    objective.pairs = [SimpleNamespace(network=SimpleNamespace(name=name)) for name in "xyz"]
+    assert objective.shared_layer() == "z"
 
 
 # --- outputs that are compared
@@ -219,6 +222,29 @@ def test_which_tasks_outputs_can_be_compared(task, made, says):
         return
     with pytest.raises(UserError, match=says):
         objective.prepare(given)
+
+
+def test_soft_targets_are_the_tasks_own_where_there_is_one():
+    mine, theirs = random(4, 2), random(4, 2, seed=1)
+    step = Step(
+        Batch(random(4, 3), torch.zeros(4, 2), torch.arange(4)), mine, frozen={"teacher": Reading(theirs, {})}
+    )
+    objective = SoftTargets(network="teacher", temperature=3.0)
+    for task, wanted in (
+        (Regression(2), (mine - theirs).square().mean()),
+        (MultiLabel(2), MultiLabel(2).soft_loss(mine, theirs, step.batch, 3.0)),
+        (None, soft_target(mine, theirs, temperature=3.0).mean()),
+    ):
+        frozen = {"teacher": FrozenNetwork(nn.Linear(3, 2))}
+        objective.prepare(setup(nn.Linear(3, 2), random(4, 3), task=task, frozen=frozen))
+        torch.testing.assert_close(objective.loss(step), wanted)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (5, 2, 3), (5, 2, 3, 2)])
+def test_pretext_features_are_means_over_positions(shape):
+    x = random(2, *shape)
+    axes = {1: None, 2: 1, 3: (2, 3), 4: (2, 3, 4)}[len(shape)]
+    torch.testing.assert_close(pretext_pooled(x), x if axes is None else x.mean(axes))
 
 
 def test_outputs_of_one_logit_and_of_other_shapes():

@@ -186,6 +186,41 @@ def test_gradients_are_compared_on_the_earliest_of_the_layers_that_each_reaches_
     assert total({"a": Term()}, balance="uncertainty")._shared == (None,)
 
 
+def test_gradients_of_objectives_that_reach_the_output_are_compared_on_the_last_layer():
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    made = Objectives(network, {"a": Term(), "b": Term()}, example=X[:2], balance="gradient_norm")
+    assert made._shared[0] is network[2].weight
+
+
+class Consumes(Reads):
+    """One that takes activations of the frozen network as they appear."""
+
+    consumes = True
+
+    def __init__(self, layers):
+        super().__init__()
+        self.frozen_layers, self.wants_output, self.taken = layers, False, []
+
+    def consume(self, name, activation):
+        self.taken.append(name)
+
+
+def test_each_objective_is_passed_its_own_layers_alone():
+    made = total({"a": Consumes(("first",)), "b": Consumes(("norm", "last")), "c": Term()})
+    step = taken(made)
+    assert (made["a"].taken, made["b"].taken) == (["first"], ["norm", "last"])
+    assert step.frozen["teacher"].output is not None or step.frozen["teacher"].activations == {}
+    reader = made._readers[0]
+    reader._asked = [made["a"], made["b"]]
+    given = dict.fromkeys(("first", "norm", "last"), X)
+    assert list(reader._distribute(given)) == ["first", "norm", "last"] and made["a"].taken == ["first"] * 2
+    for few, shown in (({}, "none"), ({"first": X, "last": X}, "first, last")):
+        with pytest.raises(
+            UserError, match=f"the frozen network 'teacher' returned no feature '.*', only {shown}$"
+        ):
+            reader._distribute(few)
+
+
 def test_extra_inputs_go_through_one_forward_and_come_back_by_name_and_part():
     network = Net()
     made = total({"a": Term(taps=["first"]), "b": Term(adds=(2.0, 3.0)), "c": Term(adds=(-1.0,))}, network)

@@ -90,7 +90,8 @@ class Fusion(Projector):
     ) -> tuple[Tensor, Tensor]:
         """Return the map that meets the teacher's of that size, and what goes on to the next shallower pair."""
         fused = self.enter(student)
-        if self.attention is not None and below is not None:
+        if self.attention is not None:
+            assert below is not None
             below = resized(below, fused.shape[2:])
             weights = self.attention(torch.cat([fused, below], dim=1)).sigmoid()
             fused = fused * weights[:, :1] + below * weights[:, 1:]

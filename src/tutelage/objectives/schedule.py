@@ -52,7 +52,7 @@ class Schedule:
         if self.name == "warm_up":
             return min(1.0, (step + 1) / steps)
         if self.name == "ramp_up":
-            return 1.0 if step >= steps else math.exp(-5.0 * (1 - step / steps) ** 2)
+            return math.exp(-5.0 * max(0.0, 1 - step / steps) ** 2)
         if self.name in ("linear", "cosine"):
             progress = min(1.0, step / max(1, self.steps or max_steps))
             return 1.0 - progress if self.name == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -181,7 +181,7 @@ def check_range(images: Tensor, normalization: Normalization | None) -> None:
     pixels = images.double().cpu() * scaled[1] + scaled[0]
     ends = (float(images.min()), float(images.max()))
     if pixels.min() > -1e-3 and pixels.max() < 1.001:
-        ends = (float((-scaled[0] / scaled[1]).max()), float(((1 - scaled[0]) / scaled[1]).min()))
+        ends = (float(((0 - scaled[0]) / scaled[1]).max()), float(((1 - scaled[0]) / scaled[1]).min()))
         right = all(abs(m - 0.5) < 1e-3 and abs(d - 0.5) < 1e-3 for m, d in zip(mean, deviation, strict=True))
     else:
         right = ends[0] > -1.001 and ends[1] < 1.001

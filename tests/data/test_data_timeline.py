@@ -205,8 +205,8 @@ def test_a_step_may_be_said() -> None:
         ("hourly", "`step`='hourly' is no step: a duration such as 15min, 1h or 1D, or one of row"),
         ("0h", "is no step"),
         ("3h", "`step`=3h is longer than the time from 2020-01-10 09:00:00 to 2020-01-10 10:00:00"),
-        ("month", "two rows of a month"),
-        ("business day", "a Saturday, a Sunday or two rows of a day"),
+        ("month", "a month of two rows"),
+        ("business day", "a Saturday, a Sunday or a day of two rows"),
     ):
         with pytest.raises(UserError, match=message):
             line(sparse, step=step)

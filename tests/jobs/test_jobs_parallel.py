@@ -23,9 +23,9 @@ GIB = 2**30
 
 @pytest.fixture
 def lines(caplog):
-    """Give a function that returns what was said, a time of whole seconds as `_`."""
+    """Give a function that returns what was said, a time of few whole seconds as `_`."""
     caplog.set_level(logging.INFO, "tutelage")
-    return lambda: [re.sub(r"\(\d+ s", "(_ s", record.getMessage()) for record in caplog.records]
+    return lambda: [re.sub(r"\(\d{1,3} s", "(_ s", record.getMessage()) for record in caplog.records]
 
 
 @pytest.fixture

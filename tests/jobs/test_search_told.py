@@ -321,3 +321,18 @@ def test_one_step_of_a_dimension_is_one_unless_it_says_more():
     search.suggest(asked, "a", {"low": 1, "high": 9, "step": 3, "log": False, "whole": True})
     search.suggest(asked, "b", {"low": 1, "high": 9, "step": 0.5, "log": False, "whole": False})
     assert asked.asked == [("a", 1, 9, 3, False), ("b", 1, 9, 0.5, False)]
+
+
+def test_the_rungs_are_those_of_the_trials_that_have_curves(tmp_path):
+    one = Search(
+        Settings(9, 1, 0, 1, "halving", 2), [], {"a": {}}, folder=tmp_path, launch=print, planner=lambda words: None
+    )  # fmt: skip
+    one.mode = "max"
+    curves = [{2: 0.5, 4: 0.6, 8: 0.7}, {2: 0.4, 4: 0.5, 8: 0.6}, {2: 0.1}, None, {}]
+    one.done = [
+        Trial(number, {}, None, [], state="complete" if number < 2 else "failed", curve=curve)
+        for number, curve in enumerate(curves)
+    ]
+    assert one._thresholds() == [[2, 0.4], [4, 0.6]]  # of three the best two go on, of two the better one
+    one.mode = "min"
+    assert one._thresholds() == [[2, 0.4], [4, 0.5]]

@@ -218,6 +218,51 @@ def test_a_waiting_job_that_needs_somebody_and_a_silent_controller_are_said_once
     assert caplog.text.count("no controller") == 1
 
 
+@pytest.mark.parametrize(
+    ("state", "waits_s"), [("COMPLETED", 30.0), ("GONE", 30.0), ("FAILED", 2.0), ("TIMEOUT", 2.0)]
+)
+def test_a_note_is_waited_for_where_a_job_ended_well(tmp_path, slurm, monkeypatch, state, waits_s):
+    now = [100.0]
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 1.0)
+    monkeypatch.setattr(cluster, "NOTE_WITHIN_S", 30.0)
+    jobs, one = new_jobs(tmp_path), plan(tmp_path)
+    queue = cluster._Queue(jobs, {}, OPTIONS)
+    job = cluster._Job("x", ["seed=0"], one, cluster_request.Request(), 1, jobs.folder, "1")
+    queue.left = {one.key: job}
+    slurm.states = {"1": [Seen("RUNNING"), Seen(state), Seen("RUNNING"), Seen(state)]}
+    for after, over in (
+        (0.0, False),
+        (1.0, False),
+        (99.0, False),
+        (100.0, False),
+        (100.0 + waits_s - 0.5, False),
+        (100.0 + waits_s, True),
+    ):
+        now[0] = 200.0 + after
+        assert queue._ended() == ([job] if over else [])
+    jobs.note(one.key, Outcome.DONE)
+    job.over_since = None
+    assert queue._ended() == [job]
+
+
+def test_slurm_is_asked_less_and_less_often(tmp_path, slurm, monkeypatch):
+    now, asked = [100.0], []
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(cluster, "ASK_EVERY_S", (1.0, 2.0))
+    monkeypatch.setattr(
+        slurm_queue, "look", lambda numbers: asked.append(now[0]) or dict.fromkeys(numbers, Seen("RUNNING"))
+    )
+    jobs, one = new_jobs(tmp_path), plan(tmp_path)
+    queue = cluster._Queue(jobs, {}, OPTIONS)
+    job = cluster._Job("x", ["seed=0"], one, cluster_request.Request(), 1, jobs.folder, "1")
+    queue._ask([])
+    for tenth in range(1000, 1100):
+        now[0] = tenth / 10
+        queue._ask([job])
+    assert asked == [100.0, 101.0, 102.3, 104.0, 106.0, 108.0]
+
+
 def interrupted(tmp_path, slurm, one, options=OPTIONS):
     """Give the jobs of a command that is stopped while its job is in the queue."""
     jobs = new_jobs(tmp_path, "before")

@@ -241,3 +241,221 @@ def test_a_folder_as_a_user_would_give_it(tmp_path, monkeypatch):
         synthesize._short(tmp_path / "runs") == "runs"
         and synthesize._short(Path("/elsewhere")) == "/elsewhere"
     )
+
+
+FILTERS = dict.fromkeys(("state", "method", "data", "since", "before"), "")
+
+
+def test_what_remove_says_before_it_removes(tmp_path, capsys, monkeypatch):
+    from tutelage.cli import remove
+
+    def run(*flags):
+        code = remove.run(Given(flags=["--all", *flags], options=FILTERS | {"runs_dir": str(tmp_path)}))
+        return code, capsys.readouterr().out.replace(str(tmp_path), "RUNS")
+
+    (tmp_path / "a/.archive").mkdir(parents=True)
+    assert run("--archive", "--yes") == (0, "nothing to remove\n")
+    for name, size in (("0" * 12 + "-1", 1_500_000), ("0" * 12 + "-2", 40_000)):
+        (tmp_path / "a/.archive" / name).mkdir()
+        (tmp_path / "a/.archive" / name / "x").write_bytes(bytes(size))
+    listed = f"RUNS/a/.archive/{'0' * 12}-1  1.5 MB\nRUNS/a/.archive/{'0' * 12}-2  0.0 MB\n"
+    assert run("--archive", "--dry") == (0, f"{listed}nothing removed; 2 folders, 1.5 MB could be\n")
+    asked: list[str] = []
+    monkeypatch.setattr(remove, "agreed", lambda question: asked.append(question) or False)
+    assert run("--archive") == (0, f"{listed}nothing removed\n") and asked == ["Remove 2 folders, 1.5 MB?"]
+    assert (
+        run("--archive", "--yes")[1].endswith("removed 2 folders\n")
+        and list((tmp_path / "a/.archive").iterdir()) == []
+    )
+    (tmp_path / "a/.archive/one").mkdir()
+    assert run("--archive", "--dry") == (
+        0,
+        "RUNS/a/.archive/one  0.0 MB\nnothing removed; 1 folder, 0.0 MB could be\n",
+    )
+
+
+def test_the_values_on_a_card_are_those_of_its_arm(monkeypatch):
+    from tutelage.cli import export
+    from tutelage.reporting import collect
+
+    values = {"test/accuracy": {0: 0.5, 1: 0.75}, "test/loss": {0: 1.0}}
+    arms = [
+        SimpleNamespace(rows=[SimpleNamespace(key=key)], values=lambda name: values.get(name, {}))
+        for key in ("other", "mine")
+    ]
+    monkeypatch.setattr(collect, "group", lambda rows: arms)
+    monkeypatch.setattr(collect, "row_of", lambda run, store: run)
+    store = SimpleNamespace(named=lambda name: [SimpleNamespace(is_complete=True)])
+    source = SimpleNamespace(name="n", key="mine")
+    result = {"best": {"test": {"accuracy": 0.123456, "loss": 2, "kind": "x"}}}
+    head = ["| test | this network | over the seeds of its arm |", "|---|---|---|"]
+    assert export._metrics(source, store, result) == [
+        *head, "| accuracy | 0.1235 | 0.625 (0 to 1, 95 %, n = 2) |", "| loss | 2 | one seed |",
+    ]  # fmt: skip
+    arms.pop()
+    assert export._metrics(source, store, result)[2:] == [
+        "| accuracy | 0.1235 | one seed |",
+        "| loss | 2 | one seed |",
+    ]
+    assert (
+        export._metrics(source, store, {}) == export._metrics(source, store, {"best": {"test": None}}) == head
+    )
+
+
+def test_ranks_are_started_with_the_same_words(monkeypatch):
+    import torch
+
+    from tutelage.cli import in_ranks
+    from tutelage.jobs import ranks
+
+    started: list[Any] = []
+    failed: dict[int, int] = {}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(ranks, "launched", lambda *words: started.append(words) or (failed, None))
+    monkeypatch.setattr(ranks, "killed_of", lambda failed: "{} was killed" if 9 in failed.values() else "")
+    given = Given(
+        "gap",
+        ["n", "m"],
+        ["--b", "--a"],
+        {"x": "1", in_ranks.KEY: "3", "y": "2"},
+        ["y", in_ranks.KEY, "x"],
+        ["data.root=r"],
+    )
+    assert in_ranks._start("analyse", given, 3) == 0
+    ((command, count, threads, name),) = started
+    assert command == [
+        "-m",
+        "tutelage",
+        "analyse",
+        "gap",
+        "n",
+        "m",
+        "--a",
+        "--b",
+        "x=1",
+        "y=2",
+        "data.root=r",
+    ]
+    assert (count, threads) == (3, "2") and name.startswith("analyse-")
+    failed |= {0: 1, 1: 4}
+    assert (
+        in_ranks._start("analyse", Given(), 8) == 4
+        and started[1][0] == ["-m", "tutelage", "analyse"]
+        and started[1][2] == "1"
+    )
+    failed[2] = 9
+    with pytest.raises(UserError, match=r"^analyse was killed$"):
+        in_ranks._start("analyse", Given(), 2)
+
+
+@pytest.mark.parametrize(
+    ("devices", "device", "asked"),
+    [
+        ("1", "cpu", None),
+        ("4", "cpu", ("cpu", 4)),
+        ("auto", "cuda", ("gpu", "auto")),
+        ("2", "gpu", ("gpu", 2)),
+    ],
+)
+def test_how_many_ranks_are_asked_for(monkeypatch, devices, device, asked):
+    from tutelage.cli import in_ranks
+    from tutelage.jobs import ranks
+
+    seen: list[Any] = []
+    monkeypatch.setattr(ranks, "ranks_of", lambda config: seen.append(config["hardware"]) or 5)
+    assert in_ranks._asked(Given(options={in_ranks.KEY: devices, "device": device})) == (
+        1 if asked is None else 5
+    )
+    assert [(one["accelerator"], one["devices"], one["num_nodes"], one["strategy"]) for one in seen] == (
+        [] if asked is None else [(*asked, 1, "ddp")]
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "found"),
+    [
+        ("", {"guide": None}, {"usual": ["u"]}),
+        ("", {"guide": {"x": 1}}, {"yours": []}),
+        ("usual", {"guide": {"x": 1}}, {"usual": ["u"]}),
+        ("[usual,fcn]", {}, {"usual": ["u"], "fcn": ["model@guide=fcn"]}),
+        ("fcm", {}, "there is no guide 'fcm'; did you mean 'fcn'?"),
+    ],
+)
+def test_guides_that_diagnose_tries(monkeypatch, given, steps, found):
+    from tutelage.analysis import diagnosis
+    from tutelage.cli import diagnose
+
+    monkeypatch.setattr(diagnosis, "guides_for", lambda data: {"usual": ("u",)})
+    subject = SimpleNamespace(data=None, config=steps)
+    if isinstance(found, str):
+        with pytest.raises(UserError, match=found.replace("?", r"\?")):
+            diagnose._guides(given, [], subject)
+    else:
+        assert {name: list(words) for name, words in diagnose._guides(given, [], subject).items()} == found
+
+
+def test_a_programme_does_what_fits_in_order_and_then_begins_the_rest(monkeypatch):
+    from tutelage.cli import programme
+    from tutelage.cli.programme_stages import Work
+    from tutelage.reporting.programme_file import Stage
+
+    clock, done = [0.0], []
+    monkeypatch.setattr(programme, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    left = {"a": [(("a1",), 10.0), (("a2",), 50.0)], "b": [(("b1",), 5.0)]}
+    monkeypatch.setattr(programme, "timed", lambda work, plan_of, speed: left[work.stage.label])
+
+    def one(jobs, plan, words, speed):
+        done.append(words)
+        clock[0] += 10.0
+
+    monkeypatch.setattr(programme, "_one", one)
+    monkeypatch.setattr(
+        programme,
+        "_command",
+        lambda work, runs_dir: done.append(work.stage.label) or work.stage.label != "bad",
+    )
+    closed: list[int] = []
+    notes = [
+        SimpleNamespace(key="k", outcome=programme.Outcome.FAILED),
+        SimpleNamespace(key="ok", outcome=None),
+    ]
+    monkeypatch.setattr(
+        programme.Jobs,
+        "new",
+        lambda runs_dir: SimpleNamespace(notes=lambda: notes, close=lambda: closed.append(1)),
+    )
+
+    def stage(label, seconds=None):
+        words = ("x",) if seconds else ()
+        return Work(
+            Stage(label, table="" if seconds else "t", command=words),
+            (),
+            [((label,), seconds)] if seconds else [],
+        )
+
+    failed: list[str] = []
+    works = [
+        stage("a"),
+        stage("bad", 25.0),
+        stage("slow", 100.0),
+        stage("b"),
+        Work(Stage("none", command=("x",)), ()),
+    ]
+    programme._work_off(works, lambda words: words, 40.0, "runs", None, failed)
+    assert done == [("a1",), "bad", ("b1",), ("a2",), "slow"] and failed == ["bad", "k"] and closed == [1]
+
+
+def test_the_alarm_of_a_programme_rings_once_and_is_put_away():
+    import math
+    import time
+
+    from tutelage.cli import programme
+
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(programme.TimeIsUp), programme._alarm(time.monotonic() - 5):
+        time.sleep(5)
+    assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
+    with programme._alarm(time.monotonic() + 60):
+        assert 50 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
+    with programme._alarm(math.inf):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0.0

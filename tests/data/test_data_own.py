@@ -20,6 +20,16 @@ INPUTS = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
 TARGETS = (INPUTS[:, 0] > 0).long()
 
 
+class Broken(Dataset[Any]):
+    """What says nothing of why it fails."""
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> Any:
+        raise ValueError
+
+
 class Squares(Dataset[Any]):
     def __init__(self, count: int = N) -> None:
         self.count = count
@@ -129,7 +139,10 @@ def test_tokens_keep_their_numbers() -> None:
      ((INPUTS / 0, TARGETS), {}, "40 of 40 inputs hold"), ((INPUTS, INPUTS), {"task": "classification"}, "takes targets"),
      ({"train": (INPUTS, TARGETS), "tset": (INPUTS, TARGETS)}, {}, "part 'tset'; did you mean 'test'"),
      ((INPUTS, TARGETS), {"task": "classify"}, "did you mean 'classification'"),
-     ([[torch.zeros(i), 0] for i in range(5)], {}, "cannot be put into one tensor"), ((INPUTS, TARGETS), {"outputs": 1}, "one class only")],
+     ([[torch.zeros(i), 0] for i in range(5)], {}, "cannot be put into one tensor"), ((INPUTS, TARGETS), {"outputs": 1}, "one class only"),
+     (Squares(0), {}, "`?source`? gives no samples"), (Squares(0), {"storage": "stream"}, "gives no samples"),
+     ((INPUTS[:0], TARGETS[:0]), {}, "gives no samples"), (Broken(), {}, "cannot be put into one tensor: ValueError:. They"),
+     ({"train": Squares(), "validation": Squares(0), "test": Squares()}, {}, "gives no samples for validation")],
 )  # fmt: skip
 def test_a_mistake_is_one_message_before_training(source: Any, options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):

@@ -147,6 +147,8 @@ class Own(DataModule):
         official: dict[str, np.ndarray] = {}
         start = 0
         for name, part in parts.items():
+            if not len(part):
+                raise UserError(f"`source` gives no samples{f' for {name}' if name else ''}")
             official[name] = np.arange(start, start + len(part))
             start += len(part)
         whole = next(iter(parts.values())) if len(parts) == 1 else ConcatDataset(list(parts.values()))

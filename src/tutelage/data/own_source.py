@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from tutelage.data.splits import SPLITS
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError, choices, reason_of
 
 log = logging.getLogger("tutelage")
 EXPECTED = (
@@ -129,7 +129,7 @@ def read_all(parts: Iterable[Any], collate: Any) -> tuple[Tensor, Tensor]:
                 found.append((inputs, targets))
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError) as error:
             raise UserError(
-                f"`source`: the samples of {type(part).__name__} cannot be put into one tensor: {str(error).splitlines()[0]:.300}. "
+                f"`source`: the samples of {type(part).__name__} cannot be put into one tensor: {reason_of(error)}. "
                 "They must be pairs (input, target) of numbers or tensors of one shape"
             ) from error
     try:

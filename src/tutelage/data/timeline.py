@@ -126,7 +126,9 @@ def _asked(moments: Moments, where: str, step: str) -> Timeline:
     if step in NAMED_STEPS:
         found = _business_days(moments.clock) if step == "business day" else _months(moments.clock, unit=1)
         if found is None:
-            what = "Saturday, a Sunday or a day of two rows" if step == "business day" else "month of two rows"
+            what = (
+                "Saturday, a Sunday or a day of two rows" if step == "business day" else "month of two rows"
+            )
             raise UserError(f"{where}: the rows are not a {step} apart, as `step` says: there is a {what}")
         return found
     duration = _duration(step)

@@ -549,3 +549,93 @@ def test_what_a_planner_composes_as_a_whole(monkeypatch):
     called = []
     monkeypatch.setattr(one, "_composed", lambda words: called.append(words) or {"x": [1]})
     assert one._need(["a"]) is one._need(["a"]) and called == [["a"]]
+
+
+def test_fingerprints_of_texts_tokenisers_and_pseudo_data(monkeypatch, tmp_path):
+    import hashlib
+
+    from tutelage.data import fingerprint, vocabulary
+
+    asked = []
+    monkeypatch.setattr(
+        fingerprint, "fingerprint", lambda root, kind=None: asked.append((str(root), kind)) or f"of {root}"
+    )
+    monkeypatch.setattr(fingerprint, "pseudo_fingerprint", lambda root: f"pseudo {root}")
+    monkeypatch.setattr(vocabulary, "tokenizer_file", lambda name, root: f"{name} in {root}")
+    both = hashlib.sha256(b"of r of t in r").hexdigest()
+    for given, found in (
+        ((None, None), None),
+        (("r", None), "of r"),
+        ((None, "t"), "of t in None"),
+        (("r", "t"), both),
+    ):
+        assert resolvers._text_fingerprint(*given) == found
+    assert [resolvers._pseudo_fingerprint(path) for path in (None, "need:x", "r")] == [None, None, "pseudo r"]
+    asked.clear()
+    assert (
+        resolvers._fingerprint(None) is None
+        and resolvers._fingerprint("r", "images") == "of r"
+        and asked == [("r", "images")]
+    )
+
+
+def test_what_is_wrong_with_a_place_names_its_setting_and_is_asked_once(monkeypatch):
+    calls = []
+
+    def wrong(path):
+        calls.append(path)
+        if path == "bad":
+            raise UserError("`root`=bad is empty")
+        return f"of {path}"
+
+    OmegaConf.register_new_resolver(
+        "wrong_place",
+        resolvers._once(lambda path: resolvers._of_root(wrong, path, "tokenizer")),
+        replace=True,
+    )
+    try:
+        node = OmegaConf.create(
+            {"data": {"tokenizer": "good", "a": "${wrong_place:${.tokenizer}}", "b": "${wrong_place:good}"}}
+        )
+        assert (node.data.a, node.data.b, node.data.a) == ("of good", "of good", "of good") and calls == [
+            "good"
+        ]
+        bad = OmegaConf.create(
+            {"data": {"tokenizer": "bad", "a": "${wrong_place:bad}"}, "top": "${wrong_place:bad}"}
+        )
+        for key, said in (("data.a", "data.tokenizer=bad is empty"), ("top", "data.tokenizer=bad is empty")):
+            with pytest.raises(Exception, match="is empty") as told:
+                OmegaConf.select(bad, key)
+            cause = told.value
+            while not isinstance(cause, UserError):
+                cause = cause.__cause__ or cause.__context__
+            assert str(cause) == said
+    finally:
+        OmegaConf.clear_resolver("wrong_place")
+
+
+def test_what_sets_each_value_and_its_default():
+    from tutelage.config.origins import origins_and_defaults
+
+    found, defaults = origins_and_defaults(
+        [
+            "model=fcn",
+            "model.width=3",
+            "+model.extra=1",
+            "optimizer={lr: 0.5}",
+            "seed=4",
+            "data=digits",
+            "new=1",
+        ]
+    )
+    assert (
+        found["model.width"] == "command: model.width=3" and found["model.extra"] == "command: +model.extra=1"
+    )
+    assert found["optimizer.lr"] == "command: optimizer={lr: 0.5}" and found["seed"] == "command: seed=4"
+    assert (
+        found["model.depth"].startswith("conf/model/")
+        and "new" not in found
+        and "model" not in found
+        and "data" not in found
+    )
+    assert defaults["model.width"] != 3 and "model.extra" not in defaults and defaults["seed"] == 0

@@ -19,7 +19,7 @@ from tutelage.analysis.signal import mean_cosine, participation_ratio, signal
 from tutelage.cli.main import main
 from tutelage.config.compose import compose
 from tutelage.data.base import DataModule
-from tutelage.engine.build import build_data
+from tutelage.engine.data_sets import build_data
 from tutelage.errors import UserError
 from tutelage.models.fcn import FCN
 from tutelage.tasks import Batch, Classification

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from tutelage.config.compose import compose
-from tutelage.engine.build import build_data
+from tutelage.engine.data_sets import build_data
 from tutelage.errors import UserError
 
 Write = Callable[[pd.DataFrame, Path], Any]

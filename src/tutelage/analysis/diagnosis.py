@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tutelage.alignment.taps import Taps, input_of
 from tutelage.analysis.signal import Signal, rows_of, signal
 from tutelage.data.base import DataModule, SplitBatches
-from tutelage.engine.build import build_data
+from tutelage.engine.data_sets import build_data
 from tutelage.engine.networks import build_network, sizes_of
 from tutelage.errors import UserError
 from tutelage.jobs.plain_log import quietly

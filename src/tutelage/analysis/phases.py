@@ -18,7 +18,7 @@ from tutelage.analysis.drawing import literal, save
 from tutelage.analysis.signal import Signal
 from tutelage.data.base import DataModule
 from tutelage.engine import trust
-from tutelage.engine.build import build_data
+from tutelage.engine.data_sets import build_data
 from tutelage.engine.load import stored_config
 from tutelage.engine.networks import build_network, sizes_of
 from tutelage.engine.shared_work import shared

@@ -16,7 +16,7 @@ from tutelage.analysis.analysis_request import Outcome, Request, Subject
 from tutelage.analysis.drawing import canvas, literal, save
 from tutelage.analysis.opening import SPLITS, beside, opened, over_runs
 from tutelage.data.base import DataModule
-from tutelage.engine.build import build_data
+from tutelage.engine.data_sets import build_data
 from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork

@@ -89,7 +89,8 @@ def _runs(plan: Plan) -> None:
 
 
 def _build(plan: Plan) -> list[str]:
-    from tutelage.engine.build import build, build_data
+    from tutelage.engine.build import build
+    from tutelage.engine.data_sets import build_data
 
     try:
         data = build_data(plan.config)

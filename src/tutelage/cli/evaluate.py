@@ -64,7 +64,7 @@ def opened(name: str, data_words: list[str], *, runs_dir: str, code: str) -> tup
     run = Store(runs_dir).find(name)
     overrides = _data_overrides(run.config, data_words)
     from tutelage.engine import trust
-    from tutelage.engine.build import build_data
+    from tutelage.engine.data_sets import build_data
     from tutelage.engine.inherited import VOCABULARY, check_answers
     from tutelage.engine.load import load_run
     from tutelage.models.frozen import FrozenNetwork, recorded

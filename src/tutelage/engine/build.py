@@ -1,30 +1,25 @@
-"""From a resolved configuration (a plain dictionary) to the objects of a run: data, networks, frozen networks, the method."""
+"""From a resolved configuration (a plain dictionary) to the objects of a run: networks, frozen networks, objectives, the method."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.data.base import DataModule
-from tutelage.data.cache import cache_folder
 from tutelage.data.image_set import ImageData
-from tutelage.data.splits import digest
-from tutelage.data.text import Text
-from tutelage.data.text_rows import TextRows
 from tutelage.engine.causality import check_causal
+from tutelage.engine.data_sets import build_data, build_unlabelled, place
 from tutelage.engine.inherited import check_code, check_teacher, check_unseen, check_vocabulary
-from tutelage.engine.instantiate import construct, parameters_of, resolve, worded
+from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.engine.networks import build_frozen, build_network, example_of, sizes_of
 from tutelage.engine.recompute import recompute
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError
 from tutelage.generators.protocol import Generator
 from tutelage.methods.base import Method, own_name, step_seed
 from tutelage.methods.parameter_groups import check_patterns, freeze
@@ -34,8 +29,6 @@ from tutelage.models.heads import head_of
 from tutelage.objectives.base import NotPrepared, Objective, missing
 from tutelage.objectives.consistency import Consistency
 from tutelage.objectives.total import Objectives
-from tutelage.objectives.unlabelled import Unlabelled, UnlabelledTokens, byte_affine
-from tutelage.runs.folders import lock_at, make_folder
 from tutelage.runs.frozen_networks import (
     ROLES,
     frozen_named,
@@ -45,8 +38,6 @@ from tutelage.runs.frozen_networks import (
     where_of,
 )
 from tutelage.runs.identity import is_need
-from tutelage.runs.setting import overlap
-from tutelage.runs.weights import needed_folder, node_of
 from tutelage.tasks import Batch, NoTargets, Tokens
 from tutelage.typed import checked, in_keys
 
@@ -63,98 +54,6 @@ class Built:
     data: DataModule
     method: Method
     heads: dict[str, str] = field(default_factory=dict)
-
-
-def build_data(config: dict[str, Any], *, judged_as: DataModule | None = None) -> DataModule:
-    """Build the data module, fetch or check its files (one process at a time), and make its splits.
-
-    judged_as: the data of the network that is to be judged on these, see `DataModule.judged_as`.
-    """
-    node = (
-        config["data"] | {"root": place("data.root", config)}
-        if is_need(config["data"].get("root"))
-        else config["data"]
-    )
-    data: DataModule = construct("data", node)
-    if not isinstance(data, DataModule):
-        raise UserError(
-            f"data._target_ must be a tutelage.data.base.DataModule, with splits and a task, got {type(data).__name__}: derive it from "
-            "that class, or from tutelage.data.image_set.ImageData where all of it fits into memory"
-        )
-    _set_up("data", data, config, judged_as)
-    fit = config.get("fit") or {}
-    if fit.get("metrics") or fit.get("monitor"):
-        with worded("fit", ("metrics", "monitor")):
-            data.task.ask(fit.get("metrics") or (), fit.get("monitor"))
-    return data
-
-
-def _set_up(
-    where: str, data: DataModule, config: dict[str, Any], judged_as: DataModule | None = None
-) -> None:
-    runs_dir = Path(config["runs_dir"]).expanduser()
-    # What is only looked at makes no runs folder.
-    locks = (runs_dir if runs_dir.is_dir() else cache_folder()) / ".locks"
-    make_folder(locks)
-    with worded(where, parameters_of(type(data))[0]):
-        # Ranks and parallel jobs would else download or decode the same files at once.
-        with lock_at(locks / "data.lock"):
-            data.prepare()
-        if judged_as is not None:
-            data.judged_as(judged_as)
-        data.setup()
-
-
-def build_unlabelled(config: dict[str, Any], data: DataModule) -> Unlabelled | UnlabelledTokens | None:
-    """Return the images or texts that `method.unlabelled` names: of the data's own training set, or of another set of images.
-
-    None where it is not set.
-    """
-    wanted = config["method"].get("unlabelled")
-    if wanted is None:
-        return None
-    if isinstance(wanted, str) and wanted not in ("train", "rest", "all"):
-        raise UserError(
-            f"method.unlabelled={wanted} is not known; {choices(wanted, ('train', 'rest', 'all'))}; another set is "
-            "+data@method.unlabelled=<data>, a folder of images +data@method.unlabelled=image_folder method.unlabelled.root=<folder>"
-        )
-    if isinstance(data, TextRows | Text) and isinstance(wanted, str):
-        index, mask, special = data.unlabelled_tokens(wanted)
-        facts: dict[str, Any] = {"of": wanted, "count": len(index), "sha256": digest(index)}
-        assert data.vocab_size is not None
-        return UnlabelledTokens(data.store, index, facts, data.vocab_size, mask, special)  # type: ignore[arg-type]
-    if not isinstance(data, ImageData):
-        raise UserError(
-            f"method.unlabelled needs images with classes, or texts, got data {type(data).__name__}"
-        )
-    if isinstance(wanted, str):
-        images, index, scale, shift = data.unlabelled(wanted)  # type: ignore[arg-type]
-        facts = {"of": wanted}
-    else:
-        where = "method.unlabelled"
-        if overlap(wanted, config["data"]):
-            raise UserError(
-                f"{where} is the set of data itself, whose validation and test images it must not hold: say {where}=train"
-            )
-        other = construct(where, wanted)
-        if not isinstance(other, ImageData):
-            raise UserError(f"{where} must be a set of images, got {type(other).__name__}")
-        _set_up(where, other, config)
-        images = other.unlabelled_pixels()
-        index = other.splits["train"]
-        if isinstance(other.task, NoTargets):  # none of them is there to judge by
-            index = np.sort(np.concatenate(list(other.splits.values())))
-        scale, shift = byte_affine(data.normalization, data.input_shape[0])
-        facts = {"of": other.summary()}
-    facts |= {"count": len(index), "sha256": digest(index)}
-    return Unlabelled(images, index, scale, shift, facts)
-
-
-def place(where: str, config: dict[str, Any]) -> str:
-    """Return the folder that a setting such as `data.root` names: as given, or of the run behind `need:<name>`."""
-    section, _, key = where.rpartition(".")
-    value = str(node_of(config, section)[key])
-    return str(needed_folder(config, where, value)) if is_need(value) else value
 
 
 def check_frozen(config: dict[str, Any], own: Collection[str]) -> list[str]:

@@ -21,7 +21,7 @@ from torch.nn.modules.module import (
 
 from tutelage.data.base import DataModule
 from tutelage.engine import trust
-from tutelage.engine.build import build_data
+from tutelage.engine.data_sets import build_data
 from tutelage.engine.networks import build_network, sizes_of
 from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError, reason_of

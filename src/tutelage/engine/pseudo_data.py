@@ -13,11 +13,9 @@ from torch import Tensor
 
 from tutelage.data import pseudo
 from tutelage.data.base import DataModule
-from tutelage.engine.build import (
-    build_data,
-    check_frozen,
-)
+from tutelage.engine.build import check_frozen
 from tutelage.engine.cpu import prepared_cpu
+from tutelage.engine.data_sets import build_data
 from tutelage.engine.inherited import recorded_data, recorded_sizes
 from tutelage.engine.instantiate import construct, parameters_of, resolve
 from tutelage.engine.networks import build_frozen, build_network, sizes_of

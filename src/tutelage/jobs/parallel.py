@@ -86,7 +86,7 @@ def preload(data_nodes: Sequence[Any], runs_dir: str) -> None:
     """
     import torch
 
-    from tutelage.engine.build import build_data
+    from tutelage.engine.data_sets import build_data
 
     torch.set_num_threads(1)  # a pool of threads would not survive the fork
     seen: list[Any] = []

@@ -308,7 +308,7 @@ def pareto(values: Sequence[Sequence[float]]) -> list[bool]:
 
 def objective(config: dict[str, Any]) -> tuple[str, str]:
     """Return what the task of a command is judged by: its metric's name, and "max" or "min"."""
-    from tutelage.engine.build import build_data
+    from tutelage.engine.data_sets import build_data
 
     data = build_data(config)
     return data.task.monitor, data.task.mode

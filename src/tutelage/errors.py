@@ -156,7 +156,13 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     sections = {one.rpartition(".")[0] for one in (name, *names)}
     within = {one.rpartition(".")[2] if len(sections) == 1 else one: one for one in names}
     sought = name.rpartition(".")[2] if len(sections) == 1 else name
-    return next((within[one] for one in difflib.get_close_matches(sought, within, n=1, cutoff=0.5)), None)
+    close = difflib.get_close_matches(sought, within, n=1, cutoff=0.5)
+    if close:
+        return within[close[0]]
+    words = {
+        word: one for one in reversed(names) for word in re.split(r"[._/-]", one)
+    }  # flp for horizontal_flip
+    return next((words[word] for word in difflib.get_close_matches(sought, words, n=1, cutoff=0.8)), None)
 
 
 def _spelled(name: str) -> str:

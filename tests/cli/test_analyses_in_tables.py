@@ -41,6 +41,25 @@ def files_of(runs):
     return {path: path.read_bytes() for run in runs for path in sorted(run.path.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.parametrize("command", ["report", "reproduce"])
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("calibration: {}", "analyses: there is no 'analyse calibratoin'; did you mean 'calibration'?"),
+        ("attacks: pgd", "got 'attaks=pgd'; did you mean 'attacks'?"),
+    ],
+)
+def test_an_analysis_or_option_that_does_not_exist_is_said_before_any_run(
+    folder, capsys, command, written, says
+):
+    misspelled = written.replace("calibration", "calibratoin").replace("attacks", "attaks")
+    wrong = TABLE.replace(written, misspelled).replace("calibration.ece", "robustness.pgd_accuracy")
+    (folder / "experiments/small/one.yaml").write_text(wrong)
+    assert main([command, "small/one"]) == 2
+    said = capsys.readouterr().err
+    assert says in said and "one.yaml" in said and not (folder / "runs").exists()
+
+
 def test_a_table_shows_what_analyses_find_and_no_run_changes(folder, capsys):
     assert main(["reproduce", "small/one"]) == 0
     results = folder / "experiments" / "small" / "results"

@@ -166,6 +166,11 @@ def test_words_that_do_not_belong_are_refused(folder, capfd):
     assert main(["reproduce", "own", "processes=2"]) == 2
     assert main(["reproduce", "own", "photos=/nowhere"]) == 2
     assert "a folder of photographs" in capfd.readouterr().err
+    assert main(["reproduce", "own", "photo=/tmp", "--dry"]) == 2
+    assert (
+        "there is no place 'photo' in this programme, and no setting; did you mean 'photos'?"
+        in capfd.readouterr().err
+    )
     Path("experiments/programmes/far.yaml").write_text(
         "title: Far\nstages: {card: {command: [-c, pass], gpu: true}}\n"
     )

@@ -77,6 +77,25 @@ def test_a_table_is_a_sweep_and_further_words_multiply_it(here):
         table_of(["sweep=demoo"])
 
 
+def test_arms_of_a_table_are_chosen_by_their_labels(here):
+    table, words = table_of(["sweep=demo", "seed=0", "arms=plain,guided-untrained"])
+    assert [arm.label for arm in table.arms] == ["plain", "guided-untrained"] and words == ["seed=0"]
+    assert table.compare == (("guided-untrained", "plain"),)
+    assert list(arms_of(table, words)) == ["plain", "guided-untrained"]
+    own = here / "experiments/x/own.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text(
+        "title: T\nmetric: accuracy\nseeds: 1\narms:\n  'depth 2, wide': [model.depth=2]\n  deep: [model.depth=9]\n"
+    )
+    assert [arm.label for arm in table_of(["sweep=x/own", "arms=depth 2, wide"])[0].arms] == ["depth 2, wide"]
+    with pytest.raises(
+        UserError, match="the table demo has no arm 'gided-untrained'; did you mean 'guided-untrained'"
+    ):
+        table_of(["sweep=demo", "arms=plain,gided-untrained"])
+    with pytest.raises(UserError, match="add sweep=<table>"):
+        table_of(["arms=plain", "seed=0"])
+
+
 def test_a_table_of_ones_own_is_a_sweep_and_ends_with_its_table(here, capsys):
     (here / "experiments" / "mine").mkdir(parents=True)
     (here / "experiments" / "mine" / "depth.yaml").write_text(

@@ -62,7 +62,7 @@ def test_what_is_missing_or_ambiguous_is_said(runs):
         UserError, match=r"teacher\.weights=w\.pth: no such file or run\. Expected scratch, pretrained"
     ):
         weights(runs, "w.pth").path()
-    with pytest.raises(UserError, match=r"names no need 'cn'; its needs are cnn"):
+    with pytest.raises(UserError, match=r"names no need 'cn'; did you mean 'cnn'\? Known: cnn"):
         weights(runs, "need:cn").path()
     (runs / KEY / "network.safetensors").unlink()
     with pytest.raises(UserError, match=rf"the run {KEY} has no network\.safetensors"):
@@ -107,6 +107,6 @@ def test_needs_of_other_settings(runs):
     config = {"runs_dir": str(runs), "needs": {"cnn": {"command": [], "run": KEY}}}
     assert needed_folder(config, "data.root", "need:cnn") == Store(runs).at(KEY).path
     with pytest.raises(
-        UserError, match=r"data\.root=need:x: the configuration names no need 'x'; its needs are cnn"
+        UserError, match=r"data\.root=need:x: the configuration names no need 'x'; known: cnn"
     ):
         needed_folder(config, "data.root", "need:x")

@@ -119,7 +119,7 @@ def on_other(network: FrozenNetwork, own: DataModule, request: Request) -> tuple
     batches. Raises UserError where they do not fit it.
     """
     from tutelage.config.compose import compose
-    from tutelage.engine.build import build_data
+    from tutelage.engine.data_sets import build_data
 
     other, device = request.options["other"], request.options["device"]
     words = dict(compose([f"data={other}"])["data"])

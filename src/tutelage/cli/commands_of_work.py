@@ -41,6 +41,7 @@ WORK: dict[str, Command] = {
                 "seed=0 fit.max_steps=2000",
                 "any setting (`tutelage doctor <the same words>` shows them all, and where each comes from)",
             ),
+            Example("arms=plain,guided", "of a sweep over a table: these arms of it"),
             *_SETTINGS,
         ),
         settings=ANY,

@@ -22,7 +22,8 @@ from tutelage.cli.programme_stages import PlanOf, Work, measured, missing, note_
 from tutelage.cli.reader import Given
 from tutelage.cli.report import report_table
 from tutelage.cli.speed import Speed
-from tutelage.errors import UserError
+from tutelage.config.groups import PRIMARY, config_folder, groups
+from tutelage.errors import UserError, choices
 from tutelage.jobs.notes import Outcome
 from tutelage.jobs.outcomes import Jobs
 from tutelage.jobs.plain_log import quietly
@@ -30,6 +31,7 @@ from tutelage.reporting.committed import write_table
 from tutelage.reporting.console import console, say
 from tutelage.reporting.programme_file import Programme, load
 from tutelage.reporting.tables import finder
+from tutelage.runs.bounded import load_yaml
 from tutelage.runs.needs import Plan
 from tutelage.runs.records import write_json
 from tutelage.runs.run import State
@@ -102,7 +104,14 @@ def _places(programme: Programme, given: Given) -> tuple[dict[str, str], list[st
     for key, value in named.items():
         if not Path(value).expanduser().exists():
             raise UserError(f"{key}={value}: there is nothing; expected {programme.places[key]}")
-    return named, [word for word in words if key_of(word) not in programme.places]
+    others = [word for word in words if key_of(word) not in programme.places]
+    known = [*programme.places, *load_yaml(config_folder() / f"{PRIMARY}.yaml"), *groups()]
+    for key in map(key_of, others):
+        if not set(key) & set(".@/") and key not in known:
+            raise UserError(
+                f"there is no place '{key}' in this programme, and no setting; {choices(key, programme.places)}"
+            )
+    return named, others
 
 
 def _plan_table(works: Sequence[Work], left: float) -> Any:

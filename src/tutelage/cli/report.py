@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tutelage.cli.reader import Given
+from tutelage.cli.commands import COMMANDS
+from tutelage.cli.reader import Given, read
 from tutelage.errors import UserError
 from tutelage.reporting.table_paths import table_path, table_path_unless_runs
 
 if TYPE_CHECKING:
     from tutelage.reporting.report_model import Report
+    from tutelage.reporting.tables import Table
     from tutelage.runs.store import Store
 
 log = logging.getLogger("tutelage")
@@ -65,6 +67,21 @@ def report_runs(name: str, runs_dir: str, *, columns: str = "") -> None:
     say(f"written: {folder}/{', '.join(name for name in written if (folder / name).is_file())}")
 
 
+def load_table(path: Path) -> Table:
+    """Read a table file. Raises UserError also for an analysis, or an option of one, that does not exist; `reporting` knows none."""
+    from tutelage.reporting.table_file import load
+
+    table = load(path)
+    for name, options in table.analyses.items():
+        try:
+            read(
+                "analyse", COMMANDS["analyse"], [name, *(f"{key}={value}" for key, value in options.items())]
+            )
+        except UserError as error:
+            raise UserError(f"{path}: analyses: {error}") from None
+    return table
+
+
 def report_table(path: Path, words: Sequence[str], *, replace: bool = False, columns: str = "") -> None:
     """Report on a table file, from whatever runs of it exist.
 
@@ -75,12 +92,11 @@ def report_table(path: Path, words: Sequence[str], *, replace: bool = False, col
     from tutelage.reporting.committed import write_table
     from tutelage.reporting.console import console, say
     from tutelage.reporting.render import terminal
-    from tutelage.reporting.table_file import load
     from tutelage.reporting.tables import finder
     from tutelage.runs.identity import is_excluded
     from tutelage.runs.store import Store
 
-    table = load(path)
+    table = load_table(path)
     root = next((word.partition("=")[2] for word in words if word.startswith("runs_dir=")), "runs")
     with hydra_ready():
         report, said = write_table(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tutelage.cli.reader import Given
-from tutelage.cli.report import report_table
+from tutelage.cli.report import load_table, report_table
 from tutelage.errors import UserError, choices
 from tutelage.reporting.programme_file import programme_path, programmes
 from tutelage.reporting.table_paths import TABLES, table_path, tables
@@ -34,9 +34,7 @@ def run(given: Given) -> int:
         )
     if only := [word for word in ("--tiny", "minutes") if word in given.flags | given.spoken]:
         raise UserError(f"{only[0]} belongs to a programme ({', '.join(programmes())}); {name} is a table")
-    from tutelage.reporting.table_file import load
-
-    table = load(path)
+    table = load_table(path)
     log.info(
         "looking for the runs of %s", path
     )  # a word at once: Hydra is loaded and every cell composed first

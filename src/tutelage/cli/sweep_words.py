@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tutelage.config.sweeps import SweptCommand, expand
 from tutelage.errors import UserError, choices
@@ -13,9 +14,11 @@ from tutelage.runs.words import distinguishing, joined, key_of, told_apart, valu
 
 
 def table_of(words: Sequence[str]) -> tuple[Table | None, list[str]]:
-    """Return the table that `sweep=<table>` names, if the words have it, and the other words."""
-    name = value_of(words, "sweep")
-    rest = [word for word in words if key_of(word) != "sweep"]
+    """Return the table that `sweep=<table>` names, with its arms that `arms=` names, if the words have it; and the other words."""
+    name, labels = value_of(words, "sweep"), value_of(words, "arms")
+    rest = [word for word in words if key_of(word) not in ("sweep", "arms")]
+    if name is None and labels is not None:
+        raise UserError(f"arms={labels} chooses among the arms of a table: add sweep=<table>")
     if name is None:
         return None, rest
     path = table_path(name)
@@ -26,7 +29,20 @@ def table_of(words: Sequence[str]) -> tuple[Table | None, list[str]]:
             return None, list(words)
         known = [*tables(), *group_options("sweep")]
         raise UserError(f"there is no sweep '{name}'; {choices(name, known)}")
-    return load(path), rest
+    return _chosen(load(path), labels), rest
+
+
+def _chosen(table: Table, labels: str | None) -> Table:
+    """Return a table with those of its arms that `arms=<label>,<label>` names, and the comparisons of these."""
+    if labels is None:
+        return table
+    known = {arm.label: arm for arm in table.arms}
+    named = [labels] if labels in known else [label.strip() for label in labels.strip("[]").split(",")]
+    for label in named:
+        if label not in known:
+            raise UserError(f"the table {table.name} has no arm '{label}'; {choices(label, known)}")
+    arms = tuple(arm for label, arm in known.items() if label in named)
+    return replace(table, arms=arms, compare=tuple(pair for pair in table.compare if {*pair} <= {*named}))
 
 
 def arms_of(table: Table | None, words: Sequence[str]) -> dict[str, list[tuple[str, ...]]]:

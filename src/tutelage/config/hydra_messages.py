@@ -46,11 +46,36 @@ def in_words(error: Exception, overrides: Sequence[str], known_keys: Callable[[s
                 f"there is no network '{name}' in this command: known are model@guide, model@teacher and model@source; "
                 f"another frozen one is added, +model@frozen.{name}=<model>"
             )
+        if key == "arms":
+            return UserError(
+                "arms= chooses among the arms of a table: train -m sweep=<table> arms=<label>,<label>"
+            )
+        group, at, place = key.partition("@")
+        if at and group in groups():
+            chosen = next(
+                (w.partition("=")[2] for w in overrides if w.lstrip("+~").startswith(f"{key}=")), ""
+            )
+            if chosen not in (offered := group_options(group)):
+                return UserError(f"there is no {group} '{chosen}'; {choices(chosen, offered)}")
+            return UserError(
+                f"there is nothing at '{place}' that {key}={chosen} could replace: a further one is added, +{key}={chosen}"
+            )
         section, _, last = key.rpartition(".")
         if deeper := _deeper(section, last, known):
             return UserError(f"there is no setting '{key}' in this command; did you mean '{deeper}'?")
         beside = [name for name in known if name.startswith(f"{section}.")] if section else []
         return UserError(f"there is no setting '{key}' in this command; {choices(key, beside or known)}")
+    if match := re.search(r"Could not delete from config\. '([^']+)' does not exist", text):
+        known = known_keys(match[1])
+        return UserError(f"there is no setting '{match[1]}' to take away; {choices(match[1], known)}")
+    if match := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return UserError(
+            f"the setting '{match[1]}' is there already: give {match[1]}=<value>, without the plus"
+        )
+    if match := re.search(r"Error merging override \+([^=]+)=", text):
+        return UserError(
+            f"the setting '{match[1]}' is there already, and is no mapping: give {match[1]}=<value>, without the plus"
+        )
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, name = match.group(1).partition("/") if "/" in match.group(1) else ("", "", match.group(1))
         if group == "hydra":  # hydra/launcher=..., hydra/sweeper=...: registered, not files

@@ -15,11 +15,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities import registry
+from pytorch_lightning.strategies import StrategyRegistry
 
 from tutelage.config.settings import Fit, Hardware
 from tutelage.engine.checkpoints import WholeFiles
 from tutelage.engine.rank_environment import in_ranks, lightning_environment, ranks_and_nodes
-from tutelage.errors import UserError
+from tutelage.errors import UserError, choices
 from tutelage.typed import read
 
 
@@ -47,6 +48,11 @@ def make_trainer(
         -1,
     ):  # as many as there are: elastic ranks may be fewer or more at each start
         chosen["devices"], chosen["num_nodes"] = ranks_and_nodes()
+    known = ["auto", *StrategyRegistry.available_strategies()]
+    if hardware.strategy not in known:
+        raise UserError(
+            f"there is no hardware.strategy '{hardware.strategy}'; {choices(hardware.strategy, known)}"
+        )
     if chosen["strategy"] == "ddp" and not all_parameters_get_gradients:
         chosen["strategy"] = "ddp_find_unused_parameters_true"
     try:

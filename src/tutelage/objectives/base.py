@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tutelage.alignment.alignment import layers_of_guide
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.taps import Layer, probe
-from tutelage.errors import UserError
+from tutelage.errors import UserError, nearest
 from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork, Normalization
 from tutelage.objectives.schedule import Schedule
@@ -244,8 +244,10 @@ class Objective(nn.Module):
 def missing(objective: str, network: str, known: Mapping[str, Any]) -> str:
     """Return the message for a frozen network that an objective reads and nobody gave."""
     role = network if network in ("guide", "teacher", "source") else f"frozen.{network}"
+    near = nearest(network, known)
     given = f" (given: {', '.join(known)})" if known else ""
+    given += f", did you mean '{near}'? Else" if near else ":"
     return (
-        f"the objective '{objective}' reads the frozen network '{network}', which is not there{given}: add "
+        f"the objective '{objective}' reads the frozen network '{network}', which is not there{given} add "
         f"model@{role}=<model>, for instance model@{role}=resnet18 (`tutelage list models` shows all)"
     )

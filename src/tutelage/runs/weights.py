@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tutelage.errors import UserError
+from tutelage.errors import UserError, choices, nearest
 from tutelage.runs.identity import WEIGHTS_DIGEST, is_need
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
@@ -122,6 +122,7 @@ class Weights:
             return path
         path = _place(self.said, self.runs_dir)
         if not path.exists():
+            near = nearest(self.said, ("scratch", "pretrained"))
             raise UserError(
                 f"{self.where}.weights={self.said}: no such file or run"
                 + (
@@ -132,6 +133,7 @@ class Weights:
                     else ""
                 )
                 + f". Expected {EXPECTED}"
+                + (f"; did you mean '{near}'?" if near else "")
             )
         return path
 
@@ -206,9 +208,7 @@ def _needs(config: Mapping[str, Any]) -> dict[str, str]:
 def _key(said: str, value: str, needs: Mapping[str, str]) -> str:
     name = value.removeprefix("need:")
     if name not in needs:
-        raise UserError(
-            f"{said}: the configuration names no need '{name}'; its needs are {', '.join(sorted(needs)) or 'none'}"
-        )
+        raise UserError(f"{said}: the configuration names no need '{name}'; {choices(name, needs)}")
     return needs[name]
 
 

@@ -156,11 +156,11 @@ def ask(task: Measured, names: Sequence[str], monitor: str | None) -> None:
     for name in names:
         if name in own:
             continue
-        _check(task, name)
+        _check(task, name, own)
     named = [name for name in dict.fromkeys(names) if name not in own]
     if monitor is not None:
         if monitor not in own and monitor not in named:
-            _check(task, monitor)
+            _check(task, monitor, own)
             named.append(monitor)
         mode = _OWN.get(monitor) if monitor in own else METRICS[monitor].mode
         mode = mode or (METRICS[monitor].mode if monitor in METRICS else None)
@@ -186,8 +186,8 @@ def directions(task: Measured) -> dict[str, str]:
     return {name: mode for name, mode in found.items() if mode} | {task.monitor: task.mode}
 
 
-def _check(task: Measured, name: str) -> None:
-    fitting = [one for one, metric in METRICS.items() if task.kind in metric.kinds]
+def _check(task: Measured, name: str, own: Sequence[str]) -> None:
+    fitting = [*own] + [one for one, metric in METRICS.items() if task.kind in metric.kinds]
     if name not in METRICS:
         raise UserError(f"there is no metric '{name}'; {choices(name, fitting, limit=40)}")
     if task.kind not in METRICS[name].kinds:

@@ -89,3 +89,17 @@ def test_own_data_are_measured_against_what_one_would_write_by_hand(tmp_path, mo
     assert all(len(ours) == len(theirs) > 0 for ours, theirs in made)
     pickle.dumps(own_data.Bare(None, None, 0))  # workers are spawned
     assert own_data._step(tmp_path / "bert", "guided", 1, batch=4, length=8).met
+
+
+def test_the_bench_of_distillations_arms_takes_a_step_of_an_arm_and_counts_what_it_trains(tmp_path):
+    from tutelage.bench import distillation_arms as bench
+    from tutelage.bench.transfer_step import stepping
+
+    words, root = bench.arms(), bench.images(tmp_path / "images", each=10)
+    assert next(iter(words)) == "ResNet-8, alone" and len(words) == 23
+    method, batch = bench.method_of(words["ResNet-8, VkD"], root, str(tmp_path))
+    assert "teacher 272,474 parameters" in bench.networks(method, batch)
+    assert bench.trained(method) == "trains 4,096 parameters of its own"
+    before = method.network.state_dict()["conv1.weight"].clone()
+    stepping(method, batch)()
+    assert not torch.equal(before, method.network.state_dict()["conv1.weight"])

@@ -19,7 +19,7 @@ BENCHES = (
     "own_data",
     "growth",
 )
-BY_NAME = (*BENCHES, "hardware", "growth_large")
+BY_NAME = (*BENCHES, "hardware", "growth_large", "distillation_arms")
 
 
 def main(names: list[str]) -> int:

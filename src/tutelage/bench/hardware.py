@@ -28,6 +28,11 @@ METHODS = {
     "intrinsic_dimension": ["model=fcn", "model.depth=48", "model.width=512"],
     "pseudo_ssl/uda": [IN_RANGE, "model=resnet18", "method.objectives.consistency.pseudo={pseudo}"],
     "gan": ["model=generator/gan", *GENERATE],
+    "inversion": [
+        "model=generator/inversion",
+        *GENERATE[1:],
+        "data.normalization=[[0.5,0.5,0.5],[0.5,0.5,0.5]]",
+    ],
     "diffusion": ["model=generator/diffusion", *GENERATE],
 }
 """A network of the size that each method is used with; P-SSL's images come from a small pseudo data set."""

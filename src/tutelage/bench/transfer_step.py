@@ -189,6 +189,11 @@ def _built(folder: str, words: list[str]) -> tuple[Any, Any]:
     return built.method.train(), next(iter(built.data.train_stream(seed=0, device="cpu")))
 
 
+def stepping(method: Any, batch: Any) -> Callable[[], None]:
+    """Return a training step of a method on one batch."""
+    return _ours(method, batch, _optimizer(method))
+
+
 def _optimizer(method: Any) -> Any:
     made, _ = method.optimizer_spec.build([p for p in method.parameters() if p.requires_grad], 1)
     return made

@@ -87,6 +87,7 @@ READ: dict[tuple[str, str, str], str] = {
         "Lt -> LtE",
         "draws < MISSING",
     ): "a uniform number that is the share exactly",
+    ("objectives/crd.py", "Add -> Sub", "(found + 1) % count"): "either neighbour will do",
     ("objectives/gkd.py", "Lt -> LtE", "< self.on_policy"): "a uniform number that is the share exactly",
     ("engine/cpu.py", "Eq -> NotEq", '"mallopt", None) if sys.platform == "linux"'): (
         "noticed, by test_engine_cpu.py in a process that starts anew"

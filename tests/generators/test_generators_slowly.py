@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from tutelage.errors import UserError
-from tutelage.generators.conditioning import Conditioning
+from tutelage.generators import shards
+from tutelage.generators.biggan import _Spectral
+from tutelage.generators.conditioning import Conditioning, _chunks
 from tutelage.generators.diffusion_unet import TRAIN_STEPS, DiffusionUNet, _Attention, _waves
 from tutelage.generators.gan_networks import Critic, GanGenerator, Modulated, _groups, grid_sizes
 from tutelage.generators.noise import NoiseDomain
@@ -316,11 +319,60 @@ def test_what_a_set_is_made_of_is_refused_where_it_does_not_fit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "micro", "shards"),
+    ("size", "micro", "counts"),
     [(4, 4, [4, 4, 1]), (5, 4, [8, 1]), (1, 4, [4, 4, 1]), (9, 3, [9]), (8, 3, [9]), (3, 1, [3, 3, 3])],
 )
-def test_shards_are_whole_micro_batches(tmp_path, size, micro, shards):
+def test_shards_are_whole_micro_batches(tmp_path, size, micro, counts):
     made = synthesize(
         tmp_path, NoiseDomain((1, 2, 2), 3), labelling="uniform", count=9, shard_size=size, micro_batch=micro
     )
-    assert made is not None and [shard["count"] for shard in made["shards"]] == shards
+    assert made is not None and [shard["count"] for shard in made["shards"]] == counts
+
+
+def test_a_sets_digest_is_taken_anew_where_its_shards_were_checked_or_have_changed(tmp_path, monkeypatch):
+    calls = []
+    digest = shards.content_digest
+    monkeypatch.setattr(shards, "content_digest", lambda *given: calls.append(1) or digest(*given))
+
+    def made(**more):
+        domain = NoiseDomain((1, 2, 2), 3)
+        return synthesize(
+            tmp_path, domain, labelling="uniform", count=9, shard_size=4, micro_batch=4, **more
+        ), len(calls)
+
+    assert made(rank=0, world_size=2) == (None, 0)
+    manifest, count = made(rank=1, world_size=2)
+    assert (
+        count == 1
+        and shards.damaged(tmp_path, manifest) == []
+        and made(rank=0, world_size=2) == (manifest, 2)
+    )
+    wrong = {**manifest, "content_sha256": "x"}
+    (tmp_path / "manifest.json").write_text(json.dumps(wrong))
+    assert made(rank=0, world_size=2) == (wrong, 2)  # one of several ranks has not read all
+    assert shards.damaged(tmp_path, wrong) == ["manifest.json"]
+    assert made() == (manifest, 4)
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "shards": []}))
+    assert made(rank=0, world_size=2) == (manifest, 5)
+    (tmp_path / "shard-00001.safetensors").unlink()
+    (tmp_path / "shard-00002.safetensors").write_bytes(b"x")
+    assert shards.damaged(tmp_path, manifest) == ["shard-00001.safetensors", "shard-00002.safetensors"]
+
+
+def test_a_whole_chunk_is_given_before_more_is_loaded():
+    loaded = []
+
+    def batches():
+        for size in (3, 2, 4):
+            loaded.append(size)
+            yield torch.zeros(size, 1)
+
+    found = _chunks(batches(), 3)
+    assert [(len(next(found)), list(loaded)) for _ in range(3)] == [(3, [3]), (3, [3, 2, 4]), (3, [3, 2, 4])]
+
+
+def test_a_spectral_layer_begins_small_and_without_a_shift():
+    torch.manual_seed(0)
+    made = _Spectral((40, 30), bias=True)
+    assert float(made.weight_orig.std()) == pytest.approx(0.02, rel=0.1) and not made.bias.any()
+    assert _Spectral((4, 3), bias=False).bias is None

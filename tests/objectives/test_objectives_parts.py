@@ -158,6 +158,7 @@ def test_padding_is_left_out_of_means_and_is_zero_elsewhere():
         assert positions(features, mask) is None
     mask = torch.tensor([[True, False, False]] * 3)
     assert torch.equal(pooled(x, mask), x[:, 0]) and torch.equal(pooled(other, mask), other.mean(1))
+    torch.testing.assert_close(pooled(x, real), slow)
     assert torch.equal(pooled(random(3, 4), mask), random(3, 4))
     torch.testing.assert_close(pooled(random(3, 4, 2, 5), mask), random(3, 4, 2, 5).mean((2, 3)))
 
@@ -488,8 +489,20 @@ def test_thresholds_are_passed_by_what_reaches_them_exactly():
     flex.compare(even, output)
     assert flex.latest.tolist() == [0, -1, 0, -1]
     flex.stream.index = torch.tensor([1, 3])
+    flex.record()
+    # half are seen, all of the first class: its threshold is the whole one, which a confidence of 0.5 reaches
     flex.compare(torch.tensor([[0.0, 9.0], [0.0, -9.0]]), output)
-    assert flex.latest.tolist() == [0, 1, 0, 0]
+    assert flex.latest.tolist() == [0, 1, 0, 0] and flex.record() == {"flexmatch_used": 1.0}
+    flex.compare(even, output)
+    assert flex.record() == {"flexmatch_used": 1.0}
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    three = consistency(FlexMatch(threshold=0.5), network=network, task=Classification(3))
+    three.latest[:2] = 0
+    three.stream.index = torch.tensor([2, 3])
+    three.compare(torch.tensor([[0.4, 0.3, 0.3], [0.3, 0.4, 0.3]]).log(), random(2, 3))
+    assert three.record() == {
+        "flexmatch_used": 0.5
+    }  # of the second class none was sure yet: its threshold is 0
 
 
 def test_the_spread_of_one_confidence_is_none():
@@ -608,11 +621,14 @@ def test_of_chosen_tokens_eight_of_ten_are_masked_one_is_another_and_one_stays()
     assert store.draws == 8
     noise = torch.tensor([[0.0, 0.399, 0.401, 0.4499, 0.4501, 0.5, 0.1, 0.1]])
     batch = store.batch(torch.tensor([0]), noise)
-    assert batch.target_mask.tolist() == [
-        [True] * 5 + [False] * 3
-    ]  # 0.5 is no part of the half; padding and special ones never are
+    # 0.5 is no part of the half; padding and special ones never are
+    assert batch.target_mask.tolist() == [[True] * 5 + [False] * 3]
     # 0.401 / 0.5 lies 2 % into the share of random ones, of ten; 0.4499 at its end
     assert batch.inputs.tolist() == [[1, 1, 0, 9, 6, 7, 0, 1]]
+    ends = torch.tensor(
+        [[0.4, 0.45, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]]
+    )  # 8 of 10 are a random one's, 9 of 10 stay
+    assert store.batch(torch.tensor([0]), ends).inputs.tolist() == [[0, 3, 4, 5, 6, 7, 0, 1]]
     assert torch.equal(batch.targets, tokens)
 
 
@@ -686,6 +702,7 @@ def memory(samples, **more):
         seen.append(len(batch.inputs))
         keep("out", 2 * batch.inputs.flatten(1))
         keep("map", batch.inputs.contiguous(memory_format=torch.channels_last))
+        keep("plain", batch.inputs)
 
     seen = []
     return Memory(look, samples, FrozenNetwork(nn.Linear(1, 1)), name="teacher", **more), seen
@@ -707,6 +724,7 @@ def test_what_was_given_for_a_sample_is_found_by_its_index(caplog):
         found = given(Batch(inputs[order], order, index[order]))
     torch.testing.assert_close(found["out"], 2 * inputs[order].flatten(1))
     torch.testing.assert_close(found["map"], inputs[order].permute(0, 2, 3, 1))  # in the order of its memory
+    torch.testing.assert_close(found["plain"], inputs[order])
     given(Batch(inputs, index, index))
     assert seen == [2, 2, 1] and given._row_of.tolist() == [
         -1,
@@ -733,7 +751,7 @@ def test_what_was_given_for_a_sample_is_found_by_its_index(caplog):
 
 @pytest.mark.parametrize(
     ("free", "fits"),
-    [(5 * 24 * 4 * 2, True), (5 * 24 * 4 * 2 - 1, False), (5 * 24 * 4 - 1, False), (None, True)],
+    [(5 * 24 * 4 * 3, True), (5 * 24 * 4 * 3 - 1, False), (5 * 24 * 4 - 1, False), (None, True)],
 )
 def test_a_memory_that_would_not_fit_is_refused_before_it_is_filled(monkeypatch, free, fits):
     samples, inputs, index = stored_samples()

@@ -88,7 +88,7 @@ class GradientBalance(Balance):
         if world_size() > 1:  # those of the global batch, so that the weights stay the same on every rank
             torch.distributed.all_reduce(gradients)
             torch.distributed.all_reduce(values)
-        slopes = (gradients / world_size()).flatten(1).norm(dim=1).to(losses.dtype)
+        slopes = gradients.flatten(1).norm(dim=1).to(losses.dtype)  # whose common scale `update` does not see
         self.update(values / world_size(), slopes)
         return losses
 

@@ -50,14 +50,14 @@ class _Masked(Pretext):
 
     def last_with_positions(self, setup: Setup, fits: Any) -> str | None:
         """Return the layer nearest to the output, as `Taps` know it, whose features (shape without the batch axis) fit."""
-        head = features_before(setup)[0]
-        candidates = [
-            layer for layer in setup.layers() if not layer.obstacle and layer.name not in head.layers
+        head, layers = features_before(setup)[0], setup.layers()
+        names = [layer.name for layer in layers]
+        before = layers[: names.index(head.reads[0])] if head.reads[0] in names else layers
+        fitting = [
+            layer.name
+            for layer in before
+            if not layer.obstacle and layer.name not in head.layers and fits(layer.shape)
         ]
-        fitting = [layer.name for layer in candidates if fits(layer.shape)]
-        places = {layer.name: place for place, layer in enumerate(setup.layers())}
-        ends = places.get(head.reads[0], len(places))
-        fitting = [name for name in fitting if places[name] < ends]
         return fitting[-1] if fitting else None
 
 
@@ -264,7 +264,7 @@ class MaskedTexts(Resident):
         chosen = (noise < self.ratio) & ~self.special[tokens]
         chosen = chosen if seen.mask is None else chosen & seen.mask
         share = noise / self.ratio
-        other = ((share - MASKED) / REPLACED * len(self.special)).long().clamp(0, len(self.special) - 1)
+        other = ((share - MASKED) / REPLACED * len(self.special)).long() % len(self.special)
         changed = torch.where(
             share < MASKED, self.mask_token, torch.where(share < MASKED + REPLACED, other, tokens)
         )

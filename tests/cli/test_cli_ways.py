@@ -19,6 +19,11 @@ from tutelage.reporting.tables import Arm, Table
 from tutelage.runs.run import State
 
 
+def begins_anew(interrupt: KeyboardInterrupt) -> KeyboardInterrupt:
+    interrupt.begins_anew = "a/b"  # type: ignore[attr-defined]
+    return interrupt
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
     [
@@ -38,8 +43,10 @@ from tutelage.runs.run import State
         (SystemExit(3), 3, ""),
         (SystemExit("x"), 1, ""),
         (SystemExit(None), 0, ""),
-        (guarded.Terminated(), 143, "terminated; the same command continues where it stopped"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command continues where it stopped"),
+        (guarded.Terminated(), 143, "terminated; the same command continues from what was saved"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command continues from what was saved"),
+        (begins_anew(KeyboardInterrupt()), 130, "interrupted; no state of a/b was saved yet"),
+        (begins_anew(guarded.Terminated()), 143, "terminated; no state of a/b was saved yet"),
     ],
 )
 def test_how_a_command_ends(monkeypatch, raised, code, said):

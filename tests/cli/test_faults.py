@@ -139,9 +139,13 @@ def test_an_interrupt_stays_one_where_what_it_ends_was_half_made(tmp_path, monke
     )  # the length of such a loader, asked for at the end, is an error
     assert main(["train", *QUICK, f"runs_dir={tmp_path}/runs", "-m", "seed=0,1"]) == 130
     said = capsys.readouterr().err
-    assert "interrupted; the same command continues" in said
-    assert "Please call `iter" not in said
     (run,) = Store(tmp_path / "runs").runs()
+    assert (
+        f"interrupted; no state of {run.key} was saved yet" in said
+        and "the same command begins it anew" in said
+    )
+    assert "resumes" not in said and "continues" not in said
+    assert "Please call `iter" not in said
     assert run.state is State.INTERRUPTED
 
 

@@ -449,3 +449,24 @@ def test_which_run_is_needed_counts_and_not_its_name():
 
     one = identify(with_need("a/000000000000"))
     assert one == identify(with_need("b/c/000000000000")) != identify(with_need("a/000000000001"))
+
+
+@pytest.mark.parametrize(
+    ("file", "begun"),
+    [
+        (None, False),
+        ("checkpoints/best-10.safetensors", False),
+        ("checkpoints/fresh.tmp", False),
+        ("checkpoints/last.ckpt", True),
+        ("checkpoints/previous.ckpt", True),
+        ("checkpoints/halved-0.safetensors", True),
+        ("shards/00000.tar", True),
+    ],
+)
+def test_a_run_is_begun_once_there_is_a_state_to_go_on_from(store, file, begun):
+    run = store.at("a/0123456789ab")
+    (run.path / "checkpoints").mkdir(parents=True)
+    if file:
+        (run.path / file).parent.mkdir(exist_ok=True)
+        (run.path / file).touch()
+    assert run.is_begun is begun

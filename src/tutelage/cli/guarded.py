@@ -49,15 +49,22 @@ def run(name: str, words: Sequence[str], *, verbose: bool = False) -> int:
         raise
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except Terminated:
-        complain("terminated; the same command continues where it stopped")
+    except Terminated as interrupt:
+        complain(f"terminated; {_what_follows(interrupt)}")
         return 143
-    except KeyboardInterrupt:
-        complain("interrupted; the same command continues where it stopped")
+    except KeyboardInterrupt as interrupt:
+        complain(f"interrupted; {_what_follows(interrupt)}")
         return 130
     finally:
         if (mirrors := sys.modules.get("tutelage.engine.mirrors")) is not None:
             mirrors.drain()  # before W&B's own exit handlers take its service away
+
+
+def _what_follows(interrupt: KeyboardInterrupt) -> str:
+    """Say what the same command does; which run had no state yet is noted where runs are made (`jobs.launch.execute`)."""
+    if key := getattr(interrupt, "begins_anew", ""):
+        return f"no state of {key} was saved yet (that takes fit.checkpoint_every_s, and a validation): the same command begins it anew"
+    return "the same command continues from what was saved"
 
 
 class Terminated(KeyboardInterrupt):

@@ -188,6 +188,9 @@ def execute(plan: Plan, run: Run, make: Make = fit_or_synthesize) -> None:
                 start_ranks(plan, run)
             else:
                 attempt(plan.config, run, make)
+    except KeyboardInterrupt as interrupt:
+        interrupt.begins_anew = "" if run.is_begun else run.key  # type: ignore[attr-defined]
+        raise
     except UserError as error:
         # A mistake that was seen before the first step: its message says all, and the mended command is another run.
         if is_mistake(error) and not in_ranks() and _never_began(run):
@@ -211,7 +214,8 @@ def attempt(config: dict[str, Any], run: Run, make: Make = fit_or_synthesize) ->
     try:
         make(config, run)
     except (KeyboardInterrupt, SystemExit):
-        log.warning("%s was interrupted: the same command resumes it", run.key)
+        how = "resumes it" if run.is_begun else "begins it anew, for no state of it was saved yet"
+        log.warning("%s was interrupted: the same command %s", run.key, how)
         raise
     except BaseException as raised:
         log.debug("%s", traceback.format_exc())

@@ -28,6 +28,7 @@ from tutelage.runs.folders import (
 from tutelage.runs.identity import LENGTH, identify
 from tutelage.runs.provenance import now
 from tutelage.runs.records import (
+    TEMPORARY_SUFFIX,
     Metrics,
     MetricsWriter,
     read_json,
@@ -139,6 +140,12 @@ class Run:
     def checkpoint(self, which: str) -> Path:
         """Return the path of the state to resume from, `last`, or of the one before it, `previous`."""
         return self.path / "checkpoints" / f"{which}.ckpt"
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is something to go on from: a state of training or sampling (not weights alone), or shards of pseudo data."""
+        states = [path for path in self.path.glob("checkpoints/*") if path.suffix != TEMPORARY_SUFFIX]
+        return any(not path.name.startswith("best-") for path in states) or any(self.path.glob("shards/*"))
 
     @property
     def state(self) -> State:

@@ -81,6 +81,16 @@ READ: dict[tuple[str, str, str], str] = {
     ("reporting/long_table.py", "Gt -> GtE", "> options.max_width:"): (
         "what just fits is printed alike by rich and by us"
     ),
+    (
+        "reporting/forest.py",
+        "LtE -> Lt",
+        "if low <= m * 10.0**e <= high",
+    ): "a round number at the end of the margin",
+    (
+        "runs/bounded.py",
+        "Gt -> GtE",
+        "if opening > DEPTH:",
+    ): "as many brackets as levels are looked through once more",
     ("robustness/corruptions.py", "Lt -> LtE", "hit < share"): "a uniform number that is the share exactly",
     (
         "robustness/typos_and_gaps.py",

@@ -173,6 +173,10 @@ def test_seeds_to_decide_against_the_printed_distribution():
             assert seeds_to_decide(mean, step / 20, level=level, most=most) == slow(
                 mean, step / 20, level, most
             )
+    touching = (
+        t_quantile(5, 0.975) * 1.0 / math.sqrt(6)
+    )  # an interval of six seeds that ends at zero excludes it not
+    assert seeds_to_decide(touching, 1.0) == 7
     assert seeds_to_decide(1.0, 0.0, most=6) == 6 and seeds_to_decide(1.0, 0.0, most=5) is None
     assert seeds_to_decide(math.inf, 1.0) is seeds_to_decide(1.0, math.inf) is None
 

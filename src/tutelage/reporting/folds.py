@@ -25,7 +25,7 @@ def together(rows: Sequence[Row]) -> list[Row]:
         if row.inputs.get(FOLD, "null") != "null":
             clusters.setdefault(_kind(row), []).append(row)
     joined = {cluster[0].key: _joined(cluster) for cluster in clusters.values() if len(cluster) > 1}
-    inside = {row.key for cluster in clusters.values() if len(cluster) > 1 for row in cluster[1:]}
+    inside = {row.key for cluster in clusters.values() for row in cluster[1:]}
     return [joined.get(row.key, row) for row in rows if row.key not in inside]
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from tutelage.errors import UserError
-from tutelage.generators.biggan import PUBLIC, BigGanDeep, biggan
+from tutelage.generators.biggan import PUBLIC, BigGanDeep, _Spectral, biggan
 
 CONFIG = {
     "output_dim": 16, "z_dim": 8, "class_embed_dim": 8, "channel_width": 8, "num_classes": 5, "eps": 1e-4, "n_stats": 3,
@@ -26,6 +26,11 @@ def small():
             tensor.uniform_(0.5, 2)
         elif name.endswith("weight_orig"):
             tensor.normal_(std=0.3)
+    for module in made.modules():  # of random vectors u and v the weights would be large, and hide what else is added
+        if isinstance(module, _Spectral):
+            u, _, v = torch.linalg.svd(module.weight_orig.detach().flatten(1), full_matrices=False)
+            module.weight_u.copy_(u[:, 0])
+            module.weight_v.copy_(v[0])
     return made
 
 

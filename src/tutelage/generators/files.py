@@ -38,7 +38,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     try:
         check_archive(path)
         state = (
-            load_file(path)
+            # in memory of their own: at the places of a file some products round otherwise
+            {name: tensor.clone() for name, tensor in load_file(path).items()}
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )

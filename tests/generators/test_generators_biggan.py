@@ -26,7 +26,9 @@ def small():
             tensor.uniform_(0.5, 2)
         elif name.endswith("weight_orig"):
             tensor.normal_(std=0.3)
-    for module in made.modules():  # of random vectors u and v the weights would be large, and hide what else is added
+    for (
+        module
+    ) in made.modules():  # of random vectors u and v the weights would be large, and hide what else is added
         if isinstance(module, _Spectral):
             u, _, v = torch.linalg.svd(module.weight_orig.detach().flatten(1), full_matrices=False)
             module.weight_u.copy_(u[:, 0])

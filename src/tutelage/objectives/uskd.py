@@ -46,7 +46,7 @@ class USKD(Objective):
         """See `Objective.loss`."""
         batch, output = step.batch, step.output
         weak = self.branch(step.activations[self.network_layers[0]])
-        square = softmax(output.detach().float(), dim=-1).gather(1, batch.targets[:, None]).square()
+        square = softmax(output.detach().float(), dim=1).gather(1, batch.targets[:, None]).square()
         counted = torch.ones_like(square) if batch.target_mask is None else batch.target_mask[:, None].float()
         square, counted = gather(square * counted).sum(), gather(counted).sum()  # over the global batch
         targets = batch.targets

@@ -131,6 +131,11 @@ def test_what_goes_with_nothing_is_refused():
         SimKD(network="teacher", pairing=None)
 
 
+def test_a_width_is_called_by_its_place():
+    with pytest.raises(UserError, match="projector: width 2 must be a whole number of at least 1, got 0"):
+        TwoViews(projector=[3, 0, 4])
+
+
 def test_the_networks_that_are_read_are_names():
     assert (Task().networks, Task().network) == ((), None)
     assert (Hint(network="a").networks, Hint(network="a").network) == (("a",), "a")

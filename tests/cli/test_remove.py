@@ -69,6 +69,8 @@ def test_what_a_table_needs_stays_whatever_is_asked(runs):
     assert names(runs) == ALL
     assert main(["remove", "--all", "--yes"]) == 0
     assert names(runs) == ["demo-cnn", "demo/guided-trained"]
+    locks = {path.stem for path in (runs.root / ".locks").iterdir()} - {"data"}
+    assert locks == {run.identity for run in runs.runs()}  # a lock goes with its run
 
 
 def test_what_a_remaining_run_needs_stays_without_any_table(runs):

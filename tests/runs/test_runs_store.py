@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tutelage.errors import UserError
+from tutelage.runs.folders import lock_of
 from tutelage.runs.identity import identify
 from tutelage.runs.run import RunBusy, State
 from tutelage.runs.store import Store, check_name
@@ -470,3 +471,27 @@ def test_a_run_is_begun_once_there_is_a_state_to_go_on_from(store, file, begun):
         (run.path / file).parent.mkdir(exist_ok=True)
         (run.path / file).touch()
     assert run.is_begun is begun
+
+
+def test_a_lock_goes_with_its_run_and_who_waited_for_it_holds_the_next_one_alone(store):
+    run, waiting, third = (start(store, config()) for _ in range(3))
+    said, held = [], []
+
+    def wait():
+        with waiting.lock(say=said.append):
+            with pytest.raises(RunBusy), third.lock(wait=False):
+                pytest.fail("two holders")
+            with pytest.raises(RunBusy), third.lock_now():
+                pytest.fail("two holders")
+            held.append(lock_of(store.root, run.identity).stat().st_ino)
+
+    with run.lock():
+        before = lock_of(store.root, run.identity).stat().st_ino
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        while not said:
+            time.sleep(0.01)
+        run.remove()
+        assert not lock_of(store.root, run.identity).exists()
+    waiter.join(10)
+    assert len(held) == 1 and held[0] != before and not run.path.exists()

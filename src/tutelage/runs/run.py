@@ -268,11 +268,17 @@ class Run:
         delete(self.set_aside())
 
     def set_aside(self) -> list[Path]:
-        """Let the run be gone, at once, and return what is left to be deleted. Call it under the lock."""
+        """Let the run be gone, at once, and its lock's file with it; return what is left to be deleted. Call it under the lock.
+
+        Who waits for the lock sees that the file it has open is no longer there, and asks for a new one.
+        """
         if self.path.is_symlink():  # another name of a run, which stays
             self.path.unlink()
             return []
-        return [set_aside(self.path, self._root or self.path.parent)]
+        left = [set_aside(self.path, self._root or self.path.parent)]
+        with contextlib.suppress(OSError):  # Windows keeps a file that is open
+            self._lock_path.unlink(missing_ok=True)
+        return left
 
     def fail(self, error: str, message: str, **facts: Any) -> None:
         """Record why this attempt failed: the error's kind, its message, and facts such as the step.

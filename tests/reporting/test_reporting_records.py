@@ -321,7 +321,7 @@ def test_a_section_may_be_as_long_as_a_line_and_no_longer(make, store, monkeypat
 def test_files_that_changed_within_the_last_seconds_are_not_kept(make, store, monkeypatch):
     run = make("i/a", 0, 0.5)
     youngest = _youngest(_signature(run.path, index_module._OF_COMPLETE))
-    for later, keeps in ((1.9, False), (2.1, True)):
+    for later, keeps in ((1.9, False), (2.0, True), (2.1, True)):
         monkeypatch.setattr(index_module.time, "time", lambda later=later: youngest + later)
         kept = Index(store.root)
         kept.read(run, State.COMPLETE)

@@ -54,6 +54,7 @@ class Hardware:
     threads: Count | None
     compile: bool
     channels_last: bool
+    fold_norms: bool
     recompute: bool
     deterministic: bool | None
 

@@ -196,6 +196,9 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
             if config["method"].get(key)
         },
     )
+    if config["hardware"].get("fold_norms"):
+        tapped = {name for o in objectives.values() if o.frozen_layers for name in o.networks}
+        _fold_norms({name: one for name, one in frozen.items() if name not in {*tapped, *own}}, example)
     method = construct(
         "method",
         {
@@ -221,6 +224,18 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     named = [own_name(name) for name, _ in method.named_parameters()]
     check_patterns(spec.lr_factors, named, "optimizer.lr_factors")
     return Built(data=data, method=method, heads=_heads(method, example_of(data)))
+
+
+def _fold_norms(read_by_output: dict[str, FrozenNetwork], example: Batch) -> None:
+    """Fold the norms of frozen networks whose layers nobody taps; UserError where there is nothing to fold."""
+    counts = {name: one.fold_norms(example.inputs, example.mask) for name, one in read_by_output.items()}
+    if not any(counts.values()):
+        raise UserError(
+            "hardware.fold_norms folds batch norms into the convolutions before them, of frozen networks that are read by their outputs "
+            f"alone: {'of these, ' + ', '.join(counts) + ', none has some' if counts else 'there is none'}; say hardware.fold_norms=false"
+        )
+    for name, count in counts.items():
+        log.info("%s: %d batch norms are folded into convolutions", where_of(name), count)
 
 
 def _channels_last(network: nn.Module, example: Batch) -> None:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from tutelage.arguments import one_of, positive
 from tutelage.errors import UserError
+from tutelage.models.folding import folded
 from tutelage.models.forward_calls import HALF, Call
 from tutelage.models.heads import Head, head_of
 from tutelage.models.weights_files import digest
@@ -37,6 +38,8 @@ class FrozenNetwork(nn.Module):
     """
 
     _network: nn.Module
+    _folded: nn.Module
+    """What runs: the network, or a copy whose norms are folded."""
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class FrozenNetwork(nn.Module):
         self.training = False
         # Past nn.Module's own __setattr__, which would register the network as a child.
         object.__setattr__(self, "_network", network.requires_grad_(False))
+        object.__setattr__(self, "_folded", network)
         self.expects = expects
         self.input_size = image_size("FrozenNetwork", input_size)
         self._call = Call.of(network)
@@ -69,7 +73,7 @@ class FrozenNetwork(nn.Module):
         if self._network.training:
             self._settle()
         with torch.no_grad():
-            return self.differentiable(inputs, mask)
+            return self._call(self._folded, self.converted(inputs), mask)
 
     def differentiable(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Run as a call does, with the gradient to the inputs. It reaches no parameter: these require none."""
@@ -108,6 +112,15 @@ class FrozenNetwork(nn.Module):
         """See `channels_last`: where it fits."""
         channels_last(self._network, lambda: self(example))
 
+    def fold_norms(self, inputs: Tensor, mask: Tensor | None = None) -> int:
+        """Run a copy with batch norms folded from now on, where a call asks for the output alone; return how many were, see `folding`.
+
+        Layers of `network` then are not run, so that nobody may tap them.
+        """
+        copied, count = folded(self._network, lambda net: self._call(net, self.converted(inputs), mask))
+        object.__setattr__(self, "_folded", copied)
+        return count
+
     def digest(self) -> str:
         """Return the sha256 of the network's weights, see `weights.digest`."""
         return digest(self._network)
@@ -123,6 +136,8 @@ class FrozenNetwork(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
         # What `.to(device)` goes through: the network is no registered child, so it is carried along here.
         self._network._apply(fn)
+        if self._folded is not self._network:
+            self._folded._apply(fn)
         if self._affine is not None:
             self._affine = (fn(self._affine[0]), fn(self._affine[1]))
         return self

@@ -79,6 +79,7 @@ ABSENT_WHEN: dict[str, Any] = {
     "method.objectives.*.class_weight": None,
     "method.objectives.*.patches": 2,
     "hardware.channels_last": False,
+    "hardware.fold_norms": False,
     "fit.metrics": [],
     "fit.monitor": None,
     "fit.patience": None,

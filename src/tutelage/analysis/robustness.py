@@ -207,7 +207,8 @@ def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Return the interval of a share of n (Wilson 1927), 95 % at the usual z."""
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # of a share of 0 or 1 the interval ends there, but for rounding
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def said(label: str, rows: Rows) -> list[str]:

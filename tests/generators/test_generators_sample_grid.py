@@ -70,7 +70,7 @@ def test_the_whole_sheet_pixel_by_pixel(tmp_path, monkeypatch, count, rows):
 
 @pytest.mark.parametrize(
     ("text", "width", "wanted"),
-    [("abc", 36, ("abc", 12)), ("abc", 35, ("abc", 11)), ("abcd", 40, ("abcd", 10)), ("abcd", 32, ("abcd", 8)), 
+    [("abc", 36, ("abc", 12)), ("abc", 35, ("abc", 11)), ("abcd", 40, ("abcd", 10)), ("abcd", 32, ("abcd", 8)),
      ("abcdef", 40, ("abcd…", 8)),
      ("abc", 1, ("a…", 8))],
 )  # fmt: skip

@@ -91,6 +91,11 @@ READ: dict[tuple[str, str, str], str] = {
         "Gt -> GtE",
         "if opening > DEPTH:",
     ): "as many brackets as levels are looked through once more",
+    (
+        "robustness/corruptions.py",
+        "Sub -> Add",
+        "v[inside][:, None] - place",
+    ): "a disk looks the same from both sides",
     ("robustness/corruptions.py", "Lt -> LtE", "hit < share"): "a uniform number that is the share exactly",
     (
         "robustness/typos_and_gaps.py",

@@ -761,7 +761,13 @@ def test_the_places_of_a_programme(tmp_path):
     def places(*words, spoken=(), options=None):
         return programme._places(one, Given(settings=words, spoken=spoken, options=options))
 
-    assert places(f"photos={tmp_path}", "a=1", "+b=2") == ({"photos": str(tmp_path)}, ["a=1", "+b=2"])
+    others = ["a.x=1", "+b.c=2", "seed=1", "model=fcn", "model@guide=fcn"]
+    assert places(f"photos={tmp_path}", *others) == ({"photos": str(tmp_path)}, others)
+    with pytest.raises(
+        UserError,
+        match=r"^there is no place 'photo' in this programme, and no setting; did you mean 'photos'",
+    ):
+        places(f"photo={tmp_path}")
     with pytest.raises(UserError, match=r"^photos=/none: there is nothing; expected photographs$"):
         places("photos=/none")
     for words, more in (

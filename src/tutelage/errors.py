@@ -22,6 +22,14 @@ class RunFailed(UserError):
     """A run failed of itself, not of its command: one message as for a mistake, exit code 1. Trying it again gives the same."""
 
 
+class NoValue(UserError):
+    """A setting that a command needs has no value. key: which."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class StoppedBelow(RunFailed):
     """A run was below what `fit.stop_below` asks for at a step: no failure of the run, and no result.
 

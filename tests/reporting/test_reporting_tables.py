@@ -1,17 +1,19 @@
 """Tables as data: reading, choosing on validation only, what is left to run, and the report with published numbers."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from tutelage.errors import UserError
+from tutelage.errors import NoValue, UserError
 from tutelage.reporting import render
 from tutelage.reporting.collect import row_of
 from tutelage.reporting.committed import committed_report, write_table
 from tutelage.reporting.quantities import better
 from tutelage.reporting.table_file import load
 from tutelage.reporting.table_report import build
-from tutelage.reporting.tables import choose, unfinished
+from tutelage.reporting.tables import Arm, Cell, choose, finder, unfinished
+from tutelage.runs.run import State
 
 FILE = """
 title: Guided learning
@@ -328,6 +330,53 @@ def test_a_table_of_more_runs_stays_unless_replacing_is_asked_for(full, store, t
         said.startswith("written")
         and (tmp_path / "results" / "layers.md").read_bytes() != written["layers.md"]
     )
+
+
+def test_replacing_draws_the_figure_anew_though_its_numbers_are_the_same(full, store, tmp_path):
+    table, find = full
+    write_table(table, find, store, tmp_path / "results", "layers")
+    figure = tmp_path / "results" / "layers.png"
+    drawn = figure.read_bytes()
+    figure.write_bytes(drawn + b"older")
+    write_table(table, find, store, tmp_path / "results", "layers")
+    assert figure.read_bytes() == drawn + b"older"  # a committed figure does not change with the machine
+    write_table(table, find, store, tmp_path / "results", "layers", replace=True)
+    assert figure.read_bytes() == drawn
+
+
+def test_elsewhere_the_cells_that_came_with_the_table_are_reported(full, store, tmp_path):
+    table, find = full
+    before, _ = write_table(table, find, store, tmp_path / "results", "layers")
+    cells = tmp_path / "results/layers-cells.csv"
+    missing = finder(
+        [], lambda words: (_ for _ in ()).throw(NoValue("data.root has no value", "data.root")), recorded=True
+    )
+    report, said = write_table(table, missing, store, tmp_path / "here", "layers", committed=cells)
+    assert [line.values for line in report.lines] == [line.values for line in before.lines]
+    assert str(cells) in said and "of the runs themselves 0 are here" in said
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["layers.html", "layers.png"]
+    report, said = write_table(
+        table, missing, store, tmp_path / "there", "layers", committed=cells, replace=True
+    )
+    assert report.complete == 0 and ".png" not in said
+
+
+def test_runs_that_are_there_say_what_the_command_leaves_open_to_a_report_alone(store, make):
+    arm = Arm("plain", ("name=table/plain",))
+    run = make("table/plain", 0, 0.3, data__root="/far/images")
+
+    def plan_of(words):
+        if not any(word.startswith("data.root=") for word in words):
+            raise NoValue("the setting 'data.root' has no value", "data.root")
+        assert "data.root=/far/images" in words
+        return SimpleNamespace(config={"runs_dir": str(store.root)}, name=run.name, identity=run.identity)
+
+    words = [f"runs_dir={store.root}"]
+    assert finder(words, plan_of, recorded=True)(Cell(arm, (), 0)).key == run.key
+    other = finder(words, plan_of, recorded=True)(Cell(Arm("other", ("name=table/other",)), (), 0))
+    assert other.state is State.MISSING and other.reason == "missing; data.root has no value here"
+    with pytest.raises(NoValue):
+        finder(words, plan_of)(Cell(arm, (), 0))
 
 
 def test_where_the_runs_are_not_the_report_is_that_of_the_cells_beside_the_table(full, store, tmp_path):

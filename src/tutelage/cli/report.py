@@ -98,13 +98,15 @@ def report_table(path: Path, words: Sequence[str], *, replace: bool = False, col
 
     table = load_table(path)
     root = next((word.partition("=")[2] for word in words if word.startswith("runs_dir=")), "runs")
+    results = path.parent / "results"
     with hydra_ready():
         report, said = write_table(
             table,
-            finder(words, Planner(), table),
+            finder(words, Planner(), table, recorded=True),
             Store(root),
-            path.parent / "results" if path.resolve().is_relative_to(Path.cwd()) else Path(root) / table.name,
+            results if path.resolve().is_relative_to(Path.cwd()) else Path(root) / table.name,
             path.stem,
+            committed=results / f"{path.stem}-cells.csv",
             words=[word for word in words if not is_excluded(word.lstrip("+~").partition("=")[0])],
             replace=replace,
             finish=_finish(columns, Store(root)),

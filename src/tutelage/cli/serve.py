@@ -66,7 +66,7 @@ def _of_table(path: Path, given: Given, entered: contextlib.ExitStack) -> Callab
     from tutelage.runs.identity import is_excluded
 
     table, words = load(path), given.as_settings("runs_dir")
-    find = finder(words, plan_of, table)
+    find = finder(words, plan_of, table, recorded=True)
     counted = [word for word in words if not is_excluded(word.lstrip("+~").partition("=")[0])]
     entered.enter_context(hydra_ready())
     return lambda: build(table, find, counted)

@@ -9,7 +9,7 @@ from hydra.errors import OverrideParseException
 
 from tutelage.config.group_lists import files_with_lists
 from tutelage.config.groups import abouts, group_options, groups
-from tutelage.errors import UserError, choices
+from tutelage.errors import NoValue, UserError, choices
 
 HYDRAS = {"hydra/launcher": ("basic", "local", "slurm", "ray"), "hydra/sweeper": ("basic", "optuna")}
 """What the groups of Hydra's own offer that a command may choose from."""
@@ -114,7 +114,8 @@ def in_words(error: Exception, overrides: Sequence[str], known_keys: Callable[[s
         key = getattr(error, "full_key", None) or text.rpartition(" ")[2]
         if key.startswith(("needs.", "chain.")):  # the words of a needed run point at this command's settings
             key = str(error).splitlines()[0].rpartition(" ")[2]
-        return UserError(f"the setting '{key}' has no value: give {key}=<value>{_about(key, overrides)}")
+        said = f"the setting '{key}' has no value: give {key}=<value>{_about(key, overrides)}"
+        return NoValue(said, key)
     return UserError(" ".join(text.split()))
 
 

@@ -77,6 +77,7 @@ def write_table(
     folder: Path,
     stem: str,
     *,
+    committed: Path | None = None,
     words: Sequence[str] = (),
     replace: bool = False,
     finish: Callable[[Report], Report] = lambda report: report,
@@ -84,10 +85,15 @@ def write_table(
     """Write a table's `<stem>.md`, `<stem>.csv`, `<stem>-cells.csv` and `<stem>.png`, and return the report and what became of it in words.
 
     A table on the disk that is of more complete runs stays, unless `replace`: in a fresh clone all runs are missing. Then the report is
-    of the cells on the disk, and its page is written, with a figure where there is none. finish: adds to a report of the runs.
+    of the cells on the disk, and its page is written, with a figure where there is none.
+
+    committed: the cells that came with the table's file, which may lie elsewhere; used where they are of more runs.
+    finish: adds to a report of the runs.
     """
     cells = folder / f"{stem}-cells.csv"
     had = 0 if replace else _complete_in(cells)
+    if committed and not replace and _complete_in(committed) > had:
+        cells, had = committed, _complete_in(committed)
     report: Report | None
     try:
         report = finish(build(table, find, words))
@@ -111,8 +117,11 @@ def write_table(
         "figure": f"{stem}.png",
         "html": f"{stem}.html",
     }
+    if replace:  # also the figure, which else stays where its numbers are the same
+        (folder / names["figure"]).unlink(missing_ok=True)
     write(report, store, folder, names)
-    return report, f"written: {folder}/{stem}.html, and beside it {stem}.md, .csv, -cells.csv and .png"
+    figure = " and .png" if (folder / names["figure"]).is_file() else ""
+    return report, f"written: {folder}/{stem}.html, and beside it {stem}.md, .csv, -cells.csv{figure}"
 
 
 def _complete_in(path: Path) -> int:

@@ -10,15 +10,18 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from tutelage.errors import UserError, choices
+from tutelage.errors import NoValue, UserError, choices
 from tutelage.reporting import measured
 from tutelage.reporting.collect import gap_reason, row_of
 from tutelage.reporting.row import Row
 from tutelage.reporting.verdict import Published
+from tutelage.runs.identity import flatten
 from tutelage.runs.needs import Plan
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
+from tutelage.runs.words import value_of
 
 
 @dataclass(frozen=True)
@@ -188,21 +191,50 @@ def _point(point: Sequence[str]) -> str:
 
 
 def finder(
-    words: Sequence[str], plan_of: Callable[[Sequence[str]], Plan], table: Table | None = None
+    words: Sequence[str],
+    plan_of: Callable[[Sequence[str]], Plan],
+    table: Table | None = None,
+    *,
+    recorded: bool = False,
 ) -> Find:
     """Return the function from a table's cell to its run, planning each cell once.
 
     words: added to every cell's command.
     plan_of: from a command to its plan.
     table: whose analyses' metrics are read too, where they have been made.
+    recorded: where a setting has no value here, such as the place of data, take it from the runs that are there: they are only read.
     """
-    plans: dict[tuple[str, ...], Plan] = {}
+    plans: dict[tuple[str, ...], Plan | NoValue] = {}
+    values: dict[tuple[Path, str, str], list[str]] = {}
+
+    def plan_for(command: tuple[str, ...]) -> Plan | NoValue:
+        try:
+            return plan_of(command)
+        except NoValue as error:
+            if not recorded:
+                raise
+            store, name = Store(value_of(command, "runs_dir") or "runs"), value_of(command, "name") or ""
+            known = (store.root, name, error.key)
+            if known not in values:
+                values[known] = _recorded(store, name, error.key)
+            for value in values[known]:
+                with contextlib.suppress(
+                    UserError
+                ):  # data that are elsewhere now, or of another command of this name
+                    plan = plan_of((*command, f"{error.key}={value}"))
+                    if store.run(plan.name, plan.identity).path.is_dir():
+                        return plan
+            return error
 
     def find(cell: Cell) -> Row:
         command = (*cell.overrides, *words)
         if command not in plans:
-            plans[command] = plan_of(command)
+            plans[command] = plan_for(command)
         plan = plans[command]
+        if isinstance(plan, NoValue):
+            return Row(
+                "", "", cell.seed, State.MISSING, {}, {}, reason=f"missing; {plan.key} has no value here"
+            )
         store = Store(plan.config["runs_dir"])
         run = store.run(plan.name, plan.identity)
         row = row_of(run, store)
@@ -212,3 +244,12 @@ def finder(
         return replace(row, metrics={**row.metrics, **more})
 
     return find
+
+
+def _recorded(store: Store, name: str, key: str) -> list[str]:
+    """Return the different values that runs of a name have for a setting."""
+    found = []
+    for run in store.runs(name) if name and (store.root / name).is_dir() else ():
+        with contextlib.suppress(UserError, OSError):
+            found += [str(value) for one, value in flatten(run.config) if one == key and value is not None]
+    return list(dict.fromkeys(found))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tutelage.config.compose import compose
+from tutelage.engine.build import build
 from tutelage.engine.instantiate import construct, resolve, worded
 from tutelage.engine.trust import _of_library, check_words
 from tutelage.errors import UserError
@@ -131,3 +132,15 @@ def test_notes_name_keys_as_errors_do(caplog: pytest.LogCaptureFixture) -> None:
         log.warning("say so by `white`, %d for 12 bits, not by `other`", 4095)
     log.warning("`white`")
     assert caplog.messages == ["say so by data.white, 4095 for 12 bits, not by `other`", "`white`"]
+
+
+def test_an_optimiser_is_chosen_by_name_and_a_target_is_one_message(tmp_path, monkeypatch):
+    (tmp_path / "own_optimiser.py").write_text(
+        "import functools, torch\ndef made(**k):\n    return functools.partial(torch.optim.Adam, **k)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for target in ("torch.optim.Adam", "own_optimiser.made"):
+        words = [f"+optimizer._target_={target}", "data=synthetic", "logger=none", f"runs_dir={tmp_path}"]
+        for partial in ([], ["+optimizer._partial_=true"]):
+            with pytest.raises(UserError, match=r"by name, optimizer=any optimizer\.name=adam"):
+                build(compose([*words, *partial]))

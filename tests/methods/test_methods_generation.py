@@ -295,6 +295,8 @@ def test_a_generator_takes_no_loss_of_its_answers(tmp_path):
     soft = ["+objective@method.objectives.soft=task"]
     with pytest.raises(UserError, match="and those between its layers and a frozen network's: drop 'soft'"):
         made(tmp_path, "diffusion", *soft)
+    with pytest.raises(UserError, match=r"Gan runs its network on noise and labels, .* drop 'repa'"):
+        made(tmp_path, "gan", *REPA)
     with pytest.raises(UserError, match=r"the network has no layer 'middle\.7'"):
         made(tmp_path, "diffusion", *REPA, pairs(("blocks.2", "middle.7")))
 

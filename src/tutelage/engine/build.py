@@ -16,12 +16,13 @@ from tutelage.data.image_set import ImageData
 from tutelage.engine.causality import check_causal
 from tutelage.engine.data_sets import build_data, build_unlabelled, place
 from tutelage.engine.inherited import check_code, check_teacher, check_unseen, check_vocabulary
-from tutelage.engine.instantiate import construct, parameters_of, resolve
+from tutelage.engine.instantiate import BY_NAME, construct, parameters_of, resolve
 from tutelage.engine.networks import build_frozen, build_network, example_of, sizes_of
 from tutelage.engine.recompute import recompute
 from tutelage.errors import UserError
 from tutelage.generators.protocol import Generator
 from tutelage.methods.base import Method, own_name, step_seed
+from tutelage.methods.optim import OptimizerSpec
 from tutelage.methods.parameter_groups import check_patterns, freeze
 from tutelage.models.forward_calls import Call, UnknownCall, undisturbed
 from tutelage.models.frozen import FrozenNetwork, channels_last
@@ -133,8 +134,11 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     own, _, _ = parameters_of(resolve(config["method"].get("_target_", ""), "method"))
     read = check_frozen(config, [role for role in ROLES if role in own])
     objectives = build_objectives(config)
+    kind = resolve(config["method"]["_target_"], "method")
+    if isinstance(kind, type) and issubclass(kind, Method):
+        kind.check_objectives(objectives)
     data = data or build_data(config)
-    foretells = getattr(resolve(config["method"]["_target_"], "method"), "reads_targets", True)
+    foretells = getattr(kind, "reads_targets", True)
     if foretells and isinstance(data.task, NoTargets):
         raise UserError(
             f"these data have no classes, and method {config['method']['_target_'].rpartition('.')[2]} learns from classes: a folder of "
@@ -175,6 +179,8 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
             False  # the same update in more kernels: Lightning refuses to clip for a fused one in mixed precision
         )
     spec = construct("optimizer", optimizer)
+    if not isinstance(spec, OptimizerSpec):
+        raise UserError(f"optimizer._target_={optimizer['_target_']} {BY_NAME}")
     resting = freeze(network, spec.frozen)
     torch.manual_seed(step_seed(config["seed"], 0, 1))
     total = _prepared(

@@ -28,6 +28,10 @@ from tutelage.runs.declared import DECLARATIONS
 from tutelage.typed import checked, in_keys
 
 log = logging.getLogger("tutelage")
+BY_NAME = (
+    "is no way to choose an optimiser, whose parameters are only known when it is built (_partial_ does not help): those of PyTorch and "
+    "timm are chosen by name, optimizer=any optimizer.name=adam optimizer.lr=1e-3, their arguments by +optimizer.<argument>=..."
+)
 
 
 def resolve(target: str, where: str) -> Callable[..., Any]:
@@ -52,6 +56,8 @@ def resolve(target: str, where: str) -> Callable[..., Any]:
         )
     found = getattr(module, attribute)
     if not _allowed(found, module_name):
+        if inspect.isclass(found) and "Optimizer" in [base.__name__ for base in found.__mro__[1:]]:
+            raise UserError(f"{where}._target_={target} {BY_NAME}")
         raise UserError(f"{where}._target_={target} is refused: {ALLOWED}")
     return found
 

@@ -17,7 +17,7 @@ from tutelage.methods.rates import Plateau
 from tutelage.models.average import Average, loaded, stored
 from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.objectives.base import Start, Step
+from tutelage.objectives.base import Objective, Start, Step
 from tutelage.objectives.total import Objectives
 from tutelage.tasks import Batch, Classification, Task
 
@@ -108,6 +108,10 @@ class Method(pl.LightningModule):
         self._place = 0  # of the batch within its update
 
     # --- what a subclass may write
+
+    @classmethod
+    def check_objectives(cls, objectives: Mapping[str, Objective]) -> None:
+        """Raise UserError for an objective that the method cannot take; called before any is prepared on the network."""
 
     def take(self, batch: Batch) -> Step:
         """Run every network that this step needs, once, and return what the objectives read."""

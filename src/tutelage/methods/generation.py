@@ -18,6 +18,7 @@ from tutelage.generators.sample_grid import GRID_IMAGES, write_grid
 from tutelage.methods.base import Method
 from tutelage.models.frozen import FrozenNetwork, Normalization
 from tutelage.models.heads import HeadInput
+from tutelage.objectives.base import Objective
 from tutelage.objectives.made import Made
 from tutelage.tasks import Batch, Classification
 
@@ -67,21 +68,25 @@ class Generation(Method):
         self._features = HeadInput(source.network, source.head(example.inputs))
         self._kept: dict[str, list[Tensor]] = {}
 
+    @classmethod
+    def check_objectives(cls, objectives: Mapping[str, Objective]) -> None:
+        """See `Method.check_objectives`."""
+        for name, objective in objectives.items():
+            if isinstance(objective, Made) or (
+                cls.takes_features and objective.reads_frozen and not objective.reaches_output
+            ):
+                continue
+            also = ", and those between its layers and a frozen network's" if cls.takes_features else ""
+            raise UserError(
+                f"{cls.__name__} runs its network on noise and labels, so that it takes no objective but the terms it makes{also}: "
+                f"drop '{name}'"
+            )
+
     def _check(self, source: FrozenNetwork, example: Batch, normalization: Normalization | None) -> None:
         if not isinstance(self.network, Generator):
             raise UserError(
                 f"{type(self).__name__} trains a generator, got model {type(self.network).__name__}; "
                 "choose one of model=generator/..."
-            )
-        for objective in self.objectives:
-            if isinstance(objective, Made) or (
-                self.takes_features and objective.reads_frozen and not objective.reaches_output
-            ):
-                continue
-            also = ", and those between its layers and a frozen network's" if self.takes_features else ""
-            raise UserError(
-                f"{type(self).__name__} runs its network on noise and labels, so that it takes no objective but the terms it makes{also}: "
-                f"drop '{objective.name}'"
             )
         if not isinstance(self.task, Classification):
             raise UserError(

@@ -1174,3 +1174,19 @@ def test_what_the_machine_says_of_its_cards(monkeypatch):
     for said, cards in (("H100\n A100 \n\n", ("H100", "A100")), (None, ())):
         monkeypatch.setattr(provenance, "_output", lambda *_, said=said: said)
         assert provenance._gpus.__wrapped__() == cards
+
+
+def test_a_run_is_held_for_an_instant_where_it_is_free_and_refused_where_it_is_not(tmp_path):
+    run = begun(Store(tmp_path), "a", 1)
+    other = Run(run.path, name="a", root=tmp_path)
+    with run.lock_now():  # no lock file yet
+        assert other.is_locked
+    for _ in range(2):
+        with run.lock_now():
+            assert other.is_locked
+            with pytest.raises(RunBusy), other.lock(wait=False):
+                pass
+        assert not other.is_locked
+    with other.lock(), pytest.raises(RunBusy), run.lock_now():
+        pass
+    assert not run.is_locked

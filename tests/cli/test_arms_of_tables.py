@@ -52,3 +52,7 @@ def test_the_arms_of_a_table_are_the_runs_they_were(path, tmp_path, monkeypatch)
 def test_every_table_ships_with_the_package():
     listed = (ROOT / "pyproject.toml").read_text()
     assert [path for path in FILES if f'"experiments/{name(path)}.yaml"' not in listed] == []
+
+
+def test_every_table_has_its_arms_noted():
+    assert [*json.loads(KNOWN.read_text())] == sorted(map(name, TABLES))

@@ -166,6 +166,7 @@ def test_a_network_grows_no_larger_than_the_file_of_its_weights(tmp_path, monkey
             for number in range(20):
                 module.add_module(str(number), nn.ReLU())
             module.register_parameter("w", nn.Parameter(torch.zeros(10, 10)))
+            module.register_parameter("later", nn.UninitializedParameter())
             module.register_parameter("none", None)
 
     if message is None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.engine import build, export, pseudo_data, quantise, run_pictures
+from tutelage.engine import build, export, mirror_kinds, mirrors, pseudo_data, quantise, run_pictures
 from tutelage.engine.validation_intervals import ValidationIntervals
 from tutelage.errors import UserError
 from tutelage.runs.layer_pairs import LayerPairs
@@ -376,3 +376,100 @@ def test_frozen_networks_are_given_and_read(more, own, outcome):
     else:
         assert refused(build.check_frozen, TASK | more, own) == outcome
     assert "guide" in refused(build.check_frozen, TASK, [])
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_network_of_a_file_is_judged_on_every_test_sample(tmp_path, monkeypatch, masked):
+    file, seen, opened = tmp_path / "n.onnx", [], []
+    file.write_bytes(b"x" * 3 * 2**18)
+
+    def run(inputs, mask):
+        seen.append((inputs.tolist(), None if mask is None else mask.tolist()))
+        return inputs * 2
+
+    class Metrics:
+        def __init__(self):
+            self.sums = []
+
+        def update(self, outputs, batch):
+            self.sums.append(float(outputs.sum()))
+
+        def compute(self):
+            return {"accuracy": sum(self.sums), "accuracy/class 1": 9.0}
+
+    class Tested(Data):
+        task = SimpleNamespace(metrics=Metrics)
+
+        def open_test(self):
+            opened.append(True)
+
+        def batches(self, split, device):
+            assert split == "test" and opened
+            return super().batches("train", device)
+
+    timed = []
+    monkeypatch.setattr(quantise, "of_onnx", lambda path, unpack: run)
+    monkeypatch.setattr(
+        quantise, "latencies", lambda *words: timed.append(words) or {"batch 1, 1 thread": 0.5}
+    )
+    served = SimpleNamespace(raw=lambda inputs: inputs + 1)
+    found = quantise._measured(file, served, Tested(), masked, unpack=True)
+    assert found.pop("answers").flatten().tolist() == [4.0, 6.0, 8.0, 10.0, 12.0]
+    assert found == {
+        "metrics": {"accuracy": 40.0},
+        "n": 5,
+        "size_mb": 0.75,
+        "latency_ms": {"batch 1, 1 thread": 0.5},
+    }
+    assert seen[1] == ([[5.0], [6.0]], [[True], [True]] if masked else None)
+    ((path, inputs, mask, unpack),) = timed
+    assert (path, inputs.tolist(), unpack) == (file, [[2.0], [3.0], [4.0]], True) and (
+        mask is not None
+    ) == masked
+
+
+def test_what_mirrors_show_of_a_result():
+    best = {"step": 4, "validation": {"m": 0.5}, "test": {"m": 0.25}}
+    assert mirrors.summary_of({"best": best, "cost": {"steps": 8}}) == {
+        "validation/m": 0.5, "test/m": 0.25, "best_step": 4, "cost/steps": 8,
+    }  # fmt: skip
+    assert mirrors.summary_of({}) == {} and mirrors.summary_of({"best": {"test": {"m": 1}}}) == {"test/m": 1}
+
+
+def test_settings_go_to_mlflow_a_hundred_at_a_time_and_numbers_alone_as_metrics(tmp_path, monkeypatch):
+    batches, ended, made = [], [], []
+    settings = {f"k{place}": "x" * 7000 for place in range(201)}
+    about = SimpleNamespace(
+        identity="i", commit="c", group="g", tags=["t"], layers={"a/01": "x > y"}, settings=settings, name="n"
+    )
+    mirror = mirror_kinds.MlflowMirror(tmp_path, about, project="p")
+    client = SimpleNamespace(
+        search_runs=lambda *_, **more: [],
+     create_run=lambda experiment, run_name, tags: made.append((experiment, run_name, tags)) or SimpleNamespace(
+            info=SimpleNamespace(run_id="r")),
+        get_experiment_by_name=lambda name: SimpleNamespace(experiment_id=7), log_batch=lambda run, **more: batches.append(more),
+        set_terminated=lambda run, how: ended.append(how), log_artifact=lambda *words: batches.append(words),
+    )  # fmt: skip
+    monkeypatch.setattr("mlflow.tracking.MlflowClient", lambda tracking_uri: client)
+    mirror.start()
+    ((experiment, name, tags),) = made
+    assert (
+        (experiment, name) == ("7", "n")
+        and tags["layers.a.01"] == "x > y"
+        and tags["t"] == "true"
+        and tags["tutelage.identity"] == "i"
+    )
+    assert [len(one["params"]) for one in batches] == [100, 100, 1] and {
+        len(one.value) for one in batches[0]["params"]
+    } == {6000}
+    batches.clear()
+    monkeypatch.setattr(mirror_kinds.time, "time", lambda: 12.5)
+    mirror.log({"step": 3, "a": 1, "b": 0.5, "c": "text"})
+    assert [(one.key, one.value, one.step, one.timestamp) for one in batches[0]["metrics"]] == [
+        ("a", 1.0, 3, 12500),
+        ("b", 0.5, 3, 12500),
+    ]
+    mirror.finish({"best_step": 4, "m": 0.5}, lambda: {"p": tmp_path / "p.png"})
+    mirror.finish({}, dict)
+    assert ended == ["FINISHED", "KILLED"] and ("r", str(tmp_path / "p.png"), "pictures") in batches
+    assert [one.step for one in batches[1]["metrics"]] == [4, 4]

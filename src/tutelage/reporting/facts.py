@@ -200,7 +200,8 @@ def _directions(selection: Mapping[str, Any]) -> dict[str, str]:
 def _machine(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     on_cpu = (config.get("hardware") or {}).get("accelerator") == "cpu"  # a GPU beside it did nothing
     gpus = [] if on_cpu else facts.get("gpus") or []
-    cores = f"{facts.get('cpu', 'unknown processor')}, {facts.get('cores_usable', '?')} cores"
+    usable = facts.get("cores_usable", "?")
+    cores = f"{facts.get('cpu', 'unknown processor')}, {usable} core{'' if usable == 1 else 's'}"
     return f"{len(gpus)} x {gpus[0]}" if gpus else cores
 
 

@@ -11,6 +11,7 @@ import torch
 
 from tutelage.alignment import comparisons, gram, procrustes, token_cka
 from tutelage.alignment import ridge as ridge_regression
+from tutelage.alignment.alignment import encode_features
 from tutelage.alignment.comparison import Comparison
 from tutelage.alignment.comparisons import Centred, chance
 from tutelage.alignment.feature_rows import on_cpu, per_patch, per_sample, per_token
@@ -135,6 +136,14 @@ def test_scores_return_to_the_order_of_pairs_and_the_shared_layer_is_the_last_pa
         one.encode(name, features)
     wanted = [CKA()(activations[n], given[g]) for g, n in ("xb", "ya", "zb")]
     torch.testing.assert_close(one.scores(activations), torch.stack(wanted))
+
+
+def test_a_feature_that_a_guide_does_not_return_is_named():
+    one = compared((5, 4), (5, 7))
+    one.start(None)
+    for given, shown in (({}, "none"), ({"a": random(4, 3), "b": random(4, 3)}, "a, b")):
+        with pytest.raises(UserError, match=f"the guide returned no feature 'g', only {shown}$"):
+            encode_features(one, given)
 
 
 # --- comparisons of the analysis

@@ -18,6 +18,7 @@ from tutelage.models.fcn import FCN
 from tutelage.objectives.base import Objective
 from tutelage.objectives.schedule import Schedule
 from tutelage.objectives.task import Task
+from tutelage.objectives.views import TwoViews
 from tutelage.tasks import Batch, Classification, Regression
 
 
@@ -177,6 +178,11 @@ def test_a_pretext_stands_alone_but_for_guidance():
         UserError, match=r"takes one objective that reads no labels .* alignment beside it; drop 'task'$"
     ):
         supervised(kind=SelfSupervised)
+    for objectives in ([], [TwoViews(), TwoViews()]):
+        with pytest.raises(
+            UserError, match="takes one objective that reads no labels .* alignment beside it$"
+        ):
+            SelfSupervised(network=FCN((3,), 2), objectives=objectives)
     mean = _MeanLoss("views_loss", "test")
     mean.add(torch.tensor(2.0), 3)
     mean.add(torch.tensor(6.0), 1)
@@ -205,6 +211,8 @@ HALVES = ((0.5,), (0.5,))
         (-1.0, 1.0, None, ""),
         (-1.0009, 1.0009, None, ""),
         (-1.0011, 1.0, None, "values from -1 to 1"),
+        (-1.001, 1.0, None, "values from -1 to 1"),
+        (-1.0, 1.001, None, "values from -1 to 1"),
         (-1.0, 1.0011, None, "values from -1 to 1"),
         (-3.0, 0.5, None, "values from -3 to 0.5"),
     ],

@@ -463,6 +463,10 @@ def test_two_arms_are_compared_size_by_size_in_logarithms():
         (row,) = verdicts.ratio(own, "x", **arms, quantity="q", predicted=predicted)
         assert (row.measured.value, row.sizes, row.verdict) == (pytest.approx(1.5), "d 8 to 16", wanted)
     assert verdicts.ratio(own[-1:], "x", **arms, quantity="q") == []
+    exact = [result("x", 8, *steep(factor * 8, spread=0.0), arm=arm) for arm, factor in ((0, 4.0), (1, 8.0))]
+    assert [verdicts.ratio(exact, "x", **arms, quantity="q", predicted=p)[0].verdict for p in (1.0, 3.0)] == [
+        "disagrees"
+    ] * 2
 
 
 @pytest.mark.parametrize(("spread", "seen"), [(0.02, "agrees"), (0.9, "undecided")])

@@ -80,7 +80,7 @@ def in_words(error: Exception, overrides: Sequence[str], known_keys: Callable[[s
         group, _, name = match.group(1).partition("/") if "/" in match.group(1) else ("", "", match.group(1))
         if group == "hydra":  # hydra/launcher=..., hydra/sweeper=...: registered, not files
             group, _, name = match.group(1).rpartition("/")
-        offered = HYDRAS.get(group) or group_options(group)
+        offered = list(HYDRAS.get(group) or group_options(group))
         others = (
             f"; one of PyTorch or timm is optimizer=any optimizer.name={name} optimizer.lr=<rate>"
             if group == "optimizer"

@@ -29,7 +29,9 @@ def folded(network: nn.Module, run: Run) -> tuple[nn.Module, int]:
         return network, 0
     made = copy.deepcopy(network)
     for before, after in pairs:
-        fused = fuse_conv_bn_eval(made.get_submodule(before), made.get_submodule(after))  # type: ignore[type-var]
+        convolution: Any = made.get_submodule(before)
+        norm: Any = made.get_submodule(after)
+        fused = fuse_conv_bn_eval(convolution, norm)
         for name, module in ((before, fused), (after, nn.Identity())):
             parent, _, child = name.rpartition(".")
             setattr(made.get_submodule(parent), child, module)

@@ -120,8 +120,8 @@ def write_table(
     if replace:  # also the figure, which else stays where its numbers are the same
         (folder / names["figure"]).unlink(missing_ok=True)
     write(report, store, folder, names)
-    figure = " and .png" if (folder / names["figure"]).is_file() else ""
-    return report, f"written: {folder}/{stem}.html, and beside it {stem}.md, .csv, -cells.csv{figure}"
+    drawn = " and .png" if (folder / names["figure"]).is_file() else ""
+    return report, f"written: {folder}/{stem}.html, and beside it {stem}.md, .csv, -cells.csv{drawn}"
 
 
 def _complete_in(path: Path) -> int:

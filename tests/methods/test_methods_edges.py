@@ -180,7 +180,7 @@ def test_a_pretext_stands_alone_but_for_guidance():
         supervised(kind=SelfSupervised)
     for objectives in ([], [TwoViews(), TwoViews()]):
         with pytest.raises(
-            UserError, match="takes one objective that reads no labels .* alignment beside it$"
+            UserError, match=r"takes one objective that reads no labels .* alignment beside it$"
         ):
             SelfSupervised(network=FCN((3,), 2), objectives=objectives)
     mean = _MeanLoss("views_loss", "test")

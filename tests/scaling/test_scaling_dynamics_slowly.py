@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -185,6 +186,34 @@ def test_members_are_cut_where_their_points_or_the_cache_end(monkeypatch):
     assert chunks([9, 2], 10**9) == [(0, 2, 9)]
     whole = Langevin(NETWORK, random(2, 5, 3), random(2, 5), temperature=0.1, step_size=0.01, seed=0)
     assert [(part.start, part.stop, reach) for part, reach in whole._chunks] == [(0, 2, 5)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "graphs", "wanted"),
+    [
+        (31, True, "s" * 31),
+        (32, True, "w" + "r" * 3 + "s" * 5),
+        (35, True, "w" + "r" * 4),
+        (40, False, "s" * 40),
+    ],
+)
+def test_steps_on_a_device_are_replayed_eight_at_a_time(monkeypatch, steps, graphs, wanted):
+    sampler = Langevin(NETWORK, random(2, 5, 3), random(2, 5), temperature=0.1, step_size=0.01, seed=0)
+    done = []
+
+    def capture():
+        done.append("w")  # three steps to warm up
+        sampler._graph = SimpleNamespace(replay=lambda: done.append("r"))
+        return 3
+
+    monkeypatch.setattr(sampler, "_capture", capture)
+    monkeypatch.setattr(sampler, "_advance", lambda: done.append("s"))
+    sampler._graphs = graphs
+    sampler._run_graph(steps)
+    assert "".join(done) == wanted
+    done.clear()
+    sampler._run_graph(11)  # captured once
+    assert "".join(done) == ("rsss" if "w" in wanted else "s" * 11)
 
 
 @pytest.mark.parametrize(

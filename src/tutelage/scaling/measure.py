@@ -40,7 +40,7 @@ def fresh_alignment(
     """
     inputs, values = target.draw(1, points, generator)
     outputs = network.outputs(flat, inputs.expand(len(flat), *inputs.shape[1:]))
-    return alignment(outputs, values), (outputs - values).square().mean(-1)
+    return alignment(outputs, values), (outputs - values).square().mean(1)
 
 
 @dataclass(frozen=True)

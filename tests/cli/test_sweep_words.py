@@ -9,11 +9,14 @@ import pytest
 
 from tutelage.cli.main import main
 from tutelage.cli.sweep_words import arms_of, table_of
+from tutelage.cli.train import _show_table
 from tutelage.config.compose import compose
+from tutelage.config.planner import plan_of
 from tutelage.errors import UserError
 from tutelage.jobs.frozen_words import fitting
 from tutelage.reporting.table_file import load
 from tutelage.reporting.table_paths import PROGRAMMES, tables
+from tutelage.runs.run import State
 from tutelage.runs.store import Store
 from tutelage.runs.words import distinguishing, joined, one_length
 
@@ -136,6 +139,20 @@ def test_a_sweep_over_methods_with_frozen_networks_runs(here, capsys):
     assert "left out" in said.err
     assert all(f"method={method}" in said.out for method in ("supervised", "guidance", "distillation"))
     assert all(run.is_complete for run in Store("runs").runs())
+
+
+def test_a_fold_that_was_not_begun_is_missed_in_the_table_of_its_sweep(here, capsys):
+    words = ["data=table", "data.dataset=wine", "data.folds=3", "name=cv", *QUICK]
+    assert main(["train", "-m", *words, "data.fold=0,1", "seed=0,1"]) == 0
+    assert "2 of 3 folds: 2 not complete" in " ".join(capsys.readouterr().out.split())
+    arms = {
+        f"data.fold={fold}": [plan_of([*words, f"data.fold={fold}", f"seed={seed}"]) for seed in (0, 1)]
+        for fold in range(3)
+    }
+    assert Store("runs").run("cv", arms["data.fold=2"][1].identity).state is State.MISSING
+    _show_table(None, arms, "runs")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "all folds, seed 0, 1: 2 of 3 folds: 2 not complete" in shown
 
 
 def test_words_that_some_jobs_alone_understand(here, capsys):

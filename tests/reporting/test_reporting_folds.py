@@ -64,12 +64,44 @@ def test_a_fold_that_is_missing_leaves_a_gap_with_its_reason() -> None:
     failed = row(0, 2, 0.0, State.FAILED)
     (found,) = together([*ROWS[:2], failed])
     assert (
-        found.state is State.FAILED
-        and found.metrics == {}
-        and found.reason == "of 3 folds 2 are not complete"
+        found.state is State.FAILED and found.metrics == {} and found.reason == "2 of 3 folds: 2 not complete"
     )
     (found,) = together(ROWS[:2])
-    assert found.state is State.MISSING and "2 are not" in found.reason
+    assert found.state is State.MISSING and found.reason == "2 of 3 folds: 2 not complete"
+
+
+def without_number(rows: list[Row], target: str) -> list[Row]:
+    return [
+        replace(
+            row, inputs={k: v for k, v in row.inputs.items() if k != "data.folds"} | {"data._target_": target}
+        )
+        for row in rows
+    ]
+
+
+def test_a_fold_is_missed_also_where_the_command_does_not_say_how_many_there_are() -> None:
+    five = [row(0, fold, 0.5) for fold in range(5)]
+    (found,) = together(without_number(five[:4], '"tutelage.data.huggingface.HuggingFaceTable"'))
+    assert found.reason == "4 of 5 folds: 4 not complete" and found.metrics == {}
+    (found,) = together(without_number(five, '"tutelage.data.huggingface.HuggingFaceTable"'))
+    assert found.state is State.COMPLETE and found.folds == 5
+    # Of data of one's own nothing else says how many there are: as many as any arm or seed has.
+    own = without_number(
+        [*(row(0, fold, 0.5) for fold in range(3)), *(row(1, fold, 0.5) for fold in (0, 2))], '"mine.Rows"'
+    )
+    whole, part = together(own)
+    assert whole.state is State.COMPLETE and part.reason == "2 of 3 folds: 1 not complete"
+
+
+def test_one_fold_alone_is_a_run_and_says_so() -> None:
+    (found,) = together([ROWS[1]])
+    assert found is ROWS[1]
+    assert (
+        note("cv", [found], "test/accuracy")
+        == "cv: each value is of one fold (fold 1 of 3) and no mean over folds"
+    )
+    (own,) = without_number([ROWS[1]], '"mine.Rows"')
+    assert "(fold 1)" in str(note("cv", [own], "test/accuracy"))
 
 
 def test_the_arms_of_a_sweep_over_folds_are_its_others() -> None:

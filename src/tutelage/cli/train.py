@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tutelage.cli.reader import Given
@@ -12,6 +13,7 @@ from tutelage.errors import UserError
 from tutelage.jobs.outcomes import headline
 
 if TYPE_CHECKING:
+    from tutelage.reporting.row import Row
     from tutelage.reporting.tables import Table
     from tutelage.runs.needs import Plan
     from tutelage.runs.run import Run
@@ -113,6 +115,7 @@ def _commands(overrides: Sequence[str]) -> int:
 def _show_table(table: Table | None, arms: Mapping[str, Sequence[Plan]], runs_dir: str) -> None:
     from tutelage.reporting.collect import Known, row_of
     from tutelage.reporting.console import console
+    from tutelage.reporting.facts import settings_of
     from tutelage.reporting.index import Index
     from tutelage.reporting.render import terminal
     from tutelage.reporting.runs_report import FILES, sweep_report, write
@@ -121,10 +124,17 @@ def _show_table(table: Table | None, arms: Mapping[str, Sequence[Plan]], runs_di
 
     store = Store(runs_dir)
     known = Known(index := Index(store.root))
-    rows = {
-        label: [row_of(store.run(plan.name, plan.identity), store, known) for plan in plans]
-        for label, plans in arms.items()
-    }
+
+    def row(plan: Plan) -> Row:
+        found = row_of(store.run(plan.name, plan.identity), store, known)
+        if found.inputs:
+            return found
+        settings = settings_of(
+            plan.config
+        )  # of a run that was not begun its plan knows the seed and the fold
+        return replace(found, seed=settings.seed, inputs=settings.inputs)
+
+    rows = {label: [row(plan) for plan in plans] for label, plans in arms.items()}
     index.save()
     if not any(row.state is State.COMPLETE for found in rows.values() for row in found):
         return

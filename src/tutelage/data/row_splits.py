@@ -9,6 +9,7 @@ import numpy as np
 
 from tutelage.data import splits as splitting
 from tutelage.errors import UserError
+from tutelage.runs.declared import USUAL_FOLDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class How:
     groups: np.ndarray | None = None
     times: np.ndarray | None = None
     fold: int | None = None
-    folds: int = 5
+    folds: int = USUAL_FOLDS
 
 
 def split(

@@ -22,6 +22,7 @@ from tutelage.data.frame import Frame, column, is_text
 from tutelage.data.frame import read as read_frame
 from tutelage.data.streams import Store
 from tutelage.errors import ONCE, UserError
+from tutelage.runs.declared import USUAL_FOLDS
 from tutelage.tasks import Binary, Classification, MultiLabel, Regression
 from tutelage.typed import Count
 
@@ -58,7 +59,7 @@ class Rows(DataModule):
         time: str | None = None,
         date_format: str | None = None,
         fold: int | None = None,
-        folds: int = 5,
+        folds: int = USUAL_FOLDS,
         empty: Sequence[str] = (),
         decimal: Decimal | None = None,
         **common: Any,

@@ -15,6 +15,9 @@ DECLARATIONS: dict[str, tuple[str, ...]] = {
     "_makes_": ("pseudo_data", "generator"),
 }
 
+USUAL_FOLDS = 5
+"""Of how many folds `data.fold` is one where the command does not say; what data split by it and what reports count with."""
+
 
 def reads(config: Mapping[str, Any]) -> str | None:
     """Return what a configuration's data declare that they read."""

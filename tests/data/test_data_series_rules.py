@@ -76,8 +76,8 @@ def test_windows_across_missing_rows(caplog):
         "test": [7, 8],
     }
     assert [one.getMessage() for one in caplog.records] == [
-        "f.csv: at a step of 1 hour, 3 rows are missing: 2 after t2, 1 after t5; windows across them are left out: 2 of 3 in train, 2 of 4 in "
-        "validation, 0 of 2 in test"
+        "f.csv: at a step of 1 hour, 3 rows are missing: 2 after t2, 1 after t5; windows across them are left out: 2 of 3 in train, "
+        "2 of 4 in validation, 0 of 2 in test"
     ]
     assert data.facts["missing_rows"] == 3
     holes = "at a step of 1 hour, 3 rows are missing: 2 after t2, 1 after t5"

@@ -107,6 +107,11 @@ READ: dict[tuple[str, str, str], str] = {
         "Lt -> LtE",
         "abs(m - 0.5) < 1e-3",
     ): "no number lies 0.001 beside one half exactly",
+    (
+        "scaling/phase_diagram.py",
+        "LtE -> Lt",
+        "stacked <= least + 1e-9",
+    ): "an exponent that is 1e-9 beside another exactly",
     ("objectives/crd.py", "Add -> Sub", "(found + 1) % count"): "either neighbour will do",
     ("objectives/gkd.py", "Lt -> LtE", "< self.on_policy"): "a uniform number that is the share exactly",
     ("engine/cpu.py", "Eq -> NotEq", '"mallopt", None) if sys.platform == "linux"'): (

@@ -183,6 +183,7 @@ def test_members_are_cut_where_their_points_or_the_cache_end(monkeypatch):
     assert chunks([5, 8, 9], 10**9) == [(0, 2, 8), (2, 3, 9)]  # 8 = 1.6 x 5 still fits
     assert chunks([5, 5, 5, 5], 2 * 5 * 4) == [(0, 2, 5), (2, 4, 5)]  # of four hidden features a point
     assert chunks([5, 5, 5, 5], 2 * 5 * 4 - 1) == [(k, k + 1, 5) for k in range(4)]
+    assert chunks([5, 5], 5 * 4 - 1) == [(0, 1, 5), (1, 2, 5)]  # one at least
     assert chunks([9, 2], 10**9) == [(0, 2, 9)]
     whole = Langevin(NETWORK, random(2, 5, 3), random(2, 5), temperature=0.1, step_size=0.01, seed=0)
     assert [(part.start, part.stop, reach) for part, reach in whole._chunks] == [(0, 2, 5)]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tutelage.errors import UserError
-from tutelage.scaling import cases, verdicts
+from tutelage.scaling import cases, predict_command, verdicts
 from tutelage.scaling.claims import Case, unit_of
 from tutelage.scaling.critical_samples import (
     Estimate,
@@ -25,8 +28,9 @@ from tutelage.scaling.ensembles import AttentionHead, PatchConvolution, ThreeLay
 from tutelage.scaling.grid import Point, planted
 from tutelage.scaling.guided import Guide, centred, cka
 from tutelage.scaling.layers import ACTIVATIONS, Attention, Convolution, Dense, check_stack, has_power, scale
-from tutelage.scaling.measure import Posterior, specialised_neurons
-from tutelage.scaling.scale_request import layer_node
+from tutelage.scaling.measure import Posterior, kernel_spectrum, specialised_neurons
+from tutelage.scaling.measure_command import hardware_of
+from tutelage.scaling.scale_request import Request, layer_node
 from tutelage.scaling.targets import AttentionTarget, HermiteTarget, PatchTarget, hermite
 
 SETTINGS = {
@@ -554,7 +558,124 @@ def test_specialised_neurons_are_those_of_the_slow_count(outer, spread, middle):
     assert found.count == pytest.approx(slow[1][1.0])
 
 
+def test_the_spectrum_of_a_kernel_is_that_of_its_features_second_moments():
+    network, target = TwoLayer(inputs=3, width=4), HermiteTarget(inputs=3, mixture={1: 0.6, 3: 0.8})
+    flat = random(2, network.size)
+    found = kernel_spectrum(network, flat, target, points=50, generator=torch.Generator().manual_seed(5))
+    inputs, values = target.draw(1, 50, torch.Generator().manual_seed(5))
+    for k in range(2):
+        features = network.forward(flat, inputs.expand(2, -1, -1))[1][0][k].double() / math.sqrt(4)
+        eigenvalues, vectors = torch.linalg.eigh(features.T @ features / 50)
+        functions = features @ vectors  # each of mean square its eigenvalue
+        y = values[0].double()
+        shares = [
+            float((functions[:, j] @ y / 50) ** 2 / eigenvalues[j] / y.square().mean()) for j in range(4)
+        ]
+        assert found["eigenvalues"][k].tolist() == pytest.approx(eigenvalues.flip(0).tolist(), rel=1e-4)
+        assert found["target_share"][k].tolist() == pytest.approx(shares[::-1], rel=1e-3)
+
+
+def test_the_priors_of_every_network():
+    assert PatchConvolution(patch_dim=2, patches=3, channels=5).variances == {
+        "weight": 0.25,
+        "readout": 32 / 15,
+    }
+    assert TwoLayer(inputs=4, width=8).variances == {"weight": 0.125, "readout": 4.0}
+    assert ThreeLayer(inputs=4, width1=5, width2=8).variances == {
+        "weight": 0.125,
+        "middle": 0.1,
+        "readout": 4.0,
+    }
+    assert AttentionHead(inputs=4).variances == {"attention": 0.5 / 16, "value": 8.0}
+    for wrong in ({"weight_variance": 0}, {"readout_variance": -1}, {"width": 0}):
+        with pytest.raises(UserError, match=f"TwoLayer: {next(iter(wrong))} must be positive"):
+            TwoLayer(**{"inputs": 4, "width": 8, **wrong})
+
+
 def test_drift_is_the_second_half_of_the_late_samples_less_the_first():
     trajectory = random(9, 2)
     found = Posterior(trajectory[0], trajectory[0], trajectory[0], trajectory, list(range(9)))
     torch.testing.assert_close(found.drift, trajectory[6:].mean(0) - trajectory[4:6].mean(0))
+
+
+# --- commands
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpu", "kept"),
+    [
+        ({}, False, "cpu"),
+        ({"accelerator": "auto"}, False, "cpu"),
+        ({"accelerator": "auto"}, True, "gpu"),
+        ({"accelerator": "gpu"}, True, "gpu"),
+        ({"accelerator": "gpu"}, False, "this machine has no CUDA device"),
+        ({"accelerator": "mps"}, True, "cpu, gpu or auto, got mps"),
+        ({"devices": 2}, False, "hardware.devices must be 1, got 2"),
+        ({"precision": "bf16-mixed"}, False, "hardware.precision must be 32-true"),
+        ({"compile": True}, False, "hardware.compile must be False, got True"),
+    ],
+)
+def test_sampling_is_one_process_in_single_precision(monkeypatch, changes, gpu, kept):
+    threads = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr("tutelage.engine.cpu.prepare_cpu", threads.append)
+    given = {"accelerator": "cpu", "matmul_precision": "highest", "threads": 3, "devices": 1, "num_nodes": 1, "precision": "32-true",
+             "compile": False, "channels_last": False, **changes}  # fmt: skip
+    if kept in ("cpu", "gpu"):
+        found = hardware_of(given)
+        assert found == {key: given[key] for key in given if key != "channels_last"} | {
+            "accelerator": kept
+        } and threads == [3]
+        return
+    with pytest.raises(UserError, match=kept):
+        hardware_of(given)
+
+
+def test_what_a_prediction_is_drawn_along():
+    scales = {"d": 1, "N1": 1, "N2": 2, "N3": 3}
+    for options, wanted in (
+        ({}, ["N1", "N2"]), ({"x": "N3"}, ["N3"]), ({"y": "N3"}, ["N3", "N1"]), ({"x": "N2", "y": "N1"}, ["N2", "N1"]),
+        ({"x": "N2", "y": "N2"}, ["N2", "N1"]),
+    ):  # fmt: skip
+        assert predict_command.axes_of(scales, options) == wanted
+    assert (
+        predict_command.axes_of({"d": 1, "N": 1}, {}) == ["N"] and predict_command.axes_of({"d": 1}, {}) == []
+    )
+    for wrong in ("d", "M"):
+        with pytest.raises(UserError, match=f"there is no size '{wrong}' to draw along"):
+            predict_command.axes_of(scales, {"x": wrong})
+    assert [predict_command.power_of_d(Fraction(*p)) for p in ((0, 1), (1, 1), (2, 1), (3, 2))] == [
+        "constant",
+        "d",
+        "d^2",
+        "d^(3/2)",
+    ]
+    for given, wanted in (
+        (0, 0),
+        ("3/2", Fraction(3, 2)),
+        (0.3333333, Fraction(1, 3)),
+        ("-1e-3", None),
+        ("fast", None),
+        ("1/0", None),
+        (-1, None),
+    ):
+        if wanted is not None:
+            assert predict_command._fraction("N", given) == wanted
+            continue
+        with pytest.raises(UserError, match=f"N={given}: "):
+            predict_command._fraction("N", given)
+
+
+def test_the_folder_of_a_prediction_is_told_by_its_words():
+    def folder(**more):
+        return predict_command._folder(
+            Request("predict", ["two_layer"], **{"overrides": [], **more}), {"runs_dir": "r"}
+        )
+
+    plain, other, same = folder(), folder(overrides=["b", "a"]), folder(overrides=["a", "b"])
+    assert plain == Path("r/scale/predict/two_layer") and other == same != plain
+    assert re.fullmatch(r"two_layer-[0-9a-f]{6}", other.name) and folder(
+        overrides=["a", "b"], options={"x": "N"}
+    ) not in (plain, other)
+    assert folder(options={"out": "here"}) == Path("here")
+    assert Request("predict", [], [], layers=["dense:N1", "conv:C,S,n"]).label == "dense_N1-conv_C_S_n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -155,3 +157,98 @@ def test_of_ours_nothing_counts_backwards_and_a_missing_argument_is_named():
         and "input_shape" not in found
     )
     assert refused(construct, "model", {}).startswith("model has no _target_: it must name a class")
+
+
+FCN = {"_target_": "tutelage.models.fcn.FCN", "depth": 1, "width": 4}
+TO_BUILD = {"input_shape": (6,), "output_size": 3, "num_classes": 3, "vocab_size": None}
+
+
+def built(where="model", **node):
+    config = {"seed": 5, "hardware": {"accelerator": "cpu"}, where: FCN | node}
+    return networks.build_network(where, config, TO_BUILD)
+
+
+def zeros(network):
+    return sum(int((p == 0).sum()) for p in network.parameters() if p.ndim > 1)
+
+
+def test_what_a_section_says_is_done_to_its_network():
+    plain = built()
+    weights = sum(p.numel() for p in plain.parameters() if p.ndim > 1)
+    assert zeros(plain) == 0 and not any("Int8" in type(one).__name__ for one in plain.modules())
+    assert zeros(built(pruned=0.5)) == round(0.5 * weights) == zeros(built(pruned=0.5, pruned_by="random"))
+    assert any("Int8" in type(one).__name__ for one in built(quantised="int8").modules())
+    named = networks.head_of(built(head="layers.0.linear"), torch.zeros(2, 6))
+    assert named.layers == ("layers.0.linear",)
+    said = "model.pruned_by=weights needs model.pruned, the share that goes"
+    assert refused(built, pruned_by="weights") == said
+    assert refused(built, head="nope").startswith("model.head=nope: FCN has no such layer with weights")
+    said = "model.weights=pretrained: tutelage.models.fcn.FCN has no published weights. Expected "
+    assert refused(built, weights="pretrained").startswith(said)
+
+
+def test_each_network_draws_its_own_initialisation_from_the_seed_or_its_own():
+    first = [p.sum().item() for p in built().parameters()]
+    assert first == [p.sum().item() for p in built().parameters()]
+    assert first != [p.sum().item() for p in built("teacher").parameters()]
+    assert (
+        first
+        == [p.sum().item() for p in built(init_seed=5).parameters()]
+        != [p.sum().item() for p in built(init_seed=0).parameters()]
+    )
+
+
+class Rule(networks.FeatureGuide):
+    """A guide that is a rule."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+
+    def forward(self, inputs):
+        return inputs
+
+    def features(self, inputs):
+        return []
+
+
+Rule.__abstractmethods__ = frozenset()
+
+
+@pytest.mark.parametrize(("where", "kind", "size", "shape", "said"), [
+    ("guide", Rule, None, (3, 8, 8), None), ("guide", nn.Flatten, None, (3, 8, 8), None), ("guide", nn.Flatten, 4, (3, 8, 8), None),
+    ("guide", Rule, 4, (3, 8, 8), "guide.input_size: Rule is a rule, which looks at the data as they are"),
+    ("guide", nn.Flatten, 4, (8,), "guide.input_size is of images (channels, height, width), these data are of shape (8,)"),
+])  # fmt: skip
+def test_a_frozen_network_at_a_size_of_its_own(monkeypatch, where, kind, size, shape, said):
+    given = {}
+    monkeypatch.setattr(networks, "build_network", lambda where, config, sizes: given.update(sizes) or kind())
+    monkeypatch.setattr(networks, "sizes_of", lambda data: {"input_shape": shape, "output_size": 3})
+    monkeypatch.setattr(
+        networks, "recorded_sizes", lambda where, config: {"input_shape": (9,), "output_size": 7}
+    )
+    data = SimpleNamespace(input_shape=shape, normalization=None)
+    config = {where: {"input_size": size}, "teacher": {"input_size": size}}
+    if said is not None:
+        assert refused(networks.build_frozen, where, config, data) == said
+        return
+    found = networks.build_frozen(where, config, data)
+    assert found.network.__class__ is kind and found.input_size == (None if size is None else (4, 4))
+    assert given == {"input_shape": shape if size is None else (3, 4, 4), "output_size": 3}
+    if kind is nn.Flatten:
+        networks.build_frozen("teacher", config, data)  # which may know other classes than the data
+        assert given["output_size"] == 7 and given["input_shape"] != (9,)
+
+
+@pytest.mark.parametrize("where", ["model", "teacher", "source"])
+def test_a_rule_guides_alone(monkeypatch, where):
+    monkeypatch.setattr(networks, "construct", lambda *_, **more: Rule())
+    config = {"seed": 0, "hardware": {"accelerator": "cpu"}, where: FCN}
+    said = f"{where}: Rule is a rule, no network: it can only guide (model@guide=...)"
+    assert refused(networks.build_network, where, config, TO_BUILD) == said
+    config = {"seed": 0, "hardware": {"accelerator": "cpu"}, "guide": FCN}
+    assert isinstance(networks.build_network("guide", config, TO_BUILD), Rule)
+    monkeypatch.setattr(networks, "construct", lambda *_, **more: 3)
+    assert (
+        refused(networks.build_network, "guide", config, TO_BUILD)
+        == "guide._target_ must build a torch.nn.Module, got int"
+    )

@@ -114,16 +114,17 @@ def configuration(group: str, title: str) -> str:
     parts = [
         f"# {title}\n\nChosen by `{group}=<name>`. A file of yours in `conf/{group}/` is a choice, too.\n"
     ]
-    from tutelage.config.groups import variants
+    from tutelage.config.groups import variant_entries
+    from tutelage.config.variants import variant
 
     folder = ROOT / "conf" / group
     for path in sorted(folder.rglob("*.yaml")):
         name = str(path.relative_to(folder).with_suffix(""))
         about = " ".join(_comment(path))
         parts.append(f'## {name}\n\n{about}\n\n??? note "conf/{group}/{name}.yaml"\n{_indented(_yaml(path))}')
-    for path, one in variants().items():
+    for path in variant_entries():
         of, _, name = path.partition("/")
-        if of == group:
+        if of == group and (one := variant(path)):
             changed = json.dumps({**one.override, **one.set})
             parts.append(f"## {name}\n\n{one.about}\n\n`{one.of}` with `{changed}`.")
     return "\n".join(parts)

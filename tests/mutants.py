@@ -78,7 +78,7 @@ READ: dict[tuple[str, str, str], str] = {
         "product.shape[0] >= product.shape[1]",
     ): "either square is right",
     ("alignment/ridge.py", "Gt -> GtE", "square > floor"): "a number equal to its rounding bound",
-    ("reporting/long_table.py", "Gt -> GtE", "> options.max_width:"): (
+    ("reporting/long_table.py", "Gt -> GtE", "sum(longest) > room:"): (
         "what just fits is printed alike by rich and by us"
     ),
     (

@@ -73,6 +73,7 @@ def test_the_first_of_what_may_go_goes_first():
 def test_a_cell_takes_three_lines_at_most_and_breaks_between_words():
     assert least_width("undecided (about 9 seeds would decide)") == 14
     assert least_width("short words", 24) == 11 and least_width("") == 0
+    assert [least_width("a b", whole) for whole in (2, 3)] == [1, 3]
     assert wrapped("a/long/path/that/is/one/word and more", 12) == [
         "a/long/path/that/is/one/word",
         "  and more",

@@ -433,6 +433,18 @@ def test_details_say_what_they_leave_out(make):
     assert list(none["pairs"]) == ["slim"]  # 96 numbers of 12 pairs of 2 alignments: four steps, the least
 
 
+def test_as_many_curves_and_steps_as_there_is_room_for_are_whole(make):
+    run = make("d/a", 0, 0.5)
+    rows = [{"step": step} | {f"train/q{i:02d}": step for i in range(15)} for step in range(6)]
+    pairs = {"one": LayerPairs((("g", "n"),), tuple(range(6)), ((0.5,) * 6,), (0.5,) * 6)}
+    found = details(run, Record(rows, pairs), Share(numbers=6, points=400, log_bytes=0))
+    assert (
+        len(found["series"]) == 16
+        and found["left_out"] == []
+        and found["pairs"]["one"]["steps"] == list(range(6))
+    )
+
+
 def test_of_attempts_the_last_five_are_shown_with_what_is_known(make):
     run = make("d/a", 0, 0.5)
     attempts = [{"started": str(i)} for i in range(6)]

@@ -189,6 +189,7 @@ def test_patterns_are_counted_up_to_twenty_pairs_and_drawn_beyond():
     signs = [generator.choice((-1.0, 1.0), size=(1000, 21)) for _ in range(3)]
     hits = sum(abs(float(row @ np.array(differences))) >= observed - 1e-9 for block in signs for row in block)
     assert sign_flip_p(differences, draws=3999, seed=5) == (hits + 1) / 3001
+    assert sign_flip_p([0.0] * 21, draws=1000) == 1.0  # every pattern is as far from zero as the observed one
     exact = sign_flip_p(differences[:20], draws=1000)
     assert exact * 2**20 == round(exact * 2**20)
 

@@ -354,6 +354,13 @@ def test_values_on_validation_are_in_the_unit_and_published_differences_widen_th
     assert 'class="published" x="94.64%"' in shown["comparisons"]["rows"][0][1]
 
 
+def test_a_band_needs_two_runs_at_a_step(make_at, tmp_path):
+    store, make = make_at(tmp_path)
+    make("one/a", 0, 0.5)
+    data, _ = page_data.overview(free_report(store, "one"), store)
+    assert data["t"] == {} and data["curves"]["validation/accuracy"][0]["n"] == [1, 1]
+
+
 def test_the_details_of_two_runs_of_three_are_left_to_their_folders(runs, monkeypatch):
     monkeypatch.setattr(page_data, "MOST_RUNS", 9)
     data, details = page_data.overview(free_report(runs, "s"), runs)

@@ -163,7 +163,7 @@ def test_an_archive_may_unpack_to_four_times_itself_and_a_megabyte(tmp_path):
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("three", bytes(9000))
     assert bounded.EXPANSION == 4 and most < 2**20 + 9500
-    with pytest.raises(UserError, match="would unpack to 1 MB"):
+    with pytest.raises(UserError, match=r"a\.zip is refused: its 0\.0 MB would unpack to 1 MB$"):
         check_archive(path)
     check_archive(path, 2**20 + 9500)
     with pytest.raises(UserError):
@@ -939,6 +939,8 @@ def test_links_are_other_names_of_a_run(tmp_path):
         and store.folders("c") == []
         and store.folders("a") == [str(run.path)]
     )
+    store.forget_links(["000000000001"])
+    assert (tmp_path / "c/000000000001").is_symlink()  # whose run is there
     run.remove()
     store.forget_links(["000000000001", "000000000002"])
     assert not (tmp_path / "c/000000000001").is_symlink()
@@ -1190,3 +1192,36 @@ def test_a_run_is_held_for_an_instant_where_it_is_free_and_refused_where_it_is_n
     with other.lock(), pytest.raises(RunBusy), run.lock_now():
         pass
     assert not run.is_locked
+
+
+def test_stages_that_are_named_by_their_folders(tmp_path):
+    store = Store(tmp_path)
+    made = begun(store, "shards", 1, data={"_target_": "a.B"})
+    (made.path / "provenance.json").write_text('{"attempts": []}')
+
+    def below(**config):
+        return setting._below(SimpleNamespace(config={"runs_dir": str(tmp_path), **config}, needs={}))
+
+    pseudo = {"_reads_": "pseudo", "root": str(made.path / "shards")}
+    assert list(below(data=pseudo)) == ["data.root"] and below(data=pseudo)["data.root"].config["data"] == {
+        "_target_": "a.B"
+    }
+    assert (
+        below(data=pseudo | {"_reads_": "published"})
+        == below(data=pseudo | {"root": "need:x"})
+        == below(data=pseudo | {"root": None})
+        == {}
+    )
+    named = {
+        "objectives": {
+            "one": {"pseudo": str(made.path)},
+            "two": {"pseudo": "need:x"},
+            "three": {"pseudo": str(tmp_path)},
+        }
+    }
+    assert list(below(method=named)) == ["method.objectives.one.pseudo"]
+    (made.path / "network.safetensors").touch()
+    assert list(below(model={"weights": "shards"}, frozen={"f": {"weights": str(made.path)}})) == [
+        "model.weights",
+        "frozen.f.weights",
+    ]

@@ -234,7 +234,7 @@ class _Settings:
         for place, key in enumerate(self.keys):
             column = [own[place] for own in by_run]
             kind = tuple(map(column.index, column))
-            if len(set(column)) > 1 and -1 not in column and not is_seed(key):
+            if -1 not in column and not is_seed(key):  # else it has several values
                 groups[kind] = min((groups.get(kind, key), key), key=self._rank)
         chosen = sorted(groups.values(), key=self._rank)[:MOST_AXES]
         if not any(map(self._swept, chosen)):

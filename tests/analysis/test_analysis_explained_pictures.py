@@ -1,0 +1,144 @@
+"""Pictures of explanations, artist by artist; which guides a diagnosis tries, how probes are told apart and ranked."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tutelage.analysis import diagnosis, explanation_picture
+from tutelage.analysis.explanation_picture import Picture
+from tutelage.reporting.palette import style
+from tutelage.tasks import Batch, Tokens
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Give a function that draws pictures and returns the figure."""
+    figures = []
+    monkeypatch.setattr(explanation_picture, "save", lambda figure, path: figures.append(figure))
+
+    def do(
+        pictures, inputs, targets, *, real=None, tokens=False, count=3, signed=("b",), entries=None, **facts
+    ):
+        batch = Batch(inputs, torch.tensor(targets), torch.arange(len(inputs)))
+        there = torch.ones(inputs.shape[:2], dtype=torch.bool) if real is None else real
+        question = SimpleNamespace(is_image=inputs.ndim == 4, tokens=tokens, real=there)
+        data = SimpleNamespace(facts=facts, entries=entries, normalization=facts.pop("normalization", None))
+        explanation_picture.draw(
+            pictures, "path", batch=batch, data=data, question=question, count=count, signed=signed
+        )
+        return figures[-1]
+
+    return do
+
+
+def names(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def test_images_with_the_maps_of_two_networks(drawn):
+    images = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 1, 2, 3) / 10
+    maps = {"a_b": torch.ones(5, 2, 3), "b": -torch.arange(30.0).reshape(5, 2, 3)}
+    pictures = [Picture("x/one seed 0", maps), Picture("two", {"b": torch.zeros(5, 2, 3)})]
+    figure = drawn(
+        pictures, images, [0, 1, 2, 3, 4], classes=["c$", "d", "e"], normalization=((0.1,), (2.0,))
+    )
+    grid = np.array(figure.axes).reshape(6, 3)
+    assert [axes.get_title() for axes in grid[0]] == [
+        "sample",
+        "a b",
+        "b",
+    ] and figure.get_size_inches().tolist() == pytest.approx([5.1, 8.4])
+    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["class c\\$\none\nseed\n0", "two", "class e\none\nseed\n0", "two",
+     "class 4\none\nseed\n0",
+                                                         "two"]  # fmt: skip
+    assert [axes.images[0].get_array()[0, 0] for axes in grid[::2, 0]] == pytest.approx([0.1, 0.5, 0.9])
+    assert [axes.axison for axes in grid[:2, 1]] == [True, False]
+    assert grid[0, 1].images[0].get_clim() == (0.0, 1.0) and grid[2, 2].images[0].get_clim() == (-17.0, 17.0)
+    assert grid[1, 2].images[0].get_clim() == (-1.0, 1.0)  # nothing but zeros
+    assert figure.get_suptitle() == (
+        "What answers rest on\nviolet speaks for the true class, orange against it; one hue: the lighter, the more it matters"
+    )
+    alone = drawn([Picture("two", {"b": torch.zeros(5, 2, 3)})], images, [0] * 5, count=9)
+    said = "two: what its answer rests on\nviolet speaks for the true class, orange against it"
+    assert len(alone.axes) == 10 and alone.get_suptitle() == said
+    coloured = drawn([Picture("two", {"b": torch.zeros(1, 2, 2)})], torch.full((1, 3, 2, 2), 1.5), [0])
+    assert coloured.axes[0].images[0].get_array().tolist() == [[[1.0] * 3] * 2] * 2
+
+
+def test_tokens_and_columns_are_bars(drawn):
+    tokens = torch.tensor([[1, 2, 9, 0]])
+    real = torch.tensor([[True, True, True, False]])
+    figure = drawn(
+        [Picture("m", {"b": torch.tensor([[0.5, -1.0, 0.0, 7.0]])})],
+        tokens,
+        [1],
+        real=real,
+        tokens=True,
+        entries=["p", "_u", "w"],
+    )
+    (axes,) = figure.axes
+    assert [bar.get_height() for bar in axes.patches] == [0.5, -1.0, 0.0]
+    colours = [tuple(round(255 * part) for part in bar.get_facecolor()[:3]) for bar in axes.patches]
+    expected = [tuple(int(style(place)[0][at : at + 2], 16) for at in (1, 3, 5)) for place in (0, 1, 0)]
+    assert (
+        colours == expected and names(axes.xaxis) == ["\u2009_u", "w", "9"] and axes.get_ylabel() == "class 1"
+    )
+    columns = drawn([Picture("m", {"b": torch.ones(1, 2)})], torch.ones(1, 2), [0], features=["f", "g"])
+    assert names(columns.axes[0].xaxis) == ["f", "g"]
+    assert names(
+        drawn([Picture("m", {"b": torch.ones(1, 2)})], torch.ones(1, 2), [0], features=["f"]).axes[0].xaxis
+    ) == ["0", "1"]
+
+
+@pytest.mark.parametrize(("places", "every"), [(40, 1), (41, 2), (81, 3)])
+def test_so_many_places_are_named(drawn, places, every):
+    figure = drawn([Picture("m", {"b": torch.ones(1, places)})], torch.ones(1, places), [0])
+    assert (
+        names(figure.axes[0].xaxis) == [str(place) for place in range(places)][::every]
+        and len(figure.axes[0].patches) == places
+    )
+
+
+# --- a diagnosis ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("task", "vocabulary", "shape", "kind"), [
+    (Tokens(5, monitor="accuracy", next_token=True), 5, (7,), "tokens ahead"), (Tokens(5, monitor="accuracy"), 5, (7,), "tokens"),
+    (None, 5, (7,), "tokens"), (None, None, (1, 4, 4), "images"), (None, None, (7, 2), "series"), (None, None, (7,), None),
+])  # fmt: skip
+def test_the_guides_that_are_tried(task, vocabulary, shape, kind):
+    data = SimpleNamespace(task=task, vocab_size=vocabulary, input_shape=shape)
+    assert diagnosis.guides_for(data) == ({} if kind is None else diagnosis.GUIDES[kind])
+
+
+def probe(depth=0.5, loss=1.0, readable=(0.1,), samples=200):
+    return SimpleNamespace(
+        state=SimpleNamespace(depth_read=depth, loss=loss, readable=readable, samples=samples)
+    )
+
+
+@pytest.mark.parametrize(("mine", "theirs", "apart"), [
+    (probe(0.5), probe(0.59), False), (probe(0.5), probe(0.61), True), (probe(0.61), probe(0.5), True), (probe(0.02), probe(0.06), True),
+    (probe(loss=1.0, readable=()), probe(loss=1.01), False), (probe(loss=1.02, readable=()), probe(loss=1.0), True),
+    (probe(loss=0.98, readable=()), probe(loss=1.0), True), (probe(loss=-1.0, readable=()), probe(loss=-1.005), False),
+])  # fmt: skip
+def test_probes_are_told_apart(mine, theirs, apart):
+    assert diagnosis.told_apart(mine, theirs) == apart
+
+
+def test_the_most_promising_probe_comes_first():
+    first, second, third = probe(0.3), probe(0.7), probe(0.5)
+    assert diagnosis.ranked([first, second, third]) == [second, third, first]
+    first, second = (probe(loss=loss, readable=()) for loss in (2.0, 1.0))
+    assert diagnosis.ranked([first, second]) == [second, first]
+
+
+def test_the_words_of_a_command_without_its_guide():
+    words = ["method=guidance", "model@guide=fcn", "guide.width=4", "model=cnn", "name=x", "+model@teacher=a", "method.x=1",
+     "teacher.a=1", "seed=3",
+             "guided=1"]  # fmt: skip
+    assert diagnosis._without_guide(words) == ["model=cnn", "seed=3", "guided=1"]

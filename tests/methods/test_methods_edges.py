@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from made_methods import made
 from tutelage.errors import UserError
 from tutelage.methods.base import NonFiniteLoss, own_name, step_seed
 from tutelage.methods.fitnets import FitNets
-from tutelage.methods.generation import check_range
+from tutelage.methods.generation import Generation, check_range
 from tutelage.methods.self_supervised import SelfSupervised, _MeanLoss
 from tutelage.methods.supervised import Supervised
 from tutelage.models.fcn import FCN
@@ -100,6 +101,16 @@ def test_a_training_step_is_the_weighted_sum_and_draws_by_its_place():
     assert "train/accuracy" not in method.flush()
     with pytest.raises(UserError, match=r"an objective's loss must be one number, got b \(4,\)"):
         supervised({"a": Term(), "b": Term(rows=True)}).training_step(BATCH, 0)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_a_step_seeds_the_generator_of_its_device_too(monkeypatch, kind):
+    method, seeded = supervised(), []
+    for name, module in (("cuda", torch.cuda), ("mps", torch.mps)):
+        monkeypatch.setattr(module, "manual_seed", lambda seed, name=name: seeded.append((name, seed)))
+    monkeypatch.setattr(Supervised, "device", SimpleNamespace(type=kind))
+    method.training_step(BATCH, 0)
+    assert seeded == ([] if kind == "cpu" else [(kind, step_seed(0, 0, 0))])
 
 
 @pytest.mark.parametrize(
@@ -226,3 +237,36 @@ def test_images_of_generators_are_black_at_minus_1_and_white_at_1(low, high, nor
         UserError, match=rf"in \[-1, 1\], got {says}: set data\.normalization=\[\[0\.5\],\[0\.5\]\]"
     ):
         check_range(images, normalization)
+
+
+def test_terms_are_means_over_ranks(monkeypatch):
+    method = supervised({"a": Term(), "b": Term()})
+    method._history = [(0, ("a", "b"), torch.tensor([1.0, 2.0, 3.0])), (1, ("a",), torch.tensor([5.0, 6.0]))]
+    alone = method._stack_history()
+    monkeypatch.setattr(Supervised, "_distributed", staticmethod(lambda: True))
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda values, op: values.mul_(2)
+    )  # the other rank has the same
+    assert method._stack_history().tolist() == alone.tolist() == [[1, 2, 3], [5, 6, 0]]
+
+
+def test_features_are_what_enters_the_final_layer_or_the_answers_and_are_put_together_over_ranks(monkeypatch):
+    answers, features = torch.ones(3, 2), torch.arange(12.0).reshape(3, 2, 2)
+    for seen, wanted in ((features, features.flatten(1)), (None, answers)):
+        fake = SimpleNamespace(
+            frozen={"source": lambda images: answers}, _features=SimpleNamespace(take=lambda seen=seen: seen)
+        )
+        found, output = Generation._read(fake, torch.zeros(3, 1, 2, 2))
+        assert torch.equal(found, wanted) and output is answers
+
+    def gather(parts, rows):
+        parts[:] = [rows, rows + 1]
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    for distributed, wanted in ((True, torch.cat([answers, answers + 1])), (False, answers)):
+        found = Generation._over_ranks(
+            SimpleNamespace(_distributed=lambda distributed=distributed: distributed), answers
+        )
+        assert torch.equal(found, wanted)

@@ -3,6 +3,7 @@
 import math
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,9 @@ from tutelage.engine.fit import plan_steps
 from tutelage.engine.trainer import make_trainer, quiet_lightning
 from tutelage.errors import UserError
 from tutelage.generators.gan_networks import GanGenerator
+from tutelage.generators.protocol import image_seeds
 from tutelage.methods.base import step_seed
-from tutelage.methods.generation import check_range
+from tutelage.methods.generation import QUALITY_SEED, check_range
 from tutelage.models.average import Average
 from tutelage.models.weights_files import load_weights
 from tutelage.tasks import Batch
@@ -354,6 +356,18 @@ def test_inversion_is_judged_by_its_own_terms_on_the_same_images_each_time(tmp_p
         method._finish("validation")
         values.append(method.values["validation"])
     assert values[0] == values[1] and set(values[0]) == {"loss", "accuracy", "objective"}
+    index = np.arange(method.quality_samples)
+    labels, seeds = torch.from_numpy(index % 5), torch.from_numpy(image_seeds(QUALITY_SEED, index))
+    images = method.evaluated.sample(labels, seeds) * 2 - 1  # as networks take them
+    terms, logits = method.terms(images, labels)
+    weights = {objective.name: objective.weight for objective in method.objectives}
+    wanted = {
+        "loss": F.cross_entropy(logits, labels),
+        "objective": sum(weights[n] * v for n, v in terms.items()),
+    }
+    assert {name: values[0][name] for name in wanted} == pytest.approx(
+        {n: float(v.detach()) for n, v in wanted.items()}, rel=1e-4
+    )
     assert method.task.monitor == "objective" and method.task.mode == "min"
 
 

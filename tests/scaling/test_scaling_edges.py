@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from fractions import Fraction
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from tutelage.errors import UserError
-from tutelage.scaling import cases, predict_command, verdicts
+from tutelage.scaling import cases, measure_command, predict_command, stored, verdicts
 from tutelage.scaling.claims import Case, unit_of
 from tutelage.scaling.critical_samples import (
     Estimate,
@@ -679,3 +680,82 @@ def test_the_folder_of_a_prediction_is_told_by_its_words():
     ) not in (plain, other)
     assert folder(options={"out": "here"}) == Path("here")
     assert Request("predict", [], [], layers=["dense:N1", "conv:C,S,n"]).label == "dense_N1-conv_C_S_n"
+
+
+# --- what is stored
+
+
+def stored_result(alignment, **more):
+    return {
+        "samples": [10, 20, 40],
+        "alignment": alignment,
+        "seconds": 12.6,
+        "settings": {"steps": 70},
+        **more,
+    }
+
+
+def test_a_result_in_a_line_and_its_headline():
+    crossing_ = stored_result([[0.1, 0.1], [0.5, 0.5], [0.9, 0.9]])
+    one, none = stored_result([[0.1], [0.5], [0.9]]), stored_result([[0.1], [0.2], [0.3]])
+    assert stored.line(crossing_) == "P* = 20 (20 to 20), 13 s"
+    assert stored.line(one) == "P* = 20 (one draw, no interval), 13 s"
+    assert stored.line(none).startswith(
+        "the P grid 10 to 40 never crosses A_f = 0.5: the alignment stays below it (0.10 to 0.30)"
+    )
+    cost = {"cost": {"train_s": 12.6, "steps": 70}}
+    assert stored._headline(None, none) == cost
+    assert stored._headline(None, one) == cost | {
+        "best": {"step": 70, "test": {"critical_samples": pytest.approx(20)}},
+        "selection": {"monitor": "critical_samples", "mode": "min"},
+    }
+    kind = stored.kind_of(point(name="d4"))
+    assert kind.value({"point": stored_result([[0.1, 0.2], [0.5, 0.6], [0.9, 0.7]])}) == pytest.approx(0.5)
+    assert kind.headline({"point": one}) == "d4: P* = 20 (one draw, no interval), 13 s"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[]",
+        "[1]",
+        '[{"experiment": "x"}]',
+        '[{"experiment": 1, "sizes": 1, "samples": 1, "alignment": 1, "settings": 1}, 3]',
+    ],
+)
+def test_what_are_no_results_is_told(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(
+        UserError, match="holds no results of points: expected a list of mappings with alignment, experiment"
+    ):
+        stored.read_results(tmp_path)
+    with pytest.raises(UserError, match=r"no results under .*: expected a file results\.json"):
+        stored.read_results(tmp_path / "elsewhere")
+
+
+def test_results_are_read_from_a_folder_or_their_file(tmp_path):
+    rows = [dict.fromkeys(("experiment", "sizes", "samples", "alignment", "settings"), k) for k in (1, 2)]
+    (tmp_path / "results.json").write_text(measure_command.results_text(rows))
+    assert (tmp_path / "results.json").read_text().splitlines()[1:3] == [
+        f"{json.dumps(rows[0])},",
+        json.dumps(rows[1]),
+    ]
+    assert stored.read_results(tmp_path) == stored.read_results(tmp_path / "results.json") == rows
+
+
+def test_where_a_report_goes():
+    request = Request("report", ["two_layer"], [])
+    one, two = [{"experiment": "a"}] * 2, [{"experiment": "a"}, {"experiment": "b"}]
+    assert [measure_command._folder(request, found, "r") for found in (one, two)] == [
+        Path("r/scale/a"),
+        Path("r/scale"),
+    ]
+    assert measure_command._folder(Request("report", ["x"], [], options={"out": "here"}), one, "r") == Path(
+        "here"
+    )
+    assert measure_command.finish(request, [], "r") == 0
+    table = measure_command._table("t", [{"a": "1", "b": "", "c": ""}, {"a": "2", "b": "x", "c": ""}])
+    assert [column.header for column in table.columns] == ["a", "b"] and measure_command._table(
+        "t", []
+    ).columns == []

@@ -14,7 +14,8 @@ import pytest
 from made_plans import plan
 from tutelage.engine import progress
 from tutelage.jobs import plain_log, watched
-from tutelage.runs.records import MetricsWriter, write_json, write_yaml
+from tutelage.runs.json_lines import MetricsWriter
+from tutelage.runs.records import write_json, write_yaml
 from tutelage.runs.store import Store
 from tutelage.wrapping import wrapped
 

@@ -13,7 +13,8 @@ from made_plans import plan, stored
 from tutelage.errors import UserError
 from tutelage.jobs import search
 from tutelage.jobs.search import Search, Settings, Trial, pareto
-from tutelage.runs.records import MetricsWriter, write_json
+from tutelage.runs.json_lines import MetricsWriter
+from tutelage.runs.records import write_json
 from tutelage.runs.store import Store
 
 SPACE = {

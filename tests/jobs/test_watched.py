@@ -8,7 +8,8 @@ import pytest
 
 from tutelage.engine import progress
 from tutelage.jobs import watched
-from tutelage.runs.records import MetricsWriter, write_json
+from tutelage.runs.json_lines import MetricsWriter
+from tutelage.runs.records import write_json
 from tutelage.runs.store import Store, short
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tutelage.runs.records import MetricsWriter, write_json
+from tutelage.runs.json_lines import MetricsWriter
+from tutelage.runs.records import write_json
 from tutelage.runs.store import Store
 
 CODE = {"commit": "a" * 40, "digest": "d" * 16}

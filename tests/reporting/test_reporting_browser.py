@@ -12,7 +12,8 @@ import pytest
 from tutelage.reporting.index import Index
 from tutelage.reporting.live import View, server
 from tutelage.reporting.runs_report import free_report, write_report
-from tutelage.runs.records import MetricsWriter, read_json, write_json
+from tutelage.runs.json_lines import MetricsWriter
+from tutelage.runs.records import read_json, write_json
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [

@@ -16,7 +16,8 @@ from tutelage.reporting.index import Index
 from tutelage.reporting.live import View, server
 from tutelage.reporting.run_details import PAGE_BYTES, Share, details, record_of
 from tutelage.reporting.runs_report import free_report, write_report
-from tutelage.runs.records import MetricsWriter, read_json, write_json
+from tutelage.runs.json_lines import MetricsWriter
+from tutelage.runs.records import read_json, write_json
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'><!--\u202e\x1b[2J"
 PAIRS = [{"guide": "stem", "network": "layers.0"}, {"guide": "<b>head</b>", "network": "head"}]

@@ -18,8 +18,9 @@ from tutelage.reporting.row import Row
 from tutelage.reporting.run_details import Record, Share, details, progress
 from tutelage.reporting.runs_table import filtered_rows, render_runs_table, sorted_rows
 from tutelage.reporting.tables import Arm, Cell, Table, _edges, choose, unfinished
+from tutelage.runs.json_lines import MetricsWriter
 from tutelage.runs.layer_pairs import LayerPairs
-from tutelage.runs.records import MetricsWriter, read_json, write_json
+from tutelage.runs.records import read_json, write_json
 from tutelage.runs.run import State
 
 NAN = math.nan

@@ -21,7 +21,8 @@ from tutelage.reporting.run_details import Record
 from tutelage.reporting.runs_report import free_report
 from tutelage.reporting.runs_table import render_runs_table
 from tutelage.reporting.verdict import Published, compare, correct
-from tutelage.runs.records import MetricsWriter, read_json, write_json
+from tutelage.runs.json_lines import MetricsWriter
+from tutelage.runs.records import read_json, write_json
 from tutelage.runs.run import State
 
 SHOWN = ("<guided-0>", "<guided-4>", "<distilled-1>")

@@ -20,6 +20,7 @@ from tutelage.runs import (
     bounded,
     folders,
     identity,
+    json_lines,
     model_folders,
     pixel_scale,
     provenance,
@@ -681,7 +682,7 @@ def test_cells_that_a_spreadsheet_would_compute_are_quoted(cell, safe):
 
 
 def test_rows_beyond_a_step_are_dropped_and_counted(tmp_path):
-    writer = records.MetricsWriter(tmp_path / "m.jsonl")
+    writer = json_lines.MetricsWriter(tmp_path / "m.jsonl")
     for step in (1, 2.5, 3):
         writer.write({"step": step})
     writer.flush()
@@ -709,7 +710,7 @@ def test_rows_beyond_a_step_are_dropped_and_counted(tmp_path):
 def test_a_torn_line_is_mended_and_a_whole_one_ended(tmp_path, before, after):
     path = tmp_path / "a.jsonl"
     path.write_text(before)
-    records._repair_tail(path)
+    json_lines._repair_tail(path)
     assert path.read_text() == after
 
 
@@ -718,7 +719,7 @@ def test_rows_are_read_whatever_their_line(tmp_path):
     path.write_text(
         '\n{"step": 1}\n  \n{"no": 1}\n{"step": "x"}\n[1]\n{"step": 2.5, "a": "NaN"}\n' + "x" * 99
     )
-    rows, dropped = records.read_metrics(path)
+    rows, dropped = json_lines.read_metrics(path)
     assert [row["step"] for row in rows] == [1, 2.5] and rows[1]["a"] != rows[1]["a"]
     assert dropped == [
         "m.jsonl: line 4 is torn or broken and was dropped: b'{\"no\": 1}'",
@@ -726,7 +727,7 @@ def test_rows_are_read_whatever_their_line(tmp_path):
         "m.jsonl: line 6 is torn or broken and was dropped: b'[1]'",
         f"m.jsonl: line 8 is torn or broken and was dropped: {b'x' * 60!r}",
     ]
-    assert records.read_metrics(tmp_path / "none") == ([], [])
+    assert json_lines.read_metrics(tmp_path / "none") == ([], [])
 
 
 def test_nothing_is_written_through_a_link_or_into_a_pipe(tmp_path):
@@ -735,9 +736,9 @@ def test_nothing_is_written_through_a_link_or_into_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name in ("link", "pipe"):
         with pytest.raises(UserError, match=f"{name} is refused: expected a regular file to write to"):
-            records._append(tmp_path / name, "x")
+            json_lines._append(tmp_path / name, "x")
     with pytest.raises(UserError, match="link is refused"):
-        records.MetricsWriter(tmp_path / "link")
+        json_lines.MetricsWriter(tmp_path / "link")
     assert (tmp_path / "target").read_text() == "mine"
 
 
@@ -1063,7 +1064,7 @@ def test_weights_that_are_missing_say_what_is_there(tmp_path):
 def test_the_mode_of_a_file_that_is_written_is_that_of_the_umask(tmp_path):
     before = os.umask(0o022)
     try:
-        records._append(tmp_path / "x", "a")
+        json_lines._append(tmp_path / "x", "a")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o644

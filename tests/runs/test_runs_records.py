@@ -14,17 +14,10 @@ from contextlib import nullcontext
 import pytest
 
 from tutelage.errors import UserError
-from tutelage.runs import records
+from tutelage.runs import json_lines, records
 from tutelage.runs.bounded import DEPTH, check_archive, check_yaml
-from tutelage.runs.records import (
-    MetricsWriter,
-    read_json,
-    read_metrics,
-    read_yaml,
-    replacing,
-    write_json,
-    write_yaml,
-)
+from tutelage.runs.json_lines import MetricsWriter, read_metrics
+from tutelage.runs.records import read_json, read_yaml, replacing, write_json, write_yaml
 
 
 def test_json_is_strict_and_keeps_what_is_not_finite(tmp_path):
@@ -214,7 +207,7 @@ def test_full_disk_keeps_file_and_rows(tmp_path, monkeypatch):
             return real(descriptor, bytes(data)[:4])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(records.os, "write", half_then_full)
+    monkeypatch.setattr(json_lines.os, "write", half_then_full)
     with pytest.raises(OSError):
         writer.flush()
     assert _steps(path) == [1]
@@ -226,7 +219,7 @@ def test_full_disk_keeps_file_and_rows(tmp_path, monkeypatch):
 def test_append_json_line_mends_what_is_torn(tmp_path):
     path = tmp_path / "evaluations.jsonl"
     path.write_text('{"a": 1}\n{"a": 2')
-    records.append_json_line(path, {"a": math.nan})
+    json_lines.append_json_line(path, {"a": math.nan})
     assert path.read_text() == '{"a": 1}\n{"a": "NaN"}\n'
 
 
@@ -241,7 +234,8 @@ def test_leftovers_of_killed_writers_are_cleared(tmp_path):
 WRITE_FOR_EVER = """
 import sys, itertools
 from pathlib import Path
-from tutelage.runs.records import MetricsWriter, replacing, write_json
+from tutelage.runs.json_lines import MetricsWriter
+from tutelage.runs.records import replacing, write_json
 folder = Path(sys.argv[1])
 writer = MetricsWriter(folder / "metrics.jsonl")
 print("started", flush=True)

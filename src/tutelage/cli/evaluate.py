@@ -31,7 +31,7 @@ def _evaluate(given: Given) -> int:
 def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_dir: str, code: str) -> str:
     """Evaluate a run's network and return the line to print."""
     from tutelage.runs import provenance
-    from tutelage.runs.records import append_json_line
+    from tutelage.runs.json_lines import append_json_line
 
     if device not in DEVICES:
         raise UserError(f"there is no device '{device}'; {choices(device, DEVICES)}")

@@ -15,7 +15,7 @@ from tutelage.engine import progress
 from tutelage.engine.checkpoints import Checkpoints
 from tutelage.engine.mirrors import Mirrors
 from tutelage.errors import StoppedBelow
-from tutelage.runs.records import MetricsWriter
+from tutelage.runs.json_lines import MetricsWriter
 from tutelage.tasks import Batch
 
 log = logging.getLogger("tutelage")

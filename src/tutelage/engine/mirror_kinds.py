@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tutelage.runs.identity import flatten
-from tutelage.runs.records import read_metrics, replacing
+from tutelage.runs.json_lines import read_metrics
+from tutelage.runs.records import replacing
 
 Pictures = Callable[[], dict[str, Path]]
 """Returns a run's figures and sample grids by name."""

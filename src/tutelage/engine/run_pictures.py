@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tutelage.runs.json_lines import read_metrics
 from tutelage.runs.layer_pairs import LayerPairs, layer_pairs
-from tutelage.runs.records import read_json, read_metrics, replacing
+from tutelage.runs.records import read_json, replacing
 
 _MOST_NAMED = 40
 _TICKS = 8

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from tutelage.engine import progress
 from tutelage.engine.progress import Status
 from tutelage.errors import UserError
+from tutelage.runs.json_lines import read_metrics
 from tutelage.runs.needs import Plan
-from tutelage.runs.records import read_json, read_metrics
+from tutelage.runs.records import read_json
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store, short
 

@@ -17,7 +17,8 @@ from tutelage.reporting.palette import LOOK, logarithmic, style
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.statistics import Summary, summarize
 from tutelage.reporting.verdict import Comparison
-from tutelage.runs.records import read_metrics, replacing
+from tutelage.runs.json_lines import read_metrics
+from tutelage.runs.records import replacing
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
 

@@ -26,13 +26,11 @@ from tutelage.runs.folders import (
     twin,
 )
 from tutelage.runs.identity import LENGTH, identify
+from tutelage.runs.json_lines import Metrics, MetricsWriter, read_metrics
 from tutelage.runs.provenance import now
 from tutelage.runs.records import (
     TEMPORARY_SUFFIX,
-    Metrics,
-    MetricsWriter,
     read_json,
-    read_metrics,
     read_yaml,
     remove_temporaries,
     write_json,

@@ -105,6 +105,16 @@ def test_it_fits_a_phone_and_a_wide_screen_in_light_and_dark(opened, address):
     assert grounds[0] == "rgb(255, 255, 255)" and grounds[1] != grounds[0]
 
 
+def test_verdicts_are_in_sight_on_a_tablet_and_on_paper_which_is_white(opened, address):
+    page = opened(address, 768, color_scheme="dark")
+    cut = "[...document.querySelectorAll('table.stacked')].filter(t => t.scrollWidth > t.parentElement.clientWidth + 1).length"
+    assert page.locator("table.stacked").count() == 2 and page.evaluate(cut) == 0
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(media="print")
+    assert page.evaluate(cut) == 0
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)" != dark
+
+
 def test_every_link_of_the_page_leads_to_what_it_says(opened, address):
     page = opened(address)
     links = page.eval_on_selector_all(

@@ -200,9 +200,13 @@ def _directions(selection: Mapping[str, Any]) -> dict[str, str]:
 def _machine(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     on_cpu = (config.get("hardware") or {}).get("accelerator") == "cpu"  # a GPU beside it did nothing
     gpus = [] if on_cpu else facts.get("gpus") or []
-    usable = facts.get("cores_usable", "?")
-    cores = f"{facts.get('cpu', 'unknown processor')}, {usable} core{'' if usable == 1 else 's'}"
-    return f"{len(gpus)} x {gpus[0]}" if gpus else cores
+    return f"{len(gpus)} x {gpus[0]}" if gpus else f"{facts.get('cpu', 'unknown processor')}, {cores(facts)}"
+
+
+def cores(machine: Mapping[str, Any]) -> str:
+    """Return how many cores a recorded machine lets be used, in words."""
+    usable = machine.get("cores_usable", "?")
+    return f"{usable} core{'' if usable == 1 else 's'}"
 
 
 def _unfinished(run: Run, state: State, last: Mapping[str, Any]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.errors import UserError
+from tutelage.reporting.facts import cores
 from tutelage.runs.bounded import read_end
 from tutelage.runs.layer_pairs import LayerPairs, layer_pairs
 from tutelage.runs.records import read_json
@@ -171,7 +172,7 @@ def _attempts(run: Run) -> list[dict[str, str]]:
             "machine": ", ".join(
                 map(
                     str,
-                    [machine.get("cpu", ""), f"{machine.get('cores_usable', '?')} cores", *(gpus or [])[:1]],
+                    [machine.get("cpu", ""), cores(machine), *(gpus or [])[:1]],
                 )
             ),
             "packages": ", ".join(

@@ -43,7 +43,8 @@ function keyed(key) {
   return `${rest.join(" ").replaceAll("_", " ")}${key.startsWith("train/similarity") ? " to the guide, mean over layer pairs" : ""} (${split === "train" ? "training" : split})`;
 }
 const named = key => key.replace(/\._target_$/, "");
-const dark = () => matchMedia("(prefers-color-scheme: dark)").matches;
+const DARK = "screen and (prefers-color-scheme: dark)";
+const dark = () => matchMedia(DARK).matches;
 function fill(select, options, value) {
   select.replaceChildren(...options.map(([of, text]) => el("option", {value: of, selected: of === value}, text)));
 }
@@ -533,7 +534,7 @@ async function look() {
 }
 
 window.addEventListener("hashchange", () => route(true));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", async () => { await draw(); await route(false); });
+matchMedia(DARK).addEventListener("change", async () => { await draw(); await route(false); });
 let wide = innerWidth;
 window.addEventListener("resize", () => { if (Math.abs(innerWidth - wide) > 40) { wide = innerWidth; chosen.redraw?.(); } });
 document.addEventListener("submit", event => event.preventDefault());

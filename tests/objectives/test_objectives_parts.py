@@ -16,7 +16,7 @@ from tutelage.alignment.pairing import Pairing
 from tutelage.data.augment import build
 from tutelage.errors import UserError
 from tutelage.losses.distillation import soft_target
-from tutelage.losses.logit_variants import adapted, self_taught
+from tutelage.losses.logit_variants import adapted, correlation, self_taught
 from tutelage.losses.views import nt_xent
 from tutelage.models.convnet import ConvNet
 from tutelage.models.fcn import FCN
@@ -28,6 +28,7 @@ from tutelage.objectives.base import Reading, Setup, Start, Step
 from tutelage.objectives.branch import Branch, inner_layers
 from tutelage.objectives.crd import CRD, classes, pooled
 from tutelage.objectives.dimension import Dimension
+from tutelage.objectives.dist import DIST
 from tutelage.objectives.fixmatch import FixMatch
 from tutelage.objectives.flexmatch import FlexMatch
 from tutelage.objectives.freematch import FreeMatch
@@ -239,6 +240,24 @@ def test_soft_targets_are_the_tasks_own_where_there_is_one():
         frozen = {"teacher": FrozenNetwork(nn.Linear(3, 2))}
         objective.prepare(setup(nn.Linear(3, 2), random(4, 3), task=task, frozen=frozen))
         torch.testing.assert_close(objective.loss(step), wanted)
+
+
+def test_relations_of_a_batch_are_of_the_rows_that_count():
+    mine, theirs, counts = random(4, 2), random(4, 2, seed=1), torch.tensor([True, False, True, True])
+    options = {"temperature": 1.0, "between_classes": 1.0, "between_samples": 1.0}
+    objective = DIST(network="teacher")
+    frozen = {"teacher": FrozenNetwork(nn.Linear(3, 2))}
+    batch = Batch(random(4, 3), torch.tensor([0, 1, 1, 0]), torch.arange(4))
+    for task in (Classification(2), None):
+        objective.prepare(setup(nn.Linear(3, 2), random(4, 3), task=task, frozen=frozen))
+        for target_mask, rows in ((None, slice(None)), (counts, counts if task else slice(None))):
+            step = Step(
+                batch._replace(target_mask=target_mask), mine, frozen={"teacher": Reading(theirs, {})}
+            )
+            torch.testing.assert_close(objective.loss(step), correlation(mine[rows], theirs[rows], **options))
+    objective.prepare(setup(nn.Linear(3, 2), random(4, 3), task=Classification(2), frozen=frozen))
+    nothing = batch._replace(target_mask=torch.zeros(4, dtype=torch.bool))
+    assert float(objective.loss(Step(nothing, mine, frozen={"teacher": Reading(theirs, {})}))) == 0
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 5), (5, 2, 3), (5, 2, 3, 2)])

@@ -1,0 +1,191 @@
+"""What targets of one's own are taken for, what is said of images, and the vocabulary of texts: each rule and line as it stands."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tutelage.data import image_check, image_pixels, own, text_rows
+from tutelage.data.image_pixels import Fact, Form
+from tutelage.data.own import Own
+from tutelage.errors import UserError
+
+
+def refused(function, *words, **more):
+    with pytest.raises(UserError) as error:
+        function(*words, **more)
+    return str(error.value)
+
+
+def task(targets, kind=None, outputs=None):
+    return Own(source=None, task=kind, outputs=outputs, batch_size=2)._task(torch.tensor(targets))
+
+
+@pytest.mark.parametrize(("targets", "kind", "outputs", "name", "size"), [
+    ([0, 2, 1], None, None, "Classification", 3), ([0, 1], None, 5, "Classification", 5),
+    ([0.0, 2.0], "classification", None, "Classification", 3),
+    ([0, 1], "binary", None, "Binary", 1), ([0.5, 1.0], None, None, "Regression", 1), ([[1.0, 2.0, 3.0]], None, None, "Regression", 3),
+    ([[1, 0], [0, 1]], "multi_label", None, "MultiLabel", 2), ([[1, 2], [3, 4]], None, None, "Regression", 2),
+    ([1.0, 2.0], "regression", 4, "Regression", 4),
+    ([0, 1], "regression", None, "Regression", 1),
+])  # fmt: skip
+def test_what_targets_are_taken_for(targets, kind, outputs, name, size):
+    found = task(targets, kind, outputs)
+    assert (type(found).__name__, found.output_size) == (name, size)
+
+
+@pytest.mark.parametrize(("targets", "kind", "outputs", "said"), [
+    ([[0, 1]], "classification", None, "`task`=classification takes targets (n,) of whole numbers, got (1, 2) of torch.int64"),
+    ([0.5, 1.0], "binary", None, "`task`=binary takes targets (n,) of whole numbers, got (2,) of torch.float32"),
+    ([0, 3], None, 3, "classes are 0 to 2, the targets 0 to 3"), ([-1, 1], None, None, "classes are 0 to 1, the targets -1 to 1"),
+    ([0, 2], "binary", None, "`task`=binary takes targets 0 and 1, got up to 2"),
+    ([0, 0], None, None, "the targets hold one class only: there is nothing to tell apart"),
+    ([0, 2], "binary", 1, "classes are 0 to 0, the targets 0 to 2"),
+])  # fmt: skip
+def test_targets_that_are_none(targets, kind, outputs, said):
+    assert refused(task, targets, kind, outputs) == said
+
+
+def test_samples_are_as_many_as_targets_and_finite():
+    data = Own(source=None, batch_size=2)
+    data._check(torch.ones(2, 3), torch.ones(2, 1))
+    assert refused(data._check, torch.ones(2, 3), torch.ones(3, 1)) == "`source` gives 2 inputs and 3 targets"
+    assert refused(data._check, torch.ones(0, 3), torch.ones(0, 1)) == "`source` gives 0 inputs and 0 targets"
+    odd = torch.tensor([[1.0, float("nan")], [1.0, 2.0], [float("inf"), 0.0]])
+    said = "`source`: 2 of 3 {} hold values that are no finite numbers (NaN or infinite)"
+    assert refused(data._check, odd, torch.ones(3, 1)) == said.format("inputs")
+    assert refused(data._check, torch.ones(3, 1), odd) == said.format("targets")
+    data._check(torch.ones(3, 1, dtype=torch.long), torch.ones(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [(torch.uint8, torch.float32), (torch.int32, torch.int64), (torch.float64, torch.float32)],
+)
+def test_pairs_become_batches(kind, made):
+    store = own.ItemStore([], None, floats=False, num_workers=0)
+    batch = store.finish((torch.ones(2, 3, dtype=kind), [1, 2]), torch.tensor([5, 6]))
+    assert batch.inputs.dtype == made and batch.targets.tolist() == [1, 2] and batch.index.tolist() == [5, 6]
+    assert store.draws == 0 and store.to(torch.device("cpu")).device == torch.device("cpu")
+
+
+# --- what is said of images -------------------------------------------------------------------------------------
+
+
+def told(caplog, counts, *, largest=1.0, white=None, absent=0, notes=(), total=1200):
+    caplog.set_level(logging.INFO, "tutelage")
+    caplog.clear()
+
+    class Files:
+        layout = SimpleNamespace(notes=notes, absent=range(absent))
+        form = SimpleNamespace(white=white, background=(1, 2, 3))
+
+        def __len__(self):
+            return total
+
+    found = image_check.Found(counts, {fact: f"{fact}.png" for fact in counts}, largest)
+    image_check.say(found, Files())
+    return [("! " if one.levelno > logging.INFO else "") + one.getMessage() for one in caplog.records]
+
+
+def test_what_images_are_beyond_plain_pixels(caplog):
+    counts = {"turned": 1, "transparent": 2, "inks": 3, "profile": 4, "frames": 5, "reduced": 1100}
+    assert told(caplog, counts, notes=["a note"]) == [
+        "! a note",
+        "1 of 1,200 images (such as turned.png) are stored turned or mirrored, with a note that says so: set upright",
+        "2 of 1,200 images (such as transparent.png) are transparent in part: laid on the `background`, [1, 2, 3]",
+        "! 3 of 1,200 images (such as inks.png) are of printing inks (CMYK): turned into colours without a colour profile",
+        "! 4 of 1,200 images (such as profile.png) have a colour profile other than sRGB, which is not applied",
+        "! 5 of 1,200 images (such as frames.png) have several frames or pages, of which the first is read",
+        "! 1,100 of 1,200 images (such as reduced.png) have more than 8 bits a colour, of which Pillow gives 8",
+    ]
+    assert told(caplog, {}) == []
+
+
+ADVICE = "white is taken to be 65,535. If they hold fewer bits, say so by `white`, 4095 for 12 bits, 1023 for 10, 16383 for 14"
+DEEP = "1,200 of 1,200 images (such as deep.png) have "
+
+
+@pytest.mark.parametrize(("count", "largest", "white", "absent", "line"), [
+    (1200, 1.0, None, 0, DEEP + "more than 8 bits a value and keep them, white being as the files say"),
+    (1200, 0.5, None, 0, DEEP + "more than 8 bits a value and keep them, white being as the files say"),
+    (1200, 0.1, 4095.0, 0, DEEP + "more than 8 bits a value and keep them, white being 4095"),
+    (1200, 0.49, None, 0, f"! {DEEP}16 bits a value and keep them; the largest is 32,112, {ADVICE}"),
+    (1195, 0.1, None, 5, f"! {DEEP.replace('1,200', '1,195', 1)}16 bits a value and keep them; the largest is 6,554, {ADVICE}"),
+    (1195, 0.6, None, 0, f"{DEEP.replace('1,200', '1,195', 1)}more than 8 bits a value and keep them, white being as the files say"),
+])  # fmt: skip
+def test_images_of_more_than_eight_bits(caplog, count, largest, white, absent, line):
+    assert told(caplog, {"deep": count}, largest=largest, white=white, absent=absent) == [line]
+
+
+def test_unused_bits_beside_images_of_eight_are_refused(caplog):
+    assert refused(told, caplog, {"deep": 1195}, largest=0.1, absent=4) == (
+        "1,195 of 1,200 images have 16 bits a value, the largest being 6,554 (such as deep.png), and the others have 8: "
+        f"{ADVICE}, so that both can be compared"
+    )
+
+
+def test_facts_are_counted_with_their_first_example():
+    files = SimpleNamespace(layout=SimpleNamespace(paths=[f"{place}.png" for place in range(9)]))
+    facts = np.array([int(Fact.TURNED), int(Fact.DEEP | Fact.TURNED), 0])
+    found = image_check.summary(files, np.array([3, 5, 7]), facts, np.array([0.1, 0.7, 0.2]))
+    assert (found.counts, found.examples, found.largest) == (
+        {"turned": 2, "deep": 1},
+        {"turned": "3.png", "deep": "5.png"},
+        0.7,
+    )
+    assert image_check.summary(files, np.array([], int), np.array([], int), np.array([])).largest == 0.0
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"), [(5, 9, (0, 2, 5, 5)), (9, 4, (2, 0, 4, 4)), (6, 6, (0, 0, 6, 6))]
+)
+def test_the_largest_centred_square(height, width, box):
+    assert image_pixels.centre(height, width) == box
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize(("size", "box"), [(None, None), (3, None), (None, (1, 2, 4, 4)), (4, (0, 1, 4, 4))])
+def test_deep_values_are_brought_to_their_form(channels, bands, size, box):
+    values = np.random.default_rng(0).random((6, 9, bands)).astype(np.float32)
+    found = image_pixels._resized_values(
+        values, Form(size, channels, deep=True), box and (lambda height, width: box)
+    )
+    grey = values @ np.array([0.299, 0.587, 0.114], np.float32) if bands == 3 else values[..., 0]
+    planes = [grey] if channels == 1 else [values[..., k if bands == 3 else 0] for k in range(3)]
+    assert len(found) == channels
+    for plane, made in zip(planes, found, strict=True):
+        if size is None and box is None:
+            assert np.allclose(made, plane, atol=1e-6)
+            continue
+        top, left, tall, wide = box or (0, 1, 6, 6)
+        part = plane[top : top + tall, left : left + wide]
+        assert made.shape == ((6, 9) if size is None else (size, size)) and made.mean() == pytest.approx(
+            part.mean(), abs=0.12
+        )
+        if size == tall:
+            assert np.allclose(made, part, atol=1e-6)
+
+
+# --- texts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("least", [1, 2, 3])
+def test_the_vocabulary_by_falling_count(least):
+    draw = random.Random(0)
+    rows = [
+        [draw.choice(["a", "b", "c", "d", "e\0", text_rows.PADDING, text_rows.UNKNOWN]) for _ in range(6)]
+        for _ in range(4)
+    ]
+    counts = Counter(
+        word for row in rows for word in row if word not in ("e\0", text_rows.PADDING, text_rows.UNKNOWN)
+    )
+    kept = sorted((word for word in counts if counts[word] >= least), key=lambda word: (-counts[word], word))
+    assert text_rows._entries(rows, least) == [text_rows.PADDING, text_rows.UNKNOWN, *kept]

@@ -167,8 +167,9 @@ def test_a_logit_of_nothing_is_no_label_and_one_half_no_second_class():
     recalls.update(torch.tensor([0.5, 0.6, 0.4]), torch.tensor([0, 1, 1]))
     assert recalls.compute() == {"no": 1.0, "yes": 0.5}
     recalls = Recalls(3, ["a", "b", "c"])  # of labels, the share of samples on which each is right
-    recalls.update(torch.tensor([[0.5, 0.9, 0.1], [0.6, 0.2, 0.1]]), torch.tensor([[0, 1, 0], [0, 1, 1]]))
-    assert recalls.compute() == {"a": 0.5, "b": 0.5, "c": 0.5}
+    p = torch.tensor([[0.5, 0.9, 0.1], [0.6, 0.2, 0.1], [0.2, 0.8, 0.1]])
+    recalls.update(p, torch.tensor([[0, 1, 0], [0, 1, 1], [0, 1, 0]]))
+    assert recalls.compute() == pytest.approx(dict.fromkeys("abc", 2 / 3))
     recalls = Recalls(3, ["a", "b", "c"])
     recalls.update(torch.eye(3)[[0, 1, 0]], torch.tensor([0, 0, 2]))
     assert recalls.compute() == {"a": 0.5, "c": 0.0}
@@ -285,6 +286,14 @@ def test_what_is_asked_for_and_what_selects(task, names, monitor, wanted):
 def test_what_cannot_be_asked_for_is_told(task, names, monitor, says):
     with pytest.raises(UserError, match=says):
         task.ask(names, monitor)
+
+
+def test_what_can_select_instead_is_listed():
+    with pytest.raises(UserError) as error:
+        MultiLabel(3).ask([], "confusion_matrix")
+    listed = str(error.value).partition("; ")[2]
+    assert all(name in listed for name in ("loss", "accuracy", "exact_match", "auroc"))
+    assert not any(name in listed for name in ("rmse", "kappa", "class_accuracy"))
 
 
 def test_all_metrics_of_a_split_by_name():

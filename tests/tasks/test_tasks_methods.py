@@ -79,6 +79,7 @@ SEQUENCE = ["model=lstm", "model.depth=2", "model.width=8"]
 OF_IMAGES = (
     "gan",
     "diffusion",
+    "inversion",
     "pseudo_ssl",
     "semi_supervised",
     "self_supervised",
@@ -116,7 +117,7 @@ def config_of(method: str, *words: str, sequence: bool = False) -> dict[str, Any
             for word in METHODS[method]
             if not word.startswith(("data", "model.", "source.", "model=")) and "@source" not in word
         ]
-        if method in ("gan", "diffusion"):
+        if method in ("gan", "diffusion", "inversion"):
             given += ["model@source=fcn"]
     if method == "fitnets":
         given += ["method.hint_steps=1"]

@@ -466,3 +466,74 @@ def test_the_alarm_of_a_programme_rings_once_and_is_put_away():
         assert 50 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
     with programme._alarm(math.inf):
         assert signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("normalise", "more", "lines"),
+    [
+        ("true", {"normalise": True}, ["inputs as they are, normalised inside"]),
+        ("false", {"normalise": False}, ["inputs as the data module gives them"]),
+        (
+            "true",
+            {"normalise": True, "quantised": {"kind": "x"}},
+            ["inputs as they are, normalised inside", "measured x by accuracy"],
+        ),
+    ],
+)
+def test_an_export_takes_the_place_of_an_earlier_one_and_of_nothing_else(
+    tmp_path, monkeypatch, normalise, more, lines
+):
+    from tutelage.cli import export
+    from tutelage.engine import export as engine
+    from tutelage.engine import inherited, load, quantise, trust
+    from tutelage.runs.store import Store
+
+    source = SimpleNamespace(key="a/0123456789ab", config={}, path=tmp_path)
+    loaded = SimpleNamespace(data=SimpleNamespace(summary=dict, task=SimpleNamespace(monitor="accuracy")))
+    asked: list[Any] = []
+
+    def made(loaded, folder, format, *, key, normalise, quantised):
+        folder.mkdir()
+        (folder / export.FACTS).write_text("{}")
+        asked.append((format, key, normalise, quantised))
+        return {"compared": 7, "largest_difference": 1e-6, **more}
+
+    monkeypatch.setattr(Store, "find", lambda self, name: source)
+    monkeypatch.setattr(engine, "export", made)
+    monkeypatch.setattr(inherited, "check_answers", lambda *_: None)
+    monkeypatch.setattr(load, "load_run", lambda *_, **__: loaded)
+    monkeypatch.setattr(trust, "modules", lambda code: code)
+    monkeypatch.setattr(quantise, "table", lambda facts, monitor: [f"measured {facts['kind']} by {monitor}"])
+    monkeypatch.setattr(export, "card", lambda *_: "a card")
+    out = tmp_path / "out"
+
+    def run(format="onnx"):
+        words = {"licence": "", "hub": "", "quantise": "none", "runs_dir": str(tmp_path), "code": ""}
+        return export.export("x", format=format, out=str(out), normalise=normalise, **words)
+
+    for _ in range(2):  # the second in place of the first
+        said, *measured, written = run().splitlines()
+        assert (
+            said
+            == f"a/0123456789ab as onnx: {lines[0]}; on 7 validation samples its outputs are the network's up to 1e-06"
+        )
+        assert (
+            measured == lines[1:]
+            and written == f"written: {out}"
+            and (out / "README.md").read_text() == "a card"
+        )
+    assert asked == [("onnx", "a/0123456789ab", normalise == "true", "none")] * 2
+    with pytest.raises(UserError, match=r"^there is no format 'onxn'; did you mean 'onnx'"):
+        run("onxn")
+    (out / export.FACTS).unlink()
+    with pytest.raises(UserError, match="holds other things than an export: name another folder, out="):
+        run()
+    for path in list(out.iterdir()):
+        path.unlink()
+    run()  # an empty folder
+    import shutil
+
+    shutil.rmtree(out)
+    out.touch()
+    with pytest.raises(UserError, match="holds other things than an export"):
+        run()

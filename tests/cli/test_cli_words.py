@@ -804,6 +804,18 @@ def test_what_a_programme_will_do_as_a_table():
     assert row(math.inf, math.nan) == "| s | what | 1 | not known | 0 s | 0 of 1 |"
 
 
+def test_texts_of_the_table_stand_left_and_numbers_right():
+    console = Console(width=100, file=io.StringIO())
+    console.print(programme._plan_table([works(10.0), works(5.0, 200.0)], 300.0))
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].rstrip() == "in the order of worth per minute on this machine"
+    assert lines[2] == "┃ stage ┃ decides ┃ missing ┃         each ┃ all of it ┃ fits into the time ┃"
+    assert lines[4:6] == [
+        "│ s     │ what    │       1 │         10 s │      10 s │                all │",
+        "│ s     │ what    │       2 │ 5 s to 3 min │     3 min │                all │",
+    ]
+
+
 def test_what_a_stage_is_worth():
     assert works(20.0, math.nan, 40.0).seconds == 60.0 and works(20.0, 40.0).value == 0.5
     assert works(0.5).value == works(math.nan).value == 30.0 and works(1.5).value == 20.0

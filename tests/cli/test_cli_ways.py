@@ -537,3 +537,54 @@ def test_an_export_takes_the_place_of_an_earlier_one_and_of_nothing_else(
     out.touch()
     with pytest.raises(UserError, match="holds other things than an export"):
         run()
+
+
+def test_where_the_table_of_a_report_lies_and_which_words_count(tmp_path, monkeypatch, capsys):
+    from tutelage.reporting import committed, render
+
+    seen: list[Any] = []
+
+    def write_table(table, find, store, folder, stem, *, words, replace, finish, **_):
+        seen.append((store.root, folder, stem, words, replace, finish("report")))
+        return "report", "what was said"
+
+    monkeypatch.setattr(committed, "write_table", write_table)
+    monkeypatch.setattr(render, "terminal", lambda report: report)
+    monkeypatch.chdir(tmp_path)
+    text = "title: T\nmetric: accuracy\nseeds: 1\narms: {a: [m=1]}\n"
+    inside, outside = (
+        tmp_path / "experiments/p/t.yaml",
+        tmp_path.parent / f"{tmp_path.name}-outside" / "u.yaml",
+    )
+    for path in (inside, outside):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    report.report_table(inside, ["runs_dir=R", "+hardware.threads=1", "fit.max_steps=3"], replace=True)
+    report.report_table(outside, ["a.b=1"])
+    assert seen == [
+        (Path("R"), inside.parent / "results", "t", ["fit.max_steps=3"], True, "report"),
+        (Path("runs"), Path("runs/u"), "u", ["a.b=1"], False, "report"),
+    ]
+    assert capsys.readouterr().out == "report\nwhat was said\n" * 2
+
+
+@pytest.mark.parametrize(
+    ("result", "learned"),
+    [
+        ({"cost": {"total_s": 5.0}}, [5.0]),
+        ({"cost": {"total_s": 5.0, "resumed_at_step": 0}}, [5.0]),
+        ({"cost": {"total_s": 5.0, "resumed_at_step": 3}}, []),
+        (None, []),
+    ],
+)
+def test_the_speed_of_this_machine_is_learned_of_runs_from_their_beginning(monkeypatch, result, learned):
+    from tutelage.cli import programme
+
+    found: list[float] = []
+    run = SimpleNamespace(run=lambda name, identity: SimpleNamespace(result=result))
+    monkeypatch.setattr(programme, "Store", lambda root: run)
+    done: list[Any] = []
+    jobs = SimpleNamespace(do=lambda plan, words: done.append((plan(), words)))
+    plan = SimpleNamespace(config={"runs_dir": "r"}, name="n", identity="i")
+    programme._one(jobs, plan, ("a=1",), SimpleNamespace(learn=lambda plan, seconds: found.append(seconds)))
+    assert done == [(plan, ("a=1",))] and found == learned

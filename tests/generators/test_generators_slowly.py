@@ -63,6 +63,23 @@ def test_sampled_labels_are_where_the_running_sum_passes_the_draw():
     assert made.labels(5, 25).tolist() == slow
 
 
+def test_a_class_of_no_probability_is_never_drawn(monkeypatch):
+    predictions = torch.tensor([[0.0, 0.5, 0.5], [0.5, 0.5, 0.0]])
+    for draw, wanted in (
+        (0, [1, 0]),
+        (2**62, [2, 1]),
+        (2**63 - 1, [2, 1]),
+    ):  # of 2^63, to which the last one rounds
+        monkeypatch.setattr(
+            "tutelage.generators.conditioning.image_seeds",
+            lambda seed, places, draw=draw: np.full(len(places), draw),
+        )
+        assert (
+            Conditioning("sampled", classes=3, seed=0, predictions=predictions).labels(0, 2).tolist()
+            == wanted
+        )
+
+
 @pytest.mark.parametrize("predictions", [None, torch.zeros(4), torch.zeros(0, 4)])
 def test_labels_of_target_images_need_some(predictions):
     with pytest.raises(UserError, match="it needs a source classifier and target data"):

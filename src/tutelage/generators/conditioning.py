@@ -54,7 +54,8 @@ class Conditioning:
             return soft
         if self.labelling == "argmax":
             return soft.argmax(dim=1)
-        draws = image_seeds(self.seed ^ _LABEL_STREAM, np.arange(start, stop)).astype(np.float64) / 2**63
+        seeds = image_seeds(self.seed ^ _LABEL_STREAM, np.arange(start, stop)).astype(np.float64)
+        draws = np.minimum(seeds / 2**63, np.nextafter(1.0, 0.0))  # the largest seeds round to 2^63
         below = soft.double().cumsum(dim=1) <= torch.from_numpy(draws)[:, None] * soft.double().sum(
             dim=1, keepdim=True
         )

@@ -1135,3 +1135,33 @@ def test_ranks_that_are_there_or_asked_for(monkeypatch, caplog, there, rank, dev
     assert ("do is done in one process: there is nothing that ranks could share" in caplog.text) is (
         not shares and done == "work"
     )
+
+
+@pytest.mark.parametrize("width", [53, 52])
+def test_the_values_of_a_command_and_what_sets_each(monkeypatch, capsys, width):
+    from tutelage.config import origins
+
+    where = {
+        "a": "conf/train.yaml",
+        "bcd.e": "command: bcd.e=xy",
+        "bcd.f": "conf/experiment/x.yaml",
+        "g": "command: g={h: 1}",
+    }
+    defaults = {"a": 2, "bcd.e": "old", "g": {"h": 1}}
+    monkeypatch.setattr(origins, "origins_and_defaults", lambda words: (where, defaults))
+    monkeypatch.setattr(doctor, "width", lambda: width)
+    doctor._values(SimpleNamespace(config={"a": 1, "bcd": {"e": "xy", "f": None}, "g": [3]}), [])
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "Values (and what sets each; * differs from the default of what was chosen)"
+    # five letters of a key, twenty of a value, twenty-two of what sets it, and six between
+    wide = [
+        "  a      1                     conf/train.yaml",
+        "* bcd.e  'xy' (default 'old')  command: bcd.e=xy",
+        "* bcd.f  None                  conf/experiment/x.yaml",
+        "* g      [3]                   command: g={h: 1}",
+    ]
+    narrow = [
+        "conf/train.yaml:", "  a      1", "command: bcd.e=xy:", "* bcd.e  'xy' (default 'old')", "conf/experiment/x.yaml:", "* bcd.f  None", "command: g={h: 1}:",
+        "* g      [3]",
+    ]  # fmt: skip
+    assert lines == (wide if width == 53 else narrow)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -588,3 +589,42 @@ def test_the_speed_of_this_machine_is_learned_of_runs_from_their_beginning(monke
     plan = SimpleNamespace(config={"runs_dir": "r"}, name="n", identity="i")
     programme._one(jobs, plan, ("a=1",), SimpleNamespace(learn=lambda plan, seconds: found.append(seconds)))
     assert done == [(plan, ("a=1",))] and found == learned
+
+
+def test_tables_of_a_programme_are_written_once_each_of_complete_runs(monkeypatch, tmp_path, capsys):
+    from tutelage.cli import programme
+    from tutelage.cli.programme_stages import Work
+    from tutelage.reporting.programme_file import Stage
+
+    table = Table("T", "m", (Arm("a", ("x=1",), (("p=1",), ("p=2",))),), (0, 1), (0,), name="paper/t")
+    done: list[Any] = []
+    states: dict[str, set[tuple[str, int]]] = {"t": {("p=2", 1)}, "none": set(), "u": {("p=1", 0)}}
+    monkeypatch.setattr(
+        Stage, "read_table", lambda self: (Path(f"{self.table}.yaml"), replace(table, title=self.table))
+    )
+
+    def finder(words, plan_of, table):
+        return lambda cell: SimpleNamespace(
+            state=State.COMPLETE if (cell.point[0], cell.seed) in states[table.title] else State.FAILED
+        )
+
+    monkeypatch.setattr(programme, "finder", finder)
+    monkeypatch.setattr(programme, "report_table", lambda path, words: done.append((str(path), words)))
+    monkeypatch.setattr(
+        programme,
+        "write_table",
+        lambda table, find, store, folder, stem: (None, done.append((folder, stem)) or f"wrote {stem}"),
+    )
+    works = [
+        Work(Stage(label, table=name), ("w=1",))
+        for label, name in (("1", "t"), ("2", "none"), ("3", "t"), ("4", "u"))
+    ]
+    works.append(Work(Stage("5", command=("x",)), ()))
+    programme._report(works, None, "runs", False)
+    assert done == [("t.yaml", ["w=1"]), ("u.yaml", ["w=1"])]
+    done.clear()
+    programme._report(works, None, str(tmp_path), True)  # a rehearsal, below the runs
+    assert (
+        done == [(tmp_path / "paper/t", "t")] * 2 + [(tmp_path / "paper/t", "u")]
+        and capsys.readouterr().out == "wrote t\nwrote t\nwrote u\n"
+    )

@@ -1161,7 +1161,7 @@ def test_the_values_of_a_command_and_what_sets_each(monkeypatch, capsys, width):
         "* g      [3]                   command: g={h: 1}",
     ]
     narrow = [
-        "conf/train.yaml:", "  a      1", "command: bcd.e=xy:", "* bcd.e  'xy' (default 'old')", "conf/experiment/x.yaml:", "* bcd.f  None", "command: g={h: 1}:",
-        "* g      [3]",
-    ]  # fmt: skip
+        *("conf/train.yaml:", "  a      1", "command: bcd.e=xy:", "* bcd.e  'xy' (default 'old')"),
+        *("conf/experiment/x.yaml:", "* bcd.f  None", "command: g={h: 1}:", "* g      [3]"),
+    ]
     assert lines == (wide if width == 53 else narrow)

@@ -76,7 +76,7 @@ def _parsed(word: str) -> Override:
     with hydra_ready():
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         try:
-            return parser.parse_override(word)
+            return parser.parse_overrides([word])[0]
         except HydraException as error:
             raise explain(error, [word]) from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -98,3 +100,19 @@ def test_the_space_of_a_search_is_the_files_and_the_commands(capsys):
     assert space["guide.residual"] == {"choices": ["True", "False"]}
     with pytest.raises(UserError, match="an interval is for a search"):
         expand(words)
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("seed=range(", ""),
+        ("seed=[1,", ""),
+        ("seed=choice(", ""),
+        ("seed=range(a,b)", r" \(range\(a,b\): mismatch type argument start.*\)"),
+    ],
+)
+def test_a_word_that_cannot_be_read_is_named_with_what_may_stand_there(word, why):
+    with pytest.raises(
+        UserError, match=rf"cannot read '{re.escape(word)}' as a setting{why}: expected .*range\(0,10\)"
+    ):
+        expand(["model=fcn", word])

@@ -30,8 +30,8 @@ def in_words(error: Exception, overrides: Sequence[str], known_keys: Callable[[s
         evaluated = re.search(r"\w+ while evaluating '(.*?)': (.*)", text)
         why = f" ({evaluated[1]}: {evaluated[2]})" if evaluated else ""
         return UserError(
-            f"cannot read '{error.override}' as a setting{why}: expected key=value, lists as [a,b], of a sweep a,b or range(0,10), and text "
-            "with special characters in quotes of its own, such as 'data.root=\"my folder, Köln\"'"
+            f"cannot read '{error.override}' as a setting{why}: expected key=value, lists as [a,b], of a sweep a,b or range(0,10), and "
+            "text with special characters in quotes of its own, such as 'data.root=\"my folder, Köln\"'"
         )
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match.group(1)

@@ -69,6 +69,7 @@ def colour(place: int | None) -> str:
 
 def _arms(report: Report, better: str) -> dict[str, Any]:
     header, rows = render.arms_table(report)
+    places_of = render.decimals(report)
     metrics = {line.metric for line in report.lines}
     axes = {
         metric: forest.Axis.over(
@@ -101,7 +102,7 @@ def _arms(report: Report, better: str) -> dict[str, Any]:
         )  # fmt: skip
         swatch = f'<span class="swatch d{place // COLOURS % 4}" style="--c:{colour(place)}" aria-hidden="true"></span>'
         label = markup(swatch) + _escape(line.label)
-        by_seed = _seeds(line, links, render.decimals(report, line.metric))
+        by_seed = _seeds(line, links, places_of[line.metric])
         shown.append([label, _Cell(plot, ' class="plot"'), *row[1:], by_seed])
     scale = markup(forest.scale(next(iter(axes.values())), report.unit)) if len(metrics) == 1 else ""
     caption = f"{' and '.join(sorted(m.replace('/', ' ') for m in metrics)) or 'Values'} of every arm; {better or 'a dot is a seed'}"
@@ -157,12 +158,12 @@ def _comparisons(report: Report) -> dict[str, Any] | None:
 
 
 def _scatter(report: Report, data: Mapping[str, Any]) -> dict[str, Any] | None:
-    points, listed = [], []
+    points, listed, places_of = [], [], render.decimals(report)
     for place, (line, arm) in enumerate(zip(report.lines, data["arms"], strict=True)):
         if arm["train_s"] and math.isfinite(line.summary.mean) and line.metric == data["metric"]:
             ends = _interval(line, report.scale)
             points.append((line.label, arm["train_s"], line.summary.mean, ends, colour(place)))
-            places = render.decimals(report, line.metric)
+            places = places_of[line.metric]
             listed.append(
                 f"{line.label}: {render.number(line.summary.mean, places)}{report.unit and ' ' + report.unit}, {_duration(arm['train_s'])}"
             )
@@ -181,18 +182,26 @@ def _scatter(report: Report, data: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _runs(report: Report, data: Mapping[str, Any], store: Store, folder: Path | None) -> list[dict[str, Any]]:
-    cells = page_data.cells(report)
-    return [_run(cell, found, report, store, folder) for cell, found in zip(cells, data["runs"], strict=True)]
+    cells, places_of = page_data.cells(report), render.decimals(report)
+    return [
+        _run(cell, found, report, places_of, store, folder)
+        for cell, found in zip(cells, data["runs"], strict=True)
+    ]
 
 
 def _run(
-    cell: page_data.Cell, found: Mapping[str, Any], report: Report, store: Store, folder: Path | None
+    cell: page_data.Cell,
+    found: Mapping[str, Any],
+    report: Report,
+    places_of: Mapping[str, int],
+    store: Store,
+    folder: Path | None,
 ) -> dict[str, Any]:
     row, arm = cell.row, "needed by others"
     places = 4
     if cell.arm is not None:
         arm = report.lines[cell.arm].label
-        places = render.decimals(report, report.lines[cell.arm].metric)
+        places = places_of[report.lines[cell.arm].metric]
     done = found["done"]
     validation = row.metrics.get(f"validation/{row.monitor}")
     validation = None if validation is None else report.scale * validation

@@ -89,7 +89,7 @@ def arms_table(report: Report) -> tuple[list[str], list[list[str]]]:
     costs = list(dict.fromkeys(name for line in report.lines for name in line.costs))
     header += costs
     rows = []
-    places_of = {metric: decimals(report, metric) for metric in {line.metric for line in report.lines}}
+    places_of = decimals(report)
     for line in report.lines:
         places = places_of[line.metric]
         row = [line.label, *([] if shared else [line.metric.replace("/", " ")])]
@@ -109,7 +109,7 @@ def comparisons_table(report: Report) -> tuple[list[str], list[list[str]]]:
     header += [*(["published"] if published else []), "verdict"]
     metric_of = {line.label: line.metric for line in report.lines}
     rows = []
-    places_of = {metric: decimals(report, metric) for metric in {*metric_of.values(), ""}}
+    places_of = decimals(report)
     for item in report.comparisons:
         places = places_of[metric_of.get(item.first, "")]
         compared = item.verdict is not Verdict.APART
@@ -191,10 +191,12 @@ def terminal(report: Report) -> Group:
     return Group(*shown)
 
 
-def decimals(report: Report, metric: str) -> int:
-    """Return how many decimals a metric's numbers get: three if all lie within ±1, two otherwise."""
-    values = [abs(v) for line in report.lines if line.metric == metric for v in line.values.values()]
-    return 3 if values and max(values) <= 1 else 2
+def decimals(report: Report) -> dict[str, int]:
+    """Return how many decimals each metric's numbers get: three if all lie within ±1, two otherwise."""
+    values: dict[str, list[float]] = {"": []}
+    for line in report.lines:
+        values.setdefault(line.metric, []).extend(map(abs, line.values.values()))
+    return {metric: 3 if found and max(found) <= 1 else 2 for metric, found in values.items()}
 
 
 def number(value: float, places: int) -> str:

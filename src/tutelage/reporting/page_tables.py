@@ -92,7 +92,7 @@ def _arms(report: Report, better: str) -> dict[str, Any]:
             if seed in there
         }
         low, high = _interval(line, report.scale)
-        mean = render.mean_std(line.summary, render.decimals(report, line.metric))
+        mean = render.mean_std(line.summary, places_of[line.metric])
         said = f"{line.label}: {mean}" + (
             f", 95 % interval {low:.4g} to {high:.4g}" if math.isfinite(low) else ""
         )

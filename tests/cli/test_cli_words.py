@@ -128,6 +128,7 @@ def test_words_are_read_by_what_a_command_takes():
     )
     verbs = COMMAND._replace(verbs={"go": "x", "stop": "y"}, names=(2, None))
     assert reader.read("do", verbs, ["go", "--one", "n", "m", "o"]).names == ["n", "m", "o"]
+    assert reader.read("do", verbs, ["go", "n"]).names == ["n"]  # the verb is one of two
     any_setting = COMMAND._replace(settings=ANY)
     assert reader.read("do", any_setting, ["a", "b", "c", "x.y=1", "~z"]).settings == ["c", "x.y=1", "~z"]
 

@@ -295,7 +295,7 @@ def test_data_are_loaded_once_before_the_jobs(monkeypatch):
         if config["data"] == "wrong":
             raise UserError("no such data")
 
-    monkeypatch.setattr("tutelage.engine.build.build_data", build_data)
+    monkeypatch.setattr("tutelage.engine.data_sets.build_data", build_data)
     parallel.preload(["a", "wrong", "a", "b"], "runs")
     assert loaded == [{"data": node, "runs_dir": "runs"} for node in ("a", "wrong", "b")]
 

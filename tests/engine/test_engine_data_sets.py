@@ -1,0 +1,142 @@
+"""What a run's data are built of: prepared under a lock, judged as others, asked for metrics; unlabelled samples, each refusal in full."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tutelage.data.base import DataModule
+from tutelage.data.image_set import ImageData
+from tutelage.data.splits import digest
+from tutelage.engine import data_sets
+from tutelage.errors import UserError
+from tutelage.tasks import NoTargets
+
+
+def refused(function, *words, **more):
+    with pytest.raises(UserError) as error:
+        function(*words, **more)
+    return str(error.value)
+
+
+class Made(DataModule):
+    """Notes what is done with it."""
+
+    def __init__(self):
+        self.done, self.task = [], SimpleNamespace(ask=lambda *words: self.done.append(("ask", words)))
+
+    def load(self):
+        """Nothing."""
+
+    def prepare(self):
+        self.done.append("prepare")
+
+    def judged_as(self, trained):
+        self.done.append(("judged as", trained))
+
+    def setup(self, stage=None):
+        self.done.append("setup")
+
+
+@pytest.mark.parametrize(("fit", "asked"), [
+    ({"metrics": ["auroc"], "monitor": None}, [("ask", (["auroc"], None))]), ({"monitor": "loss"}, [("ask", ((), "loss"))]),
+    ({"metrics": [], "monitor": None}, []), ({}, []), (None, []),
+])  # fmt: skip
+@pytest.mark.parametrize("trained", [None, "others"])
+def test_data_are_prepared_set_up_and_asked_for_metrics(tmp_path, monkeypatch, fit, asked, trained):
+    made = Made()
+    monkeypatch.setattr(
+        data_sets, "construct", lambda where, node: made if (where, node) == ("data", {"a": 1}) else None
+    )
+    config = {"data": {"a": 1}, "runs_dir": str(tmp_path), "fit": fit}
+    assert data_sets.build_data(config, judged_as=trained) is made
+    assert made.done == ["prepare", *([("judged as", "others")] if trained else []), "setup", *asked]
+    assert (tmp_path / ".locks").is_dir()
+
+
+def test_what_is_no_data_module(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_sets, "construct", lambda where, node: 3)
+    said = refused(data_sets.build_data, {"data": {}, "runs_dir": str(tmp_path)})
+    assert said.startswith(
+        "data._target_ must be a tutelage.data.base.DataModule, with splits and a task, got int: "
+    )
+
+
+class Images(ImageData):
+    """Images that are made up; of another set, no targets where `bare`."""
+
+    def __init__(self, bare=False):
+        self.augment, self.mixer, self.task = (
+            None,
+            None,
+            NoTargets() if bare else SimpleNamespace(kind="classes"),
+        )
+        self.splits = {"train": np.array([4, 1]), "validation": np.array([3]), "test": np.array([0])}
+        self.normalization, self.input_shape = ((0.5,), (0.25,)), (1, 2, 2)
+
+    def source(self):
+        """Nothing."""
+
+    def unlabelled(self, which):
+        return torch.zeros(9, 1, 2, 2), np.array([7, 8]), 1.0, 0.0
+
+    def unlabelled_pixels(self):
+        return "pixels"
+
+    def summary(self):
+        return {"name": "other"}
+
+    def prepare(self):
+        """Nothing."""
+
+    def setup(self, stage=None):
+        """Nothing."""
+
+
+@pytest.fixture
+def unlabelled(tmp_path, monkeypatch):
+    """Give a function that returns what unlabelled samples would be made of."""
+    monkeypatch.setattr(data_sets, "Unlabelled", lambda *words: words)
+
+    def do(wanted, data, other=None):
+        monkeypatch.setattr(data_sets, "construct", lambda where, node: other)
+        config = {"method": {"unlabelled": wanted}, "data": {"_target_": "a"}, "runs_dir": str(tmp_path)}
+        return data_sets.build_unlabelled(config, data)
+
+    return do
+
+
+def test_unlabelled_images_of_the_set_itself_or_of_another(unlabelled):
+    assert unlabelled(None, Images()) is None
+    _, index, scale, shift, facts = unlabelled("rest", Images())
+    assert (index.tolist(), scale, shift) == ([7, 8], 1.0, 0.0)
+    assert facts == {"of": "rest", "count": 2, "sha256": digest(np.array([7, 8]))}
+    for bare, rows in ((False, [4, 1]), (True, [0, 1, 3, 4])):
+        images, index, scale, shift, facts = unlabelled({"_target_": "b"}, Images(), Images(bare))
+        assert (
+            images == "pixels"
+            and index.tolist() == rows
+            and facts["count"] == len(rows)
+            and facts["of"] == {"name": "other"}
+        )
+        assert torch.allclose(torch.full((1, 1, 1), 127.5) * scale + shift, torch.zeros(()), atol=1e-6)
+
+
+@pytest.mark.parametrize(("wanted", "data", "other", "said"), [
+    ("tran", Images(), None, "method.unlabelled=tran is not known; did you mean 'train'? Known: all, rest, train; another set is "
+     "+data@method.unlabelled=<data>, a folder of images +data@method.unlabelled=image_folder method.unlabelled.root=<folder>"),
+    ("train", Made(), None, "method.unlabelled needs images with classes, or texts, got data Made"),
+    ({"_target_": "b"}, Images(), Made(), "method.unlabelled must be a set of images, got Made"),
+])  # fmt: skip
+def test_unlabelled_samples_that_are_none(unlabelled, wanted, data, other, said):
+    assert refused(unlabelled, wanted, data, other) == said
+
+
+def test_a_set_is_not_its_own_unlabelled_one(unlabelled, monkeypatch):
+    monkeypatch.setattr(data_sets, "overlap", lambda wanted, own: True)
+    assert refused(unlabelled, {"_target_": "a"}, Images(), Images()) == (
+        "method.unlabelled is the set of data itself, whose validation and test images it must not hold: say method.unlabelled=train"
+    )

@@ -323,12 +323,12 @@ def test_folds_of_which_some_are_missing_have_no_mean():
     (joined,) = folds.together([fold(0, 0, 0.6), fold(0, 2, 0.0, State.RUNNING)])
     assert (joined.state, joined.reason, joined.metrics, joined.train_s) == (
         State.RUNNING,
-        "of 3 folds 1, 2 are not complete",
+        "1 of 3 folds: 1, 2 not complete",
         {},
         None,
     )
     (none,) = folds.together([fold(0, 0, 0.6, State.FAILED), fold(0, 2, 0.0, State.RUNNING)])
-    assert (none.state, none.reason) == (State.FAILED, "of 3 folds 0, 1, 2 are not complete")
+    assert (none.state, none.reason) == (State.FAILED, "0 of 3 folds: 0, 1, 2 not complete")
     alone = fold(0, 0, 0.6)
     assert folds.together([alone]) == [alone]
 

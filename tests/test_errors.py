@@ -119,8 +119,8 @@ def test_control_characters_are_spelled_out_but_tabs_and_line_ends():
         ("x", [], "known: none"),
         ("zzz", ["b", "a", "b"], "known: a, b"),
         ("aplha", ["beta", "alpha"], "did you mean 'alpha'? Known: alpha, beta"),
-        ("q", map(str, range(12)), "known: 0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9"),
-        ("q", map(str, range(13)), "known: 0, 1, 10, 11, 12, 2, 3, 4, 5, 6, 7, 8, ... (13 in all)"),
+        ("q", tuple(map(str, range(12))), "known: 0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9"),
+        ("q", tuple(map(str, range(13))), "known: 0, 1, 10, 11, 12, 2, 3, 4, 5, 6, 7, 8, ... (13 in all)"),
         ("a", [1, 2], "known: 1, 2"),
     ],
 )

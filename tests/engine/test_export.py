@@ -15,7 +15,7 @@ from tutelage.data.base import DataModule
 from tutelage.data.own import ArrayStore
 from tutelage.engine import export as engine
 from tutelage.engine.exported import load_exported
-from tutelage.engine.load import LoadedRun
+from tutelage.engine.load import HUGGING_FACE, LoadedRun
 from tutelage.engine.networks import build_network, sizes_of
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
@@ -133,7 +133,7 @@ def test_a_hugging_face_model_runs_in_onnxruntime(name, tmp_path):
     }[name]
     made = make(tmp_path / "model")
     node = {
-        "_target_": f"{M}.huggingface.hugging_face_model",
+        "_target_": HUGGING_FACE,
         "name": str(made),
         "revision": None,
         "options": {},
@@ -145,6 +145,32 @@ def test_a_hugging_face_model_runs_in_onnxruntime(name, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_leaves_as_its_weights(family, tmp_path):
     check(family, "safetensors", tmp_path / "out")
+
+
+@pytest.mark.parametrize("weights", ["scratch", "pretrained"])
+@pytest.mark.parametrize("name", ["vit", "vit of another size", "bert"])
+def test_a_hugging_face_model_leaves_without_the_folder_that_it_came_from(name, weights, tmp_path):
+    made, away = tmp_path / "model", tmp_path / "away"
+    if name == "bert":
+        hugging_face_models.bert(made, vocab_size=5, labels=4)
+    else:
+        hugging_face_models.vit(made, labels=4, side=16 if "another" in name else 32, channels=3)
+    node = {
+        "_target_": HUGGING_FACE,
+        "name": str(made),
+        "revision": None,
+        "options": {},
+        "lora": None,
+        "weights": weights,
+    }
+    run = loaded(node, TOKENS if name == "bert" else IMAGE)
+    engine.export(run, tmp_path / "out", "safetensors", key="some/run")
+    made.rename(away)
+    found, batch = load_exported(tmp_path / "out"), next(iter(run.data.batches("validation", device="cpu")))
+    raw = batch.inputs if run.data.normalization is None else batch.inputs * 0.25 + 0.5
+    with torch.no_grad():
+        own = FrozenNetwork(run.network)(batch.inputs, batch.mask)
+    torch.testing.assert_close(found(raw, batch.mask), own, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["torch_export", "openvino"])

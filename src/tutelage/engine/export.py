@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from tutelage.data.base import DataModule
 from tutelage.engine.encoding import encoding_of, keep
-from tutelage.engine.exported import FACTS, FILES, Served, extra, load_exported
-from tutelage.engine.load import LoadedRun
+from tutelage.engine.exported import ARCHITECTURE, FACTS, FILES, Served, extra, load_exported
+from tutelage.engine.load import HUGGING_FACE, LoadedRun
 from tutelage.engine.networks import example_of, sizes_of
 from tutelage.engine.predictions import answer_of
 from tutelage.engine.quantise import quantise
 from tutelage.errors import UserError
 from tutelage.models.int8 import in_floats
 from tutelage.models.weights_files import shrunk
+from tutelage.runs.model_folders import model_folder
 from tutelage.runs.records import write_json
 from tutelage.tasks import Batch
 
@@ -86,6 +87,11 @@ def export(
     folder.mkdir(parents=True)
     try:
         keep(data, folder)
+        model = loaded.config["model"]
+        if kind == "safetensors" and model.get("_target_") == HUGGING_FACE:
+            shutil.copy(
+                model_folder(model["name"], model.get("revision")) / ARCHITECTURE, folder / ARCHITECTURE
+            )
         with torch.no_grad():
             _WRITERS[kind](served, inputs, mask, folder / FILES[kind])
         write_json(folder / FACTS, facts)

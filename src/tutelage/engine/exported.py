@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.engine import trust
-from tutelage.engine.load import restored
+from tutelage.engine.load import HUGGING_FACE, restored
 from tutelage.errors import UserError, choices
 from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import Normalization
@@ -28,6 +28,8 @@ FILES = {
     "openvino": "network.xml",
 }
 """Each format, with the file that holds the network."""
+ARCHITECTURE = "config.json"
+"""What says in a folder of transformers which model it is: an export carries it."""
 
 
 class Served(nn.Module):
@@ -160,6 +162,8 @@ def _of_weights(
             f"{folder / FACTS} is damaged: expected `config` and `sizes`, which build the network"
         )
     trust.check_stored(config, folder, code=code)
+    if config["model"].get("_target_") == HUGGING_FACE and (folder / ARCHITECTURE).is_file():
+        config = config | {"model": config["model"] | {"name": str(folder), "revision": None}}
     try:
         sizes = facts["sizes"] | {"input_shape": tuple(facts["sizes"]["input_shape"]), "tables": {}}
     except (KeyError, TypeError) as error:

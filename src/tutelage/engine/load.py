@@ -35,6 +35,8 @@ from tutelage.runs.weights import FILE
 from tutelage.tasks import Batch, Task
 
 log = logging.getLogger("tutelage")
+HUGGING_FACE = "tutelage.models.huggingface.hugging_face_model"
+"""What builds a model of transformers."""
 _LARGEST = 10**7
 _SPARE_VALUES, _PARTS_OF_A_TENSOR, _SPARE_PARTS = 2**26, 30, 2000
 """How much larger than its stored weights a network may be while it is built: layers without weights, and ones that are replaced."""
@@ -132,7 +134,12 @@ def restored(
     check_size(key, config, weights)
     with _buildable(key), within(weights):
         # what was pruned is in the weights: their zeros, or their shapes
-        afresh = {"weights": "scratch", **dict.fromkeys(config["model"].keys() & {"pruned", "pruned_by"})}
+        afresh: dict[str, Any] = {
+            "weights": "scratch",
+            **dict.fromkeys(config["model"].keys() & {"pruned", "pruned_by"}),
+        }
+        if config["model"].get("_target_") == HUGGING_FACE and config["model"].get("weights") == "pretrained":
+            afresh["own_size"] = True  # of images, as it was built for the weights that it started from
         network = build_network("model", config | {"model": config["model"] | afresh}, sizes)
     try:
         load_weights(network, weights)

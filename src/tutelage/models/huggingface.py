@@ -40,6 +40,7 @@ def hugging_face_model(
     options: Mapping[str, Any] | None = None,
     lora: Mapping[str, Any] | None = None,
     pretrained: bool = False,
+    own_size: bool = False,
 ) -> nn.Module:
     """Build a model of transformers with the names of its layers as they are: a classifier of images or texts, or a language model.
 
@@ -55,6 +56,7 @@ def hugging_face_model(
     lora: rank, alpha (twice the rank unless told), dropout and layers (name endings; None: the projections to queries and values) of
     low-rank updates (arXiv 2106.09685): they and the final layer alone are trained.
     pretrained: the folder's weights; its vocabulary must be the data's, and images of another size than its own are resized, bilinearly.
+    own_size: images are resized likewise without the folder's weights: what had them once is built again for its own.
     The head is fresh where the folder has none, or one of other classes. Otherwise the initialisation is the model's own, for the data's
     channels, size and vocabulary. `pretrained_normalization` is the mean and std of its images, where the folder says so.
     Raises UserError; cost: one forward of two samples.
@@ -65,7 +67,7 @@ def hugging_face_model(
     kind = _kind(label, input_shape, vocab_size, per_position, next_token)
     config = _configuration(folder, label, options)
     if kind == "image":
-        size = _fit_images(label, config, input_shape, pretrained)
+        size = _fit_images(label, config, input_shape, pretrained or own_size)
     else:
         _fit_tokens(config, folder, label, vocab_size, padding_token, vocabulary_sha256, pretrained)
         size = None

@@ -108,3 +108,9 @@ def test_a_mistake_is_one_message_before_training(
     reviews().save_to_disk("set")
     with pytest.raises(UserError, match=said):
         loaded(**options)
+
+
+@pytest.mark.parametrize("target", [["a", "b"], []])
+def test_images_have_one_column_of_classes(target: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="of images is one column, of classes"):
+        load(root=str(tmp_path), image="picture", target=target)

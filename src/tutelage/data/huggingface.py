@@ -53,7 +53,12 @@ def load(
     source = _Source(root, name, config, revision)
     try:
         if image is not None:
-            return HubImages(source=source, image=image, target=str(target or "label"), **given)
+            names = [target or "label"] if isinstance(target, str | None) else list(target)
+            if len(names) != 1:
+                raise UserError(
+                    f"`target` of images is one column, of classes, got {names}; several labels an image are data=own with a Dataset"
+                )
+            return HubImages(source=source, image=image, target=names[0], **given)
         rows: Rows
         if text is not None:
             rows = TextRows(root=source.said, text=text, target=target or "label", **given)

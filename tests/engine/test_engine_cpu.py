@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,3 +75,33 @@ def test_a_limit_in_which_pytorch_does_not_fit_is_a_message(tmp_path, limit_gb):
     assert (
         f"{limit_gb} GB that `ulimit -v` leaves a process" in done.stderr and "bad_alloc" not in done.stderr
     )
+
+
+@pytest.mark.parametrize(("platform", "has", "threads", "asked"), [
+    ("linux", True, 3, [(-3, 32 << 20), (-1, 1 << 30)]), ("linux", False, 3, []), ("darwin", True, None, []),
+])  # fmt: skip
+def test_freed_memory_is_kept_where_the_system_has_a_word_for_it(monkeypatch, platform, has, threads, asked):
+    import torch
+
+    from tutelage.engine import cpu
+
+    said, used = [], []
+    library = SimpleNamespace(mallopt=lambda *words: said.append(words)) if has else SimpleNamespace()
+    monkeypatch.setattr("ctypes.CDLL", lambda _: library)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    with cpu.prepared_cpu(threads):
+        assert said == asked
+    assert used == ([threads] if threads else []) + [7]
+
+
+@pytest.mark.parametrize(("platform", "given", "made"), [
+    ("linux", {}, {"GOMP_SPINCOUNT": "1000"}), ("darwin", {}, {"GOMP_SPINCOUNT": "1000", "OMP_WAIT_POLICY": "PASSIVE"}),
+    ("darwin", {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}), ("linux", {"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5"}),
+])  # fmt: skip
+def test_how_long_waiting_threads_spin(monkeypatch, platform, given, made):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(os, "environ", dict(given))
+    set_openmp_wait()
+    assert os.environ == made

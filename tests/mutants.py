@@ -114,9 +114,6 @@ READ: dict[tuple[str, str, str], str] = {
     ): "an exponent that is 1e-9 beside another exactly",
     ("objectives/crd.py", "Add -> Sub", "(found + 1) % count"): "either neighbour will do",
     ("objectives/gkd.py", "Lt -> LtE", "< self.on_policy"): "a uniform number that is the share exactly",
-    ("engine/cpu.py", "Eq -> NotEq", '"mallopt", None) if sys.platform == "linux"'): (
-        "noticed, by test_engine_cpu.py in a process that starts anew"
-    ),
 }
 """Survivors that were read and need no test: of a file, a change, and a part of its line, why."""
 _NOT_RUN = (4, 5)

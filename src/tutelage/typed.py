@@ -227,7 +227,7 @@ def describe(hint: Any) -> str:
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, inner))
     if inspect.isclass(origin) and issubclass(origin, Mapping):
-        return f"a mapping to {describe(inner[-1])}" if inner and inner[-1] is not Any else "a mapping"
+        return f"a mapping to {describe(inner[1])}" if inner and inner[1] is not Any else "a mapping"
     if inspect.isclass(origin) and issubclass(origin, tuple) and inner and Ellipsis not in inner:
         items = list(dict.fromkeys(map(describe, inner)))
         if len(items) == 1:

@@ -189,3 +189,41 @@ def test_the_vocabulary_by_falling_count(least):
     )
     kept = sorted((word for word in counts if counts[word] >= least), key=lambda word: (-counts[word], word))
     assert text_rows._entries(rows, least) == [text_rows.PADDING, text_rows.UNKNOWN, *kept]
+
+
+# --- boxes and the columns of a set -----------------------------------------------------------------------------
+
+
+def test_pixels_inside_boxes_by_a_loop():
+    from tutelage.data.augment_colour import inside
+
+    boxes = torch.tensor([[0, 0, 2, 3], [1, 2, 3, 1], [4, 6, 1, 1], [2, 2, 0, 4]])
+    found = inside(boxes, 5, 7)
+    assert found.shape == (4, 1, 5, 7)
+    for place, (top, left, tall, wide) in enumerate(boxes.tolist()):
+        covered = [(y, x) for y in range(top, top + tall) for x in range(left, left + wide)]
+        assert [(y, x) for _, y, x in found[place].nonzero().tolist()] == covered
+
+
+@pytest.mark.parametrize(("words", "kind", "facts"), [
+    ({"image": "i"}, "HubImages", {"image": "i", "target": "label"}), ({"image": "i", "target": "t"}, "HubImages", {"target": "t"}),
+    ({"text": "x"}, "TextRows", {"text": "x", "fingerprint": "n None None"}),
+    ({"target": "t", "revision": "r"}, "Table", {"fingerprint": "n None r"}),
+    ({"target": "t", "fingerprint": "f"}, "Table", {"fingerprint": "f"}),
+])  # fmt: skip
+def test_a_set_of_the_library_as_images_texts_or_a_table(words, kind, facts):
+    from tutelage.data.huggingface import load
+
+    found = load(name="n", batch_size=2, **words)
+    assert type(found).__name__ == kind and {name: getattr(found, name) for name in facts} == facts
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ({}, "give either `root`, a local folder or file, or `name`, a set on the hub"),
+    ({"root": "a", "name": "b"}, "give either `root`, a local folder or file, or `name`, a set on the hub"),
+    ({"name": "n", "text": "a", "image": "b"}, "give `text` or `image`, the column that a network sees, not both"),
+])  # fmt: skip
+def test_a_set_is_one_and_a_network_sees_one_column(words, said):
+    from tutelage.data.huggingface import load
+
+    assert refused(load, batch_size=2, **words) == said

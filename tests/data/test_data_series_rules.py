@@ -216,3 +216,22 @@ def test_an_odd_batch_has_no_pairs():
         refused(mixture, [Fixed(probability=1.0)], [[0.0] * 4] * 3, torch.zeros(3, 1, 2, 2), [0, 1, 2])
         == said
     )
+
+
+@pytest.mark.parametrize(("header", "clock", "columns", "outcome"), [
+    (["d", "a", "b"], [0], None, [1, 2]), (["d", "t", "a"], [0, 1], None, [2]), (["d", "a", "b"], [0], ["b", "a"], [2, 1]),
+    (["d", "a", "a", "b"], [0], ["b"], [3]), (["d", "", "", "a"], [0], None, [1, 2, 3]),
+    (["d", "a", "a"], [0], None, "f has more than one column named 'a': give each its own name"),
+    (["d", "a", "a", "b"], [0], ["a"], "f has more than one column named 'a': give each its own name"),
+    (["d", "d", "b"], [0], ["b"], "f has more than one column named 'd': give each its own name"),
+    (["d", "ab"], [0], ["ac"], "f has no column 'ac'; did you mean 'ab'? Known: ab, d"),
+])  # fmt: skip
+def test_the_columns_of_a_series(header, clock, columns, outcome):
+    from pathlib import Path
+
+    from tutelage.data import csv_table
+
+    if isinstance(outcome, str):
+        assert refused(csv_table._places, Path("f"), header, clock, columns) == outcome
+    else:
+        assert csv_table._places(Path("f"), header, clock, columns) == outcome

@@ -13,6 +13,7 @@ from tutelage.errors import UserError
 from tutelage.methods.base import NonFiniteLoss, own_name, step_seed
 from tutelage.methods.fitnets import FitNets
 from tutelage.methods.generation import Generation, check_range
+from tutelage.methods.optim import OptimizerSpec
 from tutelage.methods.self_supervised import SelfSupervised, _MeanLoss
 from tutelage.methods.supervised import Supervised
 from tutelage.models.fcn import FCN
@@ -101,6 +102,39 @@ def test_a_training_step_is_the_weighted_sum_and_draws_by_its_place():
     assert "train/accuracy" not in method.flush()
     with pytest.raises(UserError, match=r"an objective's loss must be one number, got b \(4,\)"):
         supervised({"a": Term(), "b": Term(rows=True)}).training_step(BATCH, 0)
+
+
+def test_what_a_step_draws_is_told_by_update_and_place(monkeypatch):
+    method = supervised()
+    method.accumulate, method._place = 3, 2
+    monkeypatch.setattr(Supervised, "step", 5)
+    seen = {}
+    monkeypatch.setattr(method.objectives, "take", lambda batch, predict, **at: seen.update(at))
+    method.take(BATCH)
+    assert (seen["step"], seen["draw"]) == (5, 17)
+
+
+@pytest.mark.parametrize(("task", "maximise"), [(Classification(2), True), (Regression(2), False)])
+def test_a_plateau_sees_the_validations_of_a_fit_alone(monkeypatch, task, maximise):
+    method = supervised({"own": Term()}, task=task)
+    method.optimizer_spec = OptimizerSpec(name="sgd", lr=0.1, schedule="plateau", patience=9)
+    method.max_steps = 10
+    scheduler = method.configure_optimizers()["lr_scheduler"]["scheduler"]
+    (plateau,) = scheduler.lr_lambdas
+    assert plateau.maximise is maximise
+    monkeypatch.setattr(method, "lr_schedulers", lambda: scheduler)
+    for split, trainer, best in (
+        ("validation", None, None),
+        ("validation", SimpleNamespace(training=False), None),
+        ("test", SimpleNamespace(training=True), None),
+        ("validation", SimpleNamespace(training=True), 0.25),
+    ):
+        monkeypatch.setattr(method, "_trainer", trainer)
+        monkeypatch.setattr(Supervised, "trainer", trainer)
+        found = SimpleNamespace(compute=lambda: {task.monitor: 0.25})
+        monkeypatch.setattr(method, "metrics_of", {split: found})
+        method._finish(split)
+        assert plateau.best == best and method.values[split] == {task.monitor: 0.25}
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])

@@ -53,6 +53,12 @@ def trained(tmp_path, kind, *words, steps=3):
     return built.method, trainer
 
 
+def test_quality_is_judged_by_eight_images_at_least(tmp_path):
+    assert made(tmp_path, "gan", "method.quality_samples=8").method.quality_samples == 8
+    with pytest.raises(UserError, match="quality_samples must be at least 8, got 7"):
+        made(tmp_path, "gan", "method.quality_samples=7")
+
+
 def test_average_is_the_weighted_sum_of_the_networks_seen_and_buffers_are_the_latest():
     network = torch.nn.BatchNorm1d(2)
     average = Average(network, decay=0.5)

@@ -12,7 +12,7 @@ from tutelage.errors import UserError
 from tutelage.scaling import langevin
 from tutelage.scaling.ensembles import Linear, PatchConvolution, TwoLayer
 from tutelage.scaling.guided import Guide, centred, cka
-from tutelage.scaling.langevin import Langevin, largest_curvature, stability_limit
+from tutelage.scaling.langevin import Langevin, largest_curvature, stability_limit, stationary_variance
 from tutelage.scaling.training import Training
 
 NETWORK = TwoLayer(inputs=3, width=4, weight_variance=1.3, readout_variance=2.0)
@@ -254,3 +254,15 @@ def test_a_divergence_says_the_step_that_would_do(friction):
     assert f"(at a random start the limit is {limit:.2g}" in str(error.value)
     with pytest.raises(UserError, match="differ"):
         Langevin(NETWORK, random(2, 5, 3), random(2, 4), temperature=0.1, step_size=0.01, seed=0)
+
+
+def test_a_step_size_diverges_from_two_over_the_curvature_or_its_root():
+    assert stability_limit(16.0, None) == 0.125 and stability_limit(16.0, 0.3) == 0.5
+    for friction, limit in ((None, 0.125), (0.3, 0.5)):
+        assert stationary_variance(16.0, 2.0, limit * 0.999, friction) > 0
+        with pytest.raises(UserError, match="it must stay below"):
+            stationary_variance(16.0, 2.0, limit, friction)
+    assert (
+        stationary_variance(16.0, 2.0, 0.0625) == 0.25
+        and stationary_variance(16.0, 2.0, 0.0625, 0.3) == 0.125
+    )

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tutelage.errors import UserError
-from tutelage.scaling import cases, measure_command, predict_command, stored, verdicts
+from tutelage.scaling import cases, grid, measure_command, predict_command, stored, verdicts
 from tutelage.scaling.claims import Case, unit_of
 from tutelage.scaling.critical_samples import (
     Estimate,
@@ -182,6 +182,17 @@ def test_a_guide_is_for_two_layers_sampled():
     for changes in ({"method": "adam"}, {"network": AttentionHead(inputs=4)}):
         with pytest.raises(UserError, match="a guide needs a two-layer network and method 'langevin'"):
             point(guide=guide, **changes)
+
+
+def test_data_dynamics_and_guide_draw_from_three_seeds(monkeypatch):
+    drawn = {}
+    for name in ("Guide", "Langevin", "Training"):
+        monkeypatch.setattr(grid, name, lambda *_, name=name, seed, **__: drawn.__setitem__(name, seed))
+    guide = PatchConvolution(patch_dim=2, patches=2, channels=3)
+    grid.build(point(seed=7, guide=guide, guide_strength=1.0))
+    assert drawn == {"Langevin": 8, "Guide": 9}
+    grid.build(point(seed=7, method="adam"))
+    assert drawn["Training"] == 8
 
 
 def test_planted_members_begin_with_neurons_on_the_hidden_direction():

@@ -190,6 +190,9 @@ def test_gradients_of_objectives_that_reach_the_output_are_compared_on_the_last_
     network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2))
     made = Objectives(network, {"a": Term(), "b": Term()}, example=X[:2], balance="gradient_norm")
     assert made._shared[0] is network[2].weight
+    alone = nn.Linear(3, 2)  # a network that is one layer has no layer by name
+    made = Objectives(alone, {"a": Term(), "b": Term()}, example=X[:2], balance="gradient_norm")
+    assert made._shared[0] is alone.weight
 
 
 class Consumes(Reads):

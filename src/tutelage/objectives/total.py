@@ -149,7 +149,7 @@ class Objectives(nn.Module):
         last = min(
             reached,
             key=lambda name: layers.index(name) if name in layers else len(layers),
-            default=layers[-1],
+            default=layers[-1] if layers else "",  # a network that is one layer
         )
         parameters = list(setup.network.get_submodule(last).parameters())
         if not parameters:

@@ -175,7 +175,7 @@ def draw(
         columns=names[1],
         low=0.0,
         high=1.0,
-        label=found.measure.replace("_", " "),
+        label=found.measure.replace("_", " ").replace("cka", "CKA"),
     )
     axes.set(ylabel=literal(first), xlabel=literal(second))
     mark_cells(axes, aligned)

@@ -639,3 +639,29 @@ def test_what_sets_each_value_and_its_default():
         and "data" not in found
     )
     assert defaults["model.width"] != 3 and "model.extra" not in defaults and defaults["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "word", "expected"),
+    [
+        ("frozen.two", "frozen.two=1", "there is no setting 'frozen.two' in this command; "),
+        ("similarity@method.objectives.zz", "similarity@method.objectives.zz=ridge",
+         "there is nothing at 'method.objectives.zz' that similarity@method.objectives.zz=ridge could replace: "
+         "a further one is added, +similarity@"),
+        ("similarity@method.objectives.zz", "similarity@method.objectives.zz=rigde",
+         "there is no similarity 'rigde'; did you mean 'ridge'?"),
+    ],
+)  # fmt: skip
+def test_places_that_a_command_has_not(key, word, expected):
+    assert said(f"Could not override '{key}'", ["a=1", word]).startswith(expected)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_files_are_remembered_unless_a_folder_of_the_users_adds_to_them(tmp_path, monkeypatch, own):
+    from hydra.core.global_hydra import GlobalHydra
+
+    monkeypatch.chdir(tmp_path)
+    if own:
+        (tmp_path / "conf").mkdir()
+    with compose.hydra_ready(), names.files_remembered():
+        assert isinstance(GlobalHydra.instance().config_loader().repository, names._Remembering) is not own

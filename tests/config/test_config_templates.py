@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tutelage.config.resolvers import prepare
-from tutelage.config.templates import Template, is_plain
+from tutelage.config.templates import Template, depends, is_plain
 
 KEYS = ["a", "b", "s.a", "s.b", "s.t.a", "s.t.c", "u.b"]
 VALUES = [*["1", "2", "2.5", "true", "null", "x", "'1'", "''", "1e3"] * 3, "${a}", "[1,2]", "{c:3}", "need:b"]
@@ -37,12 +37,17 @@ def read(word):
     return OverridesParser.create().parse_override(word)
 
 
-def composed(tree, words):
-    """Return the node with the words applied, by Hydra's own code, and what it resolves to; None where there is a mistake."""
-    prepare()
+def node_of(tree):
     node = OmegaConf.create()
     for key, value in tree.items():
         OmegaConf.update(node, key, value, force_add=True)
+    return node
+
+
+def composed(tree, words):
+    """Return the node with the words applied, by Hydra's own code, and what it resolves to; None where there is a mistake."""
+    prepare()
+    node = node_of(tree)
     OmegaConf.set_struct(node, True)
     try:
         ConfigLoaderImpl._apply_overrides_to_config(words, node)
@@ -64,6 +69,8 @@ def words_of(kinds, turn):
 @given(TREES, WORDS)
 @example({**dict.fromkeys(KEYS, 1), "b": "${a}", "s.a": "${b}"}, [("", "a", 0)])
 @example({**dict.fromkeys(KEYS, 1), "b": "${a}", "s.a": "${b}"}, [("", "a", 0), ("", "b", 1)])
+@example({**dict.fromkeys(KEYS, 1), "b": "${s.b}"}, [("", "s.b", 70), ("~", "b", 0)])
+@example({**dict.fromkeys(KEYS, 1), "s": "${u}"}, [("", "u.b", 0), ("+", "s.b", 1)])
 @example({**dict.fromkeys(KEYS, 1), "b": "${s}"}, [("", "s.a", 0)])
 @example({**dict.fromkeys(KEYS, 1), "b": "${s.t}"}, [("", "s.t.a", 0)])
 def test_values_put_into_a_result_give_what_hydra_composes(tree, kinds):
@@ -74,7 +81,8 @@ def test_values_put_into_a_result_give_what_hydra_composes(tree, kinds):
         return  # of another shape
     second = [others[then.index(w)] if w in then else w for w in second]
     found = composed(tree, first)
-    template = None if found is None else Template.of(*found, plain, others)
+    refused = found is None or any(depends(node_of(tree), word) for word in first)
+    template = None if refused else Template.of(*found, plain, others)
     if template is not None:
         event("has a template")
         assert repr(template.filled(now)) == repr(composed(tree, second)[1])

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tutelage.config import compose
 from tutelage.config.groups import PRIMARY, user_folder
-from tutelage.config.templates import Template, is_plain
+from tutelage.config.templates import Template, depends, is_plain
 from tutelage.errors import UserError
 from tutelage.runs import needs
 from tutelage.runs.needs import Plan
@@ -88,6 +88,8 @@ class Planner:
         if base is None:
             return None
         node: DictConfig = pickle.loads(base)
+        if shape in self._met and any(depends(node, word) for word in settings):
+            self._templates[shape] = None
         OmegaConf.set_struct(node, True)
         ConfigLoaderImpl._apply_overrides_to_config(settings, node)
         OmegaConf.set_struct(node, None)

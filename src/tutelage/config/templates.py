@@ -44,6 +44,17 @@ def is_plain(word: Override) -> bool:
     return (value is None or isinstance(value, int | float | str)) and bool(_KEY.fullmatch(word.key_or_group))
 
 
+def depends(node: DictConfig, word: Override) -> bool:
+    """Say whether what a word adds or takes away is composed of other values, which may let it be there or not. node: before the word."""
+    at: Any = node
+    for name in word.key_or_group.split(".") if word.is_add() or word.is_delete() else ():
+        content = at._content if isinstance(at, DictConfig) else at
+        if not isinstance(content, dict) or name not in content:
+            return not isinstance(content, dict)
+        at = content[name]
+    return at is not node and isinstance(at._value(), str) and "${" in at._value()
+
+
 class Template:
     """What a command came to, and the places of its plain values."""
 

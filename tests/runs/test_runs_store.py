@@ -485,13 +485,15 @@ def test_a_lock_goes_with_its_run_and_who_waited_for_it_holds_the_next_one_alone
                 pytest.fail("two holders")
             held.append(lock_of(store.root, run.identity).stat().st_ino)
 
-    with run.lock():
-        before = lock_of(store.root, run.identity).stat().st_ino
+    path = lock_of(store.root, run.identity)
+    with run.lock(), path.open() as old:
         waiter = threading.Thread(target=wait)
         waiter.start()
         while not said:
             time.sleep(0.01)
         run.remove()
-        assert not lock_of(store.root, run.identity).exists()
+        assert not path.exists()
+        still = os.dup(old.fileno())  # while it is open, no new file has its number
     waiter.join(10)
-    assert len(held) == 1 and held[0] != before and not run.path.exists()
+    assert len(held) == 1 and held[0] != os.fstat(still).st_ino and not run.path.exists()
+    os.close(still)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,32 @@ def test_the_time_ends_a_run_in_order_and_the_same_command_ends_it(folder, monke
         not run.is_complete and latest_checkpoint(run) is not None
     )  # the one before, amid the last one's writing
     assert len(run.metrics.rows) > 0
+
+
+def test_a_time_that_is_over_is_said_again_where_it_was_lost_and_not_while_a_run_comes_to_its_end(
+    monkeypatch,
+):
+    monkeypatch.setattr(programme_command, "AGAIN_S", 0.02)
+    lost = []
+
+    class Loses:
+        def __del__(self):  # an exception is not raised out of it
+            try:
+                time.sleep(1)
+            finally:
+                lost.append(time.monotonic())
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    with programme_command._alarm(time.monotonic() + 0.05):
+        with pytest.raises(programme_command.TimeIsUp):
+            Loses()
+            time.sleep(1)
+        assert len(lost) == 1
+        try:
+            time.sleep(1)
+        except programme_command.TimeIsUp:
+            time.sleep(0.1)  # while it is handled
+    time.sleep(0.05)
 
 
 def _only():

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,9 @@ from tutelage.runs.words import key_of, value_of
 log = logging.getLogger("tutelage")
 RESERVE_S = 5.0
 """Seconds that the end of the time keeps for tables and what is to be said."""
+
+AGAIN_S = 2.0
+"""Seconds after which the time is looked at again once it is over."""
 
 
 class TimeIsUp(KeyboardInterrupt):
@@ -223,16 +227,25 @@ def _command(work: Work, runs_dir: str) -> bool:
 
 @contextmanager
 def _alarm(until: float) -> Iterator[None]:
-    """Raise TimeIsUp in the main thread when the time is over."""
+    """Raise TimeIsUp in the main thread when the time is over; again where it was lost, as in a `__del__` or a callback from C."""
     if until == math.inf or threading.current_thread() is not threading.main_thread():
         yield
         return
+    raised: list[weakref.ref[TimeIsUp]] = []
+
+    def made() -> TimeIsUp:
+        error = TimeIsUp()
+        raised[:] = [weakref.ref(error)]
+        return error
 
     def ring(*_: Any) -> None:
-        raise TimeIsUp
+        if (
+            not raised or raised[0]() is None
+        ):  # one that is alive is being handled: what runs comes to its end
+            raise made()  # not held by this frame, which its traceback holds
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(0.01, until - time.monotonic()))
+    signal.setitimer(signal.ITIMER_REAL, max(0.01, until - time.monotonic()), AGAIN_S)
     try:
         yield
     finally:

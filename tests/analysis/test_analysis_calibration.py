@@ -24,6 +24,14 @@ def sample():
     return logits, np.where(draw.random(400) < 0.6, logits.argmax(1), draw.integers(5, size=400))
 
 
+def test_a_line_says_what_matters():
+    found = analysis.Calibration(400, 0.7, 0.12, 0.1, 0.15, 1.5, 0.03, 1.0, 0.9, 0.11, 0.2)
+    assert str(found) == (
+        "ECE 0.120, 95 % over samples 0.100 to 0.150; at the temperature 1.500 learnt on validation 0.030; errors 0.300, "
+        "of the surest 80 % 0.200"
+    )
+
+
 def test_the_expected_error_is_the_slow_one(sample):
     logits, targets = sample
     p = analysis.softmax(logits)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tutelage.analysis import network_cost as analysis
 from tutelage.analysis.network_cost import BATCHES, network_cost, peak_bytes
 from tutelage.cli.commands import COMMANDS
 from tutelage.cli.reader import read
@@ -78,7 +79,7 @@ def test_threads_are_as_before_also_after_a_failure():
     assert torch.get_num_threads() == before
 
 
-def test_a_run_records_what_its_networks_hold_and_a_report_has_it_as_columns(tmp_path, capsys):
+def test_a_run_records_what_its_networks_hold_and_a_report_has_it_as_columns(tmp_path, capsys, monkeypatch):
     words = ["logger=none", "hardware.threads=1", "fit.max_steps=2", "fit.validate_every_steps=2"]
     network = ["model=fcn", "model.depth=1", "model.width=8", "model.batch_norm=false"]
     run_plan(
@@ -113,6 +114,9 @@ def test_a_run_records_what_its_networks_hold_and_a_report_has_it_as_columns(tmp
     header, row = (tmp_path / "c" / "table.csv").read_text().splitlines()
     assert header.startswith("arm,metric,mean,std,n,parameters,flops,size,latency of 1")
     assert ",610 (teacher " in row and ",1.18k (teacher " in row and " ms (teacher " in row
+    monkeypatch.setattr(analysis, "thread_counts", lambda device: [1, 2])
+    of = [name.partition(", ")[2] for name in analysis.of_run(run, tmp_path) if name.startswith("latency")]
+    assert of[:2] == ["1 thread", "2 threads"]
     with pytest.raises(UserError, match="there is no 'flop'; did you mean 'flops'"):
         report(read("report", COMMANDS["report"], ["c", f"runs_dir={tmp_path}", "columns=flop"]))
 

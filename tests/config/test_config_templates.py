@@ -106,3 +106,8 @@ def test_a_template_comes_of_most_sweeps():
 )
 def test_a_word_that_may_do_more_is_not_plain(word):
     assert not is_plain(read(word))
+
+
+@pytest.mark.parametrize("word", ["a=1", "s.a=-2.5", "a=true", "a=null", "a=text", "a=''", "a='two words'"])
+def test_a_value_for_a_setting_that_is_there_is_plain(word):
+    assert is_plain(read(word))

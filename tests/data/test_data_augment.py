@@ -39,6 +39,8 @@ def test_offsets_are_uniform_and_reach_both_ends() -> None:
     assert counts.min() > 2000 and counts.max() < 2450
     assert augment_basic.below(torch.tensor([0.0, 1 - 2**-24]), 9).tolist() == [0, 8]
     assert augment_basic.below(torch.tensor([1 - 2**-24]), 3 * 10**7 + 1).max() <= 3 * 10**7
+    for count in (9, torch.tensor([9])):  # what half precision rounds up
+        assert augment_basic.below(torch.tensor([1.0]), count).tolist() == [8]
 
 
 def test_horizontal_flip_equals_torchvision() -> None:

@@ -91,13 +91,23 @@ def test_cutout_covers_one_square() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "message"), [(lambda: RandAugment(0), "count"), (lambda: Cutout(0), "size")]
+    ("make", "message"),
+    [
+        (lambda: RandAugment(0), "count"),
+        (lambda: Cutout(0), "size"),
+        (lambda: Cutout(1.01), "size"),
+    ],
 )
 def test_wrong_arguments_are_explained(make: Callable[[], object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
     with pytest.raises(UserError, match="uint8"):
         RandAugment()(images().float(), torch.zeros(12, 4))
+
+
+def test_a_square_may_be_as_high_as_the_image() -> None:
+    covered = Cutout(1.0)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([[0.5, 0.5]])) == 127
+    assert covered.all()
 
 
 def sorted_equalize(images: torch.Tensor) -> torch.Tensor:

@@ -47,6 +47,13 @@ class Calibration:
     aurc: float
     risk_at_80: float
 
+    def __str__(self) -> str:
+        """A line of what matters."""
+        return (
+            f"ECE {self.ece:.3f}, 95 % over samples {between(self.low, self.high)}; at the temperature {self.temperature:.3f} learnt on "
+            f"validation {self.after:.3f}; errors {1 - self.accuracy:.3f}, of the surest 80 % {self.risk_at_80:.3f}"
+        )
+
 
 @torch.inference_mode()
 def logits_of(network: FrozenNetwork, task: Any, batches: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -228,11 +235,7 @@ def outcome(request: Request) -> Outcome:
         judged = logits_of(network, data.task, batches)
         found = calibration(validation, judged)
         row = {"network": subject.label, "arm": subject.arm, "seed": subject.seed, **asdict(found)}
-        lines.append(
-            f"{subject.label}: ECE {found.ece:.3f}, 95 % over samples {between(found.low, found.high)}; at the temperature "
-            f"{found.temperature:.3f} learnt on validation {found.after:.3f}; errors {1 - found.accuracy:.3f}, of the surest 80 % "
-            f"{found.risk_at_80:.3f}"
-        )
+        lines.append(f"{subject.label}: {found}")
         if other := request.options["other"]:
             seen, _, theirs = on_other(network, data, request)
             outside = outside_logits(seen, data.task, theirs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,12 @@ def lines(
             ncols=1 + len(curves) // 25,
         )
     return figure, axes
+
+
+def direction(modes: Collection[str | None]) -> str:
+    """Say which values are better where all are selected alike ("max" or "min"); else nothing."""
+    mode = next(iter(modes)) if len(modes) == 1 else None
+    return {"max": "higher is better", "min": "lower is better"}.get(mode or "", "")
 
 
 def literal(text: str) -> str:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tutelage.analysis.analysis_request import Outcome, Request, Subject
-from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.drawing import canvas, direction, literal, save
 from tutelage.analysis.opening import monitored, opened
 from tutelage.models.counts import operations, parameters
 from tutelage.models.frozen import FrozenNetwork
@@ -291,12 +291,9 @@ def outcome(request: Request) -> Outcome:
         machine["device"] = torch.cuda.get_device_name(torch.device(request.options["device"]))
     shown = [(arm, operations, values) for arm, (operations, values) in points.items()]
     modes = {(s.run.result or {}).get("selection", {}).get("mode") for s in request.subjects if not s.role}
-    better = {"max": "higher is better", "min": "lower is better"}.get(
-        modes.pop() if len(modes) == 1 else "", ""
-    )
     return (
         lines,
         {"machine": machine},
         rows,
-        lambda path: draw(shown, path, metric=name, better=better),
+        lambda path: draw(shown, path, metric=name, better=direction(modes)),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.analysis.analysis_request import Outcome, Request
-from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.drawing import canvas, direction, literal, save
 from tutelage.analysis.opening import SPLITS, on_other, opened, over_runs
 from tutelage.data.base import DataModule
 from tutelage.engine.class_names import classes_apart, names_in
@@ -87,8 +87,8 @@ def draw(arms: Mapping[str, Sequence[Gap]], path: Path) -> None:
     axes.set_yticks(range(len(arms)), [literal(arm) for arm in arms])
     axes.set_ylim(len(arms) - 0.5, -0.5)
     modes = {gap.mode for gaps in arms.values() for gap in gaps}
-    direction = f" ({'higher' if modes == {'max'} else 'lower'} is better)" if len(modes) == 1 else ""
-    axes.set_xlabel(", ".join(metrics) + direction)
+    better = direction(modes)
+    axes.set_xlabel(", ".join(metrics) + (f" ({better})" if better else ""))
     axes.set_title(
         "Training against test, a line for each run; the mean gap with its 95 % interval", fontsize=9
     )

@@ -118,9 +118,14 @@ class Method(pl.LightningModule):
         at = {
             "step": self.step,
             "max_steps": self.max_steps,
-            "draw": self.step * self.accumulate + self._place,
+            "draw": self._draw,
         }
         return self.objectives.take(batch, self.predict, **at)
+
+    @property
+    def _draw(self) -> int:
+        """The number of the batch among all of the run."""
+        return self.step * self.accumulate + self._place
 
     def describe(self) -> dict[str, Any]:
         """Return what the record should say of this method beyond its configuration: digests, layer pairs."""
@@ -224,7 +229,7 @@ class Method(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Seed the step, weight and sum the terms, and remember them for the next record without waiting for the device."""
         self._place = batch_idx % self.accumulate
-        seed = step_seed(self.seed, self.step * self.accumulate + self._place, self.global_rank)
+        seed = step_seed(self.seed, self._draw, self.global_rank)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)

@@ -55,9 +55,10 @@ class SelfSupervised(Method):
 
     def take(self, batch: Batch) -> Step:
         """Run the networks on what the objective makes of a step's samples, in place of the batch."""
-        draw = self.step * self.accumulate + self._place
-        seen = self.pretext.seen(draw)
-        return self.objectives.take(seen, self.predict, step=self.step, max_steps=self.max_steps, draw=draw)
+        seen = self.pretext.seen(self._draw)
+        return self.objectives.take(
+            seen, self.predict, step=self.step, max_steps=self.max_steps, draw=self._draw
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one validation batch."""

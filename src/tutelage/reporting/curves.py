@@ -40,9 +40,11 @@ def draw(report: Report, store: Store, path: Path) -> bool:
     without a single finished run there is none.
     """
     metric = _shared_metric(report)
+    if metric is None:
+        return False
     curves = {line.label: curve(line, store, report.scale) for line in report.lines if line.metric == metric}
     points = {line.label: dict(line.values) for line in report.lines if line.metric == metric and line.values}
-    if metric is None or not points:
+    if not points:
         return False
     compared = [
         c

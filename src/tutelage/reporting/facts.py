@@ -175,7 +175,7 @@ def _tested_on(setup: Mapping[str, Any], config: Mapping[str, Any]) -> TestData 
 
 def _seed(config: Mapping[str, Any]) -> int:
     seed = config.get("seed", 0)
-    return seed if isinstance(seed, int) and 0 <= seed < 2**64 else 0
+    return seed if isinstance(seed, int) and seed in range(2**64) else 0
 
 
 def _metrics(best: Mapping[str, Any]) -> dict[str, float]:

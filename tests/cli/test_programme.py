@@ -116,6 +116,15 @@ def test_the_time_ends_a_run_in_order_and_the_same_command_ends_it(folder, monke
     assert len(run.metrics.rows) > 0
 
 
+def test_the_reserve_is_taken_off_the_time(folder, capsys):
+    Path("experiments/programmes/long.yaml").write_text(
+        "title: Long\nstages: {deep: {table: small/depths, arms: [deep], seeds: [0]}}\n"
+    )
+    assert main(["reproduce", "long", "minutes=0.08"]) == 0  # 4.8 s of which 5 are kept
+    assert "the time is over" in capsys.readouterr().out
+    assert not list(Path("runs").rglob("metrics*"))
+
+
 def test_a_time_that_is_over_is_said_again_where_it_was_lost_and_not_while_a_run_comes_to_its_end(
     monkeypatch,
 ):

@@ -273,6 +273,15 @@ def test_seconds_and_milliseconds_since_1970():
     assert read("1.5", date_format="unix_ms").instants.tolist() == [1500]
 
 
+def test_offsets_in_a_form_of_one_s_own_are_heeded():
+    found = read("1.1.2020 10:00 +0100", "1.1.2020 10:00 -0230", date_format="%d.%m.%Y %H:%M %z")
+    first, second = found.instants.tolist()
+    assert (
+        second - first == 3.5 * 3600 * 1_000_000
+        and str(read("1.1.2020", date_format="%d.%m.%Y").clock[0])[:10] == "2020-01-01"
+    )
+
+
 # --- splits -------------------------------------------------------------------------------------------------
 
 

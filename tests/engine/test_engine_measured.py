@@ -436,6 +436,28 @@ def test_what_mirrors_show_of_a_result():
     assert mirrors.summary_of({}) == {} and mirrors.summary_of({"best": {"test": {"m": 1}}}) == {"test/m": 1}
 
 
+def test_an_experiment_that_another_run_makes_meanwhile_is_taken(tmp_path):
+    about = SimpleNamespace(identity="i", commit="c", group="g", tags=[], layers={}, settings={}, name="n")
+    mirror = mirror_kinds.MlflowMirror(tmp_path, about, project="p")
+
+    def refuses(name):
+        raise RuntimeError(f"{name} is there")
+
+    def client(*there):
+        answers = iter(there)
+        return SimpleNamespace(get_experiment_by_name=lambda name: next(answers), create_experiment=refuses)
+
+    mirror.client = client(None, SimpleNamespace(experiment_id=9))
+    assert mirror._experiment() == "9"
+    mirror.client = client(None, None)
+    with pytest.raises(RuntimeError, match="p is there"):
+        mirror._experiment()
+    mirror.client = SimpleNamespace(
+        get_experiment_by_name=lambda name: None, create_experiment=lambda name: 4
+    )
+    assert mirror._experiment() == "4"
+
+
 def test_settings_go_to_mlflow_a_hundred_at_a_time_and_numbers_alone_as_metrics(tmp_path, monkeypatch):
     batches, ended, made = [], [], []
     settings = {f"k{place}": "x" * 7000 for place in range(201)}

@@ -159,6 +159,12 @@ def test_a_layer_before_it_that_reads_the_same_features_is_no_part():
     assert found.layers == found.reads == ("3",)
 
 
+def test_what_scales_the_outputs_is_part_of_it_and_reads_no_features():
+    found = find_head(nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.Linear(6, 4), nn.LayerNorm(4)), IMAGES)
+    assert found.layers == ("2", "3") and found.reads == ("2",)
+    assert found.names == ("2.weight", "2.bias", "3.weight", "3.bias")
+
+
 def test_weights_that_are_tied_to_the_embedding_are_said():
     found = find_head(Tied(), TOKENS)
     assert found.layers == ("out",) and found.shared == ("embed.weight", "out.weight")

@@ -197,7 +197,10 @@ def test_a_job_that_does_not_end_when_it_is_told_to_is_killed_after_its_time(mon
     )
 
     def deaf():
-        for how in (signal.SIGINT, signal.SIGTERM):  # the second where these tests run in a shell's background
+        for how in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # the second where these tests run in a shell's background
             signal.signal(how, signal.SIG_IGN)
         (tmp_path / "deaf").touch()
         time.sleep(60)

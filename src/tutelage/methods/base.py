@@ -115,12 +115,9 @@ class Method(pl.LightningModule):
 
     def take(self, batch: Batch) -> Step:
         """Run every network that this step needs, once, and return what the objectives read."""
-        at = {
-            "step": self.step,
-            "max_steps": self.max_steps,
-            "draw": self._draw,
-        }
-        return self.objectives.take(batch, self.predict, **at)
+        return self.objectives.take(
+            batch, self.predict, step=self.step, max_steps=self.max_steps, draw=self._draw
+        )
 
     @property
     def _draw(self) -> int:

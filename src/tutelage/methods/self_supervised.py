@@ -55,10 +55,7 @@ class SelfSupervised(Method):
 
     def take(self, batch: Batch) -> Step:
         """Run the networks on what the objective makes of a step's samples, in place of the batch."""
-        seen = self.pretext.seen(self._draw)
-        return self.objectives.take(
-            seen, self.predict, step=self.step, max_steps=self.max_steps, draw=self._draw
-        )
+        return super().take(self.pretext.seen(self._draw))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one validation batch."""

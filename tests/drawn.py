@@ -86,5 +86,5 @@ def _points(points: Iterable[Any]) -> str:
 
 
 def _numbers(values: Iterable[Any], between: str = " ") -> str:
-    shown: Callable[[Any], str] = lambda value: f"{float(value):.4g}"  # noqa: E731
+    shown: Callable[[Any], str] = lambda value: f"{float('nan' if value is None else value):.4g}"  # noqa: E731
     return between.join(map(shown, values))

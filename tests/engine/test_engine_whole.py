@@ -220,7 +220,7 @@ def test_what_lightning_raises_of_a_users_mistake_is_one_message(monkeypatch):
     assert refused(trained, monkeypatch, raised=unused, step=5).startswith(
         "at step 5 some trained parameters had no gradient, which DDP does not expect as it is configured: where"
     )
-    with pytest.raises(RuntimeError, match="^another$"):
+    with pytest.raises(RuntimeError, match=r"^another$"):
         trained(monkeypatch, raised=RuntimeError("another"))
 
 

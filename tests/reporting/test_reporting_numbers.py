@@ -15,7 +15,7 @@ from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.row import Row
 from tutelage.reporting.run_details import Share, rounded, thin
 from tutelage.reporting.runs_table import duration, kinds, snake
-from tutelage.reporting.statistics import Summary
+from tutelage.reporting.statistics import Summary, bounds_of
 from tutelage.reporting.verdict import Published
 from tutelage.runs.run import State
 
@@ -183,22 +183,25 @@ def test_classes_are_written_as_files_are_called():
                 "loss",
                 "mse",
                 "mae",
-                "perplexity",
                 "task",
                 "alignment",
                 "train_s",
                 "frechet_distance",
             )
         ),
+        ("perplexity", (1.0, INF), "min"),
+        ("test/ece", (0.0, 1.0), "min"),
         ("train/similarity", (-1.0, 1.0), None),
+        ("kappa", (-1.0, 1.0), None),
+        ("share", (0.0, 1.0), None),
         ("test/mcc", (-1.0, 1.0), "max"),
         ("test/r2", (-INF, 1.0), "max"),
         ("test/bleu", (-INF, INF), None),
     ],
 )
 def test_what_values_a_metric_can_have_and_which_are_better(metric, ends, mode):
-    assert quantities.possible(metric) == ends
-    assert quantities.possible(metric, 100.0) == tuple(100 * end for end in ends)
+    assert bounds_of(metric) == ends
+    assert bounds_of(metric, 100.0) == tuple(100 * end for end in ends)
     assert quantities.usual_mode(metric) == mode
     assert (
         quantities.direction(metric)
@@ -208,7 +211,7 @@ def test_what_values_a_metric_can_have_and_which_are_better(metric, ends, mode):
     assert quantities.clipped(below, metric) == max(below, ends[0]) and quantities.clipped(
         above, metric
     ) == min(above, ends[1])
-    assert quantities.clipped(0.5, metric) == 0.5 and math.isnan(quantities.clipped(NAN, metric))
+    assert quantities.clipped(1.0, metric) == 1.0 and math.isnan(quantities.clipped(NAN, metric))
     assert quantities.base(metric) == metric.rpartition("/")[2]
 
 

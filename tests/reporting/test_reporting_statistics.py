@@ -140,12 +140,18 @@ def test_the_interval_of_a_share_lies_within_its_bounds_and_is_the_t_interval_el
         ("kappa", (-1, 1)),
         ("test/mse", (0, math.inf)),
         ("test/perplexity", (1, math.inf)),
-        ("test/loss", UNBOUNDED),
+        ("test/loss", (0, math.inf)),
+        ("test/r2", (-math.inf, 1)),
+        ("test/f1_micro", (0, 1)),
+        ("train/similarity", (-1, 1)),
+        ("frechet_distance", (0, math.inf)),
+        ("loss_rate", UNBOUNDED),
         ("test/inaccuracy_cost", UNBOUNDED),
     ],
 )
 def test_bounds_follow_from_the_last_word_of_a_metric(metric, bounds):
     assert bounds_of(metric) == bounds
+    assert bounds_of(metric, 100.0) == (100 * bounds[0], 100 * bounds[1])
 
 
 def test_values_beyond_the_bounds_say_that_the_metric_is_another():

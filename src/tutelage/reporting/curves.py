@@ -15,7 +15,7 @@ from tutelage.errors import UserError
 from tutelage.reporting import quantities
 from tutelage.reporting.palette import LOOK, logarithmic, style
 from tutelage.reporting.report_model import Line, Report
-from tutelage.reporting.statistics import Summary, summarize
+from tutelage.reporting.statistics import Summary, bounds_of, summarize
 from tutelage.reporting.verdict import Comparison
 from tutelage.runs.json_lines import read_metrics
 from tutelage.runs.records import replacing
@@ -221,7 +221,7 @@ class _Drawing:
 
     def _axis(self, axes: Any) -> None:
         means = [mean for points in self.curves.values() for _, mean, _, _ in points]
-        is_share = quantities.possible(self.metric, self.scale)[1] < math.inf  # keeps its linear axis
+        is_share = bounds_of(self.metric, self.scale)[1] < math.inf  # keeps its linear axis
         if means and min(means) > 0 and max(means) > 50 * min(means) and not is_share:
             logarithmic(axes.yaxis)
 

@@ -15,7 +15,7 @@ from tutelage.reporting.differences import SUBJECTS
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.row import Row
 from tutelage.reporting.run_details import MOST_RUNS, Record, Share, details, progress, record_of, thin
-from tutelage.reporting.statistics import summarize, t_quantile
+from tutelage.reporting.statistics import bounds_of, summarize, t_quantile
 from tutelage.runs.identity import identity_of
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
@@ -193,7 +193,7 @@ def _curve(at: Mapping[int, Sequence[float]], key: str, report: Report) -> dict[
 
 
 def _bounds(key: str, report: Report) -> list[float | None]:
-    return [end if math.isfinite(end) else None for end in quantities.possible(key, _scale_of(key, report))]
+    return [end if math.isfinite(end) else None for end in bounds_of(key, _scale_of(key, report))]
 
 
 # --- settings

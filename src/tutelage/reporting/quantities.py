@@ -6,30 +6,19 @@ import math
 from collections.abc import Sequence
 
 from tutelage.reporting.report_model import Line
+from tutelage.reporting.statistics import bounds_of
 
-_SHARES = ("accuracy", "balanced_accuracy", "top5_accuracy", "precision", "recall", "specificity", "jaccard", "exact_match", "auroc",
-           "average_precision", "f1", "f1_micro", "f1_weighted")  # fmt: skip
-_BOTH_SIGNS = ("similarity", "mcc")
+_NEITHER = ("similarity", "kappa", "correlation", "share")
 _SPOKEN = {"r2": "R²", "mse": "MSE", "mae": "MAE", "f1": "F1", "frechet_distance": "Fréchet distance"}
-_FROM_ZERO = ("loss", "mse", "mae", "perplexity", "task", "alignment", "train_s", "frechet_distance")
-
-
-def possible(metric: str, scale: float = 1.0) -> tuple[float, float]:
-    """Return the least and the largest value that a metric ("accuracy", "validation/loss") can have, times `scale`."""
-    name = metric.rpartition("/")[2]
-    if name in _SHARES:
-        return 0.0, scale
-    if name in _BOTH_SIGNS:
-        return -scale, scale
-    if name == "r2":
-        return -math.inf, scale
-    return (0.0 if name in _FROM_ZERO else -math.inf), math.inf
 
 
 def usual_mode(metric: str) -> str | None:
     """Return "max" or "min" for a metric whose name says which is better, where no run does; None for others."""
     name = metric.rpartition("/")[2]
-    return "max" if name in (*_SHARES, "r2", "mcc") else "min" if name in _FROM_ZERO else None
+    if name in _NEITHER:
+        return None
+    low, high = bounds_of(name)
+    return "max" if high == 1 and name != "ece" else "min" if low >= 0 else None
 
 
 def direction(metric: str) -> str:
@@ -39,7 +28,7 @@ def direction(metric: str) -> str:
 
 def clipped(value: float, metric: str, scale: float = 1.0) -> float:
     """Return the possible value nearest to a value; what is no number stays."""
-    low, high = possible(metric, scale)
+    low, high = bounds_of(metric, scale)
     return value if math.isnan(value) else min(max(value, low), high)
 
 

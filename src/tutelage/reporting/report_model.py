@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tutelage.reporting.row import Row
-from tutelage.reporting.statistics import UNBOUNDED, Summary, bounds_of, summarize
+from tutelage.reporting.statistics import Summary, bounds_of, summarize
 from tutelage.reporting.verdict import Comparison, Published
 from tutelage.runs.run import State
 
@@ -38,8 +38,7 @@ class Line:
     @property
     def bounds(self) -> tuple[float, float]:
         """What the values lie between, in the report's unit."""
-        low, high = bounds_of(self.metric)
-        return (self.scale * low, self.scale * high) if (low, high) != UNBOUNDED else UNBOUNDED
+        return bounds_of(self.metric, self.scale)
 
 
 @dataclass(frozen=True)

@@ -27,17 +27,23 @@ class Summary(NamedTuple):
 
 UNBOUNDED = (-math.inf, math.inf)
 _BOUNDS = {
-    (0.0, 1.0): ("accuracy", "precision", "recall", "f1", "auroc", "share", "ece"),
-    (-1.0, 1.0): ("kappa", "correlation", "mcc"),
-    (0.0, math.inf): ("mse", "mae"),
+    (0.0, 1.0): (
+        *("accuracy", "precision", "recall", "specificity", "jaccard", "exact_match", "auroc"),
+        *("f1", "f1_micro", "f1_weighted", "share", "ece"),
+    ),
+    (-1.0, 1.0): ("similarity", "kappa", "correlation", "mcc"),
+    (-math.inf, 1.0): ("r2",),
+    (0.0, math.inf): ("loss", "mse", "mae", "task", "alignment", "train_s", "frechet_distance"),
     (1.0, math.inf): ("perplexity",),
 }
 
 
-def bounds_of(metric: str) -> tuple[float, float]:
-    """Return what a metric's values lie between, by the last word of its name: `test/top5_accuracy` is a share."""
-    last = re.split(r"[/._]", metric)[-1]
-    return next((bounds for bounds, names in _BOUNDS.items() if last in names), UNBOUNDED)
+def bounds_of(metric: str, scale: float = 1.0) -> tuple[float, float]:
+    """Return what a metric's values lie between, times `scale`: by its name, or the last word of it ("test/top5_accuracy" is a share)."""
+    name = metric.rpartition("/")[2]
+    last = re.split(r"[._]", name)[-1]
+    low, high = next((ends for ends, known in _BOUNDS.items() if name in known or last in known), UNBOUNDED)
+    return scale * low, scale * high
 
 
 def summarize(

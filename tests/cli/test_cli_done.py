@@ -16,7 +16,20 @@ from typing import Any
 
 import pytest
 
-from tutelage.cli import in_ranks, listing, main, programme, programme_stages, reproduce, serve, speed, train
+from tutelage.cli import (
+    evaluate,
+    in_ranks,
+    listing,
+    main,
+    predict,
+    programme,
+    programme_stages,
+    reproduce,
+    serve,
+    speed,
+    synthesize,
+    train,
+)
 from tutelage.cli.programme_stages import Work
 from tutelage.cli.reader import Given
 from tutelage.errors import UserError
@@ -598,3 +611,401 @@ def test_the_speed_of_a_kind_of_run_is_that_of_twelve_updates(monkeypatch, tmp_p
     assert plan.config["runs_dir"] != "R" and not Path(plan.config["runs_dir"]).exists()
     cost["total_s"] = 61.0
     assert speed._measured(config)[:2] == (0.25, 0.0) and not math.isnan(speed._measured(config)[1])
+
+
+# --- the table of a sweep, and what other commands look up
+
+
+@pytest.mark.parametrize(
+    ("states", "tabled", "written"),
+    [
+        ({"1": "complete", "2": "failed"}, True, ["table.csv"]),
+        ({"1": "complete", "2": "complete"}, False, []),
+        ({"1": "failed", "2": "failed"}, True, None),
+    ],
+)
+def test_the_table_of_a_sweep(monkeypatch, tmp_path, capsys, states, tabled, written):
+    from tutelage.reporting import collect, facts, index, render, runs_report
+    from tutelage.reporting.row import Row
+    from tutelage.runs import store
+    from tutelage.runs.run import State
+
+    seen: list[Any] = []
+    saved: list[int] = []
+
+    def row_of(run, store, known):
+        number = run[-1]
+        inputs = {"x": 1} if states[number] == "complete" else {}
+        return Row(f"n/{number}", "n", 9 if inputs else None, State(states[number]), inputs, {})
+
+    root = tmp_path / "runs"
+    (root / "paper/t").mkdir(parents=True)
+    (root / "paper/t" / runs_report.FILES["table"]).touch()
+    monkeypatch.setattr(collect, "row_of", row_of)
+    monkeypatch.setattr(collect, "Known", lambda index: None)
+    monkeypatch.setattr(index, "Index", lambda root: SimpleNamespace(save=lambda: saved.append(1)))
+    monkeypatch.setattr(
+        store, "Store", lambda root: SimpleNamespace(root=root, run=lambda name, identity: identity)
+    )
+    monkeypatch.setattr(
+        facts, "settings_of", lambda config: SimpleNamespace(seed=config["seed"], inputs={"of": "plan"})
+    )
+    monkeypatch.setattr(runs_report, "sweep_report", lambda *words: seen.append(words) or "report")
+    monkeypatch.setattr(runs_report, "write", lambda report, store, folder, files: seen.append(folder))
+    monkeypatch.setattr(render, "terminal", lambda report: f"shown {report}")
+    plans = {number: Plan({"seed": int(number)}, "n", f"id{number}") for number in "12"}
+    table: Any = SimpleNamespace(title="T", name="paper/t") if tabled else None
+    train._show_table(table, {"a": [plans["1"]], "none": [], "b": [plans["2"]]}, root)  # type: ignore[arg-type]
+    assert saved == [1]
+    if written is None:
+        assert seen == [] and capsys.readouterr().out == ""
+        return
+    (title, rows, seeds), *more = seen
+    done = {number: state == "complete" for number, state in states.items()}
+    assert title == ("T" if tabled else "this sweep") and list(rows) == ["a", "b"]
+    assert [(row.seed, row.inputs) for found in rows.values() for row in found] == [
+        (9, {"x": 1}) if done[number] else (int(number), {"of": "plan"}) for number in "12"
+    ]
+    assert seeds == sorted({9 if done[number] else int(number) for number in "12"})
+    out = capsys.readouterr().out
+    assert more == ([root / "paper/t"] if tabled else [])
+    assert out == "shown report\n" + f"written: {root}/paper/t/{runs_report.FILES['table']}\n" * tabled
+
+
+def test_the_commands_of_a_sweep(monkeypatch, caplog):
+    from tutelage.cli import sweep_words
+    from tutelage.config import planner
+    from tutelage.jobs import frozen_words, sweep
+
+    events: list[Any] = []
+    table = SimpleNamespace(processes=3)
+    fits = [("a=1",), ("a=2",), ("b=1",)]
+    planned = ["plan 1", None, "plan 3"]
+    monkeypatch.setattr(sweep_words, "table_of", lambda words: (table, [*words, "of=table"]))
+    monkeypatch.setattr(sweep_words, "arms_of", lambda table, words: {"a": fits[:2], "b": fits[2:]})
+    monkeypatch.setattr(
+        planner, "Planner", lambda: SimpleNamespace(compose=lambda words: {"runs_dir": words})
+    )
+    monkeypatch.setattr(sweep, "launcher_of", lambda words, processes: (f"by {processes}", words))
+    monkeypatch.setattr(frozen_words, "fitting", lambda commands, compose: commands if kept else [])
+    monkeypatch.setattr(
+        sweep,
+        "run_commands",
+        lambda commands, launch, runs_dir, plan: (
+            events.append((commands, launch, runs_dir)) or SimpleNamespace(close=lambda: 6), planned,
+        ),
+    )  # fmt: skip
+    monkeypatch.setattr(train, "_show_table", lambda *words: events.append(words))
+    kept = True
+    caplog.set_level(logging.INFO, "tutelage")
+    words = ["x=1", "runs_dir=R", "hardware=cpu"]
+    assert train._commands(words) == 6 and caplog.messages == ["3 commands"]
+    places = [word for word in [*words, "of=table"] if word.startswith(sweep.PLACES)]
+    assert "runs_dir=R" in places and "x=1" not in places
+    assert events == [(fits, "by 3", places), (table, {"a": ["plan 1"], "b": ["plan 3"]}, places)]
+    monkeypatch.setattr(sweep_words, "table_of", lambda words: (None, words))
+    assert train._commands(words) == 6 and events[2][1] == "by 1"
+    kept = False
+    with pytest.raises(
+        UserError, match=r"^the sweep has no job: one of x=1 runs_dir=R hardware=cpu has no value$"
+    ):
+        train._commands(words)
+
+
+@pytest.mark.parametrize(
+    ("names", "lies", "words", "runs_dir"),
+    [
+        (["k"], "HERE/runs/deep/name/0123", [], "runs"),
+        (["k"], "HERE/runs/deep/name/0123", ["runs_dir=R"], "R"),
+        (["k"], "/else/runs/deep/name/0123", [], "/else/runs"),
+        (["k"], "HERE/other/0123", [], "runs"),
+        ([], "", ["name=n"], None),
+    ],
+)
+def test_a_set_is_mended_or_made(monkeypatch, tmp_path, capsys, names, lies, words, runs_dir):
+    from tutelage.config import compose, planner
+    from tutelage.engine import trust
+    from tutelage.jobs import launch, outcomes
+    from tutelage.runs import needs, setting, store
+
+    done: list[Any] = []
+    monkeypatch.chdir(tmp_path)
+    run = SimpleNamespace(
+        config={"name": "deep/name", "seed": 1}, path=Path(lies.replace("HERE", str(tmp_path)))
+    )
+    monkeypatch.setattr(
+        store, "Store", lambda root: SimpleNamespace(find=lambda name: done.append((str(root), name)) or run)
+    )
+    monkeypatch.setattr(trust, "check_stored", lambda config, path, code: done.append(code))
+    monkeypatch.setattr(compose, "hydra_ready", nullcontext)
+    plan = Plan({"rerun": True, "runs_dir": "R", "method": {}}, "n", "0123456789ab")
+    monkeypatch.setattr(needs, "plan", lambda config, compose: done.append(config) or plan)
+    monkeypatch.setattr(planner, "plan_of", lambda words: plan)
+    monkeypatch.setattr(setting, "is_synthesis", lambda config: True)
+    monkeypatch.setattr(outcomes, "headline", lambda result: f"said of {result}")
+    monkeypatch.setattr(launch, "mend", lambda plan: mended)
+    monkeypatch.setattr(launch, "run_plan", lambda plan, rerun: f"made {rerun}")
+    for result, said in (("mended", "mended"), (None, "made True")):
+        mended = result
+        done.clear()
+        given = Given(names=names, settings=words, options={"code": "a,b"})
+        assert synthesize.run(given) == 0
+        assert capsys.readouterr().out == f"n/0123456789ab: said of {said}\nR/n/0123456789ab/shards\n"
+    if names:
+        config = {"name": "deep/name", "seed": 1, "runs_dir": runs_dir}
+        assert done == [("R" if words else "runs", "k"), ["a", "b"], config]
+
+
+@pytest.mark.parametrize(
+    ("target", "root", "asked"),
+    [
+        ("tutelage.data.pseudo.PseudoImages", "r", ("pseudo", "r")),
+        ("tutelage.data.image_folder.ImageFolder", "r", ("files", "r", "images")),
+        ("tutelage.data.table.Table", "r", ("files", "r", None)),
+    ],
+)
+def test_the_fingerprint_of_other_files_by_their_kind(monkeypatch, target, root, asked):
+    from tutelage.data import fingerprint
+
+    monkeypatch.setattr(fingerprint, "pseudo_fingerprint", lambda root: ("pseudo", root))
+    monkeypatch.setattr(fingerprint, "fingerprint", lambda root, kind: ("files", root, kind))
+    assert evaluate._fingerprint({"_target_": target, "root": root}) == asked
+
+
+@pytest.mark.parametrize("kind", ["text", "table"])
+def test_rows_of_a_file_are_read_as_the_training_rows_were(monkeypatch, kind):
+    from tutelage.engine import encoding
+
+    monkeypatch.setattr(predict, "_frame", lambda files, **reading: (files, reading))
+    asked: list[Any] = []
+    monkeypatch.setattr(encoding, "encode", lambda *words: asked.append(words) or ("values", "mask"))
+    monkeypatch.setattr(predict, "_features", lambda *words: iter([words]))
+    how = {"kind": kind, "column": "t", "empty": ["", "NA"], "decimal": ","}
+    assert list(predict._rows(["f"], how, Path("words"))) == [("values", "mask")]
+    reading = {"texts": ("t",)} if kind == "text" else {"empty": ("", "NA"), "decimal": ","}
+    assert asked == [(how, (["f"], reading), "f", Path("words"))]
+
+
+def test_an_image_that_fails_for_any_reason_is_named(monkeypatch, tmp_path):
+    (tmp_path / "a.png").touch()
+    for error, said in ((OSError("cut off\nmore"), "cut off"), (ValueError(), "ValueError")):
+        monkeypatch.setattr(
+            "tutelage.data.image_pixels.read", lambda *_, error=error: (_ for _ in ()).throw(error)
+        )
+        with pytest.raises(UserError, match=rf"^cannot read the image {tmp_path}/a\.png: {said}$"):
+            list(predict._images([str(tmp_path / "a.png")], (1, 2, 2), None, lambda x: x))
+
+
+def test_images_of_bytes_are_brought_to_one_and_others_are_as_they_are(monkeypatch, tmp_path):
+    import numpy as np
+
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    read = iter([np.full((1, 2, 3), 51, np.uint8), np.full((1, 2, 3), 0.25, np.float32)])
+    forms: list[Any] = []
+    monkeypatch.setattr(
+        "tutelage.data.image_pixels.read", lambda file, form: (forms.append(form) or next(read), None)
+    )
+    ((names, images, none),) = predict._images([str(tmp_path)], (1, 2, 3), None, lambda x: x)
+    assert images.shape == (2, 1, 2, 3) and [one.unique().tolist() for one in images] == [
+        [pytest.approx(0.2)], [0.25],
+    ]  # fmt: skip
+    assert [Path(one["file"]).name for one in names] == ["a.png", "b.png"] and none is None
+    assert forms[0].size is None and forms[0].channels == 1
+
+
+@pytest.mark.parametrize("state", ["complete", "incomplete"])
+def test_which_runs_a_command_has_and_which_code_made_them(monkeypatch, capsys, state):
+    from tutelage.cli import doctor
+
+    complete = state == "complete"
+    plans = [Plan({"runs_dir": "R"}, name, "0" * 12) for name in ("first", "second")]
+    this = SimpleNamespace(
+        config={"runs_dir": "R"}, name="mine", identity="1" * 12, key="mine/1", prerequisites=lambda: plans
+    )
+    run = SimpleNamespace(is_complete=complete, attempts="attempts", state=state)
+    monkeypatch.setattr(doctor, "Store", lambda root: SimpleNamespace(run=lambda name, identity: run))
+    monkeypatch.setattr(doctor, "width", lambda: 100)
+    monkeypatch.setattr(doctor, "changed_files", lambda attempts, config: ["mine.py"] if changed else [])
+    monkeypatch.setattr(doctor, "changed_packages", lambda attempts: ["models"] if changed else [])
+    for other, said in ((True, " (the code of mine.py, models has changed since)"), (False, "")):
+        changed = other
+        doctor._runs(this)
+        note = said if complete else ""
+        assert capsys.readouterr().out.splitlines() == [
+            f"  {role:<9} {key}  {state}{note}"
+            for role, key in (("need 1", plans[0].key), ("need 2", plans[1].key), ("this run", "mine/1"))
+        ]
+
+
+def test_what_a_command_would_build(monkeypatch, capsys):
+    from torch import nn
+
+    from tutelage.cli import doctor
+    from tutelage.engine import build, data_sets
+
+    network, guide = nn.Linear(3, 2), SimpleNamespace(network=nn.Linear(40, 30, bias=False))
+    network.bias.requires_grad_(False)
+    pair = {
+        f"{role}{part}": (4,) if part == "_shape" else "x"
+        for role in ("guide", "network")
+        for part in ("", "_kind", "_shape")
+    }
+
+    class Terms(dict):
+        names = ("task", "hint", "soft")
+
+    terms = Terms(
+        task=SimpleNamespace(weight=1.0, schedule=SimpleNamespace(name="always")),
+        hint=SimpleNamespace(weight=0.25, schedule=SimpleNamespace(name="warmup")),
+        soft=SimpleNamespace(weight=2.0, schedule=SimpleNamespace(name="always")),
+    )
+    described = {
+        "objectives": {"hint": {"kind": "h", "pairs": [pair]}, "soft": {"pairs": ["a > b"]}},
+        "facts": 3,
+    }
+    method = SimpleNamespace(
+        parameters=network.parameters, network=network, frozen={"guide": guide}, objectives=terms,
+        describe=lambda: {**described, "objectives": dict(described["objectives"])},
+    )  # fmt: skip
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        data_sets, "build_data", lambda config: SimpleNamespace(summary=lambda: {"name": "set"})
+    )
+    monkeypatch.setattr(
+        build,
+        "build",
+        lambda config, data: asked.append(config) or SimpleNamespace(method=method, heads={"model": "out"}),
+    )
+    monkeypatch.setattr(doctor, "_without_needs", lambda config: "without needs")
+    monkeypatch.setattr(doctor, "width", lambda: 100)
+    monkeypatch.setattr(doctor, "_pair_table", lambda pairs: f"{len(pairs)} pairs in a table")
+    there = {"a/0": True, "b/0": False}
+    monkeypatch.setattr(
+        doctor, "Store", lambda root: SimpleNamespace(at=lambda key: SimpleNamespace(is_complete=there[key]))
+    )
+    config = {"runs_dir": "R"}
+    plan: Any = SimpleNamespace(
+        config=config, prerequisites=lambda: [SimpleNamespace(key=key) for key in there]
+    )
+    assert doctor._build(plan) == []
+    shown = [
+        "", "Networks", "  trained: Linear, 6 parameters, final layer out", "  guide: 1,200 frozen parameters", "  facts  3",
+        "", "Objective task (weight 1)", "", "Objective hint (weight 0.25, warmup)", "  kind  h", "Layer pairs (1)",
+        "1 pairs in a table", "", "Objective soft (weight 2)", "  pairs  a > b",
+    ]  # fmt: skip
+    needed = ["", "needed runs are not complete yet, so their weights are shown as scratch: b/0"]
+    assert capsys.readouterr().out.splitlines() == ["", "Data", "  name  set", *needed, *shown]
+    there["b/0"] = True
+    assert doctor._build(plan) == [] and asked == ["without needs", config]
+    assert capsys.readouterr().out.splitlines() == ["", "Data", "  name  set", *shown]
+    for module, name in ((build, "build"), (data_sets, "build_data")):
+        monkeypatch.setattr(module, name, lambda *_: (_ for _ in ()).throw(UserError("no")))
+        assert doctor._build(plan) == ["no"]
+
+
+def test_the_files_of_a_report_that_are_there_are_named_the_page_first(monkeypatch, tmp_path, capsys):
+    from tutelage.cli import report
+    from tutelage.reporting import render, runs_report
+    from tutelage.runs import store
+
+    asked: list[Any] = []
+    files = runs_report.FILES
+    for name in (files["html"], files["table"]):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(
+        store,
+        "Store",
+        lambda root: SimpleNamespace(name_in=lambda name: f"in {name}", folder_of=lambda name: tmp_path),
+    )
+    monkeypatch.setattr(report, "_finish", lambda columns, store: f"finish {columns}")
+    monkeypatch.setattr(
+        runs_report, "write_report", lambda store, name, finish: asked.append((name, finish)) or "report"
+    )
+    monkeypatch.setattr(render, "terminal", lambda report: f"shown {report}")
+    report.report_runs("x", "R", columns="macs")
+    assert asked == [("in x", "finish macs")]
+    assert capsys.readouterr().out == f"shown report\nwritten: {tmp_path}/{files['html']}, {files['table']}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen", "every"),
+    [
+        ({"flags": ["--all"]}, ["a/111111111111", "b/222222222222"], "rows"),
+        ({"names": ["a"]}, ["a/111111111111", "b/222222222222"], None),
+        ({"state": "failed"}, ["a/111111111111", "b/222222222222"], None),
+        ({"flags": ["--all", "--checkpoints"]}, ["a/111111111111/checkpoints"], None),
+        ({"names": ["a"], "flags": ["--archive"]}, ["archived a"], None),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_which_folders_are_removed(monkeypatch, tmp_path, given, chosen, every, dry):
+    from tutelage.cli import remove
+    from tutelage.reporting import runs_table
+    from tutelage.reporting.row import Row
+    from tutelage.runs.run import State
+
+    asked: list[Any] = []
+    rows = [
+        Row("a/111111111111", "a", 0, State.COMPLETE, {}, {}),
+        Row("b/222222222222", "b", 0, State.FAILED, {}, {}),
+    ]
+    for folder in ("a/111111111111/checkpoints", "b/222222222222/checkpoints", "archived a"):
+        (tmp_path / folder).mkdir(parents=True)
+    given = dict(given)
+    filters = dict.fromkeys(("state", "method", "data", "since", "before"), "")
+    filters["state"] = given.pop("state", "")
+    monkeypatch.setattr(
+        runs_table, "filtered_rows", lambda store, under, **more: asked.append((under, more)) or rows
+    )
+    monkeypatch.setattr(remove, "archived", lambda store, name: [tmp_path / f"archived {name}"])
+    monkeypatch.setattr(remove, "removable", lambda store, rows, name, every: asked.append(every) or rows)
+    monkeypatch.setattr(remove, "finish", lambda store: asked.append("finish"))
+    monkeypatch.setattr(remove, "remove", lambda store, folders, runs: asked.append((folders, runs)) or 1)
+    flags = [*given.pop("flags", []), *(["--dry"] if dry else ["--yes"])]
+    code = remove.run(Given(**given, flags=flags, options=filters | {"runs_dir": str(tmp_path)}))
+    of_runs = not {"--archive", "--checkpoints"} & set(flags)
+    name = given.get("names", [""])[0]
+    expected: list[Any] = [] if dry else ["finish"]
+    expected.append((name, {key: value or None for key, value in filters.items()}))
+    expected += [rows if every else None] if of_runs else []
+    if not dry:
+        expected.append(([tmp_path / folder for folder in chosen], of_runs))
+    assert asked == expected and code == (0 if dry else 1)
+
+
+def test_tables_that_need_runs_are_those_of_the_folder_but_programmes(monkeypatch, tmp_path, caplog):
+    from tutelage.cli import remove
+
+    caplog.set_level(logging.INFO, "tutelage")
+    assert remove.owners_of(tmp_path / "none") == {}
+    assert caplog.messages == [
+        f"there is no folder {tmp_path}/none here, so no table is known that needs a run"
+    ]
+    caplog.clear()
+    for name in ("p/a", "programmes/b", "p/c", "p/broken"):
+        path = tmp_path / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("[train, name=x/y, name=z]" if name == "p/broken" else "")
+
+    def load(path):
+        if path.stem == "broken":
+            raise UserError("not read")
+        return SimpleNamespace(arms=[SimpleNamespace(command=f"{path.stem}{number}") for number in (1, 2)])
+
+    monkeypatch.setattr("tutelage.reporting.table_file.load", load)
+    monkeypatch.setattr("tutelage.config.names.NameFinder", lambda: lambda command: [command, "shared"])
+    monkeypatch.setattr("tutelage.config.names.files_remembered", nullcontext)
+    found = remove.owners_of(tmp_path)
+    has, broken = (
+        "a table has runs of this name: {}/p/{}.yaml",
+        f"a table cannot be read: {tmp_path}/p/broken.yaml",
+    )
+    assert found == {
+        "a1": has.format(tmp_path, "a"), "a2": has.format(tmp_path, "a"), "shared": has.format(tmp_path, "a"),
+        "c1": has.format(tmp_path, "c"), "c2": has.format(tmp_path, "c"),
+        f"{remove.name_of(tmp_path / 'p/broken.yaml')}/": broken, "x/y": broken, "z": broken,
+    }  # fmt: skip
+    assert caplog.messages == [
+        f"reading what the 3 tables under {tmp_path} need", "a table cannot be read, so all its runs stay: not read",
+    ]  # fmt: skip

@@ -690,3 +690,184 @@ def test_tensorboard_is_told_numbers_and_words_of_the_settings(monkeypatch, tmp_
     mirror.finish({"m": 1, "kind": "x"}, lambda: {"p": tmp_path / "p.png"})
     assert events == [("m", 1.0), ("p", (4, 5, 3), "HWC"), "closed"]
     assert given == [({"lr": 0.5, "deep": True, "list": "[1, 2]"}, {"m": 0.0})]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "opened"),
+    [
+        ("none", []),
+        ("wandb", ["WandbMirror p offline"]),
+        (["csv", "mlflow", "none", "tensorboard"], ["CsvMirror", "MlflowMirror r p", "TensorBoardMirror"]),
+        (("csv",), ["CsvMirror"]),
+    ],
+)
+def test_the_mirrors_that_a_configuration_asks_for(monkeypatch, kinds, opened):
+    from tutelage.engine import mirrors
+
+    def named(name):
+        def made(*words, **more):
+            runs_dir = ["r"] if words[0] == Path("r") else []
+            return " ".join([name, *runs_dir, *more.values()])
+
+        return made
+
+    for name in ("WandbMirror", "MlflowMirror", "TensorBoardMirror", "CsvMirror"):
+        monkeypatch.setattr(mirrors, name, named(name))
+    monkeypatch.setattr(mirrors, "Mirrors", list)
+    logger: Any = SimpleNamespace(kind=kinds, project="p", mode="offline")
+    about: Any = "about"
+    assert mirrors.open_mirrors(logger, Path("f"), {"runs_dir": "r"}, about) == opened
+
+
+def test_layer_pairs_are_drawn_where_a_run_has_recorded_some(monkeypatch, tmp_path):
+    from tutelage.engine import run_pictures
+
+    drawn: list[Any] = []
+    monkeypatch.setattr(run_pictures, "_draw", lambda *words: drawn.append(words))
+    monkeypatch.setattr(run_pictures, "layer_pairs", lambda rows, method: {"hint": (len(rows), method)})
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    assert run_pictures.pictures_in(tmp_path) == {} and drawn == []
+    for text, method in (('{"method": {"a": 1}}', {"a": 1}), ('{"method": null}', {})):
+        drawn.clear()
+        (tmp_path / "setup.json").write_text(text)
+        run_pictures.pictures_in(tmp_path)
+        assert drawn == [((2, method), "hint", tmp_path / "hint-pairs.png")]
+
+
+def test_lightning_writes_on_no_screen_and_asks_packages_once(monkeypatch):
+    import logging
+    from io import StringIO
+
+    from tutelage.engine import trainer
+
+    asked: list[str] = []
+    monkeypatch.setattr(trainer.registry, "entry_points", lambda group: asked.append(group) or group)
+    logger = logging.getLogger("lightning_fabric")
+    before = list(logger.handlers)
+
+    class Kept(logging.StreamHandler):
+        pass
+
+    kept, gone = Kept(StringIO()), logging.StreamHandler(StringIO())
+    try:
+        logger.handlers = [kept, gone]
+        for _ in range(2):
+            trainer.quiet_lightning()
+            assert logger.handlers == [kept] and logger.level == logging.WARNING
+            assert trainer.registry.entry_points("a") == "a" and asked == ["a"]
+    finally:
+        logger.handlers = before
+
+
+def test_a_damaged_set_is_known_by_its_manifest_and_its_shards(monkeypatch, tmp_path):
+    run: Any = SimpleNamespace(path=tmp_path)
+    monkeypatch.setattr(pseudo_data.pseudo, "read_manifest", lambda folder: {"of": folder})
+    monkeypatch.setattr(pseudo_data.shards, "damaged", lambda folder, manifest: [folder, manifest])
+    assert pseudo_data.damaged(run) == [tmp_path / "shards", {"of": tmp_path / "shards"}]
+    monkeypatch.setattr(pseudo_data.pseudo, "read_manifest", lambda _: (_ for _ in ()).throw(UserError("no")))
+    assert pseudo_data.damaged(run) == ["manifest.json"]
+
+
+def test_final_layers_are_those_of_networks_that_answer_on_the_data(monkeypatch):
+    from tutelage.alignment.guides import FeatureGuide
+    from tutelage.models.forward_calls import UnknownCall
+    from tutelage.models.frozen import FrozenNetwork
+
+    class Rule(FeatureGuide):
+        features = None
+
+    Rule.__abstractmethods__ = frozenset()
+    networks: Any = {"model": nn.Linear(3, 2), "teacher": nn.Linear(4, 2), "fails": nn.Linear(3, 5)}
+    rule: Any = object.__new__(Rule)
+    nn.Module.__init__(rule)
+    frozen: Any = {name: object.__new__(FrozenNetwork) for name in ("teacher", "fails", "guide")}
+    for name, one in frozen.items():
+        nn.Module.__init__(one)
+        one.network = networks.get(name, rule)
+    asked: list[Any] = []
+
+    def head_of(network, inputs, mask, run):
+        asked.append((network, inputs, mask, run))
+        if network is networks["fails"]:
+            raise error
+        return f"head of {network.in_features}"
+
+    monkeypatch.setattr(build, "head_of", head_of)
+    method: Any = SimpleNamespace(network=networks["model"], frozen=frozen)
+    example: Any = SimpleNamespace(inputs="inputs", mask="mask")
+    error: Exception = UserError("not for these")
+    assert build._heads(method, example) == {"model": "head of 3", "teacher": "head of 4"}
+    assert asked[:2] == [
+        (networks["model"], "inputs", "mask", None),
+        (networks["teacher"], "inputs", "mask", frozen["teacher"]),
+    ]
+    assert len(asked) == 3
+    error = UnknownCall("which call")
+    with pytest.raises(UnknownCall):
+        build._heads(method, example)
+
+
+@pytest.mark.parametrize("has_maps", [True, False])
+def test_channels_last_is_tried_on_the_data(monkeypatch, has_maps):
+    calls: list[Any] = []
+
+    def channels_last(network, run):
+        run()
+        return has_maps
+
+    monkeypatch.setattr(build, "channels_last", channels_last)
+    monkeypatch.setattr(build.Call, "of", lambda network: lambda *words: calls.append(words))
+    network = nn.Linear(2, 2)
+    example: Any = SimpleNamespace(inputs="inputs", mask="mask")
+    if has_maps:
+        build._channels_last(network, example)
+    else:
+        assert refused(build._channels_last, network, example).startswith(
+            "hardware.channels_last: Linear has no 2-d convolutions"
+        )
+    assert calls == [(network, "inputs", "mask")]
+
+
+@pytest.mark.parametrize(("rank", "found"), [(3, 3), (0, 0), (None, 0)])
+def test_the_rank_that_lightning_knows(monkeypatch, rank, found):
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    assert fit._rank() == found
+
+
+def test_a_file_of_onnx_has_one_name_for_the_batch_and_large_weights_beside(monkeypatch, tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    shapes = {"inputs": ["s0", 3], "outputs": ["s0", "s1"]}
+    ends = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()
+    }
+    made = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Relu", ["inputs"], ["outputs"])], "g", [ends["inputs"]], [ends["outputs"]]
+        )
+    )
+    asked: list[Any] = []
+
+    def write(program, given, file, **words):
+        asked.append(words["external_data"])
+        onnx.save(made, file)
+
+    monkeypatch.setattr(export, "_program", lambda *words: "program")
+    monkeypatch.setattr(torch.onnx, "export", write)
+    served: Any = nn.Linear(3, 5)  # 20 numbers of 4 bytes
+    names = {"large": ["s0", 3, "s0", "s1"], "small": ["batch", 3, "batch", "s1"]}
+    for limit, large in ((79, True), (80, False)):
+        monkeypatch.setattr(export, "_LARGE", limit)
+        export._onnx(served, torch.zeros(1, 3), None, tmp_path / "n.onnx")
+        graph = onnx.load(tmp_path / "n.onnx").graph
+        sides = [side for end in (*graph.input, *graph.output) for side in end.type.tensor_type.shape.dim]
+        assert [side.dim_param or side.dim_value for side in sides] == names["large" if large else "small"]
+        assert asked.pop() is large
+    for side in ends["inputs"].type.tensor_type.shape.dim:
+        side.dim_value = 4  # a batch without a name is left as it is
+    made.graph.input[0].CopyFrom(ends["inputs"])
+    export._onnx(served, torch.zeros(1, 3), None, tmp_path / "n.onnx")
+    assert onnx.load(tmp_path / "n.onnx").graph.output[0].type.tensor_type.shape.dim[0].dim_param == "s0"

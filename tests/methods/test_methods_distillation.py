@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from made_methods import made
+from small_runs import TEACHER
 from tutelage.errors import UserError
 from tutelage.losses import distillation as losses
 from tutelage.losses.logit_variants import correlation, multi_level, normalised, standardised
@@ -271,3 +272,49 @@ def test_a_function_of_rows_is_a_task_whose_loss_is_their_mean():
     task = as_task(lambda mine, wanted: (mine - wanted).square().mean(dim=1))
     assert task.pointwise(outputs, targets).shape == (5,)
     torch.testing.assert_close(task.loss(outputs, batch), (outputs - targets).square().mean())
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_agreement_is_the_share_of_answers_that_are_those_of_the_mean_of_the_teachers_and_selects(split):
+    torch.manual_seed(1)
+    names = ["teacher", "second"]
+    method = made(
+        Distillation,
+        ConvNet((1, 8, 8), CLASSES, width=4, stages=2),
+        {"task": Task(), "soft": SoftTargets(network=names)},
+        frozen={name: FrozenNetwork(ConvNet((1, 8, 8), CLASSES, width=6, stages=2)) for name in names},
+        task=Classification(CLASSES),
+        example=images(4),
+        options={"select_by": "agreement"},
+    ).eval()
+    assert (method.task.monitor, method.task.mode) == ("agreement", "max")
+    whole, right = images(25), 0
+    for one, _ in zip(whole.inputs, range(25), strict=True):
+        logits = [method.frozen[name](one[None])[0].tolist() for name in names]
+        wanted = max(range(CLASSES), key=lambda c: sum(row[c] for row in logits))
+        answer = method.network(one[None])[0].tolist()
+        right += answer.index(max(answer)) == wanted
+    assert 0 < right < 25
+    for _ in range(2):  # nothing is left of a former look
+        method._start(split)
+        for part in (slice(0, 7), slice(7, 25)):
+            getattr(method, f"{split}_step")(Batch(*(x[part] for x in whole[:3])), 0)
+        method._finish(split)
+        assert method.values[split]["agreement"] == pytest.approx(right / 25)
+        assert set(method.values[split]) == {"loss", "accuracy", "agreement"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["method.select_by=labels"], "unknown select_by 'labels'"),
+        (
+            ["method.objectives.soft.label_space=other"],
+            "method.select_by=agreement compares the network's class",
+        ),
+        (["fit.monitor=f1"], "in place of fit.monitor"),
+    ],
+)
+def test_where_there_is_no_agreement_it_is_one_message(command, words, said):
+    with pytest.raises(UserError, match=said):
+        command("method=distillation", *TEACHER, "method.select_by=agreement", *words)

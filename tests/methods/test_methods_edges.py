@@ -125,9 +125,9 @@ def test_a_plateau_sees_the_validations_of_a_fit_alone(monkeypatch, task, maximi
     monkeypatch.setattr(method, "lr_schedulers", lambda: scheduler)
     for split, trainer, best in (
         ("validation", None, None),
-        ("validation", SimpleNamespace(training=False), None),
-        ("test", SimpleNamespace(training=True), None),
-        ("validation", SimpleNamespace(training=True), 0.25),
+        ("validation", SimpleNamespace(state=SimpleNamespace(fn="validate")), None),
+        ("test", SimpleNamespace(state=SimpleNamespace(fn="fit")), None),
+        ("validation", SimpleNamespace(state=SimpleNamespace(fn="fit")), 0.25),
     ):
         monkeypatch.setattr(method, "_trainer", trainer)
         monkeypatch.setattr(Supervised, "trainer", trainer)

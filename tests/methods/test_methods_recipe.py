@@ -1,5 +1,7 @@
 """Optimisers by name, schedules and parameter groups."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -79,6 +81,40 @@ def test_a_plateau_lowers_the_rate_and_its_scheduler_keeps_what_it_remembers():
     low = Plateau(gamma=0.1, patience=0, warmup_steps=0, maximise=False)
     low.see(1.0), low.see(0.5)
     assert low.factor == 1.0
+
+
+@pytest.mark.parametrize("method", ["supervised", "diffusion", "distillation"])
+def test_the_rates_of_a_run_fall_where_its_own_validations_get_no_better(command, method):
+    more = ["method.select_by=agreement"] if method == "distillation" else []
+    run = command(
+        *[
+            f"method={method}",
+            *METHODS[method],
+            *more,
+            "optimizer.lr=1e-12",
+            "optimizer.schedule=plateau",
+            "optimizer.patience=0",
+        ],
+        *[
+            "optimizer.gamma=0.5",
+            "optimizer.warmup_steps=0",
+            "fit.validate_every_steps=2",
+            "fit.max_steps=14",
+        ],
+    )
+    selection = run.result["selection"]
+    monitor, sign = selection["monitor"], 1 if selection["mode"] == "max" else -1
+    assert (
+        monitor
+        == {"supervised": "accuracy", "diffusion": "frechet_distance", "distillation": "agreement"}[method]
+    )
+    rows = [row for row in run.metrics.rows if f"validation/{monitor}" in row]
+    best, factor = -math.inf, 1.0
+    for row in rows:
+        assert row["lr"] == pytest.approx(factor * 1e-12)  # of the update before this validation
+        value = sign * row[f"validation/{monitor}"]
+        best, factor = (value, factor) if value > best else (best, factor / 2)
+    assert len(rows) == 7 and factor < 0.5
 
 
 def test_norms_and_biases_are_spared_and_rates_follow_names_and_depth():

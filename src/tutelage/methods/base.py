@@ -332,12 +332,17 @@ class Method(pl.LightningModule):
             module.eval()
         return self
 
+    def measured(self, split: str) -> dict[str, float]:
+        """Return what the method measures of a split beside the task's metrics, once all of it was seen."""
+        return {}
+
     def _start(self, split: str) -> None:
         self.metrics_of[split].to(self.device).reset()
 
     def _finish(self, split: str) -> None:
-        self.values[split] = self.metrics_of[split].compute()
-        if split == "validation" and self._trainer is not None and self.trainer.training:
+        self.values[split] = self.metrics_of[split].compute() | self.measured(split)
+        # while it validates within a fit, the trainer's stage is no longer training
+        if split == "validation" and self._trainer is not None and self.trainer.state.fn == "fit":
             schedulers = self.lr_schedulers() or []
             for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
                 for factor in set(getattr(scheduler, "lr_lambdas", ())):

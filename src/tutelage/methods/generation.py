@@ -149,14 +149,15 @@ class Generation(Method):
         features = self._features.take()
         return (output if features is None else features).flatten(1).float(), output
 
-    def _finish(self, split: str) -> None:
-        super()._finish(split)
+    def measured(self, split: str) -> dict[str, float]:
+        """See `Method.measured`: distances to the real images; writes the grid."""
+        values = {}
         if self.judges_real:
             real, generated = (
                 self._over_ranks(torch.cat(self._kept[name])) for name in ("real", "generated")
             )
             precision, recall = precision_recall(real, generated)
-            self.values[split] |= {
+            values = {
                 "frechet_distance": frechet_distance(real, generated),
                 "precision": precision,
                 "recall": recall,
@@ -166,6 +167,7 @@ class Generation(Method):
             path = Path(self.trainer.default_root_dir) / "samples" / f"step-{self.step:07d}.png"
             write_grid(images, labels, path, classes=self.task.class_names)
         self._kept = {}
+        return values
 
     def _over_ranks(self, rows: Tensor) -> Tensor:
         if not self._distributed():

@@ -85,6 +85,10 @@ class Inversion(Generation):
     def _judge(self, split: str, batch: Batch) -> None:
         """Look at no batch: `_finish` makes what is judged."""
 
+    def measured(self, split: str) -> dict[str, float]:
+        """See `Method.measured`: the weighted sum of the terms."""
+        return super().measured(split) | {"objective": self._objective}
+
     def _finish(self, split: str) -> None:
         index = np.arange(self.quality_samples)
         labels = torch.from_numpy(index % self.network.classes)
@@ -95,6 +99,6 @@ class Inversion(Generation):
             logits, Batch(images, labels.to(images.device), torch.from_numpy(index).to(images.device))
         )
         self._kept = {"images": [images.cpu()], "labels": [labels]}
-        super()._finish(split)
         weights = {objective.name: objective.weight for objective in self.objectives}
-        self.values[split]["objective"] = sum(weights.get(n, 0.0) * float(v) for n, v in terms.items())
+        self._objective = sum(weights.get(n, 0.0) * float(v) for n, v in terms.items())
+        super()._finish(split)

@@ -71,6 +71,7 @@ ABSENT_WHEN: dict[str, Any] = {
     "optimizer.frozen": [],
     "optimizer.fused": None,
     "method.balance": None,
+    "method.select_by": "task",
     "method.ema_decay": None,
     "method.objectives.*.standardise": False,
     "method.objectives.*.distribution_alignment": None,

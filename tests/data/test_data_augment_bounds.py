@@ -9,14 +9,13 @@ import pytest
 import torch
 from scipy.special import betaincinv
 
-from tutelage.data import augment_strong, mixing
+from tutelage.data import augment_strong
 from tutelage.data.augment_basic import HorizontalFlip, RandomCrop, RandomResizedCrop, _places
 from tutelage.data.augment_colour import ColourJitter, RandomErasing, hue, inside
 from tutelage.data.augment_strong import Cutout, RandAugment
 from tutelage.data.corruption import flip_labels, missing_values
 from tutelage.data.mixing import CutMix, Mixer, Mixup
 from tutelage.errors import UserError
-from tutelage.tasks import Batch
 
 
 @pytest.mark.parametrize(("make", "taken", "refused"), [
@@ -52,40 +51,6 @@ def test_shares_are_quantiles_of_their_distribution_also_between_the_entries_of_
         ]
         assert way.share(noise).tolist() == pytest.approx(slow, abs=1e-6)
         assert torch.equal(way.share(noise), way.share(noise))
-
-
-def test_rectangles_are_cut_off_at_the_borders():
-    area = torch.tensor([0.25, 0.25, 0.25, 1.0, -0.1, 0.36])
-    centre = torch.tensor([[0.5, 0.5], [0.0, 1.0], [0.99, 0.1], [0.5, 0.5], [0.5, 0.5], [0.3, 0.3]])
-    found = mixing._rectangles(area, centre, 8, 12)
-    for (top, left, tall, wide), share, (y, x) in zip(
-        found.tolist(), area.tolist(), centre.tolist(), strict=True
-    ):
-        half = math.sqrt(max(share, 0)) / 2
-        for low, size, place, side in ((top, tall, y, 8), (left, wide, x, 12)):
-            middle, reach = min(int(place * side + 1e-6), side - 1), int(half * side + 1e-6)
-            assert (low, low + size) == (max(middle - reach, 0), min(middle + reach, side))
-
-
-@pytest.mark.parametrize("first", [0.0, 0.29, 0.3, 0.69, 0.7, 0.99])
-def test_an_image_is_mixed_in_the_way_that_its_number_says(first):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(4, 2, 6, 8, generator=generator)
-    noise = torch.tensor([[first, 0.36, 0.5, 0.5]] * 4)
-    ways = Mixer([Mixup(probability=0.3), CutMix(probability=0.4)])
-    found = ways(Batch(images, torch.tensor([0, 1, 2, 2]), torch.arange(4)), noise, 3)
-    partners = images[[1, 0, 3, 2]]
-    if first < 0.3:
-        expected, share = 0.36 * images + 0.64 * partners, 0.36
-    elif first < 0.7:  # sides of 0.8: rows 3 - 2 ... 3 + 2, columns 4 - 3 ... 4 + 3
-        expected = images.clone()
-        expected[:, :, 1:5, 1:7] = partners[:, :, 1:5, 1:7]
-        share = 1 - 24 / 48
-    else:
-        expected, share = images, 1.0
-    torch.testing.assert_close(found.inputs, expected)
-    slow = [[share, 1 - share, 0], [1 - share, share, 0], [0, 0, 1], [0, 0, 1]]
-    torch.testing.assert_close(found.targets, torch.tensor(slow))
 
 
 def test_pixels_inside_boxes_by_a_loop():

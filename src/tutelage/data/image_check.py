@@ -168,7 +168,8 @@ def _look_at(files: Files, places: Sequence[int], stamps: np.ndarray) -> tuple[n
                 rows.append(row)
         if time.monotonic() - told > PROGRESS_S:
             told = time.monotonic()
-            log.info("looked at %s of %s images", f"{(number + 1) * size:,}", f"{len(places):,}")
+            done = min((number + 1) * size, len(places))
+            log.info("looked at %s of %s images", f"{done:,}", f"{len(places):,}")
     return np.asarray(rows, dtype=ROW), reasons
 
 

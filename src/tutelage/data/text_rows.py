@@ -24,6 +24,7 @@ from tutelage.data.vocabulary import (
     PADDING,
     UNKNOWN,
     Level,
+    pieces_of,
     special_tokens,
     tokeniser,
     tokenizer_file,
@@ -187,8 +188,8 @@ class TextRows(Rows):
             rows = [
                 np.asarray(one.ids, dtype=np.int32)
                 for start in range(0, len(texts), _BLOCK)
-                for one in encoder.encode_batch(
-                    texts[start : start + _BLOCK], add_special_tokens=self.special_tokens
+                for one in pieces_of(
+                    encoder, texts[start : start + _BLOCK], str(path), special=self.special_tokens
                 )
             ]
             size = encoder.get_vocab_size(with_added_tokens=True)

@@ -118,7 +118,7 @@ def _tokenised(paths: Mapping[str, Path], tokenizer: Path) -> tuple[dict[str, np
     encoder = tokeniser(tokenizer)
     pieces = {}
     for part, path in paths.items():
-        encoded = encoder.encode_batch(list(_lines(path)), add_special_tokens=False)
+        encoded = pieces_of(encoder, list(_lines(path)), str(tokenizer), special=False)
         pieces[part] = np.fromiter(chain.from_iterable(line.ids for line in encoded), dtype=np.int32)
     return pieces, encoder.get_vocab_size(with_added_tokens=True)
 
@@ -149,6 +149,14 @@ def tokeniser(path: Path, expected: str = "a Hugging Face tokenizer.json, or a f
     encoder.no_padding()
     encoder.no_truncation()
     return encoder
+
+
+def pieces_of(encoder: Any, texts: list[str], said: str, *, special: bool) -> Any:
+    """Return what a tokeniser makes of texts. said: what it is called. Raises UserError where it has no token for what it does not know."""
+    try:
+        return encoder.encode_batch(texts, add_special_tokens=special)
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{said} cannot read a text: {error}") from error
 
 
 class Special(NamedTuple):

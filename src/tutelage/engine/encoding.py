@@ -18,7 +18,7 @@ from tutelage.data.column_features import Category, Encoding, Number
 from tutelage.data.frame import column, is_text
 from tutelage.data.table import Table
 from tutelage.data.text_rows import TextRows
-from tutelage.data.vocabulary import tokeniser
+from tutelage.data.vocabulary import pieces_of, tokeniser
 from tutelage.errors import UserError
 
 log = logging.getLogger("tutelage")
@@ -117,7 +117,7 @@ def _numbers(encoding: Mapping[str, Any], texts: Sequence[str], tokenizer: Path 
     if encoding["level"] == "tokenizer":
         assert tokenizer is not None
         encoder = tokeniser(tokenizer, "the tokeniser of an export")
-        found = encoder.encode_batch(list(texts), add_special_tokens=encoding["special_tokens"])
+        found = pieces_of(encoder, list(texts), str(tokenizer), special=encoding["special_tokens"])
         return [one.ids for one in found]
     number = {entry: place for place, entry in enumerate(encoding["entries"])}
     split = list if encoding["level"] == "character" else str.split

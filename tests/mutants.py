@@ -271,7 +271,7 @@ def judge(mutant: Mutant, tests: list[str], limit_s: float) -> tuple[str, str]:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
-            if code in _NOT_RUN:
+            if code in _NOT_RUN and not _collected(tests):
                 raise RuntimeError(f"the tests of {mutant} were not run: make the map anew")
             verdict = "survived" if code == 0 else "noticed"
         time.sleep(0.05)
@@ -285,14 +285,22 @@ def judge(mutant: Mutant, tests: list[str], limit_s: float) -> tuple[str, str]:
     return verdict or "too slow", failed
 
 
-def _child(mutant: Mutant, tests: list[str], writer: int) -> None:
+def _collected(tests: list[str]) -> bool:
+    """Whether the unchanged source lets these tests be collected: then it was the mutant that did not."""
+    child = os.fork()
+    if child == 0:
+        _child(None, ["--collect-only", *tests], os.open(os.devnull, os.O_WRONLY))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _child(mutant: Mutant | None, tests: list[str], writer: int) -> None:
     os.setpgid(0, 0)
     code = 1
     try:
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        sys.meta_path.insert(0, Served(lambda file: changed(mutant) if file == mutant.file else None))
+        sys.meta_path.insert(0, Served(lambda file: changed(mutant) if mutant and file == mutant.file else None))
         import pytest
 
         class Failures:

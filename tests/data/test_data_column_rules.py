@@ -306,7 +306,8 @@ def test_rows_of_another_width(body, said):
     ([-999, 1, 2], "1 cells of the column 'c' hold -999 and are taken for numbers; if it stands for a missing value, leave them empty"),
     ([-9999, -9999, np.nan, 5],
      "2 cells of the column 'c' hold -9999 and are taken for numbers; if it stands for a missing value, leave them empty"),
-    ([-999, -500, 1], None), ([-999, -499, 1], "1 cells of the column 'c' hold -999 and are taken for numbers; if it stands for a missing "
+    ([-999, -500, 1], None), ([-999, -499.5, 1], None),
+    ([-999, -499, 1], "1 cells of the column 'c' hold -999 and are taken for numbers; if it stands for a missing "
                                                "value, leave them empty"),
     ([-99, 1, 2], None), ([-999, -999], None), ([np.nan, np.nan], None), ([999, 1], None),
 ])  # fmt: skip

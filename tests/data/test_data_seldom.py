@@ -17,7 +17,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tutelage.data import image_check, image_folder, memory, pseudo, splits, text_rows, walk
+from tutelage.data import huggingface, image_check, image_folder, memory, pseudo, splits, text_rows, walk
 from tutelage.data.base import SplitBatches
 from tutelage.data.csv_cells import _unpacked
 from tutelage.data.frame import _file
@@ -226,6 +226,27 @@ def test_a_normalisation_that_is_given(wanted: Any, said: str | None) -> None:
     pixels = torch.tensor([10.0, 200.0]).view(1, 2, 1, 1)
     slow = [(10 / 255 - means[0]) / deviations[0], (200 / 255 - means[1]) / deviations[1]]
     assert (pixels * scale + shift).flatten().tolist() == pytest.approx(slow, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "root", "kept"), [("mine", "here", "mine"), (None, "here", "theirs"), (None, None, None)]
+)
+def test_the_fingerprint_of_a_set_is_taken_where_none_is_given(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, root: str | None, kept: str | None
+) -> None:
+    monkeypatch.setattr(huggingface, "fingerprint_of", lambda root: "theirs")
+    monkeypatch.setattr(huggingface.cache, "remember", lambda key, make: key)
+    one: Any = object.__new__(huggingface.HubImages)
+    hub = SimpleNamespace(said="x", config=None, revision=None, root=root)
+    one.__dict__.update(fingerprint=given, hub=hub, image="i", target="t", form=None)
+    one.source()
+    assert one.fingerprint == kept
+    monkeypatch.setattr(
+        huggingface, "TextRows", lambda **given: SimpleNamespace(fingerprint=given.get("fingerprint"))
+    )
+    for own, name, expected in (("mine", "n", "mine"), (None, "n", "n c None"), (None, None, None)):
+        made = huggingface.load(text="t", name=name, root=None if name else "r", config="c", fingerprint=own)
+        assert made.fingerprint == expected
 
 
 def test_batches_of_a_part_are_every_so_many_of_the_plan() -> None:

@@ -77,10 +77,8 @@ class FileStore:
 
     def finish(self, decoded: _Decoded) -> Batch:
         """Turn decoded images into the batch on the device."""
-        images, noise, index = (
-            None if part is None else part.to(self.device, non_blocking=True) for part in decoded
-        )
-        assert images is not None and index is not None
+        images, index = (part.to(self.device, non_blocking=True) for part in (decoded[0], decoded[2]))
+        noise = None if decoded[1] is None else decoded[1].to(self.device, non_blocking=True)
         last = self.crop_draws + (0 if self.augment is None else self.augment.draws)
         if self.augment is not None and noise is not None:
             images = self.augment(images, noise[:, self.crop_draws : last])

@@ -124,7 +124,7 @@ def _asked(moments: Moments, where: str, step: str) -> Timeline:
     if step == "row":
         return Timeline(np.arange(len(moments.instants)), "row")
     if step in NAMED_STEPS:
-        found = _business_days(moments.clock) if step == "business day" else _months(moments.clock, unit=1)
+        found = _business_days(moments.clock) if step == "business day" else _months(moments.clock, each=True)
         if found is None:
             what = (
                 "Saturday, a Sunday or a day of two rows" if step == "business day" else "month of two rows"
@@ -166,12 +166,12 @@ def _even(clock: np.ndarray, name: Callable[[int], str] | None = None) -> Timeli
     return None
 
 
-def _months(clock: np.ndarray, unit: int | None = None) -> Timeline | None:
+def _months(clock: np.ndarray, *, each: bool = False) -> Timeline | None:
     months = clock.astype("datetime64[M]").astype(np.int64)
     if (np.diff(months) <= 0).any():
         return None
-    if unit is not None:
-        return Timeline((months - months[0]) // unit, "1 month")
+    if each:
+        return Timeline(months - months[0], "1 month")
     return _even(months, lambda step: f"{step} month{'s' if step > 1 else ''}")
 
 

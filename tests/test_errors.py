@@ -147,6 +147,8 @@ def test_the_choices_in_words(name, known, said):
         ("model.widht", ["model.width", "model.depth"], "model.width"),
         ("model.dep", ["model.width", "model.depth"], "model.depth"),
         ("modle.q", ["model.width", "model.depth"], "model.width"),
+        ("dta.sz", ["data.size", "model.width"], "data.size"),  # of several sections, whole names
+        ("data.q", ["data.size", "model.width"], "data.size"),
         ("xyz", ["abc"], None),
         ("a", [], None),
     ],

@@ -948,16 +948,15 @@ def test_a_network_without_a_teacher_teaches_itself_from_half_of_its_depth():
 
 def test_a_branch_of_each_inner_layer_is_taught_beside_the_output():
     network, inputs = FCN((3,), 4, widths=[6, 5, 7], depth=3), random(5, 3)
-    one = OFA(network="teacher", branches=2, emphasis=1.5, temperature=2.0)
+    one = OFA(network="teacher", branches=3, emphasis=1.5, temperature=2.0)
     frozen = {"teacher": FrozenNetwork(nn.Linear(3, 4))}
     one.prepare(setup(network, inputs, task=Classification(4), frozen=frozen))
-    assert one.describe() == {"layers": ["layers.0.linear", "layers.2.linear"]}
+    assert one.describe() == {"layers": ["layers.0.linear", "layers.1.linear", "layers.2.linear"]}
     assert [widths([*branch.widen, branch.to_logits]) for branch in one.branches] == [
-        [(6, 7, True), (7, 4, True)],
-        [(7, 7, True), (7, 4, True)],
+        [(width, 7, True), (7, 4, True)] for width in (6, 5, 7)
     ]
     output, theirs, targets = random(5, 4), random(5, 4, seed=1), torch.tensor([0, 3, 1, 1, 2])
-    activations = {"layers.0.linear": random(5, 6), "layers.2.linear": random(5, 7)}
+    activations = {f"layers.{k}.linear": random(5, width) for k, width in enumerate((6, 5, 7))}
     for task in (Classification(4), None):
         one.task = task
         found = one.loss(

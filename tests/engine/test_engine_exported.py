@@ -112,6 +112,121 @@ def test_an_export_folder_that_is_none_or_is_damaged(tmp_path):
     assert "can execute code where it is read" in refused(exported.load_exported, tmp_path)
 
 
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "quantised", "unpacks"),
+    [("onnx", None, False), ("onnx", {"kind": "weights"}, True), ("onnx", {"kind": "static"}, False),
+     ("openvino", None, False), ("torch_export", None, False)],
+)  # fmt: skip
+def test_each_format_is_given_the_inputs_and_a_mask_where_there_is_one(
+    monkeypatch, tmp_path, kind, quantised, unpacks, masked
+):
+    import onnxruntime
+    import openvino
+
+    asked = []
+
+    def answer(*given):
+        asked.append([one.tolist() for one in given])
+        return given[0] * 2
+
+    class Session:
+        def __init__(self, file, options, providers):
+            assert file == str(tmp_path / "network.onnx") and providers == ["CPUExecutionProvider"]
+            assert set(options.added.items()) <= {("session.disable_quant_qdq", "1")}
+            entries.append((options.intra_op_num_threads, bool(options.added)))
+
+        def get_inputs(self):
+            return [SimpleNamespace(name="inputs"), SimpleNamespace(name="mask")]
+
+        def run(self, outputs, given):
+            assert list(given) == ["inputs", "mask"][: 1 + masked]
+            return [answer(*given.values())]
+
+    class Options:
+        intra_op_num_threads = -1
+
+        def __init__(self):
+            self.added = {}
+
+        def add_session_config_entry(self, key, value):
+            self.added[key] = value
+
+    class Model:
+        inputs = (1, 2) if masked else (1,)
+
+        def __call__(self, given):
+            return [answer(*given)]
+
+    entries = []
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
+    compiled = []
+    monkeypatch.setattr(
+        openvino,
+        "Core",
+        lambda: SimpleNamespace(compile_model=lambda *words: compiled.append(words) or Model()),
+    )
+    monkeypatch.setattr(torch.export, "load", lambda file: SimpleNamespace(module=lambda: answer))
+    file = tmp_path / exported.FILES[kind]
+    file.touch()
+    write_json(tmp_path / "export.json", GOOD | {"format": kind, "masked": masked, "quantised": quantised})
+    found = exported.load_exported(tmp_path, code=["torch_export"])
+    assert found(np.ones((2, 3))).tolist() == [[2.0] * 3] * 2
+    assert asked == [[[[1.0] * 3] * 2, *([[[True] * 3] * 2] if masked else [])]]
+    assert entries == ([(0, unpacks)] if kind == "onnx" else [])
+    assert compiled == (
+        [(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})] if kind == "openvino" else []
+    )
+
+
+@pytest.mark.parametrize("target", [exported.HUGGING_FACE, "a.Own"])
+@pytest.mark.parametrize("architecture", [True, False])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_network_of_weights_is_built_as_its_export_says(
+    monkeypatch, tmp_path, target, architecture, normalise
+):
+    asked = []
+    if architecture:
+        (tmp_path / exported.ARCHITECTURE).touch()
+    monkeypatch.setattr(
+        exported.trust, "check_stored", lambda config, folder, code: asked.append((folder, code))
+    )
+    monkeypatch.setattr(
+        exported, "restored", lambda *words, advice: asked.append((*words, advice)) or nn.Identity()
+    )
+    model = {"_target_": target, "name": "their/model", "revision": "r"}
+    facts = {
+        "config": {"model": model, "seed": 1}, "sizes": {"input_shape": [2, 3], "output_size": 4}, "normalise": normalise,
+        "normalization": [[0.5], [2.0]],
+    }  # fmt: skip
+    found = exported._of_weights(tmp_path, "file", facts, ["mine"])
+    own = target == exported.HUGGING_FACE and architecture
+    config = {"model": model | ({"name": str(tmp_path), "revision": None} if own else {}), "seed": 1}
+    sizes = {"input_shape": (2, 3), "output_size": 4, "tables": {}}
+    assert asked == [(tmp_path, ["mine"]), (str(tmp_path), config, sizes, "file", "Export the run anew")]
+    assert found(torch.full((1, 2, 1), 4.5)).flatten().tolist() == [2.0 if normalise else 4.5] * 2
+    assert not found.training
+
+
+def test_rows_are_encoded_as_an_export_says(monkeypatch, tmp_path):
+    from tutelage.engine import encoding
+
+    monkeypatch.setattr(encoding, "encode", lambda *words: words)
+    one = Exported({"encoding": {"kind": "table"}}, tmp_path, None)
+    assert one.encode("rows") == ({"kind": "table"}, "rows", "the rows", tmp_path / "tokenizer.json")
+    assert one.encode("rows", "t.csv")[2] == "t.csv"
+
+
+@pytest.mark.parametrize(("missing", "package"), [("onnxscript", "onnxscript"), (None, "onnx")])
+def test_a_missing_package_is_named_with_what_brings_it(missing, package):
+    def needs():
+        with exported.extra("onnx"):
+            raise ImportError("no", name=missing)
+
+    assert refused(needs) == f"format=onnx needs the package {package}: pip install 'tutelage[onnx]'"
+
+
 @pytest.mark.parametrize("before", [None, "0"])
 def test_pickles_are_refused_for_as_long_as_a_program_is_read(monkeypatch, before):
     key = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"

@@ -38,7 +38,7 @@ COMPARES = "what is learnt compares the samples of a batch, and a {} batch holds
 
 
 @pytest.mark.parametrize(("sizes", "batch", "evaluated", "ranks", "said"), [
-    ((6, 6, 6), 3, 6, 2, None),
+    ((6, 6, 6), 3, 6, 2, None), ((2, 6, 6), 3, 6, 2, None),
     ((1, 6, 6), 3, 6, 2, "1 train samples cannot be shared by 2 ranks: use fewer devices"),
     ((6, 6, 1), 3, 6, 2, "1 test samples cannot be shared by 2 ranks: use fewer devices"),
     ((6, 6, 6), 2, 6, 2, COMPARES.format("train", 2, "data.batch_size")),

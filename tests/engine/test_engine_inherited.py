@@ -195,3 +195,33 @@ def test_a_teacher_that_knows_nothing_is_told(said):
         f"the teacher {rest.format('teacher')}",
         f"the frozen network 'second' {rest.format('frozen.second')}",
     ]
+
+
+def test_a_teacher_that_was_trained_without_labels_is_refused_where_its_run_says_so(run, tmp_path):
+    unlabelled = {"method": {"_target_": inherited._SELF_SUPERVISED}}
+    config = run(config=unlabelled)
+    message = refused(inherited.check_teacher, "teacher", config, data(), same_classes=True)
+    assert message.startswith("teacher.weights=") and "was trained without labels" in message
+    (tmp_path / "runs/other/config.yaml").unlink()  # nothing says how
+    inherited.check_teacher("teacher", config, data(), same_classes=True)
+    file = tmp_path / "file.safetensors"  # of no run
+    save_file({"w": torch.ones(2)}, file)
+    inherited.check_teacher("teacher", {"teacher": {"weights": str(file)}}, data(), same_classes=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "stored", "warned"),
+    [(["mine.py", "more.py"], True, True), ([], True, False), (["mine.py"], False, False)],
+)
+def test_code_that_is_not_what_it_was_where_weights_were_made_is_said(
+    run, said, monkeypatch, tmp_path, changed, stored, warned
+):
+    asked = []
+    monkeypatch.setattr(inherited, "Run", lambda folder: SimpleNamespace(attempts=folder.name))
+    monkeypatch.setattr(inherited, "changed_files", lambda *words: asked.append(words) or changed)
+    config = run() if stored else {"teacher": {}}
+    inherited.check_code("teacher", config)
+    assert asked == ([("other", config["teacher"])] if stored else [])
+    assert [one.partition(" are of")[2] for one in said()] == [
+        " a run with another mine.py, more.py than the one here"
+    ] * warned

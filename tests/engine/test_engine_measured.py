@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from types import SimpleNamespace
 
@@ -204,17 +205,87 @@ def test_what_was_exported_answers_as_the_network_does(tmp_path, monkeypatch, th
 
     monkeypatch.setattr(export, "load_exported", read)
     monkeypatch.setattr(export, "_vouched", lambda folder: [])
-    served = SimpleNamespace(network=None, _call=lambda network, rows, mask: rows)
-    batch = SimpleNamespace(inputs=inputs, mask=torch.ones(9, 2))
+    own = []
+
+    def call(network, rows, mask):
+        own.append(None if mask is None else len(mask))
+        return rows
+
+    served = SimpleNamespace(network=None, _call=call)
+    masks = {"given": torch.ones(9, 2), "seen": torch.ones(9, 2)}
 
     def verify():
-        return export._verify(served, batch, inputs, batch.mask, tmp_path / "out")
+        batch = SimpleNamespace(inputs=inputs, mask=masks["seen"])
+        return export._verify(served, batch, inputs, masks["given"], tmp_path / "out")
 
     if isinstance(outcome, tuple):
         assert verify() == (pytest.approx(outcome[0], abs=1e-6), outcome[1])
-        assert sizes == [(1, 1), (2, 2), (7, 7), (9, 9)]
+        assert sizes == [(1, 1), (2, 2), (7, 7), (9, 9)] and own == [1, 2, 7, 9]
+        for name in masks:  # a network that heeds none has none to give
+            masks[name] = None
+            verify()
+        assert sizes[4:] == [(1, None), (2, None), (7, None), (9, None)] * 2 and own[4:] == [
+            1,
+            2,
+            7,
+            9,
+            None,
+            None,
+            None,
+            None,
+        ]
     else:
         assert outcome in refused(verify)
+
+
+def test_outputs_may_lie_as_far_apart_as_the_tolerance(monkeypatch, tmp_path):
+    monkeypatch.setattr(export, "TOLERANCE", 2**-10)
+    monkeypatch.setattr(export, "load_exported", lambda folder, code: lambda part, mask: part + 2**-8)
+    served = SimpleNamespace(network=None, _call=lambda network, rows, mask: rows)
+    for reach, fine in ((4.0, True), (3.984375, False)):
+        inputs = torch.full((8, 1), reach)
+        batch = SimpleNamespace(inputs=inputs, mask=None)
+        monkeypatch.setattr(export, "_vouched", lambda folder: [])
+        if fine:
+            assert export._verify(served, batch, inputs, None, tmp_path) == (2**-8, 8)
+        else:
+            assert "by up to 0.00391" in refused(export._verify, served, batch, inputs, None, tmp_path)
+
+
+def test_modules_of_an_export_that_was_just_written_are_vouched_for(tmp_path):
+    config = {"model": {"_target_": "mine.Net"}, "data": {"_target_": "tutelage.data.images.Digits"}}
+    (tmp_path / export.FACTS).write_text(json.dumps({"config": config}))
+    assert export._vouched(tmp_path) == ["torch_export", "mine", "tutelage"]
+    (tmp_path / export.FACTS).write_text("{}")
+    assert export._vouched(tmp_path) == ["torch_export"]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_network_is_traced_on_four_samples_of_any_number(monkeypatch, masked):
+    asked = []
+    monkeypatch.setattr(
+        torch.export, "export", lambda *words, **more: asked.append((words, more)) or "program"
+    )
+    inputs, mask = torch.arange(18.0).reshape(9, 2), torch.ones(9, 1) if masked else None
+    assert export._program("served", inputs, mask, "onnx") == "program"
+    ((served, given), more) = asked.pop()
+    assert served == "served" and torch.equal(given[0], inputs[:4]) and more["strict"] is False
+    assert [len(one) for one in given] == [4] * (1 + masked)
+    assert [{axis: side.__name__ for axis, side in one.items()} for one in more["dynamic_shapes"]] == [
+        {0: "batch"}
+    ] * (1 + masked)
+
+
+def test_weights_are_stored_with_what_was_taken_out_of_them(monkeypatch, tmp_path):
+    from safetensors import safe_open
+
+    network = nn.Linear(3, 2)
+    network.again = network  # two names of one tensor
+    for facts, metadata in (({"a": "b"}, {"a": "b"}), ({}, None)):
+        monkeypatch.setattr(export, "shrunk", lambda network, facts=facts: facts)
+        export._weights(SimpleNamespace(network=nn.Linear(3, 2)), None, None, tmp_path / "w")
+        with safe_open(tmp_path / "w", framework="pt") as file:
+            assert file.metadata() == metadata and sorted(file.keys()) == ["bias", "weight"]
 
 
 @pytest.mark.parametrize(("error", "said"), [
@@ -233,6 +304,33 @@ def test_what_cannot_be_exported_is_one_message(error, said):
         refused(failing)
         == f"this network cannot be exported as onnx{said}. Other formats: safetensors, torch_export, openvino"
     )
+
+
+def chained(*texts, by_cause=()):
+    """Return an error that was raised while handling another, and so on: the last text is the deepest's."""
+    error = None
+    for place, text in reversed(list(enumerate(texts))):
+        above = RuntimeError(text)
+        if place in by_cause:
+            above.__cause__ = error
+        else:
+            above.__context__ = error
+        error = above
+    return error
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (chained("first"), " (first)"), (chained("first", "second"), " (second)"), (chained("first", "second", "third"), " (third)"),
+    (chained("first", "second", "aten::third.x", by_cause=(0, 1)), ": the operation aten::third.x (aten::third.x)"),
+    (chained("aten.first.x", "second", by_cause=(0,)), ": the operation aten.first.x (second)"),
+    (chained("aten.first.x", "second", "aten::third.x"), ": the operation aten::third.x (aten::third.x)"),
+])  # fmt: skip
+def test_the_deepest_error_says_why_and_the_deepest_operation_which(error, said):
+    def failing():
+        with export._unable("onnx"):
+            raise error
+
+    assert refused(failing).startswith(f"this network cannot be exported as onnx{said}. Other formats: ")
 
 
 # --- sets, pictures, intervals, frozen networks ---------------------------------------------------------------

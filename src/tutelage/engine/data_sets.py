@@ -79,7 +79,6 @@ def build_unlabelled(config: dict[str, Any], data: DataModule) -> Unlabelled | U
     if isinstance(data, TextRows | Text) and isinstance(wanted, str):
         index, mask, special = data.unlabelled_tokens(wanted)
         facts: dict[str, Any] = {"of": wanted, "count": len(index), "sha256": digest(index)}
-        assert data.vocab_size is not None
         return UnlabelledTokens(data.store, index, facts, data.vocab_size, mask, special)  # type: ignore[arg-type]
     if not isinstance(data, ImageData):
         raise UserError(

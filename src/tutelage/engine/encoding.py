@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -115,8 +115,7 @@ def _tokens(
 
 def _numbers(encoding: Mapping[str, Any], texts: Sequence[str], tokenizer: Path | None) -> list[list[int]]:
     if encoding["level"] == "tokenizer":
-        assert tokenizer is not None
-        encoder = tokeniser(tokenizer, "the tokeniser of an export")
+        encoder = tokeniser(cast("Path", tokenizer), "the tokeniser of an export")
         found = pieces_of(encoder, list(texts), str(tokenizer), special=encoding["special_tokens"])
         return [one.ids for one in found]
     number = {entry: place for place, entry in enumerate(encoding["entries"])}

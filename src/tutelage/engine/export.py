@@ -239,12 +239,17 @@ def _unable(kind: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:  # each exporter has its own exceptions
-        chain: list[BaseException] = [error]
-        while (below := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < 10:
-            chain.append(below)
-        text = "\n".join(str(one) for one in reversed(chain))
+        deepest: BaseException = error
+        texts = [str(error)]
+        for _ in range(9):
+            below = deepest.__cause__ or deepest.__context__
+            if below is None:
+                break
+            deepest = below
+            texts.insert(0, str(deepest))
+        text = "\n".join(texts)
         found = _OPERATION.search(text)
-        lines = [line.strip() for line in str(chain[-1]).splitlines() if line.strip()]
+        lines = [line.strip() for line in texts[0].splitlines() if line.strip()]
         reason = (lines or [type(error).__name__])[0]
         if "specialized it to be a constant" in text:
             reason = "its code turns the number of samples into a fixed number: take `x.shape[0]` there, not `len(x)`"

@@ -182,7 +182,11 @@ def _of_program(file: Path, code: Collection[str]) -> Callable[[Tensor, Tensor |
         )
     with _pickles_refused(), one_message(f"{file} cannot be read"):
         module = torch.export.load(file).module()
-    return lambda inputs, mask: module(inputs) if mask is None else module(inputs, mask)
+    return lambda inputs, mask: module(*_given(inputs, mask))
+
+
+def _given(inputs: Tensor, mask: Tensor | None) -> list[Tensor]:
+    return [inputs] if mask is None else [inputs, mask]
 
 
 @contextlib.contextmanager
@@ -218,7 +222,7 @@ def of_onnx(
     names = [one.name for one in session.get_inputs()]
 
     def run(inputs: Tensor, mask: Tensor | None) -> Tensor:
-        given = [inputs.numpy()] + ([] if mask is None else [mask.numpy()])
+        given = [one.numpy() for one in _given(inputs, mask)]
         # a mask that the network turned out not to need is no input of the graph
         return torch.from_numpy(session.run(None, dict(zip(names, given, strict=False)))[0])
 
@@ -235,7 +239,7 @@ def of_openvino(file: Path) -> Callable[[Tensor, Tensor | None], Tensor]:
     count = len(model.inputs)
 
     def run(inputs: Tensor, mask: Tensor | None) -> Tensor:
-        given = [inputs.numpy()] + ([] if mask is None else [mask.numpy()])
+        given = [one.numpy() for one in _given(inputs, mask)]
         return torch.from_numpy(np.array(model(given[:count])[0]))
 
     return run

@@ -101,6 +101,18 @@ def test_what_outputs_mean(base, size, facts, answer):
     ] == base.__name__.lower()
 
 
+@pytest.mark.parametrize(
+    ("kind", "said", "names"),
+    [("tokens", "tokens", None), ("", "own", ["0", "1", "2"]), ("maps", "maps", ["0", "1", "2"])],
+)
+def test_outputs_of_a_task_of_ones_own_are_called_as_it_calls_them(kind, said, names):
+    own = SimpleNamespace(output_size=3, name="own", kind=kind)
+    found = predictions.answer_of(
+        SimpleNamespace(task=own, facts={"target": ["a", "b", "c"], "target_scale": 1})
+    )
+    assert found == {"task": "own", "kind": said, "names": names, "scale": None}
+
+
 def answered(kind, outputs, names=("a", "b"), scale=None):
     return predictions.answers(
         torch.tensor(outputs), {"kind": kind, "names": names, "scale": scale, "task": "t"}

@@ -262,6 +262,12 @@ def test_what_a_file_says_beside_its_tensors_is_in_order(tmp_path):
         outcome._order_metadata(path)
         assert path.read_bytes()[8:].index(b'"a":"text"') < path.read_bytes()[8:].index(b'"b":"text"')
         assert path.stat().st_size == size and torch.equal(load_file(path)["w"], torch.arange(5))
+    header = b'{"__metadata__":{"b":"1","a":"2"},"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+    for spare in (0, 3):  # with no letter to spare, and with some
+        path.write_bytes((len(header) + spare).to_bytes(8, "little") + header + b" " * spare + b"\x05")
+        outcome._order_metadata(path)
+        ordered = header.replace(b'"b":"1","a":"2"', b'"a":"2","b":"1"')
+        assert path.read_bytes()[8:] == ordered + b" " * spare + b"\x05"
 
 
 # --- shared among ranks, and interrupted --------------------------------------------------------------------

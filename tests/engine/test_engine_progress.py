@@ -172,11 +172,12 @@ def test_without_a_terminal_a_line_comes_after_a_minute(monkeypatch, caplog, clo
 def test_a_relay_sends_not_too_often(clock):
     read, write = os.pipe()
     relay = Relay(write)
-    for moment, step in ((0.0, 1), (progress.REFRESH_S - 0.01, 2), (progress.REFRESH_S, 3)):
-        clock[0] = 1000.0 + moment
-        relay.show(Status("a", step, 4))
+    every = progress.REFRESH_S  # the first is due so long after a moment that is zero
+    for moment, step in ((every - 0.01, 1), (every, 2), (1.9 * every, 3), (2 * every, 4), (2.1 * every, 5)):
+        clock[0] = moment
+        relay.show(Status("a", step, 6))
     os.close(write)
-    assert [json.loads(line)["step"] for line in os.read(read, 1 << 16).splitlines()] == [1, 3]
+    assert [json.loads(line)["step"] for line in os.read(read, 1 << 16).splitlines()] == [2, 4]
     os.close(read)
     relay._send({})  # nobody listens any more: that is no error
 

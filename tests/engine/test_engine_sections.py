@@ -252,3 +252,94 @@ def test_a_rule_guides_alone(monkeypatch, where):
         refused(networks.build_network, "guide", config, TO_BUILD)
         == "guide._target_ must build a torch.nn.Module, got int"
     )
+
+
+@pytest.mark.parametrize("where", ["model", "teacher"])
+def test_weights_are_loaded_into_a_network_but_for_a_layer_that_starts_afresh(monkeypatch, caplog, where):
+    given = []
+    weights = SimpleNamespace(where=where, said="w.pt", new_head=False, path=lambda: "path")
+    monkeypatch.setattr(networks, "load_weights", lambda network, path, **more: given.append((path, more)))
+    monkeypatch.setattr(networks, "_advice", lambda *words: words[3][0] if words[3] else "")
+    monkeypatch.setattr(networks, "_resolution", lambda *words: "another size")
+    caplog.set_level("INFO", "tutelage")
+    network = Small()
+
+    def load(of_classes=()):
+        return networks._load(network, weights, SIZES, {}, "entry", list(of_classes))
+
+    load()
+    weights.new_head = True
+    load()
+    (_, plain), (path, fresh) = given
+    assert plain == {"head": None, "entry": "entry", "where": where} and path == "path"
+    assert str(fresh["head"]) == "out" and caplog.messages == [
+        f"{where}.new_head=true: the layer 'out' starts afresh"
+    ]
+    with torch.no_grad():
+        network.out.bias[:] = float("nan")
+    assert refused(load) == (
+        f"{where}.weights=w.pt: 1 of 4 tensors hold values that are no finite numbers (NaN or infinite), such as out.bias. What wrote them "
+        "had diverged: choose other weights"
+    )
+
+    def fails(*_, **more):
+        raise mismatch("out")
+
+    monkeypatch.setattr(networks, "load_weights", fails)
+    assert (
+        refused(load) == "does not fit another size"
+        and refused(load, ["build it anew"]) == "does not fit build it anew"
+    )
+    monkeypatch.setattr(networks, "_resolution", lambda *words: "")
+    assert refused(load) == "does not fit"
+
+
+class Takes(nn.Module):
+    """Takes what some of a section's words say itself."""
+
+    def __init__(
+        self, width: int = 2, num_classes: int = 3, entry: str = "", head: str = "", pruned: float = 0.0
+    ):
+        super().__init__()
+        self.given = width, num_classes, entry, head, pruned
+        self.out = nn.Linear(6, num_classes)
+
+    def forward(self, inputs):
+        return self.out(inputs)
+
+
+class Leaves(nn.Module):
+    """Takes none of them."""
+
+    def __init__(self, output_size: int = 3):
+        super().__init__()
+        self.out = nn.Linear(6, output_size)
+
+    def forward(self, inputs):
+        return self.out(inputs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "of_classes"), [(Takes, None, ["num_classes"]), (Leaves, "ema", ["output_size"])]
+)
+def test_words_of_a_section_go_to_the_constructor_where_it_takes_them(
+    monkeypatch, tmp_path, kind, entry, of_classes
+):
+    loaded = []
+    monkeypatch.setattr(networks, "resolve", lambda target, where: kind)
+    monkeypatch.setattr("tutelage.engine.instantiate.resolve", lambda target, where: kind)
+    monkeypatch.setattr(networks, "_load", lambda *words: loaded.append(words[4:]))
+    (tmp_path / "w.pt").touch()
+    node = {"_target_": "mine.Net", "weights": str(tmp_path / "w.pt"), "entry": "ema", "num_classes": None}
+    if kind is Leaves:
+        del node["num_classes"]
+    config = {"seed": 5, "hardware": {"accelerator": "cpu"}, "model": node}
+    found = networks.build_network("model", config, TO_BUILD)
+    assert loaded == [(entry, of_classes)] and found.out.out_features == 3
+    assert kind is Leaves or found.given == (2, 3, "ema", "", 0.0)
+    kept = config | {"model": node | {"head": "out", "pruned": 0.5}}
+    found = networks.build_network("model", kept, TO_BUILD)
+    if kind is Takes:
+        assert found.given == (2, 3, "ema", "out", 0.5) and zeros(found) == 0
+    else:
+        assert zeros(found) == 9

@@ -106,6 +106,15 @@ def test_which_rank_this_process_is(monkeypatch, told, rank, joined):
     assert ranks.ranks_and_nodes() == (local, rank[1] // local)
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_lightning_is_told_of_the_ranks_there_are(monkeypatch, several):
+    joined = []
+    monkeypatch.setattr(ranks, "in_ranks", lambda: several)
+    monkeypatch.setattr(ranks, "join_environment", lambda: joined.append(1))
+    found = type(ranks.lightning_environment()).__name__
+    assert (found, joined) == (("TorchElasticEnvironment", [1]) if several else ("LightningEnvironment", []))
+
+
 @pytest.mark.parametrize(("limit", "in_use", "code", "fits", "given"), [
     (2**31, 2**29, 0, True, 2**31 - 2**29 - 2**28), (2**31, 2**29, 1, False, 2**31 - 2**29 - 2**28), (2**29, 2**28, 0, False, None),
     (2**29, 2**28 - 1, 0, True, 2**26), (2**29, 2**28 + 1, 0, False, None),

@@ -128,12 +128,8 @@ def _weights(source: Path, target: Path, served: Served, data: DataModule, maske
     for node in graph.node:
         if node.op_type not in _AXES:
             continue
-        for place, name in enumerate(node.input):
-            if (
-                name not in held
-                or name in unpacked
-                or (node.op_type != "Gather" and place == 0 and len(node.input) < 2)
-            ):
+        for name in node.input:
+            if name not in held or name in unpacked:
                 continue
             values = numpy_helper.to_array(held[name])
             if values.dtype != np.float32 or values.ndim < 2 or values.size < _SMALL:
@@ -267,13 +263,12 @@ def latencies(
             rows = torch.arange(size) % len(inputs)
             part = None if mask is None else mask[rows]
             seconds, clock = [], time.thread_time if threads == 1 else time.perf_counter
-            for number in range(WARM + TIMED):
+            for _ in range(WARM + TIMED):
                 started = clock()
                 run(inputs[rows], part)
-                if number >= WARM:
-                    seconds.append(clock() - started)
+                seconds.append(clock() - started)
             name = f"batch {size}, {threads} thread{'s' * (threads > 1)}"
-            found[name] = round(1e3 * statistics.median(seconds), 4)
+            found[name] = round(1e3 * statistics.median(seconds[WARM:]), 4)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -346,7 +347,7 @@ def test_an_error_in_any_rank_is_told_to_all(monkeypatch):
     assert shared_work._exchange("a") == ["a", "b"]
     with pytest.raises(shared_work._Known) as told:
         shared_work._exchange(None, UserError("no 'x'"))
-    assert str(told.value.__cause__) == "no 'x'"
+    assert str(told.value.error) == "no 'x'"
 
     def dead(found, value):
         raise RuntimeError("connection closed\nby peer")
@@ -354,12 +355,14 @@ def test_an_error_in_any_rank_is_told_to_all(monkeypatch):
     monkeypatch.setattr(shared_work.dist, "all_gather_object", dead)
     with pytest.raises(shared_work._Known) as told:
         shared_work._exchange(None)
-    assert str(told.value.__cause__) == "another rank of this command died: connection closed"
+    assert str(told.value.error) == "another rank of this command died: connection closed"
 
 
 @pytest.mark.parametrize("below", [False, True])
 def test_an_interrupt_leaves_as_one(below):
-    handler = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.SIGINT)
+    handler = signal.default_int_handler  # which a shell may have taken from what it starts in the background
+    signal.signal(signal.SIGINT, handler)
     with pytest.raises(KeyboardInterrupt), trainer.interrupts_first():
         try:
             raise KeyboardInterrupt
@@ -370,6 +373,71 @@ def test_an_interrupt_leaves_as_one(below):
             signal.signal(signal.SIGINT, handler)
             raise
     assert signal.getsignal(signal.SIGINT) is handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_another_end_and_another_thread_leave_signals_as_they_are():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ValueError, match=r"^wrong$"), trainer.interrupts_first():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise ValueError("wrong")
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    signal.signal(signal.SIGINT, before)
+    ended = []
+
+    def leaves():
+        try:
+            with trainer.interrupts_first():
+                raise SystemExit(3)
+        except SystemExit as error:  # setting a signal here would be an error
+            ended.append(error.code)
+
+    thread = threading.Thread(target=leaves)
+    thread.start()
+    thread.join()
+    assert ended == [3]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_together_say_and_raise_in_the_first_alone(monkeypatch, capsys, rank):
+    events = []
+    monkeypatch.setattr(shared_work, "in_ranks", lambda: True)
+    monkeypatch.setattr(shared_work, "join_environment", lambda: (rank, 2))
+    monkeypatch.setattr(shared_work.dist, "init_process_group", events.append)
+    monkeypatch.setattr(shared_work.dist, "destroy_process_group", lambda: events.append("left"))
+    monkeypatch.setattr(shared_work.dist, "get_rank", lambda: rank)
+
+    def exchange(value, failed=None):
+        events.append(failed)
+        if failed is not None or told:
+            raise shared_work._Known(failed or told)
+
+    monkeypatch.setattr(shared_work, "_exchange", exchange)
+    told = None
+    with shared_work.ranks_together():
+        print("said")
+        assert shared_work.is_first() is (rank == 0)
+    assert capsys.readouterr().out == ("said\n" if rank == 0 else "") and events == ["gloo", None, "left"]
+    assert shared_work.is_first()
+    mine, theirs = UserError("mine"), UserError("theirs")
+
+    def fails():
+        with shared_work.ranks_together():
+            raise mine
+
+    def is_told():
+        with shared_work.ranks_together():
+            pass
+
+    for work, error in ((fails, mine), (is_told, theirs)):
+        told = theirs
+        if rank:
+            work()
+        else:
+            with pytest.raises(UserError) as raised:
+                work()
+            assert raised.value is error
+    assert events[3:] == ["gloo", mine, "left", "gloo", None, "left"]
     with pytest.raises(ValueError, match="another"), trainer.interrupts_first():
         raise ValueError("another")
 

@@ -443,13 +443,13 @@ def test_layer_pairs_are_drawn_a_pair_a_row(tmp_path, monkeypatch, values, limit
 def test_the_pictures_of_a_run_are_its_figures_and_its_last_grid(tmp_path):
     assert run_pictures.pictures_in(tmp_path) == {}
     (tmp_path / "samples").mkdir()
-    for name in ("b.png", "a.png", "samples/1.png", "samples/2.png", "note.txt"):
+    for name in ("b.png", "a.png", "samples/1.png", "samples/2.png", "samples/3.png", "note.txt"):
         (tmp_path / name).touch()
     found = run_pictures.pictures_in(tmp_path)
     assert found == {
         "a": tmp_path / "a.png",
         "b": tmp_path / "b.png",
-        "samples": tmp_path / "samples" / "2.png",
+        "samples": tmp_path / "samples" / "3.png",
     }
 
 

@@ -1,5 +1,7 @@
 """Samples that a network was trained on are found again, by their place in a set or by their bytes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -67,3 +69,39 @@ def test_of_what_is_no_image_or_too_large_to_compare_nothing_is_known(series, tm
     assert seen_in_training(its, given, "test") > 0
     monkeypatch.setattr(seen, "LARGEST_BYTES", its.store.images.numel() - 1)
     assert seen_in_training(its, given, "test") == 0
+
+
+class Made:
+    """Data with a record and images that are made up."""
+
+    def __init__(self, images=None, **record):
+        self.store = SimpleNamespace(images=images)
+        self.splits = {"train": np.array([0, 1, 2]), "test": np.array([2, 1, 3])}
+        self.record = {"name": "set", "fingerprint": "f", "classes": None} | record
+
+    def summary(self):
+        return self.record
+
+
+@pytest.mark.parametrize(("its", "given", "count"), [
+    ({}, {}, 2), ({"fingerprint": None}, {"fingerprint": None}, 0), ({}, {"fingerprint": "g"}, 0), ({}, {"name": "other"}, 0),
+    ({"classes": ["a"]}, {"classes": ["a"]}, 2), ({"classes": ["a"]}, {"classes": ["b"]}, 0),
+    ({"classes": ["a"], "fingerprint": None}, {"classes": ["a"], "fingerprint": None}, 2),
+])  # fmt: skip
+def test_places_count_where_two_records_are_of_the_same_files(its, given, count):
+    assert seen_in_training(Made(**its), Made(**given), "test") == count
+
+
+def test_a_network_has_seen_its_own_data_and_images_of_one_kind_by_their_bytes(monkeypatch):
+    own = Made(fingerprint=None)
+    assert seen_in_training(own, own, "test") == 2
+    images = torch.arange(16.0).reshape(4, 1, 2, 2)
+    other = torch.flip(images, [0])  # its places 1 and 2 are those of 2 and 1, its 3 is 0
+    its = Made(images)
+    assert seen_in_training(its, Made(other, fingerprint="g"), "test") == 3
+    for strange in (other.reshape(4, 1, 4, 1), other.double(), None):
+        assert seen_in_training(its, Made(strange, fingerprint="g"), "test") == 0
+    monkeypatch.setattr(seen, "LARGEST_BYTES", 64)  # of four bytes a number
+    assert seen_in_training(its, Made(other, fingerprint="g"), "test") == 3
+    monkeypatch.setattr(seen, "LARGEST_BYTES", 63)
+    assert seen_in_training(its, Made(other, fingerprint="g"), "test") == 0

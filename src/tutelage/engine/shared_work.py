@@ -25,6 +25,10 @@ _sharing = False
 class _Known(Exception):
     """An error that all ranks were told of."""
 
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
 
 def is_first() -> bool:
     """Whether this process alone speaks and writes: the first of the ranks, or the only process."""
@@ -57,9 +61,8 @@ def ranks_together() -> Iterator[None]:
                 _exchange(None, error)
             _exchange(None)  # who failed after its last share says so here
     except _Known as told:
-        if rank == 0:
-            assert told.__cause__ is not None
-            raise told.__cause__ from None
+        if not rank:
+            raise told.error from None
     finally:
         _sharing = False
         dist.destroy_process_group()
@@ -108,9 +111,10 @@ def _exchange(value: Any, failed: Exception | None = None) -> list[Any]:
     try:
         dist.all_gather_object(found, (value, None if failed is None else _portable(failed)))
     except RuntimeError as error:
-        raise _Known from UserError(f"another rank of this command died: {str(error).splitlines()[0]}")
+        said = f"another rank of this command died: {str(error).splitlines()[0]}"
+        raise _Known(UserError(said)) from error
     if first := next((error for _, error in found if error is not None), None):
-        raise _Known from first
+        raise _Known(first)
     return [value for value, _ in found]
 
 

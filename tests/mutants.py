@@ -300,7 +300,9 @@ def _child(mutant: Mutant | None, tests: list[str], writer: int) -> None:
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        sys.meta_path.insert(0, Served(lambda file: changed(mutant) if mutant and file == mutant.file else None))
+        sys.meta_path.insert(
+            0, Served(lambda file: changed(mutant) if mutant and file == mutant.file else None)
+        )
         import pytest
 
         class Failures:

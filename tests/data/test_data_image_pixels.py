@@ -167,6 +167,10 @@ def test_sixteen_bits_are_kept(bands: int, size: int | None) -> None:
     assert got.dtype == np.float32 and Fact.DEEP in seen.facts
     if size is None and bands in (1, 3):
         assert len(np.unique(got)) > 60
+    if bands in (2, 4):
+        assert Fact.TRANSPARENT in seen.facts
+        values[..., -1] = 65535
+        assert Fact.TRANSPARENT not in decoded(png16(values), deep=True)[1].facts
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])

@@ -433,7 +433,11 @@ def test_images_of_a_set_with_their_classes(monkeypatch, tmp_path):
         "train": Part({}, image=[png(1), {"bytes": None, "path": str(path)}, png(3)], y=["10", "9", "x"]),
         "test": Part({}, image=[png(4)], y=["9"]),
     }
+    room = []
+    monkeypatch.setattr(huggingface, "check_fits", lambda count, *words: room.append(count))
     found = hub(monkeypatch, parts)
+    one = found.images[0].numel()
+    assert room == [3 * one, one]  # before all of a part are decoded
     assert found.images[:, 0, 0, 0].tolist() == [1, 7, 3, 4] and found.labels.tolist() == [1, 0, 2, 0]
     assert list(found.class_names) == ["9", "10", "x"]
     assert {part: rows.tolist() for part, rows in found.official.items()} == {"train": [0, 1, 2], "test": [3]}

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from tutelage.errors import UserError
-from tutelage.models import huggingface, reused
+from tutelage.models import huggingface, pruning, reused
 from tutelage.models.average import Average, loaded, stored
 from tutelage.models.convnet import Block, ConvNet
+from tutelage.models.counts import counted
 from tutelage.models.fcn import FCN
 from tutelage.models.folding import _pairs
 from tutelage.models.forward_calls import Call, undisturbed
@@ -401,3 +402,55 @@ def test_norms_that_read_one_convolution_once():
     assert _pairs(network, lambda net: net(torch.randn(2, 2, 3))) == [("a", "na")]
     network.na.train()
     assert _pairs(network, lambda net: net(torch.randn(2, 2, 3))) == []
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (RuntimeError(), "RuntimeError"), (ValueError("\n \nfirst\nsecond"), "first"), (KeyError("x" * 300), "'" + "x" * 199),
+])  # fmt: skip
+@pytest.mark.parametrize("training", [True, False])
+def test_channels_that_cannot_be_taken_out_leave_a_network_as_it_was(monkeypatch, error, said, training):
+    def fails(*given, **more):
+        raise error
+
+    monkeypatch.setattr("torch_pruning.pruner.BasePruner", fails)
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)).train(training)
+    network[0].bias.requires_grad_(False)
+    whole = refused(pruning.prune, network, 0.5, "channels", inputs=torch.zeros(1, 2))
+    assert (
+        whole
+        == f"model.pruned_by=channels cannot take channels out of Sequential ({said}): model.pruned_by=weights"
+    )
+    assert (
+        network.training == training and not network[0].bias.requires_grad and network[1].bias.requires_grad
+    )
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, True, "x", None])
+def test_a_share_that_is_none(share):
+    said = f"model.pruned must be the share that goes, at least 0 and below 1, got {share!r}"
+    assert refused(pruning.prune, nn.Linear(2, 2), share, inputs=torch.zeros(1, 2)) == said
+    network = nn.Linear(2, 2)
+    pruning.prune(network, 0, inputs=torch.zeros(1, 2))
+    assert network.weight.all()
+    said = "model.pruned: ReLU has no linear, convolutional or recurrent weights"
+    assert refused(pruning.prune, nn.ReLU(), 0.5, inputs=torch.zeros(1, 2)) == said
+
+
+def test_operations_are_those_of_one_sample_with_its_mask():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+            self.seen = []
+
+        def forward(self, x, mask=None):
+            self.seen.append((x.shape[0], None if mask is None else mask.tolist(), self.training))
+            return self.linear(x)
+
+    network = Net()
+    found = counted(network, torch.zeros(4, 3), torch.tensor([[True], [False], [True], [True]]))
+    nonzero = int(network.linear.weight.count_nonzero() + network.linear.bias.count_nonzero())
+    assert found == {"parameters": 8, "nonzero": nonzero, "operations": 12}
+    assert network.seen == [(1, [[True]], False)] and network.training
+    counted(network, torch.zeros(4, 3))
+    assert network.seen[1] == (1, None, False)

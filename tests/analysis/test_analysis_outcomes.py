@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -493,6 +494,87 @@ def test_a_judge_compares_as_many_images_as_its_reference():
     assert (found.count, found.accuracy, found.precision, found.recall) == (70, 0.9, 1.0, 1.0)
     assert found.frechet_distance == pytest.approx(0, abs=1e-4)
     assert refused(judge.judge, "few", images[:69], answers) == "few: 69 images against a reference of 70"
+
+
+def of_set(label, pseudo):
+    result = {"pseudo": {}} if pseudo else {}
+    return SimpleNamespace(
+        label=label, arm=label, run=SimpleNamespace(result=result, path=Path(label)), role=""
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "counts"),
+    [((), "0 and 0"), ((False,), "1 and 0"), ((True,), "0 and 1"), ((False, False, True), "2 and 1")],
+)
+def test_quality_is_of_one_classifier_and_some_sets(made, counts):
+    subjects = [of_set(f"s{place}", pseudo) for place, pseudo in enumerate(made)]
+    said = "quality needs one classifier's run and at least one run of `tutelage synthesize`, got "
+    names = ", ".join(one.label for one in subjects)
+    assert refused(sample_quality.outcome, SimpleNamespace(subjects=subjects)) == f"{said}{counts}: {names}"
+
+
+class Kept:
+    """Images by their numbers, as a store gives them."""
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def to(self, device):
+        return self
+
+
+@pytest.mark.parametrize("split", ["validation", "train"])
+def test_the_quality_of_sets_in_lines_and_pictures(monkeypatch, split):
+    generator = torch.Generator().manual_seed(0)
+    own = torch.randint(256, (30, 1, 2, 2), generator=generator).float()
+    labels = torch.arange(30) % 3
+    data = SimpleNamespace(
+        splits={"train": np.arange(20), "validation": np.arange(20, 30)}, store=Kept((own / 255 - 0.5) / 0.25, labels),
+        normalization=((0.5,), (0.25,)), facts={"classes": ["x", "y"]},
+    )  # fmt: skip
+    network = FrozenNetwork(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
+    judged = []
+
+    class Judge:
+        def __init__(self, classifier, reference):
+            judged.append(("reference", classifier, *reference))
+
+        def judge(self, name, images, labels):
+            judged.append((name, images, labels))
+            return sample_quality.Quality(name, len(images), 0.5, 12.345678, 0.25, 0.125)
+
+    found = SimpleNamespace(images=own[:9].byte(), labels=labels[:9])
+    monkeypatch.setattr(sample_quality, "opened", lambda one, request: (network, data, None))
+    monkeypatch.setattr(sample_quality.pseudo, "read", lambda path: found)
+    monkeypatch.setattr(
+        sample_quality,
+        "SplitBatches",
+        lambda store, index, batch_size: [Batch(store.images[index], store.labels[index], None)],
+    )
+    monkeypatch.setattr(sample_quality, "Judge", Judge)
+    monkeypatch.setattr(sample_quality, "draw", lambda shown, table, path: (shown, table))
+    subjects = [of_set("judge", False), of_set("made", True)]
+    options = {"split": split, "device": "cpu", "samples": ""}
+    said, record, rows, draw = sample_quality.outcome(SimpleNamespace(subjects=subjects, options=options))
+    names = ["made"] if split == "train" else ["training images", "made"]
+    assert said == [f"against 9 {split} images, in the features of judge:"] + [
+        f"{name}: source accuracy 0.500, Frechet distance 12.35, precision 0.250, recall 0.125"
+        for name in names
+    ]
+    assert record == {"reference": split, "count": 9} and [row["images"] for row in rows] == names
+    begin, count = (0, 20) if split == "train" else (20, 10)
+    at = begin + sample_quality.drawn(count, 9)
+    assert torch.equal(judged[0][2], data.store.images[at]) and torch.equal(judged[0][3], labels[at])
+    torch.testing.assert_close(judged[-1][1], (own[:9] / 255 - 0.5) / 0.25)
+    shown, table = draw("x")
+    torch.testing.assert_close(shown["made"][0], own[:9] / 255)
+    assert shown["made"][1] == ["x", "y", "2"] * 3 and [one.images for one in table] == names
+    options["samples"] = "4"
+    assert sample_quality.outcome(SimpleNamespace(subjects=subjects, options=options))[1]["count"] == 4
+    found.images = torch.zeros(9, 3, 2, 2, dtype=torch.uint8)
+    said = "made holds images (3, 2, 2), judge takes (1, 2, 2)"
+    assert refused(sample_quality.outcome, SimpleNamespace(subjects=subjects, options=options)) == said
 
 
 def request(**more):

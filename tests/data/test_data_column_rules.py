@@ -143,6 +143,7 @@ def test_columns_are_learnt_on_the_training_rows_alone():
         "i is empty",
     ]
     features, unknown = encoding.apply(table, "f")
+    assert encoding.apply(table[:3], "f")[1] == {}
     assert features.tolist() == [
         [-1, 0, 0, 0, 1, 0, 0, -1, 0], [1, 0, 0, 1, 0, 0, 1, 1, 0], [0, 1, 1, 0, 0, 0, 0, 0, 1], [98, 0, 0, 0, 0, 3, 0, -3, 0],
         [0, 1, 0, 0, 1, 0, 1, -1, 0],

@@ -196,7 +196,7 @@ def test_deep_images_are_set_upright(orientation: int) -> None:
         assert (Fact.TURNED in seen.facts) == (orientation > 1)
 
 
-def tiff(values: np.ndarray, *, bits: int, signed: bool = False) -> bytes:
+def tiff(values: np.ndarray, *, bits: int, signed: bool = False, turned: int = 1) -> bytes:
     """An uncompressed little-endian TIFF of whole numbers: (H, W, 1 or 3), 16 bits, or 12 that are packed."""
     height, width, bands = values.shape
     if bits == 12:
@@ -209,7 +209,8 @@ def tiff(values: np.ndarray, *, bits: int, signed: bool = False) -> bytes:
         data = values.astype("<i2" if signed else "<u2").tobytes()
     lengths = struct.pack(f"<{bands}H", *[bits] * bands)
     tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, bands, bits if bands == 1 else 8 + len(data)), (259, 3, 1, 1),
-            (262, 3, 1, 1 if bands == 1 else 2), (273, 4, 1, 8), (277, 3, 1, bands), (278, 3, 1, height), (279, 4, 1, len(data)),
+            (262, 3, 1, 1 if bands == 1 else 2), (273, 4, 1, 8),
+            (274, 3, 1, turned), (277, 3, 1, bands), (278, 3, 1, height), (279, 4, 1, len(data)),
             (339, 3, 1, 2 if signed else 1)]  # fmt: skip
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
@@ -220,6 +221,17 @@ def test_sixteen_bits_of_colour_in_a_tiff_are_kept() -> None:
     values = np.random.default_rng(0).integers(0, 65536, (6, 8, 3)).astype(np.uint16)
     got, _ = decoded(tiff(values, bits=16), deep=True)
     np.testing.assert_allclose(got, values.transpose(2, 0, 1) / 65535, atol=1e-6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_colours_of_sixteen_bits_in_a_tiff_are_set_upright(orientation: int) -> None:
+    upright = np.random.default_rng(0).integers(0, 65536, (6, 8, 3)).astype(np.uint16)
+    ways = {2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1], 5: lambda x: x.swapaxes(0, 1),
+            6: lambda x: np.rot90(x), 7: lambda x: np.rot90(x.swapaxes(0, 1), 2), 8: lambda x: np.rot90(x, 3)}  # fmt: skip
+    stored = np.ascontiguousarray(ways.get(orientation, lambda x: x)(upright))
+    got, seen = decoded(tiff(stored, bits=16, turned=orientation), deep=True)
+    np.testing.assert_allclose(got, upright.transpose(2, 0, 1) / 65535, atol=1e-6)
+    assert (Fact.TURNED in seen.facts) == (orientation > 1)
 
 
 def test_what_a_file_says_of_white_is_heeded_and_a_setting_goes_before_it() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
+import importlib
+import io
 import json
 import logging
+import math
 import resource
 import stat
 import zipfile
@@ -15,9 +19,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tutelage.data import huggingface, image_check, image_folder, memory, pseudo, splits, text_rows, walk
+from tutelage.data import (
+    cache,
+    csv_table,
+    huggingface,
+    image_check,
+    image_folder,
+    image_pixels,
+    memory,
+    pseudo,
+    row_splits,
+    splits,
+    text_rows,
+    vocabulary,
+    walk,
+)
 from tutelage.data.base import SplitBatches
 from tutelage.data.csv_cells import _unpacked
 from tutelage.data.frame import _file
@@ -25,6 +44,7 @@ from tutelage.data.image_folder import ImageFolder
 from tutelage.data.image_set import ImageData
 from tutelage.data.images import _labels
 from tutelage.data.sequences import CopyPaste, Parity
+from tutelage.data.series_file import _calendar
 from tutelage.data.synthetic import Synthetic
 from tutelage.data.table import Table
 from tutelage.data.text import Text
@@ -187,6 +207,66 @@ def test_a_fingerprint_of_files_in_a_list_or_of_all(tmp_path: Path, monkeypatch:
             )
 
 
+@pytest.mark.parametrize(("module", "kind", "call"), [
+    ("series", "Series", "_file"), ("webdataset", "WebDataset", "content"), ("text", "Text", "_tokens"), ("table", "Table", "frame"),
+    ("image_folder", "ImageFolder", "content"),
+])  # fmt: skip
+@pytest.mark.parametrize("given", ["mine", None])
+def test_a_fingerprint_that_is_given_is_not_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, kind: str, call: str, given: str | None
+) -> None:
+    home = importlib.import_module(f"tutelage.data.{module}")
+    where = importlib.import_module("tutelage.data.rows") if kind == "Table" else home
+    monkeypatch.setattr(where, "fingerprint_of", lambda *words: "theirs")
+    monkeypatch.setattr(cache, "remember", lambda key, make: key)
+    (tmp_path / "t.txt").touch()
+    one: Any = object.__new__(getattr(home, kind))
+    one.__dict__.update(
+        fingerprint=given,
+        root=tmp_path / "t.txt",
+        label="cls",
+        label_key="l",
+        reading={},
+        reader=None,
+        empty=(),
+        decimal=None,
+    )
+    one.__dict__.update(dataset=None, level="word", min_count=1, tokenizer=None, fractions={}, files={})
+    key = getattr(one, call)()
+    assert one.fingerprint == key[1] == (given or "theirs")
+
+
+def test_a_folder_of_images_stays_in_memory_up_to_a_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
+    size = 16 * 3 * 8 * 8
+    for most, streams in ((size, False), (size - 1, True)):
+        monkeypatch.setattr(image_folder, "RESIDENT_BYTES", most)
+        one = ImageFolder(root=tmp_path, batch_size=2, num_workers=0, image_size=8, split_seed=most)
+        assert isinstance(one._read(one.content())[0].images, torch.Tensor) != streams
+
+
+@pytest.mark.parametrize("size", [(192, 96), (96, 192), (104, 192)])
+def test_a_large_jpeg_is_cut_where_it_would_be_whole(size: tuple[int, int]) -> None:
+    """Decoded at a fraction of its size, of a smooth image the same square is taken."""
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([255 * x / width, 255 * y / height, 128 + 0 * x], axis=2).astype(np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "JPEG", quality=100, subsampling=0)
+    side = min(size)
+    left, top = (width - side) // 2, (height - side) // 2
+    expected = Image.fromarray(pixels).resize(
+        (12, 12), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
+    )
+    found, _ = image_pixels.read(io.BytesIO(data.getvalue()), image_pixels.Form(12, 3))
+    np.testing.assert_allclose(found.transpose(1, 2, 0).astype(int), np.asarray(expected), atol=4)
+
+
 # --- images -------------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +420,23 @@ def test_windows_of_a_text_and_what_of_it_may_be_masked(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("own", [(), ("validation",), ("test",), ("validation", "test")])
+def test_parts_of_a_text_without_a_file_are_cut_from_its_end(own: tuple[str, ...]) -> None:
+    pieces = {
+        "train": np.arange(20),
+        **{part: 100 + np.arange(3) + 10 * place for place, part in enumerate(own)},
+    }
+    fractions = {"validation": 0.1, "test": 0.25}
+    tokens, parts = vocabulary._joined(pieces, fractions)
+    sizes = [0 if part in own else round(20 * fractions[part]) for part in ("validation", "test")]
+    expected = {"train": list(range(20 - sum(sizes)))}
+    expected["validation"] = list(range(20 - sum(sizes), 20 - sizes[1]))
+    expected["test"] = list(range(20 - sizes[1], 20))
+    expected |= {part: pieces[part].tolist() for part in own}
+    assert {part: tokens[first:last].tolist() for part, (first, last) in parts.items()} == expected
+    assert len(tokens) == sum(map(len, expected.values()))
+
+
 def rows(tmp_path: Path, lines: list[str], **options: Any) -> TextRows:
     body = "".join(f"{line},{'ab'[place % 2]}\n" for place, line in enumerate(lines))
     (tmp_path / "r.csv").write_text("text,label\n" + body)
@@ -378,6 +475,15 @@ def test_pieces_of_a_tokeniser_row_by_row(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(few.splits["train"]) == 2 and sorted([*rest, *few.splits["train"]]) == sorted(
         few.unlabelled_tokens("all")[0].tolist()
     )
+    first = rows(
+        tmp_path,
+        lines,
+        tokenizer=str(encoder(tmp_path, "[UNK]", "a", "b", special=("[UNK]",), unknown="[UNK]")),
+    )
+    first.setup()
+    assert (
+        first.facts["unknown_tokens"] == one.facts["unknown_tokens"]
+    )  # though 0 stands behind the words, too
     bare = rows(tmp_path, ["a b", "b a"] * 5, tokenizer=str(encoder(tmp_path, "a", "b")))
     bare.setup()
     assert set(bare.facts["unknown_tokens"].values()) == {0}
@@ -391,6 +497,29 @@ def test_pieces_of_a_tokeniser_row_by_row(tmp_path: Path, monkeypatch: pytest.Mo
         refused(gone.setup)
         == f"{tmp_path}/r.csv: the tokeniser makes nothing of the text in row 2: remove it"
     )
+
+
+@pytest.mark.parametrize("known", [("a", "b"), None])
+def test_words_that_are_unknown_in_many_places_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, known: tuple[str, ...] | None
+) -> None:
+    why = "no training text has them, or fewer than 1 times (data.min_count)"
+    more: dict[str, Any] = {}
+    if known:
+        why = "the tokeniser does not know them"
+        more = {"tokenizer": str(encoder(tmp_path, *known, "[UNK]", special=("[UNK]",), unknown="[UNK]"))}
+    (tmp_path / "set").mkdir()
+    train = "".join(f"{'ab'[k % 2]} b,{k % 2}\n" for k in range(12))
+    (tmp_path / "set" / "train.csv").write_text("text,label\n" + train)
+    for tests, told in ((["a b c c c c", "b b b a"], 4), (["a b c c c", "b b b a b"], 3)):
+        body = "".join(f"{line},{place}\n" for place, line in enumerate(tests))
+        (tmp_path / "set" / "test.csv").write_text("text,label\n" + body)
+        caplog.clear()
+        TextRows(root=tmp_path / "set", batch_size=2, length=9, **more).setup()
+        said = [one.getMessage() for one in caplog.records if "unknown" in one.getMessage()]
+        assert said == [f"{tmp_path}/set: 4 of the 10 tokens of the test texts are unknown: {why}"] * (
+            told == 4
+        )
 
 
 @pytest.mark.parametrize(("least", "words"), [(1, ["b", "c", "a"]), (2, ["b", "c"]), (3, ["b"]), (4, [])])
@@ -516,3 +645,32 @@ def test_content_numbers_are_equal_for_equal_rows() -> None:
     rows = np.array([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]])
     found = splits.content_numbers(rows)
     assert found[0] == found[2] != found[1]
+
+
+@pytest.mark.parametrize(("body", "lines"), [
+    ("date,a\n\n1,2\n\n\n2,3\n", [3, 6]), ('date,a\n1,"2"\n2,3\n', [2, 3]), ('\ndate,a\n1,2\n\n2,3\n3,4', [3, 5, 6]),
+    ('date,a\n\n"1\n",2\n2,3\n', [2, 3]),  # a row over two lines: which of them, nobody can say
+])  # fmt: skip
+def test_the_lines_where_rows_stand(tmp_path: Path, body: str, lines: list[int]) -> None:
+    (tmp_path / "t.csv").write_text(body)
+    assert csv_table.read(tmp_path / "t.csv").lines.tolist() == lines
+
+
+def test_the_calendar_of_clocks_to_the_minute() -> None:
+    texts = ["1970-01-01T00:00", "2024-02-29T18:45", "2021-12-05T06:01"]
+    found = _calendar(np.array(texts, dtype="datetime64[us]"))
+    for text_of, row in zip(texts, found, strict=True):
+        at = dt.datetime.fromisoformat(text_of)
+        day = (at.hour + at.minute / 60) / 24
+        week = (at.weekday() + day) / 7
+        slow = [f(2 * math.pi * part) for part in (day, week) for f in (math.sin, math.cos)]
+        assert row.tolist() == pytest.approx(slow, abs=1e-6)
+
+
+def test_as_many_folds_as_rows() -> None:
+    how = row_splits.How(validation=1, test=2, seed=0, fold=3, folds=5)
+    assert len(row_splits.split(np.arange(5), {}, None, how)["test"]) == 1
+    with pytest.raises(UserError, match="got 6 of 5"):
+        row_splits.split(
+            np.arange(5), {}, None, row_splits.How(validation=1, test=2, seed=0, fold=3, folds=6)
+        )

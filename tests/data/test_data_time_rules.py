@@ -248,6 +248,8 @@ def test_offsets_from_utc(text, minutes):
     (("2020-01-01 1:00 Europe/Berlin",), {},
      "f has names of zones, '2020-01-01 1:00 Europe/Berlin' to begin with: write the times in UTC, or "
                                              "with their offset (+02:00)"),
+    (("Jan 5 10:00",), {}, "f holds no dates of a form that leaves nothing open: 'Jan 5 10:00' in line 2; say which with "
+                           "`date_format`, such as '%d/%m/%Y %H:%M'"),
     (("maybe 2020",), {}, "f holds no dates of a form that leaves nothing open: 'maybe 2020' in line 2; say which with `date_format`, such "
                           "as '%d/%m/%Y %H:%M'"),
     (("soon",), {}, "f holds no dates of a form that leaves nothing open: 'soon' in line 2; say which with `date_format`, such as "

@@ -224,7 +224,7 @@ def latency_ms(run: Run, runs_dir: str | Path) -> float:
 def _opened(run: Run, runs_dir: str | Path, role: str) -> Any:
     """Return a network of a run, the data module and batches, on the CPU."""
     request = Request([], {"device": "cpu", "runs_dir": str(runs_dir), "code": "", "split": "validation"}, {})
-    return opened(Subject(run, run.name, role=role), request, samples=BATCHES[-1])
+    return opened(Subject(run, run.name, role=role), request, samples=max(BATCHES))
 
 
 def of_run(run: Run, runs_dir: str | Path) -> dict[str, str]:
@@ -267,7 +267,7 @@ def outcome(request: Request) -> Outcome:
     threads = thread_counts(request.options["device"])
     rows, lines, points = [], [], dict[str, tuple[float, list[float]]]()
     for subject in request.subjects:
-        network, _, batches = opened(subject, request, samples=BATCHES[-1])
+        network, _, batches = opened(subject, request, samples=max(BATCHES))
         found = network_cost(network, next(iter(batches)), threads=threads)
         monitor, metrics = monitored(subject)
         rows.append(

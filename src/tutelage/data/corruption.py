@@ -42,7 +42,7 @@ def flip_labels(
                 "label_noise_map belongs to label_noise_kind=asymmetric, and the kind is symmetric"
             )
         steps = uniform(len(labels), derive_seed("wrong class", seed))[indices]
-        new = (old + 1 + np.minimum((steps * (classes - 1)).astype(np.int64), classes - 2)) % classes
+        new = (old + 1 + (steps * (classes - 1)).astype(np.int64)) % classes
     else:
         table = np.arange(classes)
         for source, target in (mapping or {c: (c + 1) % classes for c in range(classes)}).items():

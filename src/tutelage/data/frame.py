@@ -166,7 +166,7 @@ def _csv(
         raise UserError(f"{path} is empty: a header and rows are expected")
     marks = {mark: csv_cells.fields(body[0], mark) for mark in csv_cells.DELIMITERS}
     delimiter = max(marks, key=lambda mark: len(marks[mark]))
-    if len(marks[delimiter]) > 1 and delimiter != ",":
+    if delimiter != ",":  # the first where all find one column
         notes.append(f"columns are separated by {csv_cells.DELIMITERS[delimiter]}")
     if len(body) == 1:
         raise UserError(f"{path} has a header and no rows")

@@ -1009,3 +1009,63 @@ def test_tables_that_need_runs_are_those_of_the_folder_but_programmes(monkeypatc
     assert caplog.messages == [
         f"reading what the 3 tables under {tmp_path} need", "a table cannot be read, so all its runs stay: not read",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "problems", "code"),
+    [((), ["x"], 0), (("--build",), ["no data", "no card"], 2), (("--build",), [], 0)],
+)
+def test_a_doctor_ends_with_what_is_missing(monkeypatch, capsys, flags, problems, code):
+    from tutelage.cli import doctor
+    from tutelage.config import planner
+
+    monkeypatch.setattr(planner, "plan_of", lambda words: f"plan of {words}")
+    monkeypatch.setattr(doctor, "_values", lambda plan, words: print("values:", plan, words))
+    monkeypatch.setattr(doctor, "_runs", lambda plan: print("runs:", plan))
+    monkeypatch.setattr(doctor, "_build", lambda plan: print("built:", plan) or problems)
+    assert doctor.run(Given(settings=["a=1"], flags=flags)) == code
+    plan = "plan of ['a=1']"
+    expected = [f"values: {plan} ['a=1']", "", "Runs", f"runs: {plan}"]
+    if flags:
+        expected += [f"built: {plan}", *(f"missing: {one}" for one in problems)]
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_installed_packages_are_asked_where_one_of_them_speaks_of_commands(monkeypatch):
+    from tutelage.cli import added
+
+    asked: list[Any] = []
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: asked.append(group) or ("one",))
+    monkeypatch.setattr(sys, "path", ["a", "b"])
+    for speaks, found in (("b", ("one",)), ("", ())):
+        monkeypatch.setattr(added, "_may_add", lambda place, speaks=speaks: place == speaks)
+        assert added._entries() == found
+    assert asked == ["tutelage.commands"]
+
+
+def test_what_an_analysis_found_is_kept_for_runs_and_written(monkeypatch, tmp_path, capsys):
+    from tutelage.cli import analyse
+
+    kept: list[Any] = []
+    monkeypatch.setattr(analyse, "remember", lambda *words: kept.append(words))
+
+    def subject(label, role=""):
+        return SimpleNamespace(label=label, role=role, run=SimpleNamespace(key=f"run of {label}"), seed=3)
+
+    subjects = [subject("a"), subject("b"), subject("a", "teacher"), subject("none")]
+    request: Any = SimpleNamespace(
+        subjects=subjects, options={"runs_dir": "R"}, asked={"k": "1"}, folder=tmp_path / "new/deep"
+    )
+    rows = [{"network": "a", "x": 1}, {"network": "b", "y": "=2"}, {"network": "a", "x": 3}, {"x": 4}]
+    analyse._keep(request, "ranks", rows)
+    assert kept == [
+        (Path("R"), subjects[0].run, "ranks", {"k": "1"}, [rows[0], rows[2]]),
+        (Path("R"), subjects[1].run, "ranks", {"k": "1"}, [rows[1]]),
+    ]
+    analyse.write(request, "ranks", {"found": 5}, rows, lambda path: path.with_suffix(".webp").touch())
+    assert capsys.readouterr().out == f"written: {tmp_path}/new/deep/ranks.webp, ranks.csv, ranks.json\n"
+    text = (tmp_path / "new/deep/ranks.csv").read_text()
+    assert text == "network,x,y\na,1,\nb,,'=2\na,3,\n,4,\n"
+    record = json.loads((tmp_path / "new/deep/ranks.json").read_text())
+    assert record.pop("subjects")[2] == {"label": "a", "run": "run of a", "role": "teacher", "seed": 3}
+    assert record == {"analysis": "ranks", "options": {"runs_dir": "R"}, "found": 5}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,6 +64,23 @@ def test_how_a_command_ends(monkeypatch, raised, code, said):
     before = signal.getsignal(signal.SIGTERM)
     assert guarded.run("do", []) == code and signal.getsignal(signal.SIGTERM) is before
     assert (told == []) is (said == "") and all(one.startswith(said) for one in told)
+
+
+def test_a_scheduler_ends_a_command_in_the_main_thread_as_an_interrupt_does():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(guarded.Terminated), guarded._terminable():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+    seen: list[Any] = []
+
+    def elsewhere():
+        with guarded._terminable():  # setting a signal here would be an error
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [before]
 
 
 def test_an_error_of_ours_is_no_message(monkeypatch):

@@ -337,18 +337,19 @@ def test_the_layers_of_a_network_as_a_table():
 def test_what_diagnose_finds_in_words():
     layers = (
         layer(gradient=0.5, agreement=0.25),
+        layer(gradient=8.0, agreement=0.5, correlation=0.125, rank=2.5),
         layer(gradient=2.0, agreement=0.75, correlation=0.5, rank=1.25),
     )
     lines = ["loss 2.000; gradient of the first layer over the last's: 0.25; gradients of two batches agree by +0.500 in the median layer",
              "at the last layer: two samples correlate by 0.500, effective rank 1.2 of 5.0 at the inputs"]  # fmt: skip
     assert diagnose._findings(Signal(layers, 2.0, 5.0), State(1.0, 0.5, ())) == lines
     assert (
-        diagnose._findings(Signal(layers, 2.0, 5.0), State(1.0, 0.5, (0.9, 0.25)))[1]
+        diagnose._findings(Signal(layers, 2.0, 5.0), State(1.0, 0.5, (0.9, 0.1, 0.25)))[1]
         == f"{lines[1]}, classes read 25% of 90%"
     )
     for dead, count in ((0.5, 2), (0.51, 3)):
         found = diagnose._findings(
-            Signal((layers[0], replace(layers[1], dead=dead)), 2.0, 5.0), State(1.0, 0.5, ())
+            Signal((*layers[:2], replace(layers[2], dead=dead)), 2.0, 5.0), State(1.0, 0.5, ())
         )
         assert len(found) == count
     assert found[2] == "up to 51% of a layer's inputs are dead: the same for every sample"
@@ -605,6 +606,27 @@ def test_where_an_export_lies():
 def test_words_of_an_export(options, said):
     with pytest.raises(UserError, match=said):
         export.run(Given(names=["x"], options={"normalise": "true", "hub": ""} | options))
+
+
+@pytest.mark.parametrize("hub", ["", "my_name/my-net.work"])
+def test_an_export_is_made_as_its_words_say(monkeypatch, capsys, hub):
+    monkeypatch.setattr(export, "export", lambda name, **options: f"{name} {options}")
+    options = {"normalise": "false", "hub": hub}
+    assert export.run(Given(names=["x"], options=options)) == 0
+    assert capsys.readouterr().out.split() == f"x {options}".split()
+
+
+def test_the_card_of_a_quantised_model_shows_both(monkeypatch):
+    from tutelage.engine import quantise
+
+    monkeypatch.setattr(quantise, "table", lambda facts, monitor: [f"{facts['kind']} by {monitor}"])
+    monkeypatch.setattr(export, "_metrics", lambda source, store, result: [f"metrics of {result}"])
+    result = {"selection": {"monitor": "loss"}}
+    facts = FACTS | {"quantised": {"kind": "static"}}
+    lines = export.card(made(CONFIG, result=result), NOTHING, DATA, facts, "").splitlines()
+    assert f"metrics of {result}" in lines
+    assert lines[-6].endswith("were not tried here. Then it was quantised to int8 (static):")
+    assert lines[-5:-1] == ["", "```", "static by loss", "```"]
 
 
 FACTS = {
@@ -1151,6 +1173,8 @@ def test_the_values_of_a_command_and_what_sets_each(monkeypatch, capsys, width):
     defaults = {"a": 2, "bcd.e": "old", "g": {"h": 1}}
     monkeypatch.setattr(origins, "origins_and_defaults", lambda words: (where, defaults))
     monkeypatch.setattr(doctor, "width", lambda: width)
+    styles = []
+    monkeypatch.setattr(doctor, "say", lambda text, style="", letters=0: styles.append(style) or print(text))
     doctor._values(SimpleNamespace(config={"a": 1, "bcd": {"e": "xy", "f": None}, "g": [3]}), [])
     head, *lines = capsys.readouterr().out.splitlines()
     assert head == "Values (and what sets each; * differs from the default of what was chosen)"
@@ -1166,3 +1190,6 @@ def test_the_values_of_a_command_and_what_sets_each(monkeypatch, capsys, width):
         *("conf/experiment/x.yaml:", "* bcd.f  None", "command: g={h: 1}:", "* g      [3]"),
     ]
     assert lines == (wide if width == 53 else narrow)
+    assert styles[1:] == [
+        "bold" if line[0] == "*" else "dim" if line[-1:] == ":" and line[:2] != "  " else "" for line in lines
+    ]

@@ -24,7 +24,7 @@ log = logging.getLogger("tutelage")
 
 def run(given: Given) -> int:
     """Run the command; return its exit code."""
-    build, overrides = "--build" in given.flags, given.settings
+    overrides = given.settings
     log.info("composing the command's configuration")  # a word at once: Hydra is loaded first
     from tutelage.config.planner import plan_of
 
@@ -32,10 +32,10 @@ def run(given: Given) -> int:
     _values(plan, overrides)
     say("\nRuns", "bold")
     _runs(plan)
-    problems = _build(plan) if build else []
+    problems = _build(plan) if "--build" in given.flags else []
     for problem in problems:
         say(f"missing: {problem}", "red")
-    return 2 if problems and build else 0
+    return 2 if problems else 0
 
 
 def _values(plan: Plan, overrides: Sequence[str]) -> None:

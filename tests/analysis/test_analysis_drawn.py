@@ -500,6 +500,17 @@ def test_int8_against_floats_in_lines_and_points(drawn, tmp_path):
     )
 
 
+def test_the_ninth_arm_is_hollow(drawn, tmp_path):
+    points = [
+        (f"a{k}", form, [row(f"a{k}", form, 0.5, 1.0, 4.0)]) for k in range(9) for form in ("float", "static")
+    ]
+    compression.draw(points, tmp_path / "a.png", metric="accuracy")
+    (panel,) = drawn[0].axes
+    shown = [line.get_markerfacecolor() == "white" for line in panel.lines if len(line.get_xdata()) == 1]
+    named = [line.get_markerfacecolor() == "white" for line in panel.lines if len(line.get_xdata()) == 0]
+    assert shown == [False] * 16 + [True] * 2 and named == [False] * 8 + [True, False, False]
+
+
 @pytest.mark.parametrize(("share", "n"), [(0.0, 7), (0.3, 10), (1.0, 4), (0.5, 1)])
 def test_the_interval_of_a_share_is_where_its_score_is_the_quantile(share, n):
     low, high = robustness.wilson(share, n)

@@ -65,6 +65,20 @@ def test_integrated_gradients_sum_to_the_change_of_the_score_and_are_the_slow_su
     torch.testing.assert_close(found, (slow * inputs).sum(1), atol=2e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize(("most", "at_once"), [(200, 3), (400, 5)])
+def test_as_many_points_of_the_path_at_once_as_there_is_room_for(images, monkeypatch, most, at_once):
+    from captum.attr import IntegratedGradients
+
+    asked, attribute = [], IntegratedGradients.attribute
+    monkeypatch.setattr("tutelage.analysis.attributions.POINTS", most)
+    monkeypatch.setattr(
+        IntegratedGradients, "attribute",
+        lambda self, *given, **more: asked.append(more["internal_batch_size"]) or attribute(self, *given, **more),
+    )  # fmt: skip
+    explained("integrated_gradients", images)
+    assert asked == [at_once]  # of 72 numbers each, one of each sample at least
+
+
 def test_saliency_and_grad_cam_are_the_slow_ones(images):
     network, inputs = images.network.network, images.batch.inputs.clone().requires_grad_()
     gradient = torch.autograd.grad(logit(images, inputs).sum(), inputs)[0]

@@ -137,6 +137,32 @@ def test_the_most_promising_probe_comes_first():
     assert diagnosis.ranked([first, second]) == [second, first]
 
 
+def test_a_probe_is_a_short_run_of_its_command(monkeypatch):
+    clock, ran = iter([10.0, 12.5]), []
+    plan = SimpleNamespace(config={"runs_dir": "r"}, name="diagnose/a", identity="i")
+    monkeypatch.setattr("tutelage.config.planner.plan_of", lambda words: ran.append(words) or plan)
+    monkeypatch.setattr("tutelage.jobs.launch.run_plan", lambda given, say: ran.append(given))
+    monkeypatch.setattr(
+        "tutelage.runs.store.Store",
+        lambda root: SimpleNamespace(run=lambda *key: SimpleNamespace(path=f"{root}/{key[0]}")),
+    )
+    monkeypatch.setattr(
+        "tutelage.engine.load.load_run", lambda path, runs_dir: SimpleNamespace(network=str(path))
+    )
+    monkeypatch.setattr(diagnosis.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(
+        diagnosis,
+        "_signal",
+        lambda network, data, config: SimpleNamespace(layers=[SimpleNamespace(name="l")]),
+    )
+    monkeypatch.setattr(diagnosis, "state_of", lambda network, data, layers: (network, data, layers))
+    found = diagnosis._probe("a", ["model=fcn"], 7, SimpleNamespace(data="d", config={}))
+    assert (found.label, found.words, found.steps, found.seconds) == ("a", ("model=fcn",), 7, 2.5)
+    assert found.state == ("r/diagnose/a", "d", ["l"]) and ran[1] is plan
+    lengths = [f"fit.{key}=7" for key in ("max_steps", "validate_every_steps", "log_every_steps")]
+    assert ran[0] == ["model=fcn", "name=diagnose/a", "logger=none", *lengths]
+
+
 def test_the_words_of_a_command_without_its_guide():
     words = ["method=guidance", "model@guide=fcn", "guide.width=4", "model=cnn", "name=x", "+model@teacher=a", "method.x=1",
      "teacher.a=1", "seed=3",

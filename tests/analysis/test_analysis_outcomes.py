@@ -14,12 +14,19 @@ from torch import nn
 
 from tutelage.analysis import (
     alignment_curves,
+    attention_rollout,
+    attributions,
+    calibration,
     explain,
     network_cost,
     opening,
+    probe,
     robustness,
     sample_quality,
     similarity_map,
+)
+from tutelage.analysis import (
+    attribution_scores as scores,
 )
 from tutelage.analysis.analysis_request import Request, Subject, told_apart
 from tutelage.analysis.attribution_scores import by_chance, curves
@@ -444,6 +451,39 @@ def test_places_are_shown_and_hidden_in_their_order_by_a_loop():
                 assert curve[n, step] == pytest.approx(float(wanted), abs=1e-6), (n, step)
 
 
+def test_weights_are_shuffled_from_the_output_on_each_layer_once():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token = nn.Parameter(torch.randn(7))
+            self.layers = nn.Sequential(*[nn.Linear(7, 7) for _ in range(4)], nn.Linear(7, 3))
+
+        def forward(self, x):
+            return self.layers(x + self.token)
+
+    torch.manual_seed(0)
+    question, seen = asked(Net(), torch.randn(2, 7)), []
+    own = {name: p.clone() for name, p in question.network.network.named_parameters()}
+
+    def explain_by_weights(one):
+        seen.append({name: p.clone() for name, p in one.network.network.named_parameters()})
+        return torch.tensor([[1.0, -2, 3, 4, 5, 6, 7]] * 2)
+
+    maps = torch.tensor([[-1.0, 2, 3, 4, 5, 6, 7], [7.0, 6, 5, 4, 3, 2, -1]])
+    found = scores.randomised(question, explain_by_weights, maps)
+    assert found == [(count, pytest.approx(0.0)) for count in (1, 3, 5)]  # of the sizes: 1 and -1
+    for (count, _), state in zip(found, seen, strict=True):
+        changed = {name for name in own if not torch.equal(own[name], state[name])}
+        layers = {f"layers.{place}.{kind}" for place in range(5 - count, 5) for kind in ("weight", "bias")}
+        assert changed == layers | ({"token"} if count == 5 else set())
+        assert all(
+            torch.equal(own[name].flatten().sort().values, state[name].flatten().sort().values)
+            for name in own
+        )
+    for name in ("layers.4.weight", "layers.4.bias"):
+        assert torch.equal(seen[0][name], seen[2][name])
+
+
 def test_questions_of_networks_that_have_no_answer():
     for task in (Forecasting(1, 3),):
         assert "choose one class for each sample, got a task of" in refused(
@@ -741,3 +781,187 @@ def test_what_was_measured_before_is_read_again(monkeypatch):
         and len(said) == 4
     )
     assert [row["network"] for row in rows] == ["a0", "a1", "a0:guide"]
+
+
+# --- calibration, probes, explanations ----------------------------------------------------------------------------
+
+
+def test_calibration_in_lines_rows_and_figures(monkeypatch):
+    logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), np.array([0, 1, 1])
+    found = iter([0.25, 0.5, 0.125])
+    made = calibration.Calibration(3, 0.75, 0.0, 0.0, 0.5, 2.0, 0.125, 1.0, 0.5, 0.25, 0.25)
+    monkeypatch.setattr(
+        calibration,
+        "opened",
+        lambda one, request: (None, SimpleNamespace(task=None, batches=lambda split, device: split), "test"),
+    )
+    monkeypatch.setattr(
+        calibration,
+        "logits_of",
+        lambda network, task, batches: (batches, *logits) if batches == "validation" else logits,
+    )
+    monkeypatch.setattr(calibration, "calibration", lambda validation, judged: replace(made, ece=next(found)))
+    monkeypatch.setattr(calibration, "draw", lambda shown, path: shown)
+    monkeypatch.setattr(calibration, "on_other", lambda network, data, request: (None, None, "theirs"))
+    monkeypatch.setattr(
+        calibration, "outside_logits", lambda seen, task, theirs: np.array([[0.5, 0.0], [0.0, 1.5]])
+    )
+    subjects = [subject("a", 0), subject("a", 1), subject("b", 0)]
+    asking = SimpleNamespace(subjects=subjects, options={"device": "cpu", "other": ""})
+    said, record, rows, draw = calibration.outcome(asking)
+    tail = "95 % over samples 0.000 to 0.500; at the temperature 2.000 learnt on validation 0.125; errors 0.250, of the surest 80 % 0.250"
+    assert said == [
+        f"a0: ECE 0.250, {tail}", f"a1: ECE 0.500, {tail}", f"b0: ECE 0.125, {tail}", "a: mean ECE 0.375, 95 % over 2 runs 0.000 to 1.000",
+    ]  # fmt: skip
+    assert record == {"bins": 15} and [(row["network"], row["arm"], row["seed"], row["ece"]) for row in rows] == [
+        ("a0", "a", 0, 0.25), ("a1", "a", 1, 0.5), ("b0", "b", 0, 0.125),
+    ]  # fmt: skip
+    shown = draw("x")
+    assert [len(runs) for runs in shown.values()] == [2, 1] and shown["b"][0][0] == 0.125
+    assert shown["b"][0][1] == pytest.approx([1 / (1 + math.exp(-z)) for z in (2, 1, 3)]) and shown["b"][0][
+        2
+    ].tolist() == [1, 1, 0]
+    found = iter([0.25])
+    asking = SimpleNamespace(subjects=subjects[:1], options={"device": "cpu", "other": "wild"})
+    said, _, rows, _ = calibration.outcome(asking)
+    # the surest of 2, 1 and 3 against 0.5 and 1.5; their energies against those, too
+    assert said[1] == "  told from wild, area under the ROC curve: max_softmax 0.833, energy 0.833"
+    assert (rows[0]["auroc_max_softmax"], rows[0]["auroc_energy"]) == (
+        pytest.approx(5 / 6),
+        pytest.approx(5 / 6),
+    )
+
+
+def test_probes_in_lines(monkeypatch):
+    found = iter(
+        [
+            probe.Probe(0.5, 0.25, 0.1, 8, "l"),
+            probe.Probe(0.75, 0.25, 0.1, 8, "l"),
+            probe.Probe(1.0, 0.5, 0.1, 8, "l"),
+        ]
+    )
+    data = SimpleNamespace(task=None, splits={"train": range(12)}, batches=lambda split, device: split)
+    monkeypatch.setattr(probe, "_with_labels", lambda one, request: (None, data))
+    monkeypatch.setattr(probe, "probe", lambda network, task, batches: next(found))
+    subjects = [subject("a", 0, key="a/0"), subject("a", 1, key="a/1"), subject("b", 0, "guide", key="b/0")]
+    said, _, rows, _ = probe.outcome(SimpleNamespace(subjects=subjects, options={"device": "cpu"}))
+    assert said == [
+        "a: linear probe 0.625 (95 % over 2 runs 0.000 to 1.000), 20 nearest neighbours 0.250 (95 % over 2 runs 0.250 to 0.250); "
+        "accuracy on test",
+        "b: linear probe 1.000, 20 nearest neighbours 0.500; accuracy on test",
+    ]
+    assert [(row["arm"], row["run"], row["role"], row["labelled"], row["linear"]) for row in rows] == [
+        ("a", "a/0", "", 12, 0.5), ("a", "a/1", "", 12, 0.75), ("b", "b/0", "guide", 12, 1.0),
+    ]  # fmt: skip
+
+
+def test_the_penalty_of_a_probe_is_chosen_on_validation_and_features_are_scaled(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    splits = {
+        name: (5 + 3 * torch.randn(n, 3, generator=draw), torch.arange(n) % 2)
+        for name, n in (("train", 12), ("validation", 8), ("test", 10))
+    }
+    splits["train"][0][:, 2] = 7.0
+    asked_for = []
+
+    def linear(train, *, classes, penalty):
+        asked_for.append((train[0], classes, penalty))
+        return penalty
+
+    monkeypatch.setattr(probe, "_features", lambda network, batches: ("head", splits[batches]))
+    monkeypatch.setattr(probe, "linear", linear)
+    monkeypatch.setattr(
+        probe,
+        "accuracy",
+        lambda weights, split: {8: {1e-3: 0.75, 1e-2: 0.75}.get(weights, 0.5), 10: weights}[len(split[0])],
+    )
+    monkeypatch.setattr(
+        probe, "neighbours", lambda train, features, classes: torch.arange(len(features)) // 5
+    )
+    found = probe.probe(None, Classification(2), {name: name for name in splits})
+    assert found == probe.Probe(1e-3, 0.6, 1e-3, 3, "head")
+    assert [penalty for _, _, penalty in asked_for] == list(probe.PENALTIES) and asked_for[0][1] == 2
+    scaled = asked_for[0][0]
+    assert torch.allclose(scaled.mean(0), torch.zeros(3), atol=1e-5) and torch.allclose(
+        scaled.std(0), torch.tensor([1.0, 1, 0]), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("arms", "pictured"), [
+    (["a", "a"], ["a 0", "a 0:guide"]),
+    (list("abcdefgh"), ["a 0", "a 0:guide", "b 0", "b 0:guide", "c 0", "c 0:guide"]),
+])  # fmt: skip
+def test_one_network_of_each_arm_is_pictured_with_its_guide(monkeypatch, arms, pictured):
+    inputs = torch.randn(2, 4)
+    question = asked(nn.Linear(4, 3), inputs)
+    monkeypatch.setattr(
+        explain,
+        "opened",
+        lambda one, request, samples: (
+            question.network,
+            SimpleNamespace(task=Classification(3)),
+            [question.batch],
+        ),
+    )
+    monkeypatch.setattr(explain, "_others", lambda one, request, samples, lines: [("guide", question)])
+    maps = torch.ones(2, 4)
+    columns = {f"{name}{end}": 0.5 for name in ("insertion", "deletion") for end in ("", "_low", "_high")}
+    explained = maps, {"guide": 2 * maps}, columns, {"randomised": []}
+    monkeypatch.setattr(explain, "_explanation", lambda name, question, others: explained)
+    monkeypatch.setattr(explain, "draw", lambda pictures, path, **more: (pictures, more))
+    subjects = [
+        subject(arm, place, label=f"{arm} {place if arm == 'a' else 0}") for place, arm in enumerate(arms)
+    ]
+    asking = SimpleNamespace(subjects=subjects, options={"explainers": "saliency", "samples": ""})
+    said, record, rows, draw = explain.outcome(asking)
+    pictures, more = draw("x")
+    assert [one.label for one in pictures] == pictured and more["count"] == 4 and more["signed"] == SIGNED
+    assert len(rows) == 2 * len(subjects) and record["samples"] == 2 and record["index"] == [0, 1]
+    assert len(said) == 2 * len(subjects) + (2 if arms == ["a", "a"] else 0)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(
+    ("read", "images"),
+    [("mean", False), ("first", False), ("last", False), ("mean", True), ("first", True), ("last", True)],
+)
+def test_what_a_head_reads_of_the_rolled_attention(monkeypatch, read, images, masked):
+    """Of images the mask is none of the patches', and two tokens for the class are left out."""
+    rolled = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(attention_rollout, "attention_of", lambda *given: ([torch.zeros(2, 1, 6, 6)], False))
+    monkeypatch.setattr(attention_rollout, "roll", lambda layers: rolled)
+    monkeypatch.setattr(attention_rollout, "_read_from", lambda *given: read)
+    inputs = torch.zeros(2, 1, 4, 4) if images else torch.zeros(2, 6)
+    mask = torch.tensor([[True] * 6, [True, True, False, True, False, False]]) if masked else None
+    network = FrozenNetwork(nn.Identity())
+    found = attention_rollout.attention_rollout(network, inputs, mask)
+    prefix = 2 if images else 0
+    for n in range(2):
+        there = [k for k in range(prefix, 6) if images or mask is None or mask[n, k]]
+        rows = {
+            "mean": there,
+            "first": [0],
+            "last": [max(k for k in range(6) if mask is None or mask[n, k])],
+        }[read]
+        slow = [sum(float(rolled[n, k, j]) for k in rows) / len(rows) for j in range(prefix, 6)]
+        assert found[n].tolist() == pytest.approx(slow, abs=1e-6)
+    for layers, said in (([], "has no attention"), ([torch.zeros(2, 1, 6, 6), torch.zeros(2, 1, 5, 5)], "attend within parts"),
+                         ([torch.zeros(4, 1, 6, 6)], "attend within parts")):  # fmt: skip
+        monkeypatch.setattr(attention_rollout, "attention_of", lambda *given, layers=layers: (layers, False))
+        assert said in refused(attention_rollout.attention_rollout, network, inputs, mask)
+
+
+def test_the_last_convolution_over_more_than_a_point():
+    network = nn.Sequential(
+        nn.Conv2d(1, 2, 1),
+        nn.Conv2d(2, 2, 1),
+        nn.Conv2d(2, 2, 3),
+        nn.Conv2d(2, 2, 2),
+        nn.Flatten(),
+        nn.Linear(2, 3),
+    )
+    assert attributions._last_convolution(asked(network, torch.randn(2, 1, 4, 4))) is network[2]
+    flat = nn.Sequential(nn.Conv2d(1, 2, (4, 2)), nn.Flatten(), nn.Linear(6, 3))
+    assert "whose output is more than a point" in refused(
+        attributions._last_convolution, asked(flat, torch.randn(2, 1, 4, 4))
+    )

@@ -52,6 +52,12 @@ READ: dict[tuple[str, str, str], str] = {
         "LtE -> Lt",
         "rounding = (norm <= 4 * eps * n * length) | (length <= self",
     ): ("a number equal to its rounding bound; of zeros either side alone is true"),
+    (
+        "analysis/errors_consistency.py",
+        "Gt -> GtE",
+        "1 - expected > 1e-12",
+    ): "a chance agreement 1e-12 below 1 exactly",
+    ("data/augment_colour.py", "Add -> Sub", "(sector / 6 + 1) % 1"): "a turn around the circle, either way",
     ("scaling/grid.py", "Add -> Sub", "seed=point.seed + 1,"): "any stream but the data's will do",
     ("scaling/grid.py", "Add -> Sub", "seed=point.seed + 2,"): "any stream but the data's will do",
     (

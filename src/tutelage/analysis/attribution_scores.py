@@ -52,8 +52,8 @@ def rank_correlations(first: Tensor, second: Tensor, real: Tensor) -> np.ndarray
     for a, b, there in zip(first.flatten(1), second.flatten(1), real.flatten(1), strict=True):
         x, y = (rankdata(one[there].cpu().numpy()) for one in (a, b))
         x, y = x - x.mean(), y - y.mean()
-        length = np.sqrt((x @ x) * (y @ y))
-        found.append(float(x @ y / length) if length > 0 else float("nan"))
+        with np.errstate(invalid="ignore"):  # 0 / 0 of a constant map is NaN
+            found.append(float(x @ y / np.sqrt((x @ x) * (y @ y))))
     return np.array(found)
 
 

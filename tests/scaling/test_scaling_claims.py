@@ -1,0 +1,204 @@
+"""What claims ask of results and what verdicts make of numbers: made-up points, every bound on both sides."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tutelage.scaling import claims, verdicts
+from tutelage.scaling.claims import Case
+from tutelage.scaling.critical_samples import Estimate
+from tutelage.scaling.verdicts import Specialised
+
+
+def case(**more):
+    return Case("mine", None, {"planned": 1.5, "scales": {"N": 2}, **more}, ())
+
+
+def point(experiment="mine", **sizes):
+    return {"experiment": experiment, "sizes": sizes}
+
+
+def estimate(value, low=None, high=None):
+    low, high = value if low is None else low, value if high is None else high
+    return Estimate(value, low, high, np.array([low, value, high]))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Give what verdicts are asked for, in order: a line for each result that is taken."""
+    seen = []
+
+    def note(name):
+        def do(results, experiment, **more):
+            shown = {
+                key: [r["sizes"] for r in results if value(r)] if key in ("base", "other") else value
+                for key, value in more.items()
+            }
+            taken = [] if name == "ratio" else [r["sizes"] for r in results]
+            seen.append((name, experiment, taken, shown))
+            return [name]
+
+        return do
+
+    for name in ("power_law", "ratio", "specialisation", "collapse"):
+        monkeypatch.setattr(verdicts, name, note(name))
+    return seen
+
+
+def test_what_claims_ask_for(asked):
+    results = [point(d=8, s=0), point(d=8, s=2), point(d=16, s=0), point("other", d=8, s=2), point(d=16, s=1)]
+    own = [one["sizes"] for one in results if one["experiment"] == "mine"]
+    by_size = sorted(own, key=lambda sizes: list(sizes.values()))
+    assert claims.exponent(case(), results, size="d") == ["power_law"]
+    assert asked.pop() == (
+        "power_law",
+        "mine",
+        by_size,
+        {"size": "d", "predicted": 1.5, "quantity": "exponent of P* in d"},
+    )
+    assert claims.exponent(case(), results, size="d", each="s", predicted="3/4") == ["power_law"] * 3
+    assert [(taken, more["quantity"], more["predicted"]) for _, _, taken, more in asked] == [
+        ([{"d": 8, "s": 0}, {"d": 16, "s": 0}], "exponent of P* in d at s = 0", 0.75),
+        ([{"d": 16, "s": 1}], "exponent of P* in d at s = 1", 0.75), ([{"d": 8, "s": 2}], "exponent of P* in d at s = 2", 0.75),
+    ]  # fmt: skip
+    asked.clear()
+    assert claims.arms(case(), results, size="s", base=0, quantity="at {}", predicted=2) == ["ratio"] * 2
+    base = [{"d": 8, "s": 0}, {"d": 16, "s": 0}]
+    assert [more for _, _, _, more in asked] == [
+        {"base": base, "other": [{"d": 16, "s": 1}], "quantity": "at 1", "predicted": 2.0},
+        {"base": base, "other": [{"d": 8, "s": 2}], "quantity": "at 2", "predicted": 2.0},
+    ]  # fmt: skip
+    asked.clear()
+    for given, expected in ((None, None), ("1/2", 0.5), (3, 3.0)):
+        claims.ratio(case(), results, to="other", quantity="q", predicted=given)
+        more = {"base": [{"d": 8, "s": 2}], "other": own, "quantity": "q", "predicted": expected}
+        assert asked.pop() == ("ratio", "mine", [], more)
+    claims.specialised_neurons(case(), results, width="s", predicted="1/2")
+    assert asked.pop()[3] == {"width": "s", "predicted": 0.5}
+    claims.specialised_neurons(case(planned=None), results, width="d", predicted=None)
+    assert asked.pop()[3] == {"width": "d", "predicted": 0.0}
+    assert claims.collapse(case(planned=None), results) == [] and not asked
+    claims.collapse(case(), results, label="mine")
+    name, _, _, more = asked.pop()
+    assert (name, more["quantity"]) == ("collapse", "collapse against P / d^1.5") and more["scale"](
+        {"d": 4}
+    ) == 8.0
+
+
+@pytest.mark.parametrize(("predicted", "low", "high", "said"), [
+    (None, 0, 9, ""), (1.0, 0.9, 1.5, "agrees"), (1.0, 0.9, 1.51, "undecided"), (1.0, math.nan, math.nan, "undecided"),
+    (1.0, 1.1, 1.2, "agrees"), (1.0, 1.11, 1.2, "disagrees"), (1.0, 0.5, 0.9, "agrees"), (1.0, 0.5, 0.89, "disagrees"),
+])  # fmt: skip
+def test_an_interval_beside_a_prediction(predicted, low, high, said):
+    assert verdicts.judge(predicted, estimate(1.0, low, high), widest=0.6 + 1e-9) == said
+
+
+@pytest.mark.parametrize(("measured", "predicted", "said"), [
+    ((2.0, 1.5, 2.5), 2.4, "agrees"), ((2.0, 1.5, 2.5), 2.6, "disagrees"), ((2.0, 1.5, 2.5), 1.4, "disagrees"), ((2.0, 1.5, 2.5), None, ""),
+    ((2.0, math.nan, math.nan), 2.0, "undecided"),
+])  # fmt: skip
+def test_a_ratio_of_two_arms_at_the_sizes_that_both_have(monkeypatch, measured, predicted, said):
+    """One arm needs so many times the samples of the other."""
+    value, low, high = measured
+
+    def found(results):
+        if results[0]["experiment"] == "base":
+            return [(point("base", d=d), estimate(float(d))) for d in (4, 8, 16)]
+        return [
+            (point(d=d), Estimate(value * d, low * d, high * d, np.array([low * d, value * d, high * d])))
+            for d in (8, 16, 32)
+        ]
+
+    monkeypatch.setattr(verdicts, "critical", found)
+    monkeypatch.setattr(
+        verdicts.Estimate, "of", classmethod(lambda cls, value, resamples: cls(value, low, high, resamples))
+    )
+    (row,) = verdicts.ratio(
+        [point("base"), point()], "mine", base=lambda r: r["experiment"] == "base", other=lambda r: r["experiment"] == "mine",
+        quantity="q", predicted=predicted,
+    )  # fmt: skip
+    assert (row.measured.value, row.verdict, row.sizes, row.predicted) == (
+        pytest.approx(value),
+        said,
+        "d 8 to 16",
+        predicted,
+    )
+    monkeypatch.setattr(verdicts, "critical", lambda results: [])
+    assert verdicts.ratio([point()], "mine", base=lambda r: True, other=lambda r: True, quantity="q") == []
+
+
+def test_counts_of_specialised_neurons_and_their_exponent(monkeypatch):
+    counts = {64: 2.0, 128: 4.0, 256: 8.0, 512: None, 32: 1.0}
+
+    def of(result):
+        count = counts[result["sizes"]["N"]]
+        return None if count is None else Specialised(estimate(count), 0.5, f"n{count:g}")
+
+    monkeypatch.setattr(verdicts, "specialised", of)
+    monkeypatch.setattr(verdicts, "exponent", lambda sizes, found: estimate(len(sizes) / 3, 0.9, 1.1))
+    results = [point(d=16, N=n) for n in (64, 128, 256, 512)] + [
+        point(d=32, N=32),
+        point(d=32, N=64),
+        point("other", d=32, N=128),
+    ]
+    rows = verdicts.specialisation(results, "mine", width="N", predicted=1.0)
+    assert [(row.quantity, row.predicted, row.measured and row.measured.value, row.sizes, row.verdict, row.note) for row in rows] == [
+        ("specialised neurons", None, 2.0, "d 16, N/d 4", "", "n2"), ("specialised neurons", None, 4.0, "d 16, N/d 8", "", "n4"),
+        ("specialised neurons", None, 8.0, "d 16, N/d 16", "", "n8"),
+        ("exponent of specialised neurons in N", 1.0, 1.0, "d 16, N 64 to 256", "agrees", "a single mode at N/d = 32"),
+        ("specialised neurons", None, 1.0, "d 32, N/d 1", "", "n1"), ("specialised neurons", None, 2.0, "d 32, N/d 2", "", "n2"),
+        ("exponent of specialised neurons in N", 1.0, None, "d 32", "undecided", "too few widths"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("crossing", [2, 3, 4, 5])
+def test_a_power_is_of_all_sizes_and_of_the_larger_half_of_five(monkeypatch, crossing):
+    monkeypatch.setattr(
+        verdicts,
+        "critical",
+        lambda own: [(one, estimate(float(one["sizes"]["d"]))) for one in own[:crossing]],
+    )
+    monkeypatch.setattr(verdicts, "exponent", lambda sizes, found: estimate(sum(sizes)))
+    results = [point(d=2**k) for k in (6, 5, 4, 3, 2, 1)]
+    rows = verdicts.power_law(results, "mine", size="d", predicted=None, quantity="q")
+    note = f"{6 - crossing} of 6 sizes never cross 0.5"
+    if crossing < 3:
+        assert [(row.measured, row.verdict, row.note) for row in rows] == [(None, "undecided", note)]
+        return
+    whole = [2**k for k in range(1, crossing + 1)]
+    expected = [("q", sum(whole), f"d 2 to {whole[-1]}", note)]
+    if crossing == 5:
+        expected.append(("q, larger half", 8 + 16 + 32, "d 8 to 32", note))
+    assert [(row.quantity, row.measured.value, row.sizes, row.note) for row in rows] == expected
+
+
+def test_neurons_above_the_threshold_by_draws(monkeypatch):
+    overlaps = np.array([[0.9, -0.8, 0.1], [0.6, 0.1, 0.1], [0.5, 0.0, 0.2], [0.7, 0.95, -0.99]])
+    result = {
+        "overlaps": {"weight": overlaps.ravel().tolist()},
+        "overlap_networks": 4,
+        "settings": {"draws": 2},
+    }
+    found = SimpleNamespace(threshold=0.55, sensitivity={0.7: 1.25, 1.3: 0.5, 1.0: 1.0})
+    monkeypatch.setattr(
+        verdicts,
+        "specialised_neurons",
+        lambda given, networks: found if np.array_equal(given, overlaps) and networks == 4 else None,
+    )
+    seen = verdicts.specialised(result)
+    assert (
+        seen.count.value == 1.5
+    )  # 2, 1, 0 and 3 of each: the first and third are one draw's, 1; the others 2
+    assert (seen.count.low, seen.count.high) == (1.0, 2.0) and seen.threshold == 0.55
+    assert seen.note == "threshold 0.55; 0.5 to 1.2 for thresholds 0.7 to 1.3 times it"
+    found.threshold = math.inf
+    assert (
+        verdicts.specialised(result)
+        is None
+        is verdicts.specialised(result, layer="other")
+        is verdicts.specialised({})
+    )

@@ -435,8 +435,8 @@ def test_what_would_be_run_is_printed(monkeypatch, capsys, caplog):
 @pytest.mark.parametrize(
     ("minutes", "flags", "up", "events", "code"),
     [
-        ("2", (), False, ["measured", "room 114.0", "off until 115.0", "report False", "end False 1.0 0"], 10),
-        ("2", ("--tiny",), False, ["measured", "room 114.0", "off until 115.0", "report True", "end False 1.0 0"], 10),
+        ("2", (), False, ["measured", "room 114.0", "off until 165.0", "report False", "end False 1.0 0"], 10),
+        ("2", ("--tiny",), False, ["measured", "room 114.0", "off until 165.0", "report True", "end False 1.0 0"], 10),
         ("2", ("--dry",), False, ["measured", "room 114.0"], 0),
         ("", (), True, ["measured", "room inf", "off until inf", "report False", "end True 1.0 0"], 10),
     ],
@@ -445,7 +445,7 @@ def test_a_programme_from_its_words_to_its_end(monkeypatch, capsys, minutes, fla
     from tutelage.config import compose
 
     seen: list[str] = []
-    clock = [0.0]
+    clock = [50.0]
     one = Programme("p", "A title", (), {})
 
     def measured(works, *_):
@@ -462,11 +462,13 @@ def test_a_programme_from_its_words_to_its_end(monkeypatch, capsys, minutes, fla
     monkeypatch.setattr(programme, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(programme, "load", lambda path: one)
     monkeypatch.setattr(programme, "planner", lambda tiny: None)
+    asked: list[Any] = []
     monkeypatch.setattr(
         programme,
         "works_of",
         lambda programme, places, extra, tiny, runs_dir: (
-            [Work(Stage("one", table="t"), ()), Work(Stage("two", table="t"), ())],
+            asked.append((extra, tiny, runs_dir))
+            or [Work(Stage("one", table="t"), ()), Work(Stage("two", table="t"), ())],
             {"three": "why"},
         ),
     )
@@ -484,11 +486,13 @@ def test_a_programme_from_its_words_to_its_end(monkeypatch, capsys, minutes, fla
             seen.append(f"end {over} {seconds} {left - 1}") or 10
         ),
     )
-    given = Given(options={"minutes": minutes}, flags=flags)
+    words = ["runs_dir=R"] if flags else ["seed=1"]
+    given = Given(options={"minutes": minutes}, flags=flags, settings=words)
     assert programme.run(Path("p.yaml"), given) == code and seen == events
     assert capsys.readouterr().out == (
         "A title\nmeasuring the speed of this machine on: one, two\ntable\nleft out, three: why\n"
     )
+    assert asked == [(words, "--tiny" in flags, "R" if flags else "runs")]
     monkeypatch.setattr(programme, "works_of", lambda *_: ([], {"three": "why"}))
     with pytest.raises(UserError, match=r"^nothing of the programme p can be done here: give what is asked"):
         programme.run(Path("p.yaml"), given)
@@ -1069,3 +1073,38 @@ def test_what_an_analysis_found_is_kept_for_runs_and_written(monkeypatch, tmp_pa
     record = json.loads((tmp_path / "new/deep/ranks.json").read_text())
     assert record.pop("subjects")[2] == {"label": "a", "run": "run of a", "role": "teacher", "seed": 3}
     assert record == {"analysis": "ranks", "options": {"runs_dir": "R"}, "found": 5}
+
+
+@pytest.mark.parametrize("exported", [True, False])
+@pytest.mark.parametrize("files", [["f"], []])
+def test_what_a_network_answers_is_written(monkeypatch, tmp_path, exported, files):
+    from tutelage.engine import predictions
+
+    asked: list[Any] = []
+    written: list[Any] = []
+    batches = [([{"sample": 0}, {"sample": 1}], 2, "mask"), ([{"sample": 2}], 1, None)]
+    made = lambda inputs, mask: asked.append((inputs, mask)) or "outputs", "answer", batches
+    monkeypatch.setattr(predict, "_exported", lambda *words: asked.append(words) or made)
+    monkeypatch.setattr(predict, "_of_run", lambda *words: asked.append(words) or made)
+    monkeypatch.setattr(
+        predictions, "answers", lambda outputs, answer: [{"p": outputs, "of": answer}] * asked[-1][0]
+    )
+    monkeypatch.setattr(predict, "_write", lambda *words: written.append(words))
+    monkeypatch.chdir(tmp_path)
+    if exported:
+        (tmp_path / "export.json").touch()
+    words = [] if files else ["data=d"]
+
+    def answers():
+        return predict.predict(".", files, words, split="test", out="x.csv", runs_dir="R", code="c")
+
+    if exported and not files:
+        with pytest.raises(UserError, match=r"^an exported network has no data: name image files"):
+            answers()
+        return
+    assert answers() == "3 predictions written: x.csv"
+    assert asked == [
+        (".", files, "c") if exported else (".", files, words, "test", "R", "c"), (2, "mask"), (1, None),
+    ]  # fmt: skip
+    rows = [{"sample": number, "p": "outputs", "of": "answer"} for number in range(3)]
+    assert written == [(Path("x.csv"), rows)]

@@ -29,7 +29,7 @@ def run_in_ranks(
     check: raises before ranks are started what the words alone say is wrong.
     shares: whether ranks can share it; else one process does all, and says so.
     """
-    there = join_environment()[1] if in_ranks() else 1
+    rank, there = join_environment() if in_ranks() else (0, 1)
     asked = _asked(given)
     if there > 1 and KEY in given.spoken and asked != there:
         raise UserError(
@@ -38,7 +38,7 @@ def run_in_ranks(
     if max(there, asked) == 1:
         return work(given)
     if not shares:
-        if there > 1 and join_environment()[0]:
+        if rank:
             return 0
         log.info("%s is done in one process: there is nothing that ranks could share", name)
         return work(given)

@@ -462,13 +462,18 @@ def test_a_programme_does_what_fits_in_order_and_then_begins_the_rest(monkeypatc
     failed: list[str] = []
     works = [
         stage("a"),
-        stage("bad", 25.0),
+        stage("bad", 30.0),  # as much as is left
+        stage("tight", 30.5),
         stage("slow", 100.0),
         stage("b"),
         Work(Stage("none", command=("x",)), ()),
     ]
     programme._work_off(works, lambda words: words, 40.0, "runs", None, failed)
-    assert done == [("a1",), "bad", ("b1",), ("a2",), "slow"] and failed == ["bad", "k"] and closed == [1]
+    assert (
+        done == [("a1",), "bad", ("b1",), ("a2",), "tight", "slow"]
+        and failed == ["bad", "k"]
+        and closed == [1]
+    )
 
 
 def test_the_alarm_of_a_programme_rings_once_and_is_put_away():

@@ -588,6 +588,25 @@ def test_curves_are_of_steps_that_all_complete_runs_have(make, store):
     assert curves.curve(Line("none", "test/accuracy", {}, {}), store) == []
 
 
+@pytest.mark.parametrize(("labels", "height"), [
+    ([], 0.0), (["a"], 1.5), (["a", "b"], 1.8), (["a\nb", "c"], 1.96), (["a\nb\nc", "d"], 1.96 + 0.28), (["a\nb\nc\nd"], 1.2 + 0.38 + 0.28),
+])  # fmt: skip
+def test_the_height_of_a_panel_by_the_lines_of_its_labels(labels, height):
+    assert curves._height(labels) == pytest.approx(height)
+
+
+def test_labels_in_lines_of_about_one_length():
+    assert curves._lines("one two three four", 18) == "one two three four"
+    assert curves._lines("one two three four", 17) == "one two\nthree four"
+    assert curves._lines("aaaa bbbb cccc d", 14) == "aaaa bbbb\ncccc d" and curves._lines("", 9) == ""
+    assert curves._difference("a" * 17, "b" * 18) == "a" * 17 + " - " + "b" * 18
+    assert curves._difference("a" * 18, "b" * 18) == "a" * 18 + "\n- " + "b" * 18
+    assert (
+        curves._axis("a" * 34 + "; up") == "a" * 34 + "; up"
+        and curves._axis("a" * 35 + "; up") == "a" * 35 + "\nup"
+    )
+
+
 def test_how_many_seeds_a_figure_has_in_words():
     def n(*counts):
         points = {str(i): dict.fromkeys(range(count), 1.0) for i, count in enumerate(counts)}

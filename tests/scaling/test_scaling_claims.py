@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tutelage.scaling import claims, verdicts
+from tutelage.errors import UserError
+from tutelage.scaling import claims, measure_command, verdicts
 from tutelage.scaling.claims import Case
 from tutelage.scaling.critical_samples import Estimate
 from tutelage.scaling.verdicts import Specialised
@@ -202,3 +203,69 @@ def test_neurons_above_the_threshold_by_draws(monkeypatch):
         is verdicts.specialised(result, layer="other")
         is verdicts.specialised({})
     )
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "is_the_words"), [(UserError("wrong"), True), (RuntimeError("broken\nmore"), False)]
+)
+def test_a_job_whose_words_are_wrong_is_noted(monkeypatch, error, said, mistake):
+    noted = []
+    jobs = SimpleNamespace(note=lambda *given, **more: noted.append((given, more)))
+
+    def fails(words):
+        raise error
+
+    found = measure_command._job(jobs, SimpleNamespace(compose=fails), ["a=1", "b=2"])
+    assert math.isnan(found)
+    (((key, outcome, *rest), more),) = noted
+    assert (key, str(outcome), rest, more) == (
+        "a=1 b=2",
+        "failed",
+        [said, mistake],
+        {"words": ["a=1", "b=2"]},
+    )
+    monkeypatch.setattr(measure_command, "points_of", lambda config: config)
+    monkeypatch.setattr(
+        measure_command, "do_points", lambda jobs, points, words: [0.5, 0.25, 0.75] if points == "p" else []
+    )
+    assert measure_command._job(jobs, SimpleNamespace(compose=lambda words: "p"), []) == 0.5
+
+
+def test_what_a_report_is_of(monkeypatch, tmp_path):
+    finished = []
+    monkeypatch.setattr(
+        measure_command, "finish", lambda request, results, root: finished.append((results, root)) or 7
+    )
+    monkeypatch.setattr(measure_command, "case_names", lambda: ["mine"])
+    monkeypatch.setattr(
+        measure_command, "points_of", lambda config: [("p", {"runs_dir": "r", "case": config})]
+    )
+    monkeypatch.setattr("tutelage.scaling.stored.read_results", lambda path: [str(path)])
+    monkeypatch.setattr(
+        "tutelage.scaling.stored.results_of",
+        lambda configs: ([one["case"] for one in configs if one["case"] != "none"], []),
+    )
+
+    def asking(*cases, overrides=(), layers=(), config=str):
+        return SimpleNamespace(cases=cases, overrides=overrides, layers=layers, config=config)
+
+    assert measure_command.report(asking("mine")) == 7 and finished.pop() == (["mine"], "r")
+    measure_command.report(asking("mine", str(tmp_path)))
+    assert finished.pop() == ([str(tmp_path), "mine"], "r")
+    measure_command.report(asking("any", layers=["dense:N"]))
+    assert finished.pop() == (["any"], "r")
+    measure_command.report(asking(str(tmp_path)))
+    assert finished.pop() == ([str(tmp_path)], "runs")
+    for request, said in (
+        (asking(str(tmp_path), overrides=["d=3"]), f"the results under {tmp_path} are as they are: d=3 cannot change them"),
+        (asking("mint"), "there is no case or folder 'mint'; did you mean 'mine'? Known: mine"),
+        (asking("mine", config=lambda what: "none"), "nothing of mine is stored in r: run `tutelage scale measure mine` first"),
+        (asking("x", layers=["dense:N"], config=lambda what: "none"),
+         "nothing of dense:N is stored in r: run `tutelage scale measure dense:N` first"),
+    ):  # fmt: skip
+        with pytest.raises(UserError) as error:
+            measure_command.report(request)
+        assert str(error.value) == said

@@ -209,7 +209,8 @@ def test_neurons_above_the_threshold_by_draws(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "is_the_words"), [(UserError("wrong"), True), (RuntimeError("broken\nmore"), False)]
+    ("error", "said", "mistake"),
+    [(UserError("wrong"), "wrong", True), (RuntimeError("broken\nmore"), "RuntimeError: broken", False)],
 )
 def test_a_job_whose_words_are_wrong_is_noted(monkeypatch, error, said, mistake):
     noted = []

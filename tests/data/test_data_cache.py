@@ -1,5 +1,6 @@
 """What stays in memory between jobs, and what is written once for all."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,21 @@ def test_the_value_unused_for_longest_goes(monkeypatch: pytest.MonkeyPatch) -> N
     for key in ("a", "b", "a", "a", "c", "d", "a", "b"):  # 1000 bytes each: three fit
         get(key)
     assert made == ["a", "b", "c", "d", "b"]
+    monkeypatch.setattr(cache, "KEPT_BYTES", 999)
+    get("e")
+    get("e")
+    get("b")  # one is kept, however large
+    assert made == ["a", "b", "c", "d", "b", "e", "b"] and list(cache._kept) == ["b"]
+
+
+def test_the_size_of_what_is_kept() -> None:
+    @dataclasses.dataclass
+    class Held:
+        rows: Any
+        name: str = "x"
+
+    arrays = [np.zeros(3), torch.zeros(5), {"a": np.zeros(2, dtype=np.int8), "b": "text"}]
+    assert cache._array_bytes(Held(tuple(arrays))) == 24 + 20 + 2 and cache._array_bytes("text") == 0
 
 
 def test_an_entry_is_written_once_and_whole() -> None:

@@ -183,6 +183,8 @@ def test_words_that_name_single_rows_are_no_feature(words, rows, fine):
     ({"a": [[1], [2]]}, "f: the column 'a' holds list objects, no features: `without`=[a] leaves it out"),
     ({"a": [{"bytes": b""}, None]}, "f: the column 'a' holds pictures, no features: `without`=[a] leaves it out; data=huggingface "
                                     "data.image=a reads them"),
+    *(({"a": [odd, None]}, f"f: the column 'a' holds {type(odd).__name__} objects, no features: `without`=[a] leaves it out")
+      for odd in ({"path": "x"}, ["bytes"])),
     ({"a": pd.to_datetime(["2020-01-01", "2020-01-02"])},
      "f: the column 'a' holds times, no features: `without`=[a] leaves it out, `time`=a "
                                                           "splits by it"),

@@ -142,6 +142,12 @@ def test_rows_of_nothing_are_left_out_and_said(tmp_path: Path) -> None:
     path.write_text("date,a\n2020-01-01,1\n,\n2020-01-02,2\n,\n")
     table = read(path)
     assert table.lines.tolist() == [2, 4] and table.notes == ["2 rows without a single value are left out"]
+    path.write_text("\ndate,a,b\n\n2020-01-01,1,x\n \n2020-01-02,2,y\n")
+    assert read(path).lines.tolist() == [4, 6] and read(path).words == {"b": "'x' in line 4"}
+    path.write_text(
+        'date,a,b\n2020-01-01,1,"x\ny"\n2020-01-02,2,z\n'
+    )  # lines that no row begins with: rows are counted
+    assert read(path, columns=["a"]).lines.tolist() == [2, 3]
 
 
 def test_a_delimiter_at_the_end_of_every_row_is_an_empty_column(tmp_path: Path) -> None:

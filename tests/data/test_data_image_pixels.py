@@ -87,6 +87,24 @@ def test_a_part_is_cut_from_the_upright_image() -> None:
     assert seen == [(16, 24)] and np.array_equal(got, np.asarray(upright).transpose(2, 0, 1)[:, 2:10, 4:12])
 
 
+@pytest.mark.parametrize("shape", [(96, 192), (192, 96), (128, 128)])
+@pytest.mark.parametrize(
+    "box", [None, (24.0, 40.0, 48.0, 48.0), (16.0, 8.0, 64.0, 80.0), (0.0, 0.0, 96.0, 96.0)]
+)
+def test_a_part_of_a_jpeg_is_that_of_the_whole_image(shape: tuple[int, int], box: Any) -> None:
+    """However much the decoder reduces it."""
+    down, across = np.mgrid[: shape[0], : shape[1]].astype(float)
+    smooth = np.stack([down + across / 2, 255 - down, across]).clip(0, 255).astype(np.uint8)
+    data = encoded(Image.fromarray(smooth.transpose(1, 2, 0)), "JPEG", quality=100, subsampling=0)
+    got, _ = read(io.BytesIO(data), Form(12, 3), box and (lambda height, width: box))
+    side = min(shape)
+    top, left, height, width = box or ((shape[0] - side) / 2, (shape[1] - side) / 2, side, side)
+    edges = left, top, min(left + width, shape[1]), min(top + height, shape[0])
+    whole = Image.fromarray(smooth.transpose(1, 2, 0))
+    slow = np.asarray(whole.resize((12, 12), Image.Resampling.BILINEAR, box=edges)).transpose(2, 0, 1)
+    np.testing.assert_allclose(got.astype(int), slow, atol=3)
+
+
 @pytest.mark.parametrize("noted", [0, 9, 77, "nonsense"])
 def test_an_orientation_that_means_nothing_turns_nothing(noted: Any) -> None:
     exif = b"Exif\0\0broken" if noted == "nonsense" else Image.Exif()
@@ -171,6 +189,19 @@ def test_sixteen_bits_are_kept(bands: int, size: int | None) -> None:
         assert Fact.TRANSPARENT in seen.facts
         values[..., -1] = 65535
         assert Fact.TRANSPARENT not in decoded(png16(values), deep=True)[1].facts
+
+
+@pytest.mark.parametrize(("alpha", "mixed"), [(65535, False), (65534, True), (0, True)])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_a_deep_image_is_transparent_where_its_alpha_is_below_one(
+    alpha: int, mixed: bool, bands: int
+) -> None:
+    values = np.full((2, 3, bands + 1), 65535, dtype=np.uint16)
+    values[0, 0] = [100] * bands + [alpha]
+    got, seen = decoded(png16(values), deep=True, background=(0, 0, 0))
+    assert (Fact.TRANSPARENT in seen.facts) == mixed
+    np.testing.assert_allclose(got[:, 0, 0], 100 / 65535 * alpha / 65535, atol=1e-7)
+    np.testing.assert_allclose(got[:, 1], 1.0)
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from tutelage.data import image_check, image_pixels, own, text_rows
+from tutelage.data import image_check, image_pixels, own, own_source, text_rows
 from tutelage.data.image_pixels import Fact, Form
 from tutelage.data.own import Own
 from tutelage.errors import UserError
@@ -50,6 +51,87 @@ def test_what_targets_are_taken_for(targets, kind, outputs, name, size):
 ])  # fmt: skip
 def test_targets_that_are_none(targets, kind, outputs, said):
     assert refused(task, targets, kind, outputs) == said
+
+
+ONES = (torch.ones(2, 2), torch.ones(2))
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Four samples."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, place):
+        return torch.full((2,), float(place)), place
+
+
+class LightningDataModule:
+    """As much of one as is asked for."""
+
+    def __init__(self, **loaders):
+        self.loaders = loaders
+
+    def prepare_data(self):
+        """Nothing to do."""
+
+    def setup(self, stage):
+        """Nothing to do."""
+
+    def __getattr__(self, name):
+        if name not in self.loaders:
+            raise AttributeError(name)
+        return lambda: self.loaders[name]
+
+
+LOADER, OTHER = DataLoader(Pairs()), DataLoader(Pairs(), collate_fn=list)
+
+
+@pytest.mark.parametrize(("source", "parts", "collate"), [
+    ((torch.ones(3, 2), np.arange(3)), {"": 3}, None), ([torch.ones(3, 2), torch.ones(3)], {"": 3}, None), (Pairs(), {"": 4}, None),
+    (LOADER, {"": 4}, None), (OTHER, {"": 4}, list), ((Pairs(), ONES), {"train": 4, "test": 2}, None),
+    ([ONES, OTHER, LOADER], {"train": 2, "validation": 4, "test": 4}, list),
+    ({"validation": ONES, "train": Pairs()}, {"validation": 2, "train": 4}, None),
+    (LightningDataModule(train_dataloader=LOADER), {"train": 4}, None),
+    (LightningDataModule(train_dataloader=[OTHER, LOADER], val_dataloader=[], test_dataloader=(LOADER,)), {"train": 4, "test": 4}, list),
+    (LightningDataModule(train_dataloader=LOADER, val_dataloader=None, test_dataloader=OTHER), {"train": 4, "test": 4}, list),
+    ([1], {"": 1}, None), ([1] * 4, {"": 4}, None),  # samples
+])  # fmt: skip
+def test_the_parts_of_a_source(source, parts, collate):
+    found, way = own_source.parts_of(source)
+    assert ({name: len(part) for name, part in found.items()}, way) == (parts, collate)
+
+
+@pytest.mark.parametrize(("source", "said"), [
+    (LightningDataModule(val_dataloader=LOADER), "`source`: LightningDataModule.train_dataloader fails: train_dataloader"),
+    ({"trian": ONES}, "`source` gives a part 'trian'; did you mean 'train'? Known: test, train, validation"),
+    (5, f"`source` must give {own_source.EXPECTED}; got int"),
+    ({"train": 3, "test": ONES}, f"`source` must give {own_source.EXPECTED}; got int for train"),
+    ({1, 2}, f"`source` must give {own_source.EXPECTED}; got set"),
+])  # fmt: skip
+def test_what_is_no_source(source, said):
+    assert refused(own_source.parts_of, source) == said
+
+
+@pytest.mark.parametrize(("pair", "found"), [
+    ((1, 2), (1, 2)), ([1, 2, 3], (1, 2)), ({"inputs": 1, "targets": 2, "x": 3, "y": 4}, (1, 2)), ({"image": 1, "label": 2}, (1, 2)),
+    ({"input_ids": 1, "labels": 2}, (1, 2)), ({"x": 1, "y": 2}, (1, 2)), ({"x": 1, "label": 2}, "dict"), ((1,), "tuple"), ([], "list"),
+    ("xy", "str"), (torch.ones(2), "Tensor"),
+])  # fmt: skip
+def test_a_sample_is_a_pair_or_names_what_it_holds(pair, found):
+    if isinstance(found, tuple):
+        assert own_source.pair_of(pair) == found
+        return
+    said = "`source`: a sample must be (input, target), or a dictionary with inputs and targets; got "
+    assert refused(own_source.pair_of, pair) == said + found
+
+
+def test_targets_of_values_are_columns_and_others_whole_numbers():
+    for shape, floats in (((3,), (3, 1)), ((3, 2), (3, 2)), ((3, 2, 4), (3, 8))):
+        found = own_source.as_targets(torch.ones(shape, dtype=torch.int32), floats=True)
+        assert found.shape == floats and found.dtype == torch.float32
+        assert own_source.as_targets(torch.ones(shape), floats=False).shape == shape
+    assert own_source.as_targets(torch.ones(3), floats=False).dtype == torch.int64
 
 
 def test_samples_are_as_many_as_targets_and_finite():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import importlib
-import io
 import json
 import logging
 import math
@@ -25,10 +24,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tutelage.data import (
     cache,
     csv_table,
+    file_stream,
     huggingface,
     image_check,
     image_folder,
-    image_pixels,
     memory,
     pseudo,
     row_splits,
@@ -46,7 +45,7 @@ from tutelage.data.images import _labels
 from tutelage.data.sequences import CopyPaste, Parity
 from tutelage.data.series_file import _calendar
 from tutelage.data.synthetic import Synthetic
-from tutelage.data.table import Table
+from tutelage.data.table import Table, embedded
 from tutelage.data.text import Text
 from tutelage.data.text_rows import TextRows, _entries
 from tutelage.data.vocabulary import special_tokens, tokenizer_file
@@ -248,23 +247,6 @@ def test_a_folder_of_images_stays_in_memory_up_to_a_size(
         monkeypatch.setattr(image_folder, "RESIDENT_BYTES", most)
         one = ImageFolder(root=tmp_path, batch_size=2, num_workers=0, image_size=8, split_seed=most)
         assert isinstance(one._read(one.content())[0].images, torch.Tensor) != streams
-
-
-@pytest.mark.parametrize("size", [(192, 96), (96, 192), (104, 192)])
-def test_a_large_jpeg_is_cut_where_it_would_be_whole(size: tuple[int, int]) -> None:
-    """Decoded at a fraction of its size, of a smooth image the same square is taken."""
-    width, height = size
-    y, x = np.mgrid[:height, :width]
-    pixels = np.stack([255 * x / width, 255 * y / height, 128 + 0 * x], axis=2).astype(np.uint8)
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "JPEG", quality=100, subsampling=0)
-    side = min(size)
-    left, top = (width - side) // 2, (height - side) // 2
-    expected = Image.fromarray(pixels).resize(
-        (12, 12), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
-    )
-    found, _ = image_pixels.read(io.BytesIO(data.getvalue()), image_pixels.Form(12, 3))
-    np.testing.assert_allclose(found.transpose(1, 2, 0).astype(int), np.asarray(expected), atol=4)
 
 
 # --- images -------------------------------------------------------------------------------------------------------
@@ -674,3 +656,78 @@ def test_as_many_folds_as_rows() -> None:
         row_splits.split(
             np.arange(5), {}, None, row_splits.How(validation=1, test=2, seed=0, fold=3, folds=6)
         )
+
+
+@pytest.mark.parametrize(("shape", "samples", "fine"), [
+    ((1, 1, 1), 30, True), ((2, 1, 3), 1, True), ((1, 8), 30, False), ((1, 1, 8, 8), 30, False), ((1, 0, 8), 30, False),
+    ((1, 8, -1), 30, False), ((1, 8, 8), 0, False),
+])  # fmt: skip
+def test_the_shape_of_made_images(shape: tuple[int, ...], samples: int, fine: bool) -> None:
+    if fine:
+        images = Synthetic(shape=shape, samples=samples, batch_size=2).source().images
+        assert tuple(images.shape) == (samples, *shape)
+    else:
+        said = f"synthetic data need samples >= 1 and a shape [C, H, W], got {samples} and {list(shape)}"
+        assert refused(Synthetic, shape=shape, samples=samples, batch_size=2) == said
+
+
+@pytest.mark.parametrize(("names", "wanted", "found"), [
+    (["cat", "dog", "elk"], ["elk", 0], ([1, -1, 0], ["elk", "cat"])), (["cat", "dog"], [1], ([-1, 0], ["dog"])),
+    (["1", "10", "2"], [10, "2"], ([-1, 0, 1], ["10", "2"])), (["1", "10", "2"], [1, 2, 10], ([0, 2, 1], ["1", "2", "10"])),
+    (["cat", "3"], [1], ([-1, 0], ["3"])), (["cat", "3"], ["3"], ([-1, 0], ["3"])),
+    (["cat", "dog"], [2], "`classes`: class 2 does not exist; "), (["cat", "dog"], [-1], "`classes`: class -1 does not exist; "),
+    (["1", "10"], [0], "`classes`: class 0 does not exist; "), (["cat", "dog"], ["cat", 0], "`classes`: class 0 occurs twice"),
+    (["cat", "dog"], [1, "dog"], "`classes`: class 'dog' occurs twice"), (["cat"], [], "`classes` must name at least one class; "),
+])  # fmt: skip
+def test_classes_that_are_kept_by_their_name_or_number(
+    names: list[str], wanted: list[Any], found: Any
+) -> None:
+    one: Any = object.__new__(Synthetic)
+    one.classes = wanted
+    source: Any = SimpleNamespace(class_names=names, labels=np.arange(len(names)))
+    if isinstance(found, str):
+        assert refused(one._choose_classes, source).startswith(found)
+    else:
+        labels, kept = one._choose_classes(source)
+        assert (labels.tolist(), kept) == found
+
+
+@pytest.mark.parametrize(("name", "targets", "kind"), [
+    ("iris", ["target"], "O"), ("digits", ["target"], "i"), ("diabetes", ["target"], "f"), ("linnerud", ["Weight", "Waist", "Pulse"], "f"),
+])  # fmt: skip
+def test_tables_of_scikit_learn_hold_numbers_and_names(name: str, targets: list[str], kind: str) -> None:
+    found, wanted = embedded(name)
+    kinds = {column: cells.dtype.kind for column, cells in found.columns.items()}
+    assert wanted == targets and {kinds.pop(target) for target in targets} == {kind}
+    assert set(kinds.values()) == {"f"} and not found.notes and not found.official
+
+
+@pytest.mark.parametrize(("device", "workers"), [("cpu", 0), ("cpu", 1), ("cuda", 0), ("cuda", 2)])
+def test_how_files_are_read_beside_the_training(
+    monkeypatch: pytest.MonkeyPatch, device: str, workers: int
+) -> None:
+    """Memory that a GPU copies from; workers that live on."""
+    monkeypatch.setattr(file_stream, "DataLoader", lambda *words, **more: more)
+    store: Any = SimpleNamespace(files=None, crop=None, num_workers=workers, device=torch.device(device))
+    more: Any = file_stream._FileReader(store, [])._start()
+    assert more["pin_memory"] == (device == "cuda") and more["persistent_workers"] == (workers > 0)
+    assert more["num_workers"] == workers and more["batch_size"] is None
+
+
+@pytest.mark.parametrize(("only_test", "train", "said"), [
+    (False, [0, 1, 2], []), (False, [0, 2], ["f: no training row of the classes b"]),
+    (False, [], ["f: no training row of the classes a, b, c"]),
+    (True, [0, 2], []), (True, [0, 1, 2], []),
+])  # fmt: skip
+def test_classes_that_no_training_row_has_are_said(
+    only_test: bool, train: list[int], said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    one: Any = object.__new__(Table)
+    one.__dict__.update(dataset="f", facts={}, only_test=only_test)
+    targets: Any = SimpleNamespace(classes=["a", "b", "c"], task="classification", values=np.arange(3))
+    assert one._task(targets, np.array(train, dtype=int)).tolist() == [0, 1, 2]
+    assert [record.getMessage() for record in caplog.records] == said
+    assert one.facts == {
+        "classes": ["a", "b", "c"],
+        "train_class_counts": [int(k in train) for k in range(3)],
+    }

@@ -229,10 +229,11 @@ def table(folder: Path, **files: str):
                                                                                                            "test": "my-test.csv"}),
     (["train.csv", "val.csv", "note.txt", ".hidden.csv"], {"train": "train.csv", "validation": "val.csv"}),
     (["train-00000-of-00001.parquet", "other.csv"], {"train": "train-00000-of-00001.parquet"}),
+    (["b.CSV", "a.md", ".b.csv", "c.csv/"], {"": "b.CSV"}),
 ])  # fmt: skip
 def test_the_parts_of_a_folder(tmp_path, files, parts):
     for name in files:
-        (tmp_path / name).touch()
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
     assert {part: path.name for part, path in frame._parts(tmp_path).items()} == parts
 
 
@@ -455,6 +456,17 @@ def test_images_of_a_set_with_their_classes(monkeypatch, tmp_path):
 ])  # fmt: skip
 def test_images_of_a_set_that_do_not_fit(monkeypatch, parts, said):
     assert refused(hub, monkeypatch, parts) == said
+
+
+@pytest.mark.parametrize("room", [3 * 16, 3 * 16 - 1])
+def test_images_of_a_set_are_decoded_where_there_is_room_for_them(monkeypatch, room):
+    monkeypatch.setattr("tutelage.data.memory.room_bytes", lambda: room)
+    parts = {"": Part({}, image=[png(1), png(2), png(3)], y=["a", "b", "a"])}
+    if room == 48:
+        assert hub(monkeypatch, parts).peak == 255
+    else:
+        said = "the images of n, decoded, need 0.0 GB of memory, where 0.0 GB are all there is: take a part of them"
+        assert refused(hub, monkeypatch, parts) == said
 
 
 def test_an_image_that_cannot_be_read_is_named_by_its_row(monkeypatch):

@@ -117,6 +117,30 @@ def test_a_network_reads_other_texts_with_its_own_words(
     assert "accuracy 1.0000" in capsys.readouterr().out
 
 
+def test_unknown_words_are_counted_in_what_is_left_of_each_text(tmp_path: Path, caplog: Any) -> None:
+    """Also where padding has their number, as a tokeniser without one says."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    made = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.save(str(tmp_path / "tokenizer.json"))
+    for part, texts in (
+        ("train", ["a b a", "x b a y", "a"] * 4),
+        ("val", ["b b x", "a", "b y y z"]),
+        ("test", ["a b x", "x"]),
+    ):
+        labels = [f"c{place % 2}" for place in range(len(texts))]
+        pd.DataFrame({"text": texts, "label": labels}).to_csv(tmp_path / f"{part}.csv", index=False)
+    data = loaded(tmp_path, tokenizer=tmp_path / "tokenizer.json", length=3)
+    assert data.facts["unknown_tokens"] == {"train": 4, "validation": 3, "test": 2}
+    assert data.facts["cut_texts"] == 5 and data.padding == 0 and data.vocab_size == 3
+    why = "the tokeniser does not know them"
+    assert [one.getMessage() for one in caplog.records if "are unknown" in one.getMessage()] == [
+        f"{tmp_path}: 3 of the 7 tokens of the validation texts are unknown: {why}",
+        f"{tmp_path}: 2 of the 4 tokens of the test texts are unknown: {why}",
+    ]
+
+
 def test_texts_are_repeated_as_written_and_many_unknown_words_are_said(tmp_path, caplog):
     (tmp_path / "r.csv").write_text("text,label\n" + "\n".join(f"film {i},{i % 2}" for i in range(60)))
     with caplog.at_level("WARNING", logger="tutelage"):

@@ -95,6 +95,11 @@ def test_rows_without_a_common_step_are_told_their_distances():
         "Bring them to one step, say it (`step`=1h: rows are then missing), or let each row be a step whatever its time: `step`=row"
     )
 
+    few = refused(timeline.timeline, times(np.cumsum([0, 60, 150, 222, 60, 150]) * (HOUR // 60)), where="f")
+    assert few.startswith(
+        "f: the rows have no common step, from one to the next it is 1 hour (2 times), 2.5 hours (2 times), 222 minutes (1 times). Bring "
+    )
+
 
 @pytest.mark.parametrize(("step", "at", "outcome"), [
     ("row", times([0, 5, 6]), ([0, 1, 2], "row")),
@@ -248,10 +253,8 @@ def test_offsets_from_utc(text, minutes):
     (("2020-01-01 1:00 Europe/Berlin",), {},
      "f has names of zones, '2020-01-01 1:00 Europe/Berlin' to begin with: write the times in UTC, or "
                                              "with their offset (+02:00)"),
-    (("Jan 5 10:00",), {}, "f holds no dates of a form that leaves nothing open: 'Jan 5 10:00' in line 2; say which with "
-                           "`date_format`, such as '%d/%m/%Y %H:%M'"),
-    (("maybe 2020",), {}, "f holds no dates of a form that leaves nothing open: 'maybe 2020' in line 2; say which with `date_format`, such "
-                          "as '%d/%m/%Y %H:%M'"),
+    *(((text,), {}, f"f holds no dates of a form that leaves nothing open: '{text}' in line 2; say which with `date_format`, such as "
+                    "'%d/%m/%Y %H:%M'") for text in ("07 05 2020", "1 Jan 20", "Jan 5 10:00", "maybe 2020", "1:00 pm on 5 Jan 2020 PM")),
     (("soon",), {}, "f holds no dates of a form that leaves nothing open: 'soon' in line 2; say which with `date_format`, such as "
                     "'%d/%m/%Y %H:%M'"),
     (("1.1.2020",), {"date_format": "%d/%m/%Y"},

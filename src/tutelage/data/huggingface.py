@@ -191,8 +191,8 @@ class HubImages(ImageData):
 
     def source(self) -> ImageSource:
         """See `ImageData`."""
-        if self.fingerprint is None and self.hub.root is not None:
-            self.fingerprint = fingerprint_of(self.hub.root)
+        if self.hub.root is not None:
+            self.fingerprint = self.fingerprint or fingerprint_of(self.hub.root)
         key = (
             "hub images",
             self.hub.said,
@@ -256,8 +256,7 @@ class HubImages(ImageData):
                         "take a part of them",
                     )
         assert names is not None
-        stacked = torch.from_numpy(np.stack(images))
-        peak = 255.0 if stacked.dtype == torch.uint8 else 1.0
+        found_parts = {} if "" in official else official
         return ImageSource(
-            stacked, np.concatenate(labels), names, {} if "" in official else official, peak, key
+            torch.from_numpy(np.stack(images)), np.concatenate(labels), names, found_parts, 255.0, key
         )

@@ -206,7 +206,7 @@ def _fill(files: Files, folder: Path) -> Found:
         folder / "images.npy", mode="w+", dtype=files.dtype, shape=(len(files), *shape)
     )
     facts, largest = np.zeros(len(files), dtype=np.uint16), np.zeros(len(files), dtype=np.float32)
-    parts = np.array_split(here, -(-len(here) // 256))
+    parts = [here[start : start + 256] for start in range(0, len(here), 256)]
 
     def fill(number: int) -> dict[str, str]:
         reasons = {}

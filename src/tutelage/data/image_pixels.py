@@ -117,7 +117,7 @@ def _look(image: Image.Image, seen: Seen) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    if _NOTED_IN.isdisjoint(image.info) and not hasattr(image, "tag_v2"):
+    if _NOTED_IN.isdisjoint(image.info):  # a TIFF has been set upright by Pillow
         return 1
     try:
         noted = image.getexif().get(ORIENTATION, 1)

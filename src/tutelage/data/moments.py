@@ -146,10 +146,9 @@ def _by_form(column: pd.Series, lines: np.ndarray, where: str) -> np.ndarray:
             if form == _YEAR_LAST:
                 parts = _day_and_month(parts, column, lines, where)
             return _assembled(parts, column, lines, where)
-    if _ENGLISH.search(first) and re.search(r"\d{4}", first):
-        guess = pd.tseries.api.guess_datetime_format(first)
-        if guess is not None and "%y" not in guess:
-            return _by_format(column, guess, lines, where)
+    # days and months as numbers would be guessed; a year of two digits never is
+    if _ENGLISH.search(first) and (guess := pd.tseries.api.guess_datetime_format(first)):
+        return _by_format(column, guess, lines, where)
     if _ZONE.search(first) and not re.search(r"[AaPp]\.?[Mm]\.?$", first):
         raise UserError(f"{where} has names of zones, '{first}' to begin with: {_OFFSETS_WANTED}")
     raise UserError(

@@ -216,17 +216,11 @@ class TextRows(Rows):
             )
         lengths = np.minimum(counts, self.length)
         tokens = np.full((len(rows), int(lengths.max())), padding, dtype=np.int32)
-        inside = np.arange(tokens.shape[1]) < lengths[:, None]
         for place, row in enumerate(rows):
             tokens[place, : lengths[place]] = row[: self.length]
         np.save(folder / "tokens.npy", tokens)
         np.save(folder / "lengths.npy", lengths)
-        np.save(
-            folder / "unknown.npy",
-            ((tokens == unk) & inside).sum(axis=1)
-            if unk is not None
-            else np.zeros(len(rows), dtype=np.int64),
-        )
+        np.save(folder / "unknown.npy", [np.count_nonzero(row[: self.length] == unk) for row in rows])
         np.save(folder / "entries.npy", np.frombuffer("\0".join(entries).encode() or b"\0", dtype=np.uint8))
         return {
             "vocab_size": size,

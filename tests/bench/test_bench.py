@@ -45,6 +45,44 @@ def test_the_loop_by_hand_trains_on_the_training_data_and_only_looks_at_the_vali
     assert not all(torch.equal(a, b) for a, b in zip(before, loop.network.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("k", [3, None])
+def test_the_floors_guide_runs_the_layers_that_ours_runs_and_in_its_layout(k) -> None:
+    from torch.nn.modules.module import register_module_forward_hook
+
+    from tutelage.bench.guided_step import conv_to_fcn
+
+    steps = conv_to_fcn(batch=4, pixels=32, depth=4, width=8, k=k)
+    ran = []
+    handle = register_module_forward_hook(
+        lambda module, _, out: (
+            ran.append(out.is_contiguous(memory_format=torch.channels_last))
+            if isinstance(module, torch.nn.Conv2d)
+            else None
+        )
+    )
+    counts = []
+    for step in (steps.floor, steps.guided):
+        ran.clear()
+        step()
+        counts.append(list(ran))
+    handle.remove()
+    assert counts[0] == counts[1] == [True] * (3 if k else 20)
+
+
+def test_epochs_are_timed_inside_one_run(tmp_path) -> None:
+    from tutelage.bench.throughput import validations
+    from tutelage.config.planner import plan_of
+    from tutelage.jobs.launch import run_plan
+    from tutelage.methods.base import Method
+
+    words, *_ = CASES["MLP 784-64-128-64, batch 128, 28 px"]
+    before = Method.on_validation_epoch_end
+    plan = plan_of([*words, *COMMON, "data.samples=400", "fit.epochs=3", f"runs_dir={tmp_path}"])
+    with validations() as ends:
+        run_plan(plan, say=lambda _: None)
+    assert len(ends) == 3 and ends == sorted(ends) and Method.on_validation_epoch_end is before
+
+
 def test_the_bench_of_the_hardware_has_words_for_every_kind_of_method_and_they_compose(tmp_path):
     from tutelage.bench import hardware
     from tutelage.config.compose import compose, hydra_ready

@@ -1,7 +1,11 @@
-"""The guided step over its floor: the guide's forward and a plain training step of the same networks, measured in turn."""
+"""The guided step over its floor: the guide's forward and a plain training step of the same networks, measured in turn.
+
+The floor's guide is laid out as ours is, and stops after the last layer that is aligned, as ours does.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import gc
@@ -32,11 +36,13 @@ def rows(pairs: int = 7) -> list[Row]:
     result = []
     for name in CASES:
         result += _measured(name, build(name), pairs, at_most=TARGETS[name])
-    varied: list[tuple[str, dict[str, Any]]] = [(f"{k} pairs", {"k": k}) for k in (1, 5)]
-    varied += [(f"batch {n}", {"batch": n}) for n in (64, 512)]
-    varied += [(f"{size} pixels", {"pixels": size}) for size in (32, 96)]
-    for what, sizes in varied:
-        result += _measured(f"conv to FCN, {what}", conv_to_fcn(**sizes), 3)
+    varied: list[tuple[str, dict[str, Any], float | None]] = [(f"{k} pairs", {"k": k}, None) for k in (1, 5)]
+    varied += [(f"batch {n}", {"batch": n}, {512: 1.15}.get(n)) for n in (64, 512)]
+    varied += [(f"{size} pixels", {"pixels": size}, {32: 1.15}.get(size)) for size in (32, 96)]
+    for what, sizes, at_most in varied:
+        result += _measured(
+            f"conv to FCN, {what}", conv_to_fcn(**sizes), 7 if at_most else 3, at_most=at_most
+        )
     return result + [
         _similarity_cost(n, d, 5) for n, d in ((64, 4096), (256, 4096), (1024, 4096), (256, 65536))
     ]
@@ -136,14 +142,15 @@ def _steps(
     import torch
     from torch.nn.functional import cross_entropy
 
-    from tutelage.models.frozen import FrozenNetwork
+    from tutelage.alignment.taps import probe
+    from tutelage.models.frozen import FrozenNetwork, channels_last
     from tutelage.objectives.alignment import Alignment
     from tutelage.objectives.task import Task
     from tutelage.objectives.total import Objectives
     from tutelage.tasks import Batch
 
     torch.manual_seed(1)
-    guide = guide.eval().requires_grad_(False).to(device)  # the floor's: as torch gives it
+    guide = guide.eval().requires_grad_(False).to(device)
     data = Batch(inputs.to(device), targets.to(device), torch.arange(len(inputs)))
     networks = [make().to(device) for _ in range(2)]  # the floor's has no taps
     optimizers = [torch.optim.Adam(network.parameters(), 1e-4) for network in networks]
@@ -151,6 +158,7 @@ def _steps(
     frozen = FrozenNetwork(copy.deepcopy(guide))
     if device == "cpu":
         frozen.prefer_channels_last(example.inputs)
+        channels_last(guide, lambda: guide(example.inputs))
 
     def task_loss(output: Any, wanted: Any) -> Any:
         return cross_entropy(output.flatten(0, -2), wanted.flatten())
@@ -171,8 +179,16 @@ def _steps(
         if device != "cpu":
             torch.cuda.synchronize()
 
+    aligned = {pair.guide.name for pair in alignment.comparison.pairs}
+    last = [layer.name for layer in probe(guide, example.inputs) if layer.name in aligned][-1]
+
+    def stop(*_: object) -> None:
+        raise _Enough
+
+    guide.get_submodule(last).register_forward_hook(stop)
+
     def floor() -> None:
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.suppress(_Enough):
             guide(data.inputs)
         finish(task_loss(networks[0](data.inputs), data.targets), optimizers[0])
 
@@ -180,6 +196,10 @@ def _steps(
         finish(total(data), optimizers[1])
 
     return Steps(floor, guided, len(alignment.comparison.pairs))
+
+
+class _Enough(Exception):
+    """The floor's guide has run as far as anyone wants."""
 
 
 def peak_mib(step: Callable[[], None]) -> float | None:

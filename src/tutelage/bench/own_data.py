@@ -44,6 +44,7 @@ def rows(pairs: int = 5) -> list[Row]:
         root = Path(folder)
         return [
             *(_tar_files(root / f"shards{workers}", workers, pairs) for workers in (0, 2)),
+            _folder(root / "folder", pairs),
             _datasets(pairs),
             *(_memory(root, kind) for kind in ("text", "table")),
             *(_step(root / "bert", method, pairs) for method in ("guided", "distilled")),
@@ -96,6 +97,34 @@ def _tar_files(root: Path, workers: int, pairs: int, count: int = 1_000, pixels:
         lambda: [None for _ in stream],
         lambda: [None for _ in loader],
         pairs,
+    )
+    data.teardown()
+    return found
+
+
+def _folder(root: Path, pairs: int, count: int = 1_000, pixels: int = 64) -> Row:
+    """JPEG files in a folder for each class, decoded for every batch; by hand: torchvision's folder in a DataLoader."""
+    import numpy as np
+    import torch
+    import torchvision
+    from PIL import Image
+
+    from tutelage.data.image_folder import ImageFolder
+
+    draw = np.random.default_rng(0)
+    for place in range(count):
+        path = root / str(place % 10) / f"{place:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 255, (pixels, pixels, 3), dtype=np.uint8)).save(path)
+    data = ImageFolder(root=root, batch_size=50, storage="stream", num_workers=0, normalization=None)
+    data.prepare()
+    data.setup()
+    stream = data.train_stream(seed=0, device="cpu")
+    plain = torchvision.datasets.ImageFolder(str(root), torchvision.transforms.ToTensor())
+    some = torch.utils.data.Subset(plain, range(len(data.splits["train"])))
+    loader = torch.utils.data.DataLoader(some, batch_size=50, shuffle=True, drop_last=True)
+    found = _streamed(
+        "JPEG in a folder", lambda: [None for _ in stream], lambda: [None for _ in loader], pairs
     )
     data.teardown()
     return found

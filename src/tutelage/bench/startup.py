@@ -31,6 +31,15 @@ def rows(pairs: int = 3) -> list[Row]:
                 at_most=1.3,
             )
         ]
+        plain = [word for word in train if word != "logger=none"]
+        timed = in_turn(lambda: _run(plain), lambda: _run(train), pairs=pairs)
+        found.append(
+            row(
+                "command of one step with the default logger over without",
+                [a / b for a, b in timed],
+                at_most=1.1,
+            )
+        )
         for words in (["--help"], ["list", "experiments"], ["list", "runs"], ["doctor"]):
             command = [sys.executable, "-m", "tutelage", *words]
             spent = [a for a, _ in in_turn(lambda command=command: _run(command), lambda: None, pairs=pairs)]  # type: ignore[misc]

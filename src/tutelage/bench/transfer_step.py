@@ -41,6 +41,12 @@ def rows(pairs: int = 7) -> list[Row]:
                 1.1,
             ),
             _step("step with channels last over the step without: ResNet-20", laid_out(folder), pairs, 0.95),
+            _step(
+                "P-SSL step whose weak view has no gradient over one whose has: ResNet-20",
+                p_ssl_views(folder),
+                pairs,
+                0.9,
+            ),
             _reading(Path(folder) / "pseudo", pairs),
             *[_sampling(name, pairs) for name in GENERATORS],
         ]
@@ -88,6 +94,20 @@ def p_ssl(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
         _finish(network(images).square().mean(), optimizer)
 
     return _ours(method, batch, optimizer), floor
+
+
+def p_ssl_views(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return our step with the weak view run without a gradient, and with one."""
+    consistency = "method.objectives.consistency"
+    words = [
+        "method=pseudo_ssl/uda",
+        f"{consistency}.pseudo={folder}/pseudo",
+        f"{consistency}.batch_norm=labelled",
+    ]
+    spared, usual = (
+        _built(folder, [*words, f"{consistency}.weak_gradient={value}"]) for value in ("false", "true")
+    )
+    return tuple(_ours(method, batch, _optimizer(method)) for method, batch in (spared, usual))  # type: ignore[return-value]
 
 
 def fixmatch(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -242,7 +262,7 @@ def _reading(folder: Path, pairs: int) -> Row:
         order = torch.from_numpy(data.splits["train"])[torch.randperm(len(data.splits["train"]))]
         for start in range(0, len(order) - BATCH + 1, BATCH):
             chosen = order[start : start + BATCH]
-            _ = images[chosen].float().div_(127.5).sub_(1), labels[chosen]
+            _ = images.index_select(0, chosen).float().div_(127.5).sub_(1), labels.index_select(0, chosen)
 
     ratios = [
         theirs / mine

@@ -10,6 +10,7 @@ import torch
 from tutelage.bench.__main__ import BENCHES, main
 from tutelage.bench.throughput import CASES, COMMON, BareLoop
 from tutelage.bench.timing import row
+from tutelage.errors import UserError
 
 
 def test_a_row_quotes_the_median_and_holds_it_against_its_target() -> None:
@@ -141,3 +142,29 @@ def test_the_bench_of_distillations_arms_takes_a_step_of_an_arm_and_counts_what_
     before = method.network.state_dict()["conv1.weight"].clone()
     stepping(method, batch)()
     assert not torch.equal(before, method.network.state_dict()["conv1.weight"])
+
+
+def test_losses_are_measured_beside_those_of_another_library(monkeypatch) -> None:
+    """The library is no dependency: a stand-in takes every call."""
+    from tutelage.bench import distillation_peers as peers
+
+    class Loss:
+        def __init__(self, *_, **__) -> None:
+            pass
+
+        def __call__(self, student, _):
+            read = student["norm"] if "norm" in student else student["x"]["output"]
+            return (read if torch.is_tensor(read) else read[0]).sum()
+
+    class Library:
+        def __getattr__(self, _):
+            return Loss
+
+    monkeypatch.setattr(peers, "NEGATIVES", 16)
+    monkeypatch.setattr(peers, "SAMPLES", 100)
+    for _, ours, theirs in peers.losses(Library()):
+        for loss in (ours(), theirs()):
+            assert loss.ndim == 0 and loss.isfinite()
+            loss.backward()
+    with pytest.raises(UserError, match="pip install torchdistill"):
+        peers.rows()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tutelage.errors import UserError
+from tutelage.losses import feature
 from tutelage.losses.feature import (
     attention_transfer,
     cosine_distance,
@@ -295,3 +296,20 @@ def test_the_cosine_distance_is_that_of_each_position_written_by_hand():
     assert zero.grad.isfinite().all()
     with pytest.raises(UserError, match="one shape"):
         cosine_distance(student, teacher[:, :2])
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_a_dead_sample_changes_no_bit_of_the_others(power, size):
+    """Which are taken by a shorter road where none of a batch is out of the ordinary."""
+    torch.manual_seed(0)
+    alive = size * torch.randn(4, 3, 5, 5)
+    with_dead = torch.cat([alive, torch.zeros(1, 3, 5, 5)])
+    for loss in (lambda x: feature._attention(x, power), lambda x: feature._unit(x.flatten(1))):
+        out, gradients = [], []
+        for x in (alive.clone().requires_grad_(), with_dead.clone().requires_grad_()):
+            made = loss(x)
+            made[:4].sum().backward()
+            out.append(made[:4])
+            gradients.append(x.grad[:4])
+        assert torch.equal(*out) and torch.equal(*gradients)

@@ -19,7 +19,7 @@ BENCHES = (
     "own_data",
     "growth",
 )
-BY_NAME = (*BENCHES, "hardware", "growth_large", "distillation_arms")
+BY_NAME = (*BENCHES, "hardware", "growth_large", "distillation_arms", "distillation_peers")
 
 
 def main(names: list[str]) -> int:

@@ -52,9 +52,21 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, power: float = 2.0) 
 
 
 def _attention(feature: Tensor, power: float) -> Tensor:
+    axis = 1 if feature.ndim == 4 else 2
+    if (
+        feature.device.type == "cpu"
+    ):  # the map says of most features, at a channel's cost, that they are of ordinary size
+        made = _powers(feature, power, axis)
+        largest, (low, high) = made.detach().flatten(1).amax(dim=1), _ORDINARY
+        if bool(((largest >= low**power) & (largest <= high**power / feature.shape[axis])).all()):
+            return made
     largest = feature.detach().abs().flatten(1).amax(dim=1)
     feature = _of_ordinary_size(feature, largest.view(-1, *[1] * (feature.ndim - 1)), *_ORDINARY)
-    return feature.abs().pow(power).mean(dim=1 if feature.ndim == 4 else 2)
+    return _powers(feature, power, axis)
+
+
+def _powers(feature: Tensor, power: float, axis: int) -> Tensor:
+    return (feature.square() if power == 2 else feature.abs().pow(power)).mean(dim=axis)
 
 
 @in_single
@@ -125,9 +137,18 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     Invariant to rotation and scale of either feature. Source: Tung and Mori 2019, arXiv 1907.09682, eq. 1-4.
     """
     features = _rows(student, teacher, "similarity preserving", at_least=2)
-    rows = (_of_ordinary_size(x, x.detach().abs().amax(), *_ORDINARY) for x in features)
-    mine, theirs = (_unit(x @ x.T) for x in rows)
+    mine, theirs = (_unit(_scalar_products(x)) for x in features)
     return (mine - theirs).square().mean()
+
+
+def _scalar_products(x: Tensor) -> Tensor:
+    """Products (n, n) of rows (n, d), of rows divided by their largest magnitude where that is far from ordinary."""
+    if x.device.type == "cpu":
+        products, (low, high) = x @ x.T, _ORDINARY
+        if low**2 * x.shape[1] <= float(products.detach().diagonal().amax()) <= high**2:
+            return products
+    x = _of_ordinary_size(x, x.detach().abs().amax(), *_ORDINARY)
+    return x @ x.T
 
 
 @in_single
@@ -180,6 +201,10 @@ def _standardised(x: Tensor) -> Tensor:
 def _unit(x: Tensor) -> Tensor:
     # Equal samples and dead units give zero vectors: they stay zero, and without the gradient of 1 / 0.
     low, high = _ORDINARY
+    if x.device.type == "cpu":
+        length = x.norm(dim=-1, keepdim=True)
+        if bool(((length >= low**3 * x.shape[-1] ** 0.5) & (length <= high**3)).all()):
+            return x / length
     x = _of_ordinary_size(x, x.detach().abs().amax(dim=-1, keepdim=True), low**3, high**3)
     length = x.norm(dim=-1, keepdim=True)
     return torch.where(length == 0, 0.0, x / torch.where(length == 0, 1.0, length))

@@ -1,0 +1,156 @@
+"""Losses of distillation over torchdistill's of the same name: value and gradient, on the features of one student and one teacher.
+
+`pip install torchdistill` first, then `python -m tutelage.bench distillation_peers`. Both get the same tensors, those of ResNet-8x4 and
+ResNet-32x4 on 64 images of CIFAR-100's shape; networks, which are the same for both, are left out, so that a step's ratio is nearer to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tutelage.bench.timing import Row, in_turn, row
+from tutelage.errors import UserError
+
+BATCH, CLASSES, CHANNELS, SIDE = 64, 100, 256, 8
+SAMPLES, NEGATIVES, WIDTH = 50_000, 4096, 128
+TIMES = 20
+"""How often a loss is taken in each measurement; CRD once."""
+
+
+def rows(pairs: int = 11) -> list[Row]:
+    """Measure every loss that both have. Raises UserError where torchdistill is not installed."""
+    try:
+        from torchdistill.losses import mid_level
+    except ImportError as error:
+        raise UserError("this bench needs torchdistill: pip install torchdistill") from error
+    return [_measured(name, ours, theirs, pairs) for name, ours, theirs in losses(mid_level)]
+
+
+def _measured(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int) -> Row:
+    times = 1 if name == "CRD" else TIMES
+
+    def repeated(step: Callable[[], Any]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(times):
+                step().backward()
+
+        return run
+
+    measured = in_turn(repeated(ours), repeated(theirs), pairs=pairs)
+    taken = sorted(a for a, _ in measured)[len(measured) // 2] / times
+    return row(
+        f"loss and gradient over torchdistill's: {name}",
+        [a / b for a, b in measured],
+        at_most=1.0,
+        note=f"{1000 * taken:.2f} ms",
+    )
+
+
+def losses(theirs: Any) -> Iterator[tuple[str, Callable[[], Any], Callable[[], Any]]]:
+    """Yield the name of a loss, ours and theirs, each a function of nothing that returns a number with a gradient."""
+    import torch
+    import torch.nn.functional as F
+
+    from tutelage.losses import feature, projected, variational
+    from tutelage.losses.distillation import soft_target
+    from tutelage.losses.logit_variants import correlation, standardised
+
+    torch.manual_seed(0)
+    logits, maps, vectors = (
+        [torch.randn(BATCH, *shape, requires_grad=place == 0) for place in range(2)]
+        for shape in ((CLASSES,), (CHANNELS, SIDE, SIDE), (CHANNELS,))
+    )
+    raw = torch.zeros(CHANNELS, requires_grad=True)
+    at = ("x", "output")
+    where = (*at, *at)
+    one = {side: {"io": "output", "path": "x"} for side in ("student", "teacher")}
+
+    def called(loss: Any, pair: Any) -> Callable[[], Any]:
+        return lambda: loss(*({"x": {"output": part}} for part in pair))
+
+    def both(name: str, ours: Callable[[Any, Any], Any], loss: Any, pair: Any) -> tuple[str, Any, Any]:
+        return name, lambda: ours(*pair), called(loss, pair)
+
+    yield both(
+        "soft targets",
+        lambda s, t: soft_target(s, t, temperature=4.0).mean(),
+        theirs.KDLoss(*where, temperature=4.0, alpha=0.0),
+        logits,
+    )
+    yield both(
+        "soft targets, standardised",
+        lambda s, t: soft_target(standardised(s), standardised(t), temperature=2.0).mean(),
+        theirs.LogitStdKDLoss(*where, temperature=2.0, alpha=0.0),
+        logits,
+    )
+    yield both(
+        "DIST",
+        lambda s, t: correlation(s, t, temperature=1.0, between_classes=1.0, between_samples=1.0),
+        theirs.DISTLoss(*where),
+        logits,
+    )
+    yield both("AT", feature.attention_transfer, theirs.ATLoss({"pair": one}), maps)
+    yield both("PKT", feature.probabilistic_transfer, theirs.PKTLoss(*where), vectors)
+    yield both("RKD", feature.relational, theirs.RKDLoss("x", "x", 1.0, 2.0, "mean"), vectors)
+    yield both("SP", feature.similarity_preserving, theirs.SPKDLoss("x", "x", "batchmean"), maps)
+    predicted, taught = maps
+    yield (
+        "VID, without its regressor",
+        lambda: variational.gaussian(predicted, taught, raw),
+        lambda: theirs.VIDLoss({"pair": one})(
+            {"x": {"output": (predicted, (F.softplus(raw) + 1e-5)[:, None, None].expand_as(predicted[:1]))}},
+            {"x": {"output": taught}},
+        ),
+    )
+    yield (
+        "ReviewKD, without its fusions",
+        lambda: projected.hierarchical(predicted, taught),
+        lambda: theirs.HierarchicalContextLoss(*where)(
+            {"x": {"output": (predicted, None)}}, {"x": {"output": taught}}
+        ),
+    )
+    yield "CRD", *_contrast(theirs, vectors)
+
+
+def _contrast(theirs: Any, vectors: list[Any]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Both embed, score, contrast and remember; ours draws its negatives, too, which theirs are given."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    from tutelage.models.frozen import FrozenNetwork
+    from tutelage.objectives.base import Reading, Setup, Step
+    from tutelage.objectives.crd import CRD
+    from tutelage.tasks import Batch, Classification
+
+    networks = [nn.Sequential(nn.Identity(), nn.Linear(CHANNELS, CLASSES)) for _ in range(2)]
+    index = torch.arange(BATCH)
+    batch = Batch(vectors[0].detach(), index % CLASSES, index)
+    crd = CRD(network="teacher", negatives=NEGATIVES, dimensions=WIDTH)
+    frozen = FrozenNetwork(networks[1])
+    task = Classification(CLASSES)
+    crd.prepare(
+        Setup(networks[0], task=task, frozen={"teacher": frozen}, example=batch, batch_size=BATCH, index=torch.arange(SAMPLES))
+    )  # fmt: skip
+    read = [crd.network_layers[0], crd.frozen_layers[0]]
+
+    def ours() -> Any:
+        return crd.loss(
+            Step(batch, None, {read[0]: vectors[0]}, {"teacher": Reading(None, {read[1]: vectors[1]})})
+        )
+
+    # its constructor draws tables that it does not use where negatives are given
+    theirs.CRDLoss.init_prob_alias = lambda self, probs: setattr(self, "probs", probs)
+    other = theirs.CRDLoss("norm", "empty", "norm", WIDTH, SAMPLES, NEGATIVES, SAMPLES)
+    drawn = torch.randint(SAMPLES, (BATCH, 1 + NEGATIVES))
+    given = {"pos_idx": index, "contrast_idx": drawn}
+
+    def peer() -> Any:
+        student, teacher = (
+            {"norm": {"output": F.normalize(embed(part), dim=1)}, "empty": {"input": given}}
+            for embed, part in zip((crd.map_mine, crd.map_theirs), vectors, strict=True)
+        )
+        return other(student, teacher)
+
+    return ours, peer

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tutelage.errors import UserError
-from tutelage.losses import feature
+from tutelage.losses import feature as of_features
 from tutelage.losses.feature import (
     attention_transfer,
     cosine_distance,
@@ -305,7 +305,7 @@ def test_a_dead_sample_changes_no_bit_of_the_others(power, size):
     torch.manual_seed(0)
     alive = size * torch.randn(4, 3, 5, 5)
     with_dead = torch.cat([alive, torch.zeros(1, 3, 5, 5)])
-    for loss in (lambda x: feature._attention(x, power), lambda x: feature._unit(x.flatten(1))):
+    for loss in (lambda x: of_features._attention(x, power), lambda x: of_features._unit(x.flatten(1))):
         out, gradients = [], []
         for x in (alive.clone().requires_grad_(), with_dead.clone().requires_grad_()):
             made = loss(x)

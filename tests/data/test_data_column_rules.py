@@ -115,7 +115,7 @@ def test_so_many_classes_of_twice_as_many_rows_and_any_number_that_is_asked_for(
 # --- features -------------------------------------------------------------------------------------------------
 
 
-def test_columns_are_learnt_on_the_training_rows_alone():
+def test_columns_are_learnt_on_the_training_rows_alone(monkeypatch):
     table = pd.DataFrame({
         "n": [1.0, 3.0, np.nan, 100.0, np.inf], "w": ["b", "a", None, "c", "b"], "k": [7.0, 7.0, 7.0, 8.0, 8.0],
      "e": [np.nan, np.nan, np.nan, 1, 1],
@@ -151,6 +151,12 @@ def test_columns_are_learnt_on_the_training_rows_alone():
     assert {name: rows.tolist() for name, rows in unknown.items()} == {
         "w": [False, False, False, True, False]
     }
+    monkeypatch.setattr("tutelage.data.memory.room_bytes", lambda: 4 * 9 * 5)
+    assert encoding.apply(table, "f")[0].shape == (5, 9)
+    monkeypatch.setattr("tutelage.data.memory.room_bytes", lambda: 4 * 9 * 5 - 1)
+    said = "5 rows of 9 features need 0.0 GB of memory, where 0.0 GB are all there is: leave columns of many categories out"
+    assert refused(encoding.apply, table, "f") == said
+    monkeypatch.undo()
     assert (
         refused(encoding.apply, table.assign(n="x"), "g")
         == "g: the column 'n' held numbers in training, and holds words here"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import errno
+import hashlib
 import importlib
 import json
 import logging
@@ -25,6 +27,7 @@ from tutelage.data import (
     cache,
     csv_table,
     file_stream,
+    fingerprint,
     huggingface,
     image_check,
     image_folder,
@@ -163,7 +166,8 @@ def test_how_far_the_looking_at_images_has_come(
     assert [one.getMessage() for one in caplog.records] == [
         f"looked at {k} of 130 images" for k in (64, 128, 130)
     ]
-    monkeypatch.setattr(image_check, "PROGRESS_S", 1e9)
+    monkeypatch.setattr(image_check, "PROGRESS_S", 0.0)
+    monkeypatch.setattr(image_check, "time", SimpleNamespace(monotonic=lambda: 5.0))  # no more than that
     caplog.clear()
     image_check._look_at(files, range(70), np.arange(2000, dtype=np.uint64))  # type: ignore[arg-type]
     assert not caplog.records
@@ -731,3 +735,104 @@ def test_classes_that_no_training_row_has_are_said(
         "classes": ["a", "b", "c"],
         "train_class_counts": [int(k in train) for k in range(3)],
     }
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_fingerprint_is_of_all_bytes_of_few_files_and_of_sizes_and_beginnings_of_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """Against a slow version."""
+    for name, value in (("FEW_FILES", 4 if many else 5), ("SAMPLED", 3), ("BEGINNING", 2)):
+        monkeypatch.setattr(fingerprint, name, value)
+    bodies = {f"{k}.png": bytes([k] * (4 + k)) for k in range(5)}
+    for name, body in bodies.items():
+        (tmp_path / name).write_bytes(body)
+    digest = hashlib.sha256()
+    for name, body in bodies.items():
+        digest.update(f"{name}\0{len(body) if many else hashlib.sha256(body).hexdigest()}\n".encode())
+    for place in (0, 1, 3) if many else ():
+        digest.update(bodies[f"{place}.png"][:2])
+    listed = [walk.Found(name, len(body), 0) for name, body in bodies.items()]
+    assert fingerprint.of_files(tmp_path, listed) == digest.hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"), [(9, "c1, c2, c3, c4, c5, c6, c7, c8"), (10, "c1, c2, c3, c4, c5, c6, c7, c8 ...")]
+)
+def test_classes_without_a_sample_are_said_to_eight(
+    names: int, shown: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Few(Synthetic):
+        def source(self) -> Any:
+            made = super().source()
+            return dataclasses.replace(
+                made, labels=np.zeros_like(made.labels), class_names=[f"c{k}" for k in range(names)]
+            )
+
+    Few(batch_size=4, samples=40).setup()
+    assert [one.getMessage() for one in caplog.records] == [
+        f"no {split} sample of {names - 1} of {names} classes: {shown}"
+        for split in ("train", "validation", "test")
+    ]
+
+
+@pytest.mark.parametrize(("missing", "where", "which", "rows"), [
+    (0.0, "train", "train", [1, 2, 5, 7]), (0.0, "train", "all", [1, 2, 5, 7]), (0.0, "train", "rest", [2, 7]),
+    (0.5, "all", "rest", [2, 7]),
+    (0.5, "train", "rest", "data.missing_in=train hides pixels of labelled images alone: set data.missing_in=all"),
+])  # fmt: skip
+def test_images_to_be_looked_at_without_their_labels(
+    missing: float, where: str, which: Any, rows: Any
+) -> None:
+    one: Any = object.__new__(Synthetic)
+    one.__dict__.update(
+        missing=missing,
+        missing_in=where,
+        _training=np.array([1, 2, 5, 7]),
+        splits={"train": np.array([1, 5])},
+        input_shape=(1, 1, 3),
+    )
+    one.__dict__.update(
+        _images=torch.arange(24, dtype=torch.uint8).reshape(8, 1, 1, 3),
+        _peak=255.0,
+        normalization=((0.5,), (0.25,)),
+    )
+    if isinstance(rows, str):
+        assert refused(one.unlabelled, which) == rows
+        return
+    images, index, scale, shift = one.unlabelled(which)
+    assert images is one._images and index.tolist() == rows
+    assert (scale.item(), shift.item()) == (pytest.approx(1 / (255 * 0.25)), -2.0)
+    one.splits["train"] = one._training
+    assert one.unlabelled("all")[1].tolist() == [1, 2, 5, 7]
+    for word in ("train", "rest"):
+        said = (
+            f"method.unlabelled={word}: all 4 training images have their labels. data.per_class=<number> or "
+        )
+        assert refused(one.unlabelled, word) == f"{said}data.train_size=<number> say how many keep them"
+
+
+def test_what_is_kept_of_images_is_read_where_it_means_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    files: Any = SimpleNamespace(
+        layout=SimpleNamespace(root=tmp_path), form=SimpleNamespace(white=None, size=8)
+    )
+    table = image_check._Table(files)
+    rows = np.zeros(2, dtype=image_check.ROW)
+    rows["height"] = 4, 5
+    assert len(table.read()) == 0
+    table.write(rows)
+    assert table.read()["height"].tolist() == [4, 5]
+    np.save(table.path, np.zeros(2))  # of another version
+    assert len(table.read()) == 0 and table.read().dtype == image_check.ROW
+    table.path.write_bytes(b"damaged")
+    assert len(table.read()) == 0
+    others = [SimpleNamespace(white=white, size=size) for white, size in ((None, 9), (4095, 8), (None, None))]
+    paths = [image_check._Table(SimpleNamespace(layout=files.layout, form=form)).path for form in others]  # type: ignore[arg-type]
+    assert [path == table.path for path in paths] == [
+        True,
+        False,
+        False,
+    ]  # the size counts where it is the images' own

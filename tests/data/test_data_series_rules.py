@@ -80,6 +80,7 @@ def test_windows_across_missing_rows(caplog):
         "2 of 4 in validation, 0 of 2 in test"
     ]
     assert data.facts["missing_rows"] == 3
+    assert data._holes(lined([0, 2, 4, 6])).endswith("missing: 1 after t0, 1 after t1, 1 after t2")
     holes = "at a step of 1 hour, 3 rows are missing: 2 after t2, 1 after t5"
     assert data._holes(file) == holes and data._holes(lined([0, 2, 4, 6, 8])).endswith(
         "1 after t0, 1 after t1, 1 after t2, ..."

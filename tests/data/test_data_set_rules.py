@@ -458,11 +458,13 @@ def test_images_of_a_set_that_do_not_fit(monkeypatch, parts, said):
     assert refused(hub, monkeypatch, parts) == said
 
 
-@pytest.mark.parametrize("room", [3 * 16, 3 * 16 - 1])
-def test_images_of_a_set_are_decoded_where_there_is_room_for_them(monkeypatch, room):
+@pytest.mark.parametrize(
+    ("count", "room", "fits"), [(3, 48, True), (3, 47, False), (1, 16, True), (1, 15, False)]
+)
+def test_images_of_a_set_are_decoded_where_there_is_room_for_them(monkeypatch, count, room, fits):
     monkeypatch.setattr("tutelage.data.memory.room_bytes", lambda: room)
-    parts = {"": Part({}, image=[png(1), png(2), png(3)], y=["a", "b", "a"])}
-    if room == 48:
+    parts = {"": Part({}, image=[png(1), png(2), png(3)][:count], y=["a", "b", "a"][:count])}
+    if fits:
         assert hub(monkeypatch, parts).peak == 255
     else:
         said = "the images of n, decoded, need 0.0 GB of memory, where 0.0 GB are all there is: take a part of them"

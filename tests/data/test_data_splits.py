@@ -54,8 +54,15 @@ def test_fewer_labels_are_part_of_more(labels: np.ndarray, seed: int) -> None:
 
 
 def test_one_is_a_count_and_less_a_fraction() -> None:
-    assert [splits.requested_count(size, 10, name="x") for size in (0, 0.1, 1, 9)] == [0, 1, 1, 9]
-    for wrong in (1.0, 10, 0.01, True, -1):
+    assert [splits.requested_count(size, 10, name="x") for size in (0, 0.1, 1, 9, 3.0, 0.0)] == [
+        0,
+        1,
+        1,
+        9,
+        3,
+        0,
+    ]
+    for wrong in (1.0, 10, 0.01, True, -1, 2.5, float("nan"), float("inf"), "2"):
         with pytest.raises(UserError, match=r"^x"):
             splits.requested_count(wrong, 10, name="x")
 

@@ -73,6 +73,15 @@ def test_rows_keep_their_step_within_a_tenth(distances, steps):
     assert (None if one is None else np.diff(one.positions).tolist()) == steps
     assert one is None or (one.positions[0] == 0 and one.step == "0.0001 seconds")
     assert timeline._uneven(np.array([0, 0, 0])) is None
+    assert timeline._uneven(np.array([0, 9, 20, 32]), 10).positions.tolist() == [
+        0,
+        1,
+        2,
+        4,
+    ]  # 9 and 11 to the last bit
+    assert timeline._uneven(np.array([0, 8, 20]), 10) is None
+    for clock in ([0, 5, 5, 10], [5, 0, 5], [0, 0]):
+        assert timeline._even(np.array(clock)) is None
 
 
 def test_missing_rows_are_counted():
@@ -447,6 +456,12 @@ def test_folds_of_groups_are_as_equal_as_these_allow():
     ]
     assert sorted(map(len, every)) == [6, 6, 6]  # the largest first, each into the emptiest
     assert all(set(groups[a]).isdisjoint(groups[b]) for a, b in itertools.combinations(every, 2))
+
+
+def test_one_group_is_left_whatever_is_asked():
+    rows, groups = np.arange(10), np.repeat([0, 1], [1, 9])
+    found = [row_splits._hold_out(rows, 6, "test", None, how(groups=groups, seed=seed)) for seed in range(6)]
+    assert {(len(kept), len(held)) for kept, held in found} == {(1, 9), (9, 1)}
 
 
 @pytest.mark.parametrize(

@@ -263,9 +263,9 @@ def plain(path: Any, name: str, series: pd.Series, empty: Sequence[str], notes: 
             else pd.Series(np.nan, index=series.index)
         )
     kinds = {type(cell) for cell in there}
-    if kinds <= {bool, np.bool_} and len(there) == len(cells):
+    if {bool, np.bool_}.issuperset(kinds) and len(there) == len(cells):
         return cells.astype(bool)
-    if kinds <= {int, float, bool, np.bool_}:
+    if {int, float, bool, np.bool_}.issuperset(kinds):
         return cells.astype("float64")
     if odd := [kind for kind in kinds if kind not in (str, int, float, bool, np.bool_)]:
         if all(getattr(kind, "__module__", "") == "decimal" for kind in odd):

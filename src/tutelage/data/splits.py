@@ -55,8 +55,8 @@ def requested_count(size: float, available: int, *, name: str) -> int:
         isinstance(size, bool)
         or not isinstance(size, int | float)
         or size < 0
-        or (size > 1 and size != int(size))
-        or (isinstance(size, float) and size == 1)  # all of it, or one sample?
+        # 1.0: all of it, or one sample?
+        or (isinstance(size, float) and not (size < 1 or (size > 1 and size.is_integer())))
     ):
         raise UserError(f"{name} must be a fraction below 1 or a whole number of samples, got {size!r}")
     count = round(size * available) if 0 < size < 1 else int(size)

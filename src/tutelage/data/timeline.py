@@ -161,7 +161,7 @@ def _even(clock: np.ndarray, name: Callable[[int], str] | None = None) -> Timeli
     distances, counts = np.unique(np.diff(clock), return_counts=True)
     for place in np.argsort(-counts, kind="stable")[:10]:
         step = distances[place]
-        if step > 0 and (distances % step == 0).all() and (distances > 0).all():
+        if (distances > 0).all() and (distances % step == 0).all():
             return Timeline((clock - clock[0]) // step, (name or in_words)(int(step)))
     return None
 

@@ -165,8 +165,9 @@ class WebDataset(ImageFolder):
             )
         number_of = {name: place for place, name in enumerate(classes)}
         np.save(folder / "places.npy", np.asarray(places, dtype=np.int64))
-        labels = [number_of[name] for name in said] or [0] * len(names)
-        np.save(folder / "labels.npy", np.asarray(labels, dtype=np.int64))
+        labels = np.zeros(len(names), dtype=np.int64)  # without classes, all 0
+        labels[: len(said)] = [number_of[name] for name in said]
+        np.save(folder / "labels.npy", labels)
         np.save(folder / "names.npy", np.frombuffer("\0".join(names).encode(), dtype=np.uint8))
         notes = (
             [f"{len(without)} samples without an image or a class are left out, such as {without[0]}"]

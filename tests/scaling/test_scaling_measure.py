@@ -210,3 +210,59 @@ def test_the_error_of_a_member_is_the_mean_over_its_own_points():
     torch.testing.assert_close(train_error(sampler), torch.stack(expected))
     sampler.present = None
     torch.testing.assert_close(train_error(sampler), (outputs - targets).square().mean(1))
+
+
+class Steps:
+    """A sampler whose only state is how many steps it took."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        self.flat, self.step, self.network = torch.zeros(2, 3), 0, None
+
+    def run(self, steps):
+        self.step += steps
+
+    def state(self):
+        return {"flat": self.flat, "step": torch.tensor(self.step)}
+
+    def restore(self, state):
+        self.step = int(state["step"])
+
+
+@pytest.mark.parametrize("average", [None, 2])
+def test_an_interrupted_sampler_is_measured_at_its_intervals_once(monkeypatch, tmp_path, average):
+    def at(network, flat, target, *, points, generator):
+        seed = generator.initial_seed() - 7 * 100_003
+        return torch.tensor([seed, 2.0 * seed]), torch.tensor([1.0, seed])
+
+    monkeypatch.setattr("tutelage.scaling.measure.fresh_alignment", at)
+    monkeypatch.setattr(
+        "tutelage.scaling.measure.train_error", lambda sampler: torch.tensor(float(sampler.step))
+    )
+    seen, file = [], tmp_path / "state"
+
+    def stops(sample, values):
+        seen.append((sample, values.tolist()))
+        if sample == 2 and len(seen) == 3:
+            raise KeyboardInterrupt
+
+    def measured(sampler, **more):
+        asked = {"steps": 11, "samples": 5, "test_points": 3, "seed": 7, "average": average, "watch": stops}
+        return sample_posterior(sampler, None, **asked, **more)
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(Steps(), checkpoint=file)
+    assert file.exists()
+    sampler = Steps()
+    found = measured(sampler, checkpoint=file)
+    assert [sample for sample, _ in seen] == [0, 1, 2, 2, 3, 4] and seen[-1] == (4, [4.0, 8.0])
+    assert sampler.step == 11 and not file.exists() and found.trajectory_steps == [2, 4, 6, 8, 11]
+    late = [3, 4] if average else [2, 3, 4]
+    assert found.alignment.tolist() == [sum(late) / len(late), 2 * sum(late) / len(late)]
+    assert found.trajectory[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert found.drift.tolist() == [1.5, 3.0]  # of 2, 3, 4: the second half less the first
+    for samples, steps in ((3, 9), (10, 9)):
+        with pytest.raises(UserError, match=rf"between 4 and steps \({steps}\), got {samples}"):
+            sample_posterior(Steps(), None, steps=steps, samples=samples, test_points=3, seed=7)
+    sample_posterior(Steps(), None, steps=4, samples=4, test_points=3, seed=7)

@@ -1108,3 +1108,215 @@ def test_what_a_network_answers_is_written(monkeypatch, tmp_path, exported, file
     ]  # fmt: skip
     rows = [{"sample": number, "p": "outputs", "of": "answer"} for number in range(3)]
     assert written == [(Path("x.csv"), rows)]
+
+
+# --- remove, step by step
+
+
+IDS = [f"{number:012x}" for number in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("under", "rows", "owners", "going", "kept"),
+    [
+        ("b", ["b/other/0"], {}, ["b/other/0"], {}),  # the name goes, its run stays
+        ("a", ["a/x/0"], {}, [], {"a/x/0": "also called b/other"}),
+        ("a", ["a/x/1"], {}, ["a/x/1"], {}),
+        ("", ["a/x/0", "b/other/0"], {}, ["a/x/0", "b/other/0"], {}),
+        (
+            "",
+            ["a/x/0", "b/other/0"],
+            {"b/other": "a table"},
+            [],
+            {"a/x/0": "a table", "b/other/0": "a table"},
+        ),
+        ("a/x/0", ["a/x/0"], {}, [], {"a/x/0": "also called b/other"}),  # one run, by its identity
+        ("a/x/1", ["a/x/1"], {"a": "not this one"}, ["a/x/1"], {}),
+        ("a/x/2", ["a/x/2"], {}, ["a/x/2"], {}),  # its other name lies beside it
+    ],
+)
+def test_of_runs_with_several_names(monkeypatch, caplog, under, rows, owners, going, kept):
+    from tutelage.cli import remove
+    from tutelage.reporting.row import Row
+    from tutelage.runs.run import State
+
+    def full(key):
+        return f"{key[:-1]}{IDS[int(key[-1])]}" if key[-1:].isdigit() else key
+
+    caplog.set_level(logging.INFO, "tutelage")
+    monkeypatch.setattr(remove, "kept_owners_of", lambda tables, store: owners)
+    others = {IDS[0]: ["b/other"], IDS[2]: ["a/x/beside"]}
+    store: Any = SimpleNamespace(other_names=lambda: others, name_in=lambda what: full(what))
+    given = [Row(full(key), key.rpartition("/")[0], 0, State.COMPLETE, {}, {}) for key in rows]
+    found = remove.removable(store, given, under, given)
+    assert [row.key for row in found] == [full(key) for key in going]
+    assert caplog.messages == [f"kept: {full(key)} ({why})" for key, why in kept.items()]
+
+
+def test_what_tables_need_is_remembered_while_nothing_that_it_follows_from_changes(monkeypatch, tmp_path):
+    from tutelage.cli import remove
+    from tutelage.config import groups
+    from tutelage.runs import provenance
+
+    made: list[int] = []
+    code = ["one"]
+    conf, tables = tmp_path / "conf", tmp_path / "tables"
+    for folder in (conf, tables):
+        folder.mkdir()
+        (folder / "a.yaml").write_text("x: 1")
+    monkeypatch.setattr(groups, "folders", lambda: [conf])
+    monkeypatch.setattr(provenance, "code_digest", lambda: code[0])
+    monkeypatch.setattr(remove, "owners_of", lambda tables: made.append(1) or {"n": f"table {len(made)}"})
+    store: Any = SimpleNamespace(root=tmp_path / "runs")
+    kept = tmp_path / "runs/.index/owners.json"
+
+    def anew():
+        """Say whether it was made anew, and that what is said is what was made last."""
+        before = len(made)
+        assert remove.kept_owners_of(tables, store) == {"n": f"table {len(made)}"}
+        return len(made) > before
+
+    assert anew() and not anew() and kept.is_file()
+    changes = [
+        lambda: code.__setitem__(0, "two"),
+        lambda: (conf / "a.yaml").write_text("x: 2"),
+        lambda: (tables / "a.yaml").write_text("x: 3"),
+        lambda: (tables / "a.yaml").rename(tables / "b.yaml"),
+        lambda: (tables / "new.yaml").touch(),
+        lambda: kept.write_text("torn"),
+        lambda: kept.write_text("[1]"),
+        kept.unlink,
+    ]
+    for change in changes:
+        change()
+        assert anew() and not anew()
+    record = json.loads(kept.read_text())
+    kept.write_text(json.dumps(record | {"owners": ["n"]}))
+    assert anew() and not anew()
+    kept.write_text(json.dumps(record | {"of": "another"}))
+    assert anew() and not anew()
+    (conf / "a.yaml").write_text("x: ${oc.env:PLACE}")  # which no digest knows
+    assert anew() and anew()
+
+
+@pytest.mark.parametrize("kind", ["runs", "checkpoints", "archive"])
+def test_folders_are_set_aside_under_the_lock_of_their_run(monkeypatch, tmp_path, capsys, kind):
+    from tutelage.cli import remove
+
+    events: list[Any] = []
+    there = {"free", "busy", "begun"}
+
+    class Run:
+        def __init__(self, folder, root):
+            self.folder, self.identity, self.is_complete = folder, folder.name, folder.name != "begun"
+
+        def lock_now(self):
+            if self.folder.name == "busy":
+                raise remove.RunBusy("it is busy")
+            return nullcontext(events.append(("lock", self.folder.name)))
+
+        def set_aside(self):
+            events.append(("aside", self.folder.name))
+            return [Path("aside") / self.folder.name]
+
+    def set_aside(folder, root):
+        events.append(("aside", str(folder.relative_to(tmp_path))))
+        return Path("aside") / folder.parent.name
+
+    monkeypatch.setattr(remove, "Run", Run)
+    monkeypatch.setattr(remove, "set_aside", set_aside)
+    monkeypatch.setattr(
+        remove, "finish", lambda store, aside: events.append(("finish", [str(one) for one in aside]))
+    )
+    store: Any = SimpleNamespace(root=tmp_path, forget_links=lambda gone: events.append(("forget", gone)))
+    end = {"runs": "", "checkpoints": "checkpoints", "archive": ".archive/one"}[kind]
+    names = [*sorted(there), "gone"] if kind != "archive" else ["free"]
+    for name in there:
+        (tmp_path / name / end).mkdir(parents=True)
+    folders = [tmp_path / name / end for name in names]
+    code = remove.remove(store, folders, runs=kind == "runs")
+    if kind == "archive":
+        assert events == [("aside", "free/.archive/one"), ("finish", ["aside/.archive"]), ("forget", [])]
+        assert code == 0 and capsys.readouterr().out == "removed 1 folders\n"
+        return
+    assert code == 1 and capsys.readouterr().out == "removed 3 folders\n"
+    if kind == "runs":
+        locked = [(what, name) for name in ("begun", "free") for what in ("lock", "aside")]
+        ends = [("finish", ["aside/begun", "aside/free"]), ("forget", ["begun", "free"])]
+    else:  # of a run that is not complete they are what it resumes from
+        locked = [("lock", "begun"), ("lock", "free"), ("aside", "free/checkpoints")]
+        ends = [("finish", ["aside/free"]), ("forget", [])]
+    assert events == [*locked, ("lock", "gone"), *ends]
+
+
+@pytest.mark.parametrize(
+    ("columns", "measures"), [((), False), (("flops",), False), (("flops", "latency"), True)]
+)
+def test_torch_is_loaded_where_a_column_is_measured(monkeypatch, columns, measures):
+    from tutelage.analysis import network_cost
+    from tutelage.cli import report
+    from tutelage.reporting import costs
+
+    monkeypatch.setattr(costs, "chosen", lambda words: columns)
+    monkeypatch.setattr(
+        costs, "with_costs", lambda report, store, names, *measured: (report, names, measured)
+    )
+    monkeypatch.setattr(network_cost, "machine_said", lambda: "a CPU")
+    store: Any = "store"
+    found = report._finish("words", store)("report")  # type: ignore[arg-type]
+    assert found == ("report", columns, (network_cost.of_run, "a CPU") if measures else ())
+
+
+@pytest.mark.parametrize("verb", ["predict", "measure"])
+def test_what_scale_does_by_its_verb(monkeypatch, verb):
+    from tutelage.cli import scale
+    from tutelage.scaling import measure_command, predict_command
+
+    monkeypatch.setattr(scale, "read", lambda *words: words)
+    monkeypatch.setattr(predict_command, "run", lambda request: ("predict", request))
+    monkeypatch.setattr(measure_command, "run", lambda request: ("measure", request))
+    given = Given(verb, ["n"], ["--f"], {"o": "1"}, [], ["s=1"])
+    assert scale.run(given) == (verb, (verb, ["n"], {"--f"}, {"o": "1"}, ["s=1"]))
+
+
+@pytest.mark.parametrize(("words", "seeds"), [(["a=1"], ["seed=3,5"]), (["a=1", "seed=7"], [])])
+def test_the_seeds_of_a_table_are_those_of_every_arm_unless_words_say_others(monkeypatch, words, seeds):
+    from tutelage.cli import sweep_words
+    from tutelage.config.sweeps import SweptCommand
+
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        sweep_words, "expand", lambda words: asked.append(words) or [SweptCommand(tuple(words), ("seed=3",))]
+    )
+    table: Any = SimpleNamespace(
+        seeds=(3, 5), arms=[SimpleNamespace(label=label, command=[f"{label}=1"]) for label in ("x", "y")]
+    )
+    assert list(sweep_words.arms_of(table, words)) == ["x", "y"]
+    assert asked == [["x=1", *words, *seeds], ["y=1", *words, *seeds]]
+
+
+@pytest.mark.parametrize(("search", "drawn"), [(None, None), ({"cost": []}, None), ({"cost": ["latency"]}, Path("p.png")),
+                                              ({"cost": ["latency"]}, None)])  # fmt: skip
+def test_a_sweep_is_a_search_where_its_sweeper_says_so(monkeypatch, caplog, search, drawn):
+    from tutelage.config import compose, planner, sweeps
+    from tutelage.jobs import sweep
+    from tutelage.reporting import pareto_figure
+
+    asked: list[Any] = []
+    caplog.set_level(logging.INFO, "tutelage")
+    monkeypatch.setattr(compose, "readable", lambda words: words)
+    monkeypatch.setattr(compose, "as_given", lambda words: words)
+    monkeypatch.setattr(sweeps, "sweeper_of", lambda words: (search, [*words, "rest"]))
+    monkeypatch.setattr(train, "_commands", lambda words: asked.append(words) or 3)
+    monkeypatch.setattr(planner, "Planner", lambda: "planner")
+    monkeypatch.setattr(sweep, "launcher_of", lambda words, processes: (f"by {processes}", words))
+    jobs = SimpleNamespace(folder=Path("f"), close=lambda: 4)
+    monkeypatch.setattr(sweep, "run_search", lambda *words: asked.append(words) or jobs)
+    monkeypatch.setattr(pareto_figure, "draw", lambda path: asked.append(path) or drawn)
+    code = train.multirun(["a=1"])
+    if search is None:
+        assert (code, asked) == (3, [["a=1", "rest"]])
+        return
+    expected = [(["a=1", "rest"], search, "by 1", "planner", train._latency_ms)]
+    assert code == 4 and asked == [*expected, *([Path("f/trials.csv")] if search["cost"] else [])]
+    assert caplog.messages == ([f"written: {drawn}"] if drawn else [])

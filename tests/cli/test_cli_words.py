@@ -996,10 +996,10 @@ def test_kinds_of_runs_differ_in_what_an_update_takes():
 
 
 @pytest.mark.parametrize(
-    ("name", "owner"), [("a/b", "one"), ("a/bc", None), ("t/x/y", "two"), ("t", None), ("tx/y", None)]
+    ("name", "owner"), [("a/b", "one"), ("a/bc", None), ("tab/x/y", "two"), ("tab", None), ("tabx/y", None)]
 )
 def test_which_table_needs_runs_of_a_name(name, owner):
-    assert remove._owner(name, {"a/b": "one", "t/": "two"}) == owner and remove._owner(name, {}) is None
+    assert remove._owner(name, {"a/b": "one", "tab/": "two"}) == owner and remove._owner(name, {}) is None
 
 
 def test_the_size_of_a_folder_and_archives(tmp_path):

@@ -256,6 +256,8 @@ def test_offsets_from_utc(text, minutes):
                                  "`date_format`='%d.%m.%YT%H:%M:%S' or '%m.%d.%YT%H:%M:%S'"),
     (("1-2-2020",), {},
      "f is day first or month first, nothing in the file says which ('1-2-2020'): `date_format`='%d-%m-%Y' or '%m-%d-%Y'"),
+    *(((text, "3/3/2020"), {}, f"f is day first or month first, nothing in the file says which ('{text}'): "
+                               "`date_format`='%d/%m/%Y' or '%m/%d/%Y'") for text in ("12/5/2020", "5/12/2020")),
     (("2020/1/1", "1/1/2020"), {},
      "f holds in 1 of 2 rows what has not the form of the first, '2020/1/1': '1/1/2020' in line 3 to begin with"),
     (("2020-02-30",), {}, "f holds in 1 of 1 rows no day of the calendar: '2020-02-30' in line 2 to begin with"),

@@ -87,6 +87,62 @@ def test_specialised_neurons_are_the_outer_mode():
             specialised_neurons(overlaps, networks=networks)
 
 
+def slowly_specialised(values, networks, bins):
+    """The count and threshold, bin by bin."""
+    values = [abs(value) for value in values]
+    width = (max(values) * 1.02 + 1e-12) / bins
+    counts = [0] * bins
+    for value in values:
+        counts[min(int(value / width), bins - 1)] += 1
+    weights = {shift: math.exp(-0.5 * (shift / 1.5) ** 2) for shift in range(-5, 6)}
+    whole = sum(weights.values())
+    smooth = []
+    for k in range(bins):
+        near = {shift: k + shift for shift in weights}
+        near = {
+            shift: -1 - place if place < 0 else place for shift, place in near.items()
+        }  # mirrored at zero
+        smooth.append(
+            sum(weights[s] * (counts[place] if place < bins else 0) for s, place in near.items()) / whole
+        )
+    bulk = max(range(bins // 2), key=lambda k: smooth[k])
+    modes = []
+    for mode in range(bulk + 2, bins - 1):
+        low = min(range(bulk + 1, mode + 1), key=lambda k: smooth[k])
+        peak = smooth[mode] >= max(smooth[mode - 1], smooth[mode + 1])
+        noise = 3 * math.sqrt((smooth[mode] + smooth[low]) / 5.3)
+        if peak and smooth[mode] - smooth[low] > noise and smooth[low] <= smooth[mode] / 2:
+            modes.append((smooth[mode], -mode, low))
+    if not modes:
+        return 0.0, None
+    threshold = (max(modes)[2] + 0.5) * width
+    return sum(value > threshold for value in values) / networks, threshold
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("outer", [0, 12, 40, 300])
+@pytest.mark.parametrize("bins", [21, 60])
+def test_specialised_neurons_by_a_loop(seed, outer, bins):
+    rng = np.random.default_rng(seed)
+    parts = [
+        rng.normal(0, 0.15, 400),
+        rng.normal(1.0, 0.1 + 0.02 * seed, outer),
+        rng.normal(2.0, 0.1, outer // 2),
+    ]
+    values = np.concatenate(parts)
+    found = specialised_neurons(values, networks=7, bins=bins, factors=(0.5, 1.5))
+    count, threshold = slowly_specialised(values.tolist(), 7, bins)
+    assert found.count == pytest.approx(count)
+    if threshold is None:
+        assert math.isnan(found.threshold) and found.sensitivity == {}
+    else:
+        assert found.threshold == pytest.approx(threshold)
+        assert found.sensitivity == {
+            f: pytest.approx((np.abs(values) > f * threshold).sum() / 7) for f in (0.5, 1.5)
+        }
+    assert specialised_neurons([0.0] * 9, networks=1).count == 0
+
+
 def test_kernel_spectrum_shows_the_spike_that_carries_the_target():
     network = TwoLayer(inputs=4, width=200)
     flat = network.draw(2, generator())

@@ -1,0 +1,234 @@
+"""`remove`, step by step: which runs stay and why, what is remembered of tables, and folders set aside."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tutelage.cli.reader import Given
+from tutelage.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen", "every"),
+    [
+        ({"flags": ["--all"]}, ["a/111111111111", "b/222222222222"], "rows"),
+        ({"names": ["a"]}, ["a/111111111111", "b/222222222222"], None),
+        ({"state": "failed"}, ["a/111111111111", "b/222222222222"], None),
+        ({"flags": ["--all", "--checkpoints"]}, ["a/111111111111/checkpoints"], None),
+        ({"names": ["a"], "flags": ["--archive"]}, ["archived a"], None),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_which_folders_are_removed(monkeypatch, tmp_path, given, chosen, every, dry):
+    from tutelage.cli import remove
+    from tutelage.reporting import runs_table
+    from tutelage.reporting.row import Row
+    from tutelage.runs.run import State
+
+    asked: list[Any] = []
+    rows = [
+        Row("a/111111111111", "a", 0, State.COMPLETE, {}, {}),
+        Row("b/222222222222", "b", 0, State.FAILED, {}, {}),
+    ]
+    for folder in ("a/111111111111/checkpoints", "b/222222222222/checkpoints", "archived a"):
+        (tmp_path / folder).mkdir(parents=True)
+    given = dict(given)
+    filters = dict.fromkeys(("state", "method", "data", "since", "before"), "")
+    filters["state"] = given.pop("state", "")
+    monkeypatch.setattr(
+        runs_table, "filtered_rows", lambda store, under, **more: asked.append((under, more)) or rows
+    )
+    monkeypatch.setattr(remove, "archived", lambda store, name: [tmp_path / f"archived {name}"])
+    monkeypatch.setattr(remove, "removable", lambda store, rows, name, every: asked.append(every) or rows)
+    monkeypatch.setattr(remove, "finish", lambda store: asked.append("finish"))
+    monkeypatch.setattr(remove, "remove", lambda store, folders, runs: asked.append((folders, runs)) or 1)
+    flags = [*given.pop("flags", []), *(["--dry"] if dry else ["--yes"])]
+    code = remove.run(Given(**given, flags=flags, options=filters | {"runs_dir": str(tmp_path)}))
+    of_runs = not {"--archive", "--checkpoints"} & set(flags)
+    name = given.get("names", [""])[0]
+    expected: list[Any] = [] if dry else ["finish"]
+    expected.append((name, {key: value or None for key, value in filters.items()}))
+    expected += [rows if every else None] if of_runs else []
+    if not dry:
+        expected.append(([tmp_path / folder for folder in chosen], of_runs))
+    assert asked == expected and code == (0 if dry else 1)
+
+
+def test_tables_that_need_runs_are_those_of_the_folder_but_programmes(monkeypatch, tmp_path, caplog):
+    from tutelage.cli import remove
+
+    caplog.set_level(logging.INFO, "tutelage")
+    assert remove.owners_of(tmp_path / "none") == {}
+    assert caplog.messages == [
+        f"there is no folder {tmp_path}/none here, so no table is known that needs a run"
+    ]
+    caplog.clear()
+    for name in ("p/a", "programmes/b", "p/c", "p/broken"):
+        path = tmp_path / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("[train, name=x/y, name=z]" if name == "p/broken" else "")
+
+    def load(path):
+        if path.stem == "broken":
+            raise UserError("not read")
+        return SimpleNamespace(arms=[SimpleNamespace(command=f"{path.stem}{number}") for number in (1, 2)])
+
+    monkeypatch.setattr("tutelage.reporting.table_file.load", load)
+    monkeypatch.setattr("tutelage.config.names.NameFinder", lambda: lambda command: [command, "shared"])
+    monkeypatch.setattr("tutelage.config.names.files_remembered", nullcontext)
+    found = remove.owners_of(tmp_path)
+    has, broken = (
+        "a table has runs of this name: {}/p/{}.yaml",
+        f"a table cannot be read: {tmp_path}/p/broken.yaml",
+    )
+    assert found == {
+        "a1": has.format(tmp_path, "a"), "a2": has.format(tmp_path, "a"), "shared": has.format(tmp_path, "a"),
+        "c1": has.format(tmp_path, "c"), "c2": has.format(tmp_path, "c"),
+        f"{remove.name_of(tmp_path / 'p/broken.yaml')}/": broken, "x/y": broken, "z": broken,
+    }  # fmt: skip
+    assert caplog.messages == [
+        f"reading what the 3 tables under {tmp_path} need", "a table cannot be read, so all its runs stay: not read",
+    ]  # fmt: skip
+
+
+IDS = [f"{number:012x}" for number in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("under", "rows", "owners", "going", "kept"),
+    [
+        ("b", ["b/other/0"], {}, ["b/other/0"], {}),  # the name goes, its run stays
+        ("a", ["a/x/0"], {}, [], {"a/x/0": "also called b/other"}),
+        ("a", ["a/x/1"], {}, ["a/x/1"], {}),
+        ("", ["a/x/0", "b/other/0"], {}, ["a/x/0", "b/other/0"], {}),
+        (
+            "",
+            ["a/x/0", "b/other/0"],
+            {"b/other": "a table"},
+            [],
+            {"a/x/0": "a table", "b/other/0": "a table"},
+        ),
+        ("a/x/0", ["a/x/0"], {}, [], {"a/x/0": "also called b/other"}),  # one run, by its identity
+        ("a/x/1", ["a/x/1"], {"a": "not this one"}, ["a/x/1"], {}),
+        ("a/x/2", ["a/x/2"], {}, ["a/x/2"], {}),  # its other name lies beside it
+    ],
+)
+def test_of_runs_with_several_names(monkeypatch, caplog, under, rows, owners, going, kept):
+    from tutelage.cli import remove
+    from tutelage.reporting.row import Row
+    from tutelage.runs.run import State
+
+    def full(key):
+        return f"{key[:-1]}{IDS[int(key[-1])]}" if key[-1:].isdigit() else key
+
+    caplog.set_level(logging.INFO, "tutelage")
+    monkeypatch.setattr(remove, "kept_owners_of", lambda tables, store: owners)
+    others = {IDS[0]: ["b/other"], IDS[2]: ["a/x/beside"]}
+    store: Any = SimpleNamespace(other_names=lambda: others, name_in=lambda what: full(what))
+    given = [Row(full(key), key.rpartition("/")[0], 0, State.COMPLETE, {}, {}) for key in rows]
+    found = remove.removable(store, given, under, given)
+    assert [row.key for row in found] == [full(key) for key in going]
+    assert caplog.messages == [f"kept: {full(key)} ({why})" for key, why in kept.items()]
+
+
+def test_what_tables_need_is_remembered_while_nothing_that_it_follows_from_changes(monkeypatch, tmp_path):
+    from tutelage.cli import remove
+    from tutelage.config import groups
+    from tutelage.runs import provenance
+
+    made: list[int] = []
+    code = ["one"]
+    conf, tables = tmp_path / "conf", tmp_path / "tables"
+    for folder in (conf, tables):
+        folder.mkdir()
+        (folder / "a.yaml").write_text("x: 1")
+    monkeypatch.setattr(groups, "folders", lambda: [conf])
+    monkeypatch.setattr(provenance, "code_digest", lambda: code[0])
+    monkeypatch.setattr(remove, "owners_of", lambda tables: made.append(1) or {"n": f"table {len(made)}"})
+    store: Any = SimpleNamespace(root=tmp_path / "runs")
+    kept = tmp_path / "runs/.index/owners.json"
+
+    def anew():
+        """Say whether it was made anew, and that what is said is what was made last."""
+        before = len(made)
+        assert remove.kept_owners_of(tables, store) == {"n": f"table {len(made)}"}
+        return len(made) > before
+
+    assert anew() and not anew() and kept.is_file()
+    changes = [
+        lambda: code.__setitem__(0, "two"),
+        lambda: (conf / "a.yaml").write_text("x: 2"),
+        lambda: (tables / "a.yaml").write_text("x: 3"),
+        lambda: (tables / "a.yaml").rename(tables / "b.yaml"),
+        lambda: (tables / "new.yaml").touch(),
+        lambda: kept.write_text("torn"),
+        lambda: kept.write_text("[1]"),
+        kept.unlink,
+    ]
+    for change in changes:
+        change()
+        assert anew() and not anew()
+    record = json.loads(kept.read_text())
+    kept.write_text(json.dumps(record | {"owners": ["n"]}))
+    assert anew() and not anew()
+    kept.write_text(json.dumps(record | {"of": "another"}))
+    assert anew() and not anew()
+    (conf / "a.yaml").write_text("x: ${oc.env:PLACE}")  # which no digest knows
+    assert anew() and anew()
+
+
+@pytest.mark.parametrize("kind", ["runs", "checkpoints", "archive"])
+def test_folders_are_set_aside_under_the_lock_of_their_run(monkeypatch, tmp_path, capsys, kind):
+    from tutelage.cli import remove
+
+    events: list[Any] = []
+    there = {"free", "busy", "begun"}
+
+    class Run:
+        def __init__(self, folder, root):
+            self.folder, self.identity, self.is_complete = folder, folder.name, folder.name != "begun"
+
+        def lock_now(self):
+            if self.folder.name == "busy":
+                raise remove.RunBusy("it is busy")
+            return nullcontext(events.append(("lock", self.folder.name)))
+
+        def set_aside(self):
+            events.append(("aside", self.folder.name))
+            return [Path("aside") / self.folder.name]
+
+    def set_aside(folder, root):
+        events.append(("aside", str(folder.relative_to(tmp_path))))
+        return Path("aside") / folder.parent.name
+
+    monkeypatch.setattr(remove, "Run", Run)
+    monkeypatch.setattr(remove, "set_aside", set_aside)
+    monkeypatch.setattr(
+        remove, "finish", lambda store, aside: events.append(("finish", [str(one) for one in aside]))
+    )
+    store: Any = SimpleNamespace(root=tmp_path, forget_links=lambda gone: events.append(("forget", gone)))
+    end = {"runs": "", "checkpoints": "checkpoints", "archive": ".archive/one"}[kind]
+    names = [*sorted(there), "gone"] if kind != "archive" else ["free"]
+    for name in there:
+        (tmp_path / name / end).mkdir(parents=True)
+    folders = [tmp_path / name / end for name in names]
+    code = remove.remove(store, folders, runs=kind == "runs")
+    if kind == "archive":
+        assert events == [("aside", "free/.archive/one"), ("finish", ["aside/.archive"]), ("forget", [])]
+        assert code == 0 and capsys.readouterr().out == "removed 1 folders\n"
+        return
+    assert code == 1 and capsys.readouterr().out == "removed 3 folders\n"
+    if kind == "runs":
+        locked = [(what, name) for name in ("begun", "free") for what in ("lock", "aside")]
+        ends = [("finish", ["aside/begun", "aside/free"]), ("forget", ["begun", "free"])]
+    else:  # of a run that is not complete they are what it resumes from
+        locked = [("lock", "begun"), ("lock", "free"), ("aside", "free/checkpoints")]
+        ends = [("finish", ["aside/free"]), ("forget", [])]
+    assert events == [*locked, ("lock", "gone"), *ends]

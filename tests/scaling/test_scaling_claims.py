@@ -12,6 +12,7 @@ from tutelage.errors import UserError
 from tutelage.scaling import claims, measure_command, verdicts
 from tutelage.scaling.claims import Case
 from tutelage.scaling.critical_samples import Estimate
+from tutelage.scaling.phase_diagram import PhaseDiagram, plot_phase_diagram
 from tutelage.scaling.verdicts import Specialised
 
 
@@ -270,3 +271,32 @@ def test_what_a_report_is_of(monkeypatch, tmp_path):
         with pytest.raises(UserError) as error:
             measure_command.report(request)
         assert str(error.value) == said
+
+
+@pytest.mark.parametrize(("exponents", "ties", "hatched", "lines"), [
+    ([[1.0, 1.0], [1.0, 1.0]], [[1, 1], [1, 1]], False, 0), ([[1.0, 1.0], [1.0, 2.0]], [[1, 1], [1, 1]], False, 1),
+    ([[1.0, 1.0], [1.0, 1.0]], [[1, 1], [1, 2]], True, 0),
+])  # fmt: skip
+def test_ties_are_hatched_and_contours_drawn_where_exponents_differ(exponents, ties, hatched, lines):
+    from matplotlib.figure import Figure
+
+    x = y = np.array([0.0, 1.0])
+    diagram = PhaseDiagram(
+        "N1", "N2", x, y, ("a", "b", "c"), np.array([[0, 0], [2, 2]]), np.array(ties), np.array(exponents)
+    )
+    axes, asked = Figure().subplots(), []
+    for name in ("contour", "contourf"):
+        draw = getattr(axes, name)
+        setattr(
+            axes,
+            name,
+            lambda *given, draw=draw, name=name, **more: asked.append(name) or draw(*given, **more),
+        )
+    plot_phase_diagram(diagram, axes)
+    assert asked == ["contourf"] * hatched + ["contour"] * lines
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == ["a", "c"] + ["patterns tie"] * hatched
+    assert axes.collections[0].get_array().ravel().tolist() == [0, 0, 1, 1] and axes.collections[
+        0
+    ].get_clim() == (-0.5, 1.5)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("log N1 / log d", "log N2 / log d")

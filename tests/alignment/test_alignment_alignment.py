@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from named_similarities import SIMILARITIES
 from tutelage.alignment.alignment import Alignment
+from tutelage.alignment.comparison import Comparison
 from tutelage.alignment.feature_rows import per_sample
 from tutelage.alignment.guides import FeatureGuide, guide_input_like
-from tutelage.alignment.pairing import Pairing
+from tutelage.alignment.pairing import Pair, Pairing
 from tutelage.alignment.similarity import cka
-from tutelage.alignment.taps import activations
+from tutelage.alignment.taps import Layer, activations
 from tutelage.errors import UserError
 from tutelage.tasks import Batch
 
@@ -253,3 +254,41 @@ def test_rows_of_a_masked_sequence_are_a_choice_for_each_value_bit_by_bit(form: 
     found, expected = per_sample(x, mask), torch.where(over, x, 0.0).flatten(1)
     slopes = [torch.autograd.grad((rows * weights).sum(), x)[0] for rows in (found, expected)]
     assert torch.equal(found, expected) and torch.equal(*slopes)
+
+
+@pytest.mark.parametrize("measure", list(SIMILARITIES))
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.parametrize("what", ["plain", "far from zero", "half", "inference", "numpy"])
+def test_padding_put_aside_gives_the_scores_of_zeros_bit_by_bit(measure: str, what: str) -> None:
+    """Of guide and network; what they hold is afterwards what it was, NaN too."""
+    torch.manual_seed(0)
+    mask = torch.arange(6) < torch.tensor([6, 2, 5, 1, 3]).unsqueeze(1)
+    guide, network = (torch.randn(5, 6, 4) + (1e4 if what == "far from zero" else 0) for _ in range(2))
+    guide, network = (torch.where(mask.unsqueeze(2), x, float("nan")) for x in (guide, network))
+    if what == "half":
+        guide, network = guide.bfloat16(), network.bfloat16()
+    if what == "inference":
+        with torch.inference_mode():
+            guide = guide.clone()
+    if what == "numpy":
+        array = guide.numpy()
+        array.flags.writeable = False
+        guide = torch.from_numpy(array)
+    before = guide.clone(), network.clone()
+    results = []
+    for padded in (True, False):
+        leaf = network.clone().requires_grad_()
+        layer = leaf * 1
+        named = Layer("layer", "linear", (6, 4))
+        comparison = Comparison([Pair(named, named)], [named], SIMILARITIES[measure]())
+        comparison.start(mask)
+        if not padded:
+            comparison._padding = None
+        comparison.encode("layer", guide)
+        loss, scores = comparison.loss({"layer": layer})
+        loss.backward()
+        assert torch.equal(layer.nan_to_num(7.0), before[1].nan_to_num(7.0))
+        assert torch.equal(guide.nan_to_num(7.0), before[0].nan_to_num(7.0))
+        results.append((scores, leaf.grad))
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+    assert results[0][1].isfinite().all() and not results[0][1][~mask].any()

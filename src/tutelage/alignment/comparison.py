@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.alignment.feature_rows import per_patch, per_sample, per_token
+from tutelage.alignment.feature_rows import Padding, per_patch, per_sample, per_token
 from tutelage.alignment.gather import gather, world_size
 from tutelage.alignment.pairing import Pair
 from tutelage.alignment.similarity import Similarity
@@ -59,6 +59,7 @@ class Comparison:
         self.shared_layer = _last_shared([layer.name for layer in weight_layers(layers)], self.pairs)
         self._references: dict[str, Any] = {}
         self._mask: Tensor | None = None
+        self._padding: Padding | None = None
         self._picked: tuple[Tensor | None, Tensor | None] | None = None
 
     def _check_lengths(self) -> None:
@@ -89,10 +90,17 @@ class Comparison:
             for pair in self.pairs
         ]
 
+    def _padded(self, activation: Tensor) -> Padding | None:
+        """Where the similarity itself has to zero this layer's padding; None: `_rows` did."""
+        padding = self._padding
+        return padding if padding is not None and padding.lies_in(activation) else None
+
     def _rows(self, activation: Tensor) -> tuple[Tensor, Tensor | None]:
         """The rows of a layer that are compared, over all ranks, and which of them count (None: all)."""
         if self.patches is not None:
             return gather(per_patch(activation, self.patches)), None
+        if self._padded(activation) is not None:
+            return activation.flatten(1), None
         if not self.per_token:
             return gather(per_sample(activation, self._mask)), None
         rows = per_token(activation)
@@ -117,6 +125,8 @@ class Comparison:
         """Begin a step. mask: (n, length) bool, True where a position is real."""
         self._references.clear()
         self._mask, self._picked = mask, None
+        whole_rows = not self.per_token and self.patches is None and world_size() == 1
+        self._padding = Padding.of(mask) if whole_rows else None
 
     def encode(self, name: str, activation: Tensor) -> None:
         """Take what a guide's layer returned; of it only what a comparison needs is kept."""
@@ -124,7 +134,12 @@ class Comparison:
             rows, keep = self._rows(activation)
             if not self._references:
                 self.similarity.check_rows(_count(rows, keep))
-            self._references[name] = self.similarity.encode(rows, keep)
+            padding = self._padded(activation)
+            self._references[name] = (
+                self.similarity.encode(rows, keep)
+                if padding is None
+                else self.similarity.encode_padded(rows, padding)
+            )
 
     def scores(self, activations: Mapping[str, Tensor]) -> Tensor:
         """Return the similarity of every pair, (pairs,), in the order of `pairs`, differentiable in the network's activations."""
@@ -132,7 +147,12 @@ class Comparison:
             raise UserError(f"the guide gave nothing for its layer '{missing[0]}' in this step")
         rows = [self._rows(activations[layer]) for layer in self.network_layers]
         references = [[self._references[name] for name in names] for names in self._by_network.values()]
-        scores = self.similarity.scores([x for x, _ in rows], references, rows[0][1])
+        features, keep = [x for x, _ in rows], rows[0][1]
+        if self._padding is None:
+            scores = self.similarity.scores(features, references, keep)
+        else:
+            padded = [self._padded(activations[layer]) for layer in self.network_layers]
+            scores = self.similarity.scores_padded(features, references, padded)
         self._references.clear()
         return scores if self._order == list(range(len(self._order))) else scores[self._order]
 

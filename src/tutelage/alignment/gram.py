@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tutelage.alignment.feature_rows import bounded, on_cpu, rescaled, to_single, wide
+from tutelage.alignment.feature_rows import Padding, bounded, emptied, on_cpu, rescaled, to_single, wide
 
 _BANDS = 4  # of rows: a band meets itself and those above, 10 of the 16 blocks
 Kind = Literal["cka", "unbiased_cka", "rsa", "rsa_whole"]
@@ -149,7 +149,10 @@ def _normalise(image: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     # Row by row: in one sweep, float32 drifts where n is in the thousands.
     rows = torch.linalg.vector_norm(image, dim=-1, keepdim=True)
     norm = torch.linalg.vector_norm(rows, dim=-2, keepdim=True)
-    inverse = torch.where(norm > floor, 1 / norm, 0)
+    if on_cpu(norm) and len(norm) == 1:
+        inverse = 1 / norm if norm > floor else torch.zeros_like(norm)
+    else:
+        inverse = torch.where(norm > floor, 1 / norm, 0)
     return image.mul_(inverse), inverse
 
 
@@ -171,12 +174,19 @@ def _to_gram(direction: Tensor, embedding: Embedding) -> Tensor:
 class GramScores(torch.autograd.Function):
     """Scores of network layers against encoded guide layers, (pairs,), differentiable in the network's features.
 
-    Arguments: the kind; references, one list of unit matrices (n, n) per network layer; then the features (n, d) of each layer.
+    Arguments: the kind; references, one list of unit matrices (n, n) per network layer; where each layer has padding, which counts as
+    zero (None: nowhere); then the features (n, d) of each layer.
     Layers of equal width share one batched product where that saves kernel launches (not on the CPU, where it would cost a copy).
     """
 
     @staticmethod
-    def forward(ctx: Any, kind: Kind, references: Sequence[Sequence[Tensor]], *features: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        kind: Kind,
+        references: Sequence[Sequence[Tensor]],
+        paddings: Sequence[Padding | None],
+        *features: Tensor,
+    ) -> Tensor:
         """See the class."""
         with torch.autocast(features[0].device.type, enabled=False):
             starts = _starts(references)
@@ -188,16 +198,18 @@ class GramScores(torch.autograd.Function):
                     if len(layers) > 1
                     else to_single(features[layers[0]]).unsqueeze(0)
                 )
-                embedding = embed(stacked, kind)
+                with emptied(paddings[layers[0]], stacked) as seen:
+                    embedding = embed(seen, kind)
                 for j, i in enumerate(layers):
                     scores[starts[i] : starts[i + 1]] = (
                         _stack(references[i]).flatten(1) @ embedding.unit[j].flatten()
                     )
-                parts = (embedding.unit, embedding.inverse_norm, embedding.features)
+                entered = embedding.features if isinstance(embedding.scale, Tensor) else stacked
+                parts = (embedding.unit, embedding.inverse_norm, entered)
                 extra = [x for x in (embedding.cosines, embedding.inverse_lengths) if x is not None]
                 ctx.groups.append((layers, embedding.scale, len(extra)))
                 saved += [*parts, *extra]
-            ctx.references, ctx.starts = references, starts
+            ctx.references, ctx.paddings, ctx.starts = references, paddings, starts
             ctx.save_for_backward(scores, *saved)
         return scores
 
@@ -219,12 +231,16 @@ class GramScores(torch.autograd.Function):
                     torch.addcmul(weighted, unit[j], (gradient[part] @ scores[part]), value=-1, out=pull[j])
                 embedding = Embedding(unit, inverse, stacked, scale, *extra)
                 pull = _to_gram(pull.mul_(2 * inverse), embedding)
-                product = pull @ stacked
+                padding = ctx.paddings[layers[0]]
+                with emptied(None if isinstance(scale, Tensor) else padding, stacked) as seen:
+                    product = pull @ seen
                 if isinstance(scale, Tensor):
                     product *= scale
+                if padding is not None:
+                    padding.zero_(product)
                 for j, i in enumerate(layers):
                     result[i] = product[j]
-        return (None, None, *result)
+        return (None, None, None, *result)
 
 
 def _starts(references: Sequence[Sequence[Tensor]]) -> list[int]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tutelage.alignment import procrustes, token_cka
 from tutelage.alignment import ridge as ridge_regression
-from tutelage.alignment.feature_rows import to_single
+from tutelage.alignment.feature_rows import Padding, to_single
 from tutelage.alignment.gram import GramScores, Kind, embed
 from tutelage.errors import UserError
 
@@ -37,6 +37,20 @@ class Similarity(nn.Module, ABC):
         self, features: Sequence[Tensor], references: Sequence[Sequence[Any]], mask: Tensor | None = None
     ) -> Tensor:
         """Return one score per pair, (pairs,), differentiable: features of each network layer against each of its references."""
+
+    def encode_padded(self, features: Tensor, padding: Padding) -> Any:
+        """Return `encode` of features whose padding counts as zero."""
+        return self.encode(padding.zeroed(features))
+
+    def scores_padded(
+        self,
+        features: Sequence[Tensor],
+        references: Sequence[Sequence[Any]],
+        paddings: Sequence[Padding | None],
+    ) -> Tensor:
+        """Return `scores` of features of which each layer's padding counts as zero (None: it has none)."""
+        cleared = [x if p is None else p.zeroed(x) for x, p in zip(features, paddings, strict=True)]
+        return self.scores(cleared, references)
 
     def for_tokens(self) -> Similarity:
         """Return the same measure in the form that suits rows which outnumber features, as tokens do."""
@@ -73,11 +87,26 @@ class GramSimilarity(Similarity):
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             return embed(_kept(to_single(features), mask).unsqueeze(0), self.kind).unit[0]
 
+    def encode_padded(self, features: Tensor, padding: Padding) -> Tensor:
+        """See `Similarity.encode_padded`."""
+        with padding.emptied(features) as seen:
+            return self.encode(seen)
+
     def scores(
         self, features: Sequence[Tensor], references: Sequence[Sequence[Any]], mask: Tensor | None = None
     ) -> Tensor:
         """See `Similarity.scores`."""
-        return GramScores.apply(self.kind, references, *(_kept(x, mask) for x in features))
+        kept = [_kept(x, mask) for x in features]
+        return GramScores.apply(self.kind, references, [None] * len(kept), *kept)
+
+    def scores_padded(
+        self,
+        features: Sequence[Tensor],
+        references: Sequence[Sequence[Any]],
+        paddings: Sequence[Padding | None],
+    ) -> Tensor:
+        """See `Similarity.scores_padded`."""
+        return GramScores.apply(self.kind, references, paddings, *features)
 
 
 class CKA(GramSimilarity):

@@ -267,7 +267,7 @@ def test_files_of_parts_are_one_table(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "columns", "notes"), [
-    (",a\n0,5\n1,6\n", {"a": [5.0, 6.0]}, ["the first column, which has no name and counts the rows, is left out"]),
+    (",a\n0,5\n1,6\n", {"a": [5.0, 6.0]}, ["the first column, which has no name and numbers the rows, is left out"]),
     ("a,b\n1,2,\n3,4,\n", {"a": [1.0, 3.0], "b": [2.0, 4.0]}, []),
     ("a\tb\n1\tx\n", {"a": [1.0], "b": ["x"]}, ["columns are separated by tabs"]),
     ("a\n1\n\n2\n", {"a": [1.0, 2.0]}, []), ("a;b\n1;2\n", {"a": [1.0], "b": [2.0]}, ["columns are separated by ';'"]),

@@ -232,6 +232,12 @@ MISTAKES: dict[str, tuple[str, dict[str, Any], str]] = {
     "no inputs": ("y\n" + "1\n0\n" * 9, {"target": "y"}, "no column is left to predict from"),
     "no rows": ("a,y\n", {"target": "y"}, "a header and no rows"),
     "comma left open": ('a,y\n"1,234",1\n"5,678",0\n' * 1, {"target": "y"}, "about one or above a thousand"),
+    "identifiers as inputs": (CSV.replace("\n", f"\n{10**16}").removesuffix(str(10**16)), {"target": "y"},
+                              "column 'a' holds whole numbers of so many digits .*`without`=\\[a\\].*`categories`=\\[a\\]"),
+    "numbers beyond squares": (CSV.replace("\n4,", "\n4e300,"), {"target": "y"}, "column 'a' holds numbers beyond 1e\\+150"),
+    "one column twice": (CSV, {"target": ["a", "a"]}, "`target` names the column 'a' more than once"),
+    "the target as input": (CSV, {"target": "y", "columns": ["a", "y"]}, "`columns` names 'y', which is no input: it is the target"),
+    "comments above": ("# of 2020\n" + CSV, {"target": "y"}, "the header names 1 columns, .*is the header not the first line\\?"),
     "two sources": (CSV, {"target": "y", "dataset": "iris"}, "give either `root`, a file, or `dataset`"),
 }  # fmt: skip
 
@@ -249,6 +255,71 @@ def test_numbers_written_as_text_are_numbers_and_said(tmp_path: Path, caplog: An
     caplog.set_level("INFO")
     data = loaded(write(tmp_path, frame, "people.parquet"))
     assert data.facts["classes"] == ["0", "1"] and "'outcome' are written as text" in caplog.text
+
+
+NAMES = {
+    "large numbers": [str(2**60 + i) for i in range(4)],
+    "larger than 64 bits": [str(10**25 + i) for i in range(4)],
+    "seven digits": [str(1234560 + i) for i in range(4)],
+    "close values": ["1.0000001", "1.0000002", "1.0000003", "1.0000004"],
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+def test_numbers_that_name_things_keep_every_digit(tmp_path: Path, kind: str, form: str) -> None:
+    """As classes, as categories and as groups."""
+    names = NAMES[kind] * 15
+    cells: Any = [float(n) if "." in n else int(n) for n in names]
+    if kind == "larger than 64 bits":
+        if form == "jsonl":
+            return  # pandas reads no such numbers there
+        cells = names
+    frame = pd.DataFrame({"a": np.arange(60.0) ** 2, "b": np.repeat(range(2), 30), "code": cells})
+    path = write(tmp_path, frame, f"codes.{form}")
+    data = loaded(path, target="code", task="classification", test=12)
+    assert data.facts["classes"] == NAMES[kind]
+    data = loaded(path, target="b", categories=["code"])
+    assert data.facts["features"] == ["a", *(f"code={name}" for name in NAMES[kind])]
+    assert data.store.inputs[:, 1:].sum(1).tolist() == [1.0] * 60
+    data = loaded(path, target="b", group="code", test=0.25, validation=0.3)
+    groups = [{names[row] for row in rows} for rows in data.splits.values()]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == 4
+
+
+def test_texts_of_digits_with_zeros_before_them_stay_texts(tmp_path: Path, caplog: Any) -> None:
+    frame = pd.DataFrame({"a": range(60), "zip": ["02139", "2139", "02140"] * 20, "y": ["007", "7"] * 30})
+    caplog.set_level("INFO")
+    data = loaded(write(tmp_path, frame, "zip.parquet"), target="y")
+    assert data.facts["classes"] == ["7", "007"]
+    assert data.facts["features"] == ["a", "zip=02139", "zip=02140", "zip=2139"]
+    assert "the digits of the column 'zip' are taken as words" in caplog.text
+
+
+def test_an_index_is_no_input_unless_it_has_a_name(tmp_path: Path, caplog: Any) -> None:
+    """What pandas writes of the rows that were left: numbers without a name, once or twice; a named index of Parquet is a column."""
+    caplog.set_level("INFO")
+    frame = people().sample(40, random_state=1)
+    plain = loaded(write(tmp_path, frame))
+    for twice in (False, True):
+        path = tmp_path / "indexed.csv"
+        (pd.read_csv(path) if twice else frame).to_csv(path)
+        assert torch.equal(loaded(path).store.inputs, plain.store.inputs)
+    assert "first column, which has no name and numbers the rows" in caplog.text
+    assert "'Unnamed: 0', which numbers the rows" in caplog.text
+    frame.set_index(["site", "year"]).to_parquet(tmp_path / "indexed.parquet")
+    data = loaded(tmp_path / "indexed.parquet", columns=["age", "colour", "member", "site", "year", "score"])
+    assert torch.equal(data.store.inputs, plain.store.inputs)
+    assert "the index is read as columns: site, year" in caplog.text
+
+
+@pytest.mark.parametrize("odd", [[1, 2], {"k": 1}])
+def test_what_is_no_word_or_number_is_neither_target_nor_input(tmp_path: Path, odd: Any) -> None:
+    path = write(tmp_path, pd.DataFrame({"a": range(60), "odd": [odd] * 60, "y": [0, 1] * 30}), "odd.parquet")
+    with pytest.raises(UserError, match=r"column 'odd' holds .*no features: `without`=\[odd\]"):
+        loaded(path, target="y")
+    with pytest.raises(UserError, match=r"target 'odd' holds .*objects .*where a word or a number a row"):
+        loaded(path, target="odd")
 
 
 def test_a_run_is_judged_on_another_file_as_it_was_trained(

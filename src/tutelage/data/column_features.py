@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tutelage.data.frame import column, is_text
+from tutelage.data.frame import EXACT, column, is_text, number_as_name
 from tutelage.data.memory import check_fits
 from tutelage.errors import UserError
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 FEW_CATEGORIES = 20
 """More different words than this, in more than half as many rows, name single rows."""
+
+
+LARGEST = 1e150
+"""Above, squares overflow."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +108,7 @@ def _words(cells: pd.Series) -> pd.Series:
 
 
 def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return number_as_name(value) if isinstance(value, float) else str(value)
 
 
 def _codes(cells: pd.Series, words: Sequence[str]) -> np.ndarray:
@@ -129,14 +133,15 @@ def learn(
         cells = frame[name]
         rows = cells.iloc[train]
         if name in categories or is_text(cells):
-            if odd := next(
+            odd = next(
                 (
                     cell
                     for cell in rows.dropna().head(100)
                     if not isinstance(cell, str | int | float | bool | np.generic)
                 ),
                 None,
-            ):
+            )
+            if odd is not None:
                 pictures = isinstance(odd, dict) and "bytes" in odd
                 raise UserError(
                     f"{root}: the column '{name}' holds {'pictures' if pictures else f'{type(odd).__name__} objects'}, no features: "
@@ -156,11 +161,21 @@ def learn(
             )
         values = rows.to_numpy(dtype=np.float64)
         there = np.isfinite(values)
+        if rows.dtype.kind in "iu" and (np.abs(values) > EXACT).any():
+            raise UserError(
+                f"{root}: the column '{name}' holds whole numbers of so many digits that they name things and measure none: "
+                f"`without`=[{name}] leaves it out, `categories`=[{name}] takes each as a word"
+            )
         if np.isinf(values).any():
             notes.append(f"infinite values of the column '{name}' count as empty")
         if not there.any():
             constant.append(name)
             continue
+        if np.abs(values[there]).max() > LARGEST:
+            raise UserError(
+                f"{root}: the column '{name}' holds numbers beyond {LARGEST:g}, whose spread cannot be computed: write it in another unit, "
+                f"or leave it out (`without`=[{name}])"
+            )
         mean, deviation = float(values[there].mean()), float(values[there].std())
         # the deviation of a constant is seldom 0 but a rounding error
         varies = deviation > 1e-12 * float(np.abs(values[there]).max())

@@ -123,6 +123,8 @@ def of_one_width(
     cause = (
         "was the file cut off?"
         if wrong.tolist() == [len(widths) - 1]
+        else "is the header not the first line? Remove what stands above it"
+        if len(header) == 1
         else "a column without a name needs one, and decimal commas need ';' between the columns, or quotes"
     )
     raise UserError(

@@ -143,6 +143,12 @@ def _file(
         raise UserError(
             f"{path} is no {'Parquet' if kind in _PARQUET else 'JSON lines'} file: {reason}"
         ) from error
+    stored = kind in _PARQUET and not isinstance(frame.index, pd.RangeIndex)
+    if named := [name for name in frame.index.names if stored and name is not None]:
+        notes.append(
+            f"the index is read as {'a column' if len(named) == 1 else 'columns'}: {', '.join(map(str, named))}"
+        )
+        frame = frame.reset_index(named)
     frame.columns = [str(name) for name in frame.columns]
     _unique(path, list(frame.columns))
     if frame.empty:
@@ -189,8 +195,8 @@ def _csv(
         )
     except ValueError as error:
         raise UserError(f"{path} is no CSV file: {error}") from error
-    if header[0] == "" and np.array_equal(frame[0].to_numpy(), np.arange(len(frame))):
-        notes.append("the first column, which has no name and counts the rows, is left out")
+    if header[0] == "" and _numbers_rows(frame[0]):
+        notes.append("the first column, which has no name and numbers the rows, is left out")
         frame, header = frame.drop(columns=0), header[1:]
     frame.columns = header
     if "" in header:
@@ -198,11 +204,20 @@ def _csv(
         if not (bare.isna().all() if isinstance(bare, pd.Series) else bare.isna().all(axis=None)):
             raise UserError(f"{path}: a column without a name holds values; give it one")
         frame = frame.drop(columns="")
+    for name in header:  # an index that was written without a name, read, and written once more
+        if re.fullmatch(r"Unnamed: \d+", name) and _numbers_rows(frame[name]):
+            notes.append(f"the column '{name}', which numbers the rows, is left out")
+            frame = frame.drop(columns=name)
     _decimals(path, frame, texts, decimal, notes)
     for name in frame.columns:
         if name not in texts:
             frame[name] = plain(path, name, frame[name], empty, notes)
     return frame, notes
+
+
+def _numbers_rows(cells: pd.Series) -> bool:
+    """Whether a column is an index: a whole number for each row, of which none occurs twice."""
+    return bool(cells.dtype.kind in "iu" and cells.is_unique)
 
 
 def _unique(path: Path, names: Sequence[str]) -> None:
@@ -220,7 +235,7 @@ def _decimals(
     for name in frame.columns:
         if name not in texts and is_text(frame[name]):
             cells = csv_cells.cleaned(frame[name].astype("string").astype(object))
-            if any(csv_cells.fits(cells, sign).all() for sign in csv_cells.DECIMALS):
+            if any(csv_cells.fits(cells, sign).all() for sign in csv_cells.DECIMALS) and not _too_long(cells):
                 found[name] = cells
     if not found:
         return
@@ -230,6 +245,11 @@ def _decimals(
             frame[name] = csv_cells.parsed(cells, sign)
     if sign == "comma":
         notes.append("the decimal sign is the comma")
+
+
+def _too_long(words: pd.Series) -> bool:
+    """Whether there are whole numbers among words that float64 would round."""
+    return bool(words.str.fullmatch(r"[+-]?\d{16,}", na=False).any())
 
 
 def is_text(series: pd.Series) -> bool:
@@ -243,15 +263,28 @@ def is_text(series: pd.Series) -> bool:
     )
 
 
+def number_as_name(value: float) -> str:
+    """Return what a number is called as a class, a category or a group: all its digits, and no decimal point if it is whole."""
+    return str(int(value)) if np.isfinite(value) and value == np.floor(value) else repr(float(value))
+
+
+EXACT = 2**53
+"""Whole numbers from here on are not all their own float64."""
+
+
 def plain(path: Any, name: str, series: pd.Series, empty: Sequence[str], notes: list[str]) -> pd.Series:
-    """Return a column as float64, bool or text (object, None for an empty cell); times stay. UserError for what mixes them."""
+    """Return a column as float64, bool or text (object, None for an empty cell); times stay. UserError for what mixes them.
+
+    Whole numbers that are not all their own float64 stay integers, or texts, as they came: they name things.
+    """
     import pandas as pd
     from pandas.api import types
 
     if types.is_bool_dtype(series) and not series.isna().any():
         return series.astype(bool)
     if types.is_bool_dtype(series) or types.is_numeric_dtype(series):
-        return series.astype("float64")
+        large = types.is_integer_dtype(series) and bool((series.abs() > EXACT).fillna(False).any())
+        return series if large and not series.isna().any() else series.astype("float64")
     if not is_text(series):
         return series
     cells = series.astype(object).where(series.notna(), None)
@@ -266,6 +299,8 @@ def plain(path: Any, name: str, series: pd.Series, empty: Sequence[str], notes: 
     if {bool, np.bool_}.issuperset(kinds) and len(there) == len(cells):
         return cells.astype(bool)
     if {int, float, bool, np.bool_}.issuperset(kinds):
+        if kinds == {int} and max(map(abs, there)) > EXACT:
+            return cells.map(str, na_action="ignore")
         return cells.astype("float64")
     if odd := [kind for kind in kinds if kind not in (str, int, float, bool, np.bool_)]:
         if all(getattr(kind, "__module__", "") == "decimal" for kind in odd):
@@ -275,10 +310,14 @@ def plain(path: Any, name: str, series: pd.Series, empty: Sequence[str], notes: 
     words = words[~words.isin([*csv_cells.DEFAULT_EMPTY, *csv_cells.EMPTY, *empty])]
     numbers = pd.to_numeric(words, errors="coerce")
     share = float(numbers.notna().mean()) if len(words) else 0.0
-    if share == 1.0 and len(words):
+    if share == 1.0 and (_too_long(words) or words.str.fullmatch(r"[+-]?0\d+").any()):
+        notes.append(
+            f"the digits of the column '{name}' are taken as words, for they would not all last as numbers"
+        )
+    elif share == 1.0 and len(words):
         notes.append(f"the numbers of the column '{name}' are written as text: taken as numbers")
         return numbers.reindex(series.index).astype("float64")
-    if share >= 0.5:
+    elif share >= 0.5:
         wrong = words[numbers.isna()]
         more = f" and {wrong.nunique() - 1} others" if wrong.nunique() > 1 else ""
         raise UserError(

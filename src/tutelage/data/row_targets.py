@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tutelage.data.frame import Frame, column, is_text
+from tutelage.data.frame import Frame, column, is_text, number_as_name
 from tutelage.errors import UserError, choices
 
 TaskKind = Literal["classification", "binary", "multi_label", "regression"]
@@ -44,6 +44,8 @@ def read(
     """
     if not names:
         raise UserError(f"`target` must name the column to predict; {choices('', frame.columns.columns)}")
+    if twice := next((name for name in names if list(names).count(name) > 1), None):
+        raise UserError(f"`target` names the column '{twice}' more than once")
     columns = [column(frame, name, "target", root) for name in names]
     for name, cells in zip(names, columns, strict=True):
         if empty := int(cells.isna().sum()):
@@ -51,6 +53,11 @@ def read(
             raise UserError(
                 f"{root}: the target '{name}' is empty in {empty} of {len(cells)} rows, the first of them row {row}: remove these rows, or "
                 "fill them in"
+            )
+        if is_text(cells) and not isinstance(odd := cells.iloc[0], str | int | float | bool | bytes):
+            raise UserError(
+                f"{root}: the target '{name}' holds {type(odd).__name__} objects such as {odd}, where a word or a number a row is "
+                "expected; several labels are a column of 0 and 1 each"
             )
         if not is_text(cells) and not np.isfinite(cells.to_numpy(dtype=np.float64)).all():
             raise UserError(f"{root}: the target '{name}' holds infinite values")
@@ -119,14 +126,15 @@ def as_names(cells: Any) -> np.ndarray:
         return cells.astype(str).str.strip().to_numpy(dtype=object)
     if cells.dtype == bool:
         return np.where(cells.to_numpy(), "true", "false").astype(object)
-    values = cells.to_numpy(dtype=np.float64)
-    different, place = np.unique(values, return_inverse=True)
-    return np.asarray([f"{v:.0f}" if v == round(v) else f"{v:g}" for v in different], dtype=object)[place]
+    if cells.dtype.kind not in "iuf":  # times
+        return cells.astype(str).to_numpy(dtype=object)
+    different, place = np.unique(cells.to_numpy(), return_inverse=True)
+    return np.asarray([number_as_name(value) for value in different], dtype=object)[place]
 
 
 def _order(names: set[str]) -> list[str]:
     try:
-        return sorted(names, key=float)
+        return sorted(names, key=lambda name: (float(name), len(name), name))
     except ValueError:
         return sorted(names)
 

@@ -91,6 +91,10 @@ class Table(Rows):
         ):
             for name in names:
                 column(frame, name, where, self.named)
+        if taken := next((name for name in self.columns or () if name in self.spoken_for), None):
+            raise UserError(
+                f"{self.named}: `columns` names '{taken}', which is no input: it is the {self._role(taken)}. Leave it out there"
+            )
         if self.trained is not None:
             self.encoding = self.trained.encoding
         else:
@@ -112,6 +116,9 @@ class Table(Rows):
         if self.trained is None:
             self._check_repeats(content_numbers(values))
         return TableStore(torch.from_numpy(values), targets)
+
+    def _role(self, name: str) -> str:
+        return "target" if name in self.target else "`group`" if name == self.group else "`time`"
 
     def _unknown(self, unknown: dict[str, np.ndarray]) -> dict[str, dict[str, int]]:
         """Count, and say, the rows of each split whose words no training row has."""

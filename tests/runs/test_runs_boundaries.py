@@ -10,7 +10,7 @@ import stat
 import time
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import yaml
@@ -225,6 +225,19 @@ def test_integers_of_four_thousand_digits_pass():
 )
 def test_what_enters_an_identity(config, kept):
     assert identity.without_excluded(config) == kept
+
+
+def test_a_mapping_that_is_no_dict_is_a_section_too():
+    plain = {"data": {"root": "r", "fingerprint": "f", "a": {"b": [1, "x"]}}, "tags": ["t"]}
+    other = MappingProxyType(
+        {**plain, "data": MappingProxyType({**plain["data"], "a": MappingProxyType({"b": (1, "x")})})}
+    )
+    assert identity.without_excluded(other) == {"data": {"fingerprint": "f", "a": {"b": (1, "x")}}}
+    assert (
+        identity.identify(other)
+        == identity.identify(plain)
+        == identity.identify({"data": {"fingerprint": "f", "a": {"b": [1, "x"]}}})
+    )
 
 
 def test_messages_of_what_is_no_plain_data_name_its_place():
@@ -756,6 +769,12 @@ def test_files_are_put_on_the_disk_before_what_relies_on_them(tmp_path, monkeypa
     synced.clear()
     records.sync_all([])
     assert synced == []
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+    )
+    records.write_text(two, "2")
+    assert synced == [False, True]  # the file, then its folder
 
 
 # --- folders, locks, the store
@@ -902,6 +921,11 @@ def test_a_run_is_found_by_any_of_its_names(tmp_path):
     with pytest.raises(UserError) as told:
         store.find("many")
     assert str(told.value).count("\n") == 21 and str(told.value).endswith("\n  ... and 10 more")
+    for number in range(20):
+        begun(store, "twenty", number + 0xE0000)
+    with pytest.raises(UserError) as told:
+        store.find("twenty")
+    assert str(told.value).count("\n") == 20 and "..." not in str(told.value)
 
 
 def test_names_and_folders_as_a_shell_completes_them(tmp_path, monkeypatch):
@@ -930,7 +954,11 @@ def test_links_are_other_names_of_a_run(tmp_path):
     run = begun(store, "a/b", 1)
     store.also_called("a/b", run)
     store.also_called("c", run)
+    made = (tmp_path / "c/000000000001").lstat()
     store.also_called("c", run)
+    assert (tmp_path / "c/000000000001").lstat().st_ino == made.st_ino
+    store.also_called("d", store.run("d", "000000000002"))  # not begun: no link to itself
+    assert not (tmp_path / "d").exists()
     assert (tmp_path / "c/000000000001").is_symlink() and store.other_names() == {"000000000001": ["c"]}
     assert [one.key for one in store.runs()] == ["a/b/000000000001"] and [
         one.key for one in store.runs("c")
@@ -951,6 +979,7 @@ def test_digits_that_tell_runs_apart_and_names_that_are_folders():
     assert (
         shortest(["abcdef000000", "abcdef100000"]) == 7
         and shortest(["abcdef000000", "bbcdef000000", "abcdef000000"]) == 6
+        and shortest(["abcdef000000", "abcdef000001"]) == 12
     )
     assert short("a/b/0123456789ab") == "a/b/012345"
     for name in ("a", "a/b", "A.b_c+d=e-f", "0123456789a", "0123456789abc"):

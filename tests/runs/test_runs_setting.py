@@ -1,6 +1,7 @@
 """The setting of source-free transfer: which plans may open the source data, whatever they are called, and what is recorded."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 
@@ -187,3 +188,21 @@ def test_what_is_named_by_its_folder_is_held_to_the_rule_too(tmp_path):
         planned("p-ssl", **(free | {"model": {"weights": str(real)}}))
     with pytest.raises(UserError, match="as an oracle"):
         planned("p-ssl", **(free | {"model": {"weights": str(stored(tmp_path, "oracle-half"))}}))
+
+
+def test_a_refusal_says_who_opens_what_and_what_was_trained_on_it():
+    stage, other = (SimpleNamespace(config={"name": name}) for name in ("me", "other"))
+    rest = "on which c/1 was trained. Choose other target data or classes (data.classes), or declare setting=oracle"
+    for opener, data, said in (
+        (stage, SOURCE, "opens the source data: Digits (classes [0, 1, 2])"),
+        (stage, {"_target_": "a.B", "classes": None}, "opens the source data: B (classes all)"),
+        (other, SOURCE, "starts from other, which opens the source data: Digits (classes [0, 1, 2])"),
+    ):
+        assert (
+            setting._refusal(stage, opener, "c/1", data) == f"me is a source-free stage, but {said}, {rest}"
+        )
+    assert setting._shown({"_target_": "a.B", "root": "r", "classes": None, "per_class": 0, "seed": 1}) == {
+        "name": "B",
+        "root": "r",
+        "per_class": 0,
+    }

@@ -9,6 +9,7 @@ import platform
 import stat
 import time
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 
@@ -585,7 +586,7 @@ def test_folders_are_shortened_where_they_are_whole_parts(monkeypatch, tmp_path)
     ):  # fmt: skip
         assert provenance.scrub(given) == said
     monkeypatch.chdir("/")
-    assert provenance.scrub("/a") == "/a"
+    assert provenance.scrub("/a / b") == "/a / b"
 
 
 def test_code_of_ones_own_is_digested_and_kept_up_to_a_megabyte(tmp_path, monkeypatch):
@@ -667,6 +668,21 @@ def test_packages_whose_code_changed(monkeypatch):
         provenance.changed_packages(attempts) == ["b", "new", "old"]
         and provenance.changed_packages([{"code": {}}]) == provenance.changed_packages([]) == []
     )
+
+
+@pytest.mark.parametrize(("asked", "found"), [
+    (["torch>=2", "numpy ; extra == 'x'", "torch[all]", "none-such-thing", "PyYAML"], ["PyYAML", "numpy", "torch"]), ([], []), (None, []),
+    (metadata.PackageNotFoundError, []),
+])  # fmt: skip
+def test_versions_of_the_packages_that_are_asked_for(monkeypatch, asked, found):
+    def requires(name):
+        if isinstance(asked, type):
+            raise asked
+        return asked
+
+    monkeypatch.setattr(metadata, "requires", requires)
+    versions = provenance.packages.__wrapped__()
+    assert list(versions) == found and all(versions[name] == metadata.version(name) for name in found)
 
 
 # --- records
@@ -832,6 +848,63 @@ def test_a_lock_that_is_no_file_or_a_link_is_held_by_nobody(tmp_path):
         and not folders._is_held_to_readers(held)
         and not folders._is_held_to_readers(tmp_path / "none")
     )
+
+
+def test_a_lock_is_taken_by_one_and_free_when_it_is_closed(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    assert folders.take(path) is None  # none there
+    path.touch()
+    held = folders.take(path)
+    assert isinstance(held, int) and folders.take(path) is None and folders._is_held_to_readers(path)
+    os.close(held)
+    assert not folders._is_held_to_readers(path)
+    again = folders.take(path)
+    assert isinstance(again, int)
+    os.close(again)
+    real = os.fstat
+    monkeypatch.setattr(folders.os, "fstat", lambda one: SimpleNamespace(st_nlink=0))  # removed meanwhile
+    assert folders.take(path) is None
+    monkeypatch.setattr(folders.os, "fstat", real)
+    monkeypatch.setattr(folders, "fcntl", None)
+    assert folders.take(path) is None and folders._is_held_to_readers(path) is False
+
+
+def test_a_folder_is_set_aside_also_on_another_disk(tmp_path, monkeypatch):
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / "names" / name).mkdir(parents=True)
+    first = folders.set_aside(tmp_path / "names/a", tmp_path)
+    second = folders.set_aside(tmp_path / "names/b", tmp_path)
+    assert [one.name.partition("-")[0] for one in folders.left_aside(tmp_path)] == ["a", "b"]
+    assert first.parent == second.parent == tmp_path / ".removed" and not (tmp_path / "names/a").exists()
+    rename = Path.rename
+
+    def refusing(number):
+        def renamed(self, target):
+            if Path(target).parent.name == ".removed":
+                raise OSError(number, "refused")
+            return rename(self, target)
+
+        return renamed
+
+    monkeypatch.setattr(Path, "rename", refusing(errno.EXDEV))
+    third = folders.set_aside(tmp_path / "names/c", tmp_path)
+    assert third.parent == tmp_path / "names" and third.name.startswith(".removed-c-") and third.is_dir()
+    monkeypatch.setattr(Path, "rename", refusing(errno.EACCES))
+    with pytest.raises(OSError, match="refused"):
+        folders.set_aside(tmp_path / "names/d", tmp_path)
+    assert (tmp_path / "names/d").is_dir()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 20])
+def test_folders_are_deleted_and_those_that_stay_are_told(tmp_path, monkeypatch, count):
+    given = [tmp_path / f"{number}" for number in range(count)]
+    for one in given:
+        (one / "in").mkdir(parents=True)
+    assert folders.delete(given) == [] and list(tmp_path.iterdir()) == []
+    for one in given:
+        one.mkdir()
+    monkeypatch.setattr(folders.shutil, "rmtree", lambda path, ignore_errors: None)
+    assert folders.delete(given) == given
 
 
 def test_a_busy_run_says_by_whom(tmp_path):

@@ -135,7 +135,7 @@ def test_another_configuration_is_refused(store):
         run.begin(config(seed=1), {})
 
 
-def test_iterates_in_order_without_archive_and_strangers(store):
+def test_iterates_in_order_without_archive_and_strangers(store, caplog):
     made = [
         start(store, config(f"{n}/arm-{i}", seed=s)) for n in ("b", "a") for i in range(2) for s in range(2)
     ]
@@ -145,6 +145,13 @@ def test_iterates_in_order_without_archive_and_strangers(store):
         made[0].archive()
     keys = [run.key for run in store.runs()]
     assert keys == sorted(run.key for run in made[1:])
+    assert caplog.messages == []
+    for odd, run in (("no name!", True), ("nor this?", False)):
+        (store.root / "a" / odd / "x").mkdir(parents=True)
+        if run:
+            (store.root / "a" / odd / "x" / "config.yaml").touch()
+    assert [run.key for run in store.runs()] == keys
+    assert caplog.messages == [f"{store.root / 'a' / 'no name!'} is left out: no run has a name like that"]
     assert [r.key for r in store.runs("a")] == [k for k in keys if k.startswith("a/")]
     assert [r.key for r in store.runs("a/arm-1/")] == [k for k in keys if k.startswith("a/arm-1/")]
     assert list(store.runs("none")) == []

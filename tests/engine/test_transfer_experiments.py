@@ -22,6 +22,12 @@ ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 FILES = sorted((CONF / "experiment" / "transfer").rglob("*.yaml"))
 NAMES = [str(path.relative_to(CONF / "experiment").with_suffix("")) for path in FILES]
+VARIANTS = {
+    name: entry
+    for name, entry in yaml.safe_load((CONF / "variants.yaml").read_text())["experiment"].items()
+    if name.startswith("transfer/")
+}
+STAGES = sorted([path.stem for path in FILES] + [name.rpartition("/")[2] for name in VARIANTS])
 TABLES = sorted((ROOT / "experiments" / "transfer").glob("*.yaml"))
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ROLES = ("model", "teacher", "source")
@@ -41,7 +47,7 @@ def images(tmp_path_factory) -> Path:
 
 
 CHAINS = ("digits", "cifar10", "imagenet")
-TRAINED_SOURCE = ("classifier", "generator", "inversion", "inverted", "fine-tuning")
+TRAINED_SOURCE = ("classifier", "generator", "inversion", "inverted", "inverted-pcs", "fine-tuning")
 """Stages of chains whose source networks are trained here; ImageNet's are published."""
 
 
@@ -68,10 +74,16 @@ def test_a_file_is_called_what_its_runs_are_and_names_what_exists(path):
                 assert parts.get(part, choice) in group_options(group.lstrip("/")), entry
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_called_what_its_runs_are(name):
+    assert VARIANTS[name]["set"]["name"] == f"transfer/${{chain.set}}/{name.rpartition('/')[2]}"
+    assert VARIANTS[name]["of"] in [*NAMES, *VARIANTS]
+
+
 @pytest.mark.parametrize("chain", CHAINS)
 def test_every_stage_plans_and_uses_every_need(chain, images):
     known = functools.cache(lambda words: compose(words))
-    for stage in (path.stem for path in FILES):
+    for stage in STAGES:
         if chain == "imagenet" and stage in TRAINED_SOURCE:
             continue
         with hydra_ready():

@@ -110,6 +110,31 @@ def test_of_ranks_the_first_begins_the_run_and_writes_its_log(tmp_path, monkeypa
     assert (run.path / "config.yaml").is_file() == (run.path / "log.txt").is_file() == begins
 
 
+@pytest.mark.parametrize(("rank", "named"), [(None, True), (0, True), (1, False)])
+def test_of_ranks_the_first_links_a_run_that_has_another_name(tmp_path, monkeypatch, rank, named):
+    one, make, _ = making(tmp_path, [None])
+    linked = []
+    monkeypatch.setattr(launch, "in_ranks", lambda: rank is not None)
+    monkeypatch.setattr(launch, "global_rank", lambda: rank or 0)
+    monkeypatch.setattr(Store, "also_called", lambda self, name, run: linked.append((name, run.key)))
+    launch.run_plan(one, make=make)
+    assert linked == [(one.name, one.key)] * named
+
+
+@pytest.mark.parametrize(
+    ("ranks", "there", "starts"), [(1, False, False), (2, False, True), (2, True, False)]
+)
+def test_ranks_are_started_where_none_are_there(tmp_path, monkeypatch, ranks, there, starts):
+    one, make, made = making(tmp_path, [None])
+    started = []
+    monkeypatch.setattr(launch, "ranks_of", lambda config: ranks)
+    monkeypatch.setattr(launch, "in_ranks", lambda: there)
+    monkeypatch.setattr(launch, "start_ranks", lambda plan, run: started.append(run))
+    run = Store(tmp_path).at(one.key)
+    launch.execute(one, run, make)
+    assert (started, made) == (([run], []) if starts else ([], [run]))
+
+
 def test_ranks_that_exist_need_runs_that_are_complete(tmp_path, monkeypatch):
     need = plan(tmp_path, 2)
     one, make, made = making(tmp_path, [None], needs=[need])

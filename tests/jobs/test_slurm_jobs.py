@@ -198,6 +198,27 @@ def test_a_preempted_job_is_submitted_again_whatever_retry_says_and_one_queued_a
     assert "gave way to other jobs" in caplog.text and "interrupted and queued again (job 2)" in caplog.text
 
 
+@pytest.mark.parametrize("on_failure", ["stop", "continue"])
+def test_a_job_that_died_stops_the_others_where_that_is_asked_for(tmp_path, slurm, on_failure):
+    jobs = new_jobs(tmp_path)
+    slurm.states = {"1": [Seen("OUT_OF_MEMORY")]}
+    (value,) = cluster.submit(jobs, [(["seed=0"], plan(tmp_path, on_failure=on_failure), False)], OPTIONS)
+    assert value != value and jobs.stopped is (on_failure == "stop")
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [([["seed=0"]], ["the job"]), ([["a=1", "seed=0"], ["a=2", "seed=0"]], ["a=1", "a=2"])],
+)
+def test_jobs_are_called_by_the_words_that_differ_and_one_alone_the_job(
+    tmp_path, slurm, monkeypatch, words, names
+):
+    asked = []
+    monkeypatch.setattr(cluster, "plan_here", lambda jobs, words, name: asked.append(name))
+    found = cluster.submit(new_jobs(tmp_path), [(one, None, False) for one in words], OPTIONS)
+    assert asked == names and all(value != value for value in found) and slurm.submitted == []
+
+
 def test_a_job_that_died_after_its_result_was_written_is_done(tmp_path, slurm):
     jobs, one = new_jobs(tmp_path), plan(tmp_path)
     slurm.states = {"1": [lambda: stored(tmp_path / one.key) or Seen("RUNNING"), Seen("FAILED")]}

@@ -229,7 +229,7 @@ def _end_all(pids: Sequence[int]) -> None:
                 ended = pid
             if ended:
                 left.discard(pid)
-        if left and time.monotonic() > deadline:
+        if time.monotonic() > deadline:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -285,10 +285,7 @@ def _print_to(output: Path | None) -> None:
     place = nowhere if output is None else os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream, target in ((0, nowhere), (1, place), (2, place)):
         os.dup2(target, stream)
-    sys.stdout, sys.stderr = (
-        sys.__stdout__ or sys.stdout,
-        sys.__stderr__ or sys.stderr,
-    )  # no bar of the parent's in front of them
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # no bar of the parent's in front of them
     faulthandler.enable(2)  # a crash inside a library leaves where it was
 
 

@@ -210,10 +210,12 @@ class Search:
     def _curve(self, run: Run) -> dict[int, float]:
         better = max if self.mode == "max" else min
         curve: dict[int, float] = {}
+        best: list[float] = []
         for row in run.metrics.rows:
             value = row.get(f"validation/{self.monitor}")
             if value is not None and value == value:
-                curve[int(row["step"])] = better([*list(curve.values())[-1:], value])
+                best = [better([*best, value])]
+                curve[int(row["step"])] = best[0]
         return curve
 
     def _tell(self, study: Any, asked: Any, trial: Trial) -> None:

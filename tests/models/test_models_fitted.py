@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tutelage.errors import UserError
-from tutelage.models import huggingface, pruning, reused
+from tutelage.models import huggingface, pruning, reused, weights_files
 from tutelage.models.average import Average, loaded, stored
 from tutelage.models.convnet import Block, ConvNet
 from tutelage.models.counts import counted
@@ -23,6 +23,7 @@ from tutelage.models.frozen import channels_last, image_size, recorded
 from tutelage.models.heads import HeadInput, find_head
 from tutelage.models.lora import with_lora
 from tutelage.models.mobile import MobileNetV2, _Inverted, _Shuffle2, _Shuffle2Down, he_normal, shuffle
+from tutelage.models.pretrained import timm_model
 from tutelage.models.sequence import input_width, pool
 from tutelage.models.transformer import Transformer, sinusoidal
 
@@ -454,3 +455,82 @@ def test_operations_are_those_of_one_sample_with_its_mask():
     assert network.seen == [(1, [[True]], False)] and network.training
     counted(network, torch.zeros(4, 3))
     assert network.seen[1] == (1, None, False)
+
+
+class Partly(nn.Module):
+    """A layer of which one number comes before what mixes."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.weight = nn.Parameter(torch.ones(6)), nn.Parameter(torch.randn(4, 6))
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        return nn.functional.linear((x * self.scale).sin(), self.weight)
+
+
+class Lent(nn.Module):
+    """A layer that is given its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x, weight):
+        return nn.functional.linear(x, weight)
+
+
+class Lends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.last = nn.Parameter(torch.randn(4, 6)), Lent()
+
+    def forward(self, x):
+        return self.last(x.sin(), self.weight)
+
+
+def test_buffers_belong_to_a_final_layer_that_is_it_whole():
+    whole = find_head(nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)), torch.randn(3, 6))
+    assert "1.running_mean" in whole.names
+    assert find_head(nn.Sequential(nn.Linear(6, 6), Partly()), torch.randn(3, 6)).names == ("1.weight",)
+    assert find_head(Lends(), torch.randn(3, 6)).names == ("weight",)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [None, SimpleNamespace(has_weights=False, fixed_input_size=False, mean=(0.5,) * 3, std=(0.5,) * 3)],
+)
+def test_a_network_without_published_weights(monkeypatch, config):
+    import timm
+
+    made = []
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: config)
+    monkeypatch.setattr(
+        timm,
+        "create_model",
+        lambda name, **more: made.append(more) or nn.Sequential(nn.Flatten(), nn.Linear(12, 5)),
+    )
+    network = timm_model("resnet18", (3, 2, 2), 5)
+    assert made == [{"num_classes": 5, "in_chans": 3}]
+    assert getattr(network, "pretrained_normalization", None) == (
+        None if config is None else ((0.5,) * 3, (0.5,) * 3)
+    )
+    said = "timm's resnet18 has no pretrained weights; use weights: scratch, or the path of a weights file"
+    assert refused(timm_model, "resnet18", (3, 2, 2), 5, pretrained=True) == said
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("Weights only load failed: GLOBAL os.system was not", "more (os.system)"), ("use weights_only=False for TorchScript", "more (TorchScript)"),
+    ("weights_only", "more (an unknown pickle)"), ("bad magic. Then\nmore", "is damaged or not a PyTorch file (ValueError: bad magic)"),
+])  # fmt: skip
+def test_why_a_weights_file_is_refused(text, said):
+    found = weights_files._refusal("f", ValueError(text))
+    more = "holds more than tensors and plain values ("
+    assert found.startswith("the weights file f " + said.replace("more (", more))
+
+
+@pytest.mark.parametrize(
+    ("given", "bound"), [({"num_heads": 2}, True), ({"num_attention_heads": 2}, True), ({}, False)]
+)
+def test_attention_by_its_heads(given, bound):
+    assert pruning._is_attention(SimpleNamespace(**given)) == bound

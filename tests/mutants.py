@@ -120,6 +120,8 @@ READ: dict[tuple[str, str, str], str] = {
         "stacked <= least + 1e-9",
     ): "an exponent that is 1e-9 beside another exactly",
     ("objectives/crd.py", "Add -> Sub", "(found + 1) % count"): "either neighbour will do",
+    ("engine/progress.py", "Lt -> LtE", "self.rate < 100"): "a rate of 100 reads the same both ways",
+    ("jobs/parallel.py", "Gt -> GtE", "time.monotonic() > deadline"): "a moment that is the deadline exactly",
     ("objectives/gkd.py", "Lt -> LtE", "< self.on_policy"): "a uniform number that is the share exactly",
 }
 """Survivors that were read and need no test: of a file, a change, and a part of its line, why."""

@@ -62,7 +62,8 @@ def test_the_gpus_are_those_that_this_process_may_use(tmp_path, monkeypatch, giv
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     assert [gpu.name for gpu in gpu_places.look()] == expected
-    assert all(gpu.total == 40 * GIB for gpu in gpu_places.look())
+    free = {"GPU-a": 20 * GIB, "GPU-b": GIB}
+    assert all((gpu.total, gpu.free) == (40 * GIB, free[gpu.name]) for gpu in gpu_places.look())
 
 
 @pytest.fixture

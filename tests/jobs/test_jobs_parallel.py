@@ -150,6 +150,15 @@ def test_how_many_jobs_are_run_at_a_time(monkeypatch, started, jobs, processes, 
     assert [slot for slot, *_ in started[:slots]] == list(range(slots))
 
 
+def test_how_long_a_job_took_is_counted_from_its_start(monkeypatch, started, caplog):
+    clock = iter([100.0, 101.0, 112.0, 131.0])
+    monkeypatch.setattr(parallel, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(parallel, "_gpus", lambda: 0)
+    caplog.set_level("INFO", "tutelage")
+    parallel.run_forked([lambda: 1.0] * 2, processes=2)
+    assert caplog.messages == ["[1/2] job 0: 1 (12 s)", "[2/2] job 1: 1 (30 s)"]
+
+
 @pytest.mark.parametrize(("processes", "slots"), [(None, 3), (2, 2), (9, 3)])
 def test_how_many_jobs_share_gpus(monkeypatch, started, processes, slots):
     gpus = [Gpu("a", 9 * GIB, 16 * GIB), Gpu("b", 5 * GIB, 16 * GIB)]

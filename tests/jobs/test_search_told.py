@@ -286,6 +286,22 @@ def test_what_is_done_with_hopeless_trials(stop, cost, does):
     assert Settings(1, 1, 0, 1, stop, cost=cost).stops == does
 
 
+@pytest.mark.parametrize(
+    ("mode", "best"),
+    [("max", {2: 0.5, 4: 0.5, 6: 0.75, 9: 0.75}), ("min", {2: 0.5, 4: 0.25, 6: 0.25, 9: 0.125})],
+)
+def test_a_curve_is_of_the_best_so_far_where_there_is_a_value(tmp_path, mode, best):
+    one = Search(
+        Settings(9, 1, 0, 2), [], {"a": {}}, folder=tmp_path, launch=print, planner=lambda words: None
+    )
+    one.mode, one.monitor = mode, "m"
+    values = {1: None, 2: 0.5, 3: math.nan, 4: 0.25, 6: 0.75, 7: None, 9: 0.125}
+    rows = [
+        {"step": step} | ({} if value is None else {"validation/m": value}) for step, value in values.items()
+    ]
+    assert one._curve(SimpleNamespace(metrics=SimpleNamespace(rows=rows))) == best
+
+
 @pytest.mark.parametrize(("complete", "found"), [
     (1, []),  # fewer than are drawn at random
     (2, [[2, 0.3], [4, 0.45]]),

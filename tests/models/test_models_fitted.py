@@ -520,7 +520,8 @@ def test_a_network_without_published_weights(monkeypatch, config):
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ("Weights only load failed: GLOBAL os.system was not", "more (os.system)"), ("use weights_only=False for TorchScript", "more (TorchScript)"),
+    ("Weights only load failed: GLOBAL os.system was not", "more (os.system)"),
+    ("use weights_only=False for TorchScript", "more (TorchScript)"),
     ("weights_only", "more (an unknown pickle)"), ("bad magic. Then\nmore", "is damaged or not a PyTorch file (ValueError: bad magic)"),
 ])  # fmt: skip
 def test_why_a_weights_file_is_refused(text, said):

@@ -90,7 +90,7 @@ class CifarResNet(nn.Module):
     def __init__(self, channels: int, output_size: int, depth: int, widths: Sequence[int]) -> None:
         super().__init__()
         self.conv1, self.bn1, self.relu = conv3(channels, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU()
-        blocks = (depth - 2) // 6
+        blocks = depth // 6  # in each of three stages, of two convolutions
         self.layer1, self.layer2, self.layer3 = (
             nn.Sequential(
                 _Block(mine, theirs, stride), *(_Block(theirs, theirs, 1) for _ in range(blocks - 1))
@@ -141,7 +141,7 @@ class WideResNet(nn.Module):
         widths = (16, 16 * width, 32 * width, 64 * width)
         self.conv1 = conv3(channels, widths[0])
         self.block1, self.block2, self.block3 = (
-            _WideStage(mine, theirs, stride, (depth - 4) // 6)
+            _WideStage(mine, theirs, stride, depth // 6)
             for mine, theirs, stride in zip(widths[:-1], widths[1:], (1, 2, 2), strict=True)
         )
         self.bn1, self.relu, self.avgpool = nn.BatchNorm2d(widths[-1]), nn.ReLU(), nn.AdaptiveAvgPool2d(1)

@@ -115,6 +115,19 @@ def test_arguments_that_nobody_gives_are_named():
         Call.of(Lengths())(Lengths(), INPUTS)
 
 
+def test_half_precision_becomes_single_and_double_stays():
+    class Answers(nn.Module):
+        def forward(self, x):
+            return x.to(self.kind)
+
+    network = Answers()
+    for kind, found in (
+        (torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64),
+    ):  # fmt: skip
+        network.kind = kind
+        assert Call.of(network)(network, INPUTS).dtype == found
+
+
 def test_half_precision_stays_where_the_inputs_have_it_and_under_autocast():
     assert Call.of(Plain())(Plain(), INPUTS.bfloat16()).dtype == torch.bfloat16
     with torch.autocast("cpu", dtype=torch.bfloat16):

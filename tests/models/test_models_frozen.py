@@ -158,6 +158,11 @@ def test_the_digest_names_the_weights():
         ({"norm_mode": "train"}, "unknown norm_mode 'train'"),
         ({"expects": IMAGENET, "given": ((0.5,), (0.5,))}, "3 channels .* over 1"),
         ({"expects": ((0.5,), (0.0,))}, "must be above 0"),
+        (
+            {"expects": ((0.5,), (0.5,)), "given": ((0.5,), (0.0,))},
+            r"must be above 0, got \[0.5\] and \[0.0\]",
+        ),
+        ({"expects": ((0.5, 0.5), (0.5, 0.0)), "given": ((0.5, 0.5), (0.5, 0.5))}, "must be above 0"),
     ],
 )
 def test_wrong_values_are_refused(options, message):

@@ -25,7 +25,7 @@ from tutelage.models.lora import with_lora
 from tutelage.models.mobile import MobileNetV2, _Inverted, _Shuffle2, _Shuffle2Down, he_normal, shuffle
 from tutelage.models.pretrained import timm_model
 from tutelage.models.sequence import input_width, pool
-from tutelage.models.transformer import Transformer, sinusoidal
+from tutelage.models.transformer import Transformer, TransformerBlock, sinusoidal
 
 
 def refused(function, *words, **more):
@@ -535,3 +535,40 @@ def test_why_a_weights_file_is_refused(text, said):
 )
 def test_attention_by_its_heads(given, bound):
     assert pruning._is_attention(SimpleNamespace(**given)) == bound
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_a_block_of_a_transformer_adds_its_branches(pre_norm):
+    torch.manual_seed(0)
+    block, x = TransformerBlock(8, 2, 12, False, pre_norm, "gelu", 0.5).eval(), torch.randn(2, 3, 8)
+    nn.init.normal_(block.norm1.weight), nn.init.normal_(block.norm2.bias)
+    if pre_norm:
+        middle = x + block.attention(block.norm1(x))
+        expected = middle + block.mlp(block.norm2(middle))
+    else:
+        middle = block.norm1(x + block.attention(x))
+        expected = block.norm2(middle + block.mlp(middle))
+    torch.testing.assert_close(block(x), expected)
+
+
+class Known:
+    """A configuration of two settings, one of them an attribute alone."""
+
+    use_cache, own = True, 1
+
+    def to_dict(self):
+        return {"width": 3}
+
+
+@pytest.mark.parametrize("said", [{"auto_map": {}}, {"width": 3}, ["auto_map"]])
+def test_the_configuration_of_a_folder(tmp_path, monkeypatch, caplog, said):
+    caplog.set_level("INFO")
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    kinds = SimpleNamespace(AutoConfig=SimpleNamespace(from_pretrained=lambda folder, **more: Known()))
+    monkeypatch.setattr(huggingface, "_transformers", lambda: kinds)
+    found = huggingface._configuration(tmp_path, "m", {"width": 5, "own": 2})
+    assert (found.width, found.own, found.use_cache) == (5, 2, False)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == (["m brings code of its own, which is not run"] if said == {"auto_map": {}} else [])
+    said = refused(huggingface._configuration, tmp_path, "m", {"with": 5})
+    assert said.startswith("m: its configuration has no `options`.with; ")

@@ -341,3 +341,66 @@ def test_what_pillow_reads_is_an_image_in_upper_and_lower_case() -> None:
     assert {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".tif", ".bmp", ".mpo"} <= endings()
     assert is_image("a/b.JFIF") and is_image("IMG.1.JPeG")
     assert not any(is_image(name) for name in ("a.txt", "jpg", "a.jpg/b", ".jpg", "a.mp4", "a.h5", "a"))
+
+
+@pytest.mark.parametrize(("mode", "profile", "noted"), [
+    ("RGB", b"Display P3", True), ("RGB", b"IEC sRGB", False), ("RGB", b"s\0R\0G\0B", False), ("RGB", b"", False),
+    ("L", b"Display P3", False),
+    ("1", b"Display P3", False), ("P", b"Display P3", True),
+])  # fmt: skip
+def test_a_colour_profile_is_noted_of_colours_that_are_not_srgb(
+    mode: str, profile: bytes, noted: bool
+) -> None:
+    image = Image.fromarray(random_image(4, 6, 3)).convert(mode)
+    more = {"icc_profile": profile} if profile else {}
+    assert (Fact.PROFILE in decoded(encoded(image, "PNG", **more))[1].facts) == noted
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [None, 5])
+@pytest.mark.parametrize("part", [None, (2, 3, 4, 6), (5, 4, 9, 9)])
+def test_a_part_of_a_deep_image_is_that_of_its_values(
+    bands: int, channels: int, size: int | None, part: tuple[int, ...] | None
+) -> None:
+    """What a part has beyond the image is cut off; without a size a part is brought to the whole one's, and the whole left as it is."""
+    values = np.random.default_rng(0).integers(0, 65536, (8, 11, bands)).astype(np.uint16)
+    got, _ = read(
+        io.BytesIO(png16(values)),
+        Form(size, channels, deep=True),
+        None if part is None else lambda height, width: part,
+    )
+    exact = values / 65535
+    if channels == 1 and bands == 3:
+        exact = (exact * np.array([0.299, 0.587, 0.114])).sum(axis=2, keepdims=True)
+    planes = [Image.fromarray(plane.astype(np.float32)) for plane in np.moveaxis(exact, 2, 0)]
+    if size is not None or part is not None:
+        top, left, height, width = part or (0, 1, 8, 8)
+        box = (left, top, min(left + width, 11), min(top + height, 8))
+        goal = (11, 8) if size is None else (size, size)
+        planes = [plane.resize(goal, Image.Resampling.BILINEAR, box=box) for plane in planes]
+    expected = np.stack([np.asarray(plane) for plane in planes])
+    np.testing.assert_allclose(got, np.broadcast_to(expected, (channels, *expected.shape[1:])), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [None, 5])
+@pytest.mark.parametrize("part", [None, (2, 3, 4, 6), (5, 4, 9, 9), (0, 0, 8, 11)])
+@pytest.mark.parametrize("turned", [1, 6])
+def test_a_part_of_an_image_of_bytes_is_pillows(
+    size: int | None, part: tuple[int, ...] | None, turned: int
+) -> None:
+    pixels = random_image(8, 11, 3)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    upright = Image.fromarray(pixels)
+    stored = upright.transpose(STORED[6]) if turned == 6 else upright
+    data = encoded(stored, "PNG", exif=exif)
+    got, _ = read(io.BytesIO(data), Form(size, 3), None if part is None else lambda height, width: part)
+    expected = upright
+    if size is not None or part is not None:
+        top, left, height, width = part or (0, 1, 8, 8)
+        box = (left, top, min(left + width, 11), min(top + height, 8))
+        expected = upright.resize(
+            (11, 8) if size is None else (size, size), Image.Resampling.BILINEAR, box=box
+        )
+    assert np.array_equal(got, np.asarray(expected).transpose(2, 0, 1))

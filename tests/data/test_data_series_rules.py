@@ -66,6 +66,34 @@ def test_the_windows_of_parts(ends, lengths, outcome):
     assert data.facts == {"step": "1 hour", "missing_rows": 0}
 
 
+def test_forecasts_of_the_same_rows_are_compared_however_far_networks_look_back():
+    def facts(start, length, horizon=2, **more):
+        data = made(length=length, horizon=horizon)
+        data.__dict__.update(
+            splits={"test": np.arange(start, start + 5)}, fingerprint="f", normalization=((1.0,), (2.0,))
+        )
+        data.__dict__.update(more)
+        data.facts["columns"] = ["a"]
+        return data.test_facts()
+
+    first = facts(10, 3)
+    assert (
+        first == facts(8, 5) == facts(8, 5, normalization=((9.0,), (2.0,)))
+        and first[0] == "f"
+        and first[2:] == (2, ["a"], (2.0,))
+    )
+    assert facts(10, 3, normalization=None)[-1] is None
+    assert all(
+        other != first
+        for other in (
+            facts(10, 5),
+            facts(8, 3),
+            facts(10, 3, 3),
+            facts(10, 3, normalization=((1.0,), (3.0,))),
+        )
+    )
+
+
 def test_windows_across_missing_rows(caplog):
     data = made(length=2, horizon=1)
     file = lined([0, 1, 2, 5, 6, 7, 9, 10, 11, 12, 13])

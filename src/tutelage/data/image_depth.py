@@ -82,7 +82,7 @@ def deep(image: Image.Image, file: BinaryIO, white: float | None) -> Deep | None
 
 def _largest(values: np.ndarray, white: float | None) -> float:
     low, high = float(values.min()), float(values.max())
-    if np.isnan(low + high):
+    if np.isnan(low):  # and then high, too
         raise ValueError("it holds values that are no numbers (NaN)")
     if white is None:
         likely = 1 if high <= 1 else 2 ** int(np.ceil(np.log2(high + 1))) - 1 if np.isfinite(high) else 65535

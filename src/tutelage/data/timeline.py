@@ -157,13 +157,12 @@ def _duration(step: str) -> int:
 
 
 def _even(clock: np.ndarray, name: Callable[[int], str] | None = None) -> Timeline | None:
-    """The most frequent distance of which all distances are multiples."""
-    distances, counts = np.unique(np.diff(clock), return_counts=True)
-    for place in np.argsort(-counts, kind="stable")[:10]:
-        step = distances[place]
-        if (distances > 0).all() and (distances % step == 0).all():
-            return Timeline((clock - clock[0]) // step, (name or in_words)(int(step)))
-    return None
+    """The distance of which all are multiples, if there is one: the smallest."""
+    distances = np.unique(np.diff(clock))
+    step = distances[0]
+    if step <= 0 or (distances % step).any():
+        return None
+    return Timeline((clock - clock[0]) // step, (name or in_words)(int(step)))
 
 
 def _months(clock: np.ndarray, *, each: bool = False) -> Timeline | None:

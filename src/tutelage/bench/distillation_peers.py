@@ -6,6 +6,7 @@ ResNet-32x4 on 64 images of CIFAR-100's shape; networks, which are the same for 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,7 +22,7 @@ TIMES = 20
 def rows(pairs: int = 11) -> list[Row]:
     """Measure every loss that both have. Raises UserError where torchdistill is not installed."""
     try:
-        from torchdistill.losses import mid_level
+        mid_level = importlib.import_module("torchdistill.losses.mid_level")
     except ImportError as error:
         raise UserError("this bench needs torchdistill: pip install torchdistill") from error
     return [_measured(name, ours, theirs, pairs) for name, ours, theirs in losses(mid_level)]
@@ -137,7 +138,11 @@ def _contrast(theirs: Any, vectors: list[Any]) -> tuple[Callable[[], Any], Calla
 
     def ours() -> Any:
         return crd.loss(
-            Step(batch, None, {read[0]: vectors[0]}, {"teacher": Reading(None, {read[1]: vectors[1]})})
+            Step(
+                batch,
+                activations={read[0]: vectors[0]},
+                frozen={"teacher": Reading(None, {read[1]: vectors[1]})},
+            )
         )
 
     # its constructor draws tables that it does not use where negatives are given

@@ -238,7 +238,7 @@ def finder(
         store = Store(plan.config["runs_dir"])
         run = store.run(plan.name, plan.identity)
         row = row_of(run, store)
-        if table is None or not table.analyses or row.state is not State.COMPLETE:
+        if table is None or row.state is not State.COMPLETE:
             return row
         more = measured.metrics(store.root, run, table.split, table.analyses)
         return replace(row, metrics={**row.metrics, **more})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
 import hugging_face_models as small
 from tutelage.alignment.taps import activations, probe, weight_layers
@@ -110,6 +111,65 @@ def test_a_head_of_other_classes_is_fresh_and_the_body_is_not(bert, caplog):
     assert "drawn afresh: classifier.bias, classifier.weight" in caplog.text
     assert not [one for one in caplog.records if one.name.startswith("transformers")]
     assert digest(ours.bert) == digest(same.bert)
+
+
+def _called(folder, names):
+    said = json.loads((folder / "config.json").read_text())
+    named = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    (folder / "config.json").write_text(json.dumps(said | named))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "gpt2", "vit", "deit"])
+def test_a_pretrained_head_answers_in_the_order_of_the_datas_classes(tmp_path, kind, caplog):
+    """By the names in its configuration, whatever their case; the mean cross-entropy of a teacher would otherwise be of other classes."""
+    caplog.set_level("INFO")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    text = kind not in ("vit", "deit")
+    if text:
+        sizes |= {"vocab_size": 12, "max_position_embeddings": 16}
+    else:
+        sizes |= {"image_size": 8, "patch_size": 4}
+    config = AutoConfig.for_model(kind, **sizes, pad_token_id=0, bos_token_id=0, eos_token_id=0, num_labels=3)
+    maker = AutoModelForSequenceClassification if text else AutoModelForImageClassification
+    if kind == "deit":  # two heads
+        config.architectures = ["DeiTForImageClassificationWithTeacher"]
+    torch.manual_seed(0)
+    theirs = maker.from_config(config).eval()
+    theirs.save_pretrained(tmp_path)
+    _called(tmp_path, ["Not_sure", "Positive", "negative"])
+    classes = ["negative", "not sure", "positive"]
+    inputs = TOKENS if text else torch.randn(2, 3, 8, 8)
+    rest = {"vocab_size": 12, "padding_token": 0} if text else {}
+    shape = tuple(inputs.shape[1:])
+    ours = hugging_face_model(str(tmp_path), shape, 3, pretrained=True, class_names=classes, **rest).eval()
+    with torch.no_grad():
+        mask = (MASK,) if text else ()
+        found, expected = (Call.of(net)(net, inputs, *mask) for net in (ours, theirs))
+    assert torch.allclose(found, expected[:, [2, 0, 1]], atol=1e-6)
+    assert "each is taken for the class of its name" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("theirs", "classes", "said"),
+    [
+        (["negative", "positive"], ["negative", "positive"], ""),
+        (["LABEL_0", "LABEL_1"], ["negative", "positive"], ""),
+        (["spam", "ham"], ["negative", "positive"], "spam, ham, .* in this order"),
+        (["positive", "other"], ["negative", "positive"], "some are the same, at other places"),
+    ],
+)
+def test_other_names_of_outputs_are_said_or_refused(bert, caplog, theirs, classes, said):
+    _called(bert, theirs)
+    made = {"pretrained": True, "vocabulary_sha256": tokenizer_digest(bert), "class_names": classes}
+    if "other places" in said:
+        with pytest.raises(UserError, match=said):
+            text_model(bert, **made)
+        return
+    caplog.set_level("INFO")
+    ours = text_model(bert, **made).eval()
+    assert bool(re.search(said, caplog.text)) and (bool(said) or not caplog.text)
+    plain = text_model(bert, **(made | {"class_names": None})).eval()
+    assert torch.equal(Call.of(ours)(ours, TOKENS, MASK), Call.of(plain)(plain, TOKENS, MASK))
 
 
 def test_lora_trains_low_rank_updates_and_the_final_layer_alone(bert):

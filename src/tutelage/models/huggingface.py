@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tutelage.arguments import positive
 from tutelage.errors import UserError, choices, reason_of
 from tutelage.models.forward_calls import Call
+from tutelage.models.head_order import answer_in_order
 from tutelage.models.lora import with_lora
 from tutelage.runs.bounded import parse_json
 from tutelage.runs.model_folders import TOKENIZER, model_folder
@@ -41,6 +42,7 @@ def hugging_face_model(
     lora: Mapping[str, Any] | None = None,
     pretrained: bool = False,
     own_size: bool = False,
+    class_names: Sequence[str] | None = None,
 ) -> nn.Module:
     """Build a model of transformers with the names of its layers as they are: a classifier of images or texts, or a language model.
 
@@ -57,6 +59,7 @@ def hugging_face_model(
     low-rank updates (arXiv 2106.09685): they and the final layer alone are trained.
     pretrained: the folder's weights; its vocabulary must be the data's, and images of another size than its own are resized, bilinearly.
     own_size: images are resized likewise without the folder's weights: what had them once is built again for its own.
+    class_names: of the data. A pretrained head whose configuration calls its outputs so answers in their order; other names are said.
     The head is fresh where the folder has none, or one of other classes. Otherwise the initialisation is the model's own, for the data's
     channels, size and vocabulary. `pretrained_normalization` is the mean and std of its images, where the folder says so.
     Raises UserError; cost: one forward of two samples.
@@ -76,6 +79,8 @@ def hugging_face_model(
     network = _pretrained(folder, label, config, kind) if pretrained else _from_scratch(label, config, kind)
     if size is not None:
         network.register_forward_pre_hook(partial(_resize, size=size))
+    if pretrained and not per_position and class_names and not hasattr(network, "drawn_afresh"):
+        answer_in_order(label, network, class_names, _example(input_shape, vocab_size))
     _note_normalization(network, folder, input_shape)
     _check_fit(label, network, input_shape, output_size, vocab_size, per_position)
     return network if lora is None else with_lora(network, label, lora, _example(input_shape, vocab_size))
@@ -303,8 +308,9 @@ def _check_fit(
     except UserError:
         raise
     except Exception as error:
-        longest = getattr(network.config, "max_position_embeddings", None)
-        advice = f"; it has {longest} positions, see data.length" if per_position or vocab_size else ""
+        longest = getattr(network.config, "max_position_embeddings", None) if vocab_size else None
+        too_long = longest is not None and input_shape[0] > longest - 2  # RoBERTa counts from 2
+        advice = f"; it has {longest} positions, see data.length" if too_long else ""
         raise UserError(
             f"{label} does not run on inputs of shape {tuple(input_shape)}: {reason_of(error)}{advice}"
         ) from error

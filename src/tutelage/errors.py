@@ -131,6 +131,8 @@ def visible(text: str) -> str:
 
     What a file says is shown to a person: it must not clear their screen, recolour it, set its title or reverse the order of letters.
     """
+    if text.isascii() and text.isprintable():  # nearly all: a tenth of the time
+        return text
     return _NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 

@@ -24,6 +24,32 @@ from tutelage.reporting.tables import Arm, Cell, Table, check_metric
 from tutelage.reporting.verdict import Published, Verdict, compare, decide
 from tutelage.runs.run import State
 
+# --- figures of many arms
+
+
+@pytest.mark.parametrize(("arms", "seeds"), [(61, 3), (61, 1), (2_000, 2)])
+def test_a_figure_of_more_arms_than_rows_can_be_read_shows_their_means_in_order(
+    tmp_path, arms, seeds, monkeypatch
+):
+    values = [{seed: (7 * arm % arms) / arms + seed / 1000 for seed in range(seeds)} for arm in range(arms)]
+    lines = [Line(f"w={arm}", "test/accuracy", own, {}) for arm, own in enumerate(values)]
+    lines.append(Line("away", "test/accuracy", {0: math.inf}, {}))
+    monkeypatch.setattr(curves, "curve", None)  # no run's record is read
+    made = figures(monkeypatch)
+    assert curves.draw(Report("t", tuple(lines)), None, tmp_path / "x.png")
+    (axes,) = made[0].axes
+    (dots,) = axes.lines
+    means = sorted(math.fsum(own.values()) / seeds for own in values)
+    assert list(dots.get_ydata()) == pytest.approx(means)
+    said = f"the means of {arms + 1:,} arms over n = {'1 to ' * (seeds > 1)}{seeds} seeds"
+    said += " with their 95 % intervals" * (seeds > 1) + ", less 1 without a finite mean, in order"
+    assert axes.get_title() == f"{said}; tables name them all"
+    whole = [path.vertices for path in axes.collections[0].get_paths() if math.isfinite(path.vertices[0, 1])]
+    assert len(whole) == (arms if seeds > 1 else 0)
+    first = next(f"w={arm}" for arm in range(arms) if 7 * arm % arms == 0)
+    assert axes.get_xlabel().startswith(f"arms in the order of their means ({first} to ")
+
+
 # --- verdicts
 
 
@@ -663,7 +689,7 @@ def test_settings_of_a_page_are_numbered_values_and_what_all_share(monkeypatch):
         and found.values == [["1", "2"], ["7"], ["0"]]
         and found.shared == {"b": "5"}
     )
-    assert [found.of(row) for row in rows] == [[0, 0, 0], [1, -1, 0], [0, 0, 0]] and found.left_out == []
+    assert found.numbers == [[0, 0, 0], [1, -1, 0], [0, 0, 0], [-1, -1, -1]] and found.left_out == []
     for settings, shared, cut in ((2, 1, 1), (3, 0, 1), (1, 0, 3), (3, 1, 0)):
         monkeypatch.setattr(page_data, "MOST_SETTINGS", settings)
         monkeypatch.setattr(page_data, "MOST_SHARED", shared)
@@ -713,25 +739,27 @@ def test_curves_of_a_page_are_offered_the_metric_first_and_thinned():
     ]
     assert len(page_data._offered([{f"q{i}": 1 for i in range(12)}], report)) == 10
     at = {step: [0.123456, 0.3] for step in range(500)}
-    found = page_data._curve(at, "validation/accuracy", report)
+    assert (
+        page_data._scale_of("validation/accuracy", report) == 100.0
+        and page_data._scale_of("validation/loss", report) == 1.0
+    )
+    found = page_data._curve(at, 100.0, 2)
     assert (
         len(found["steps"]) == 240
         and found["mean"][0] == 21.173
         and found["std"][0] == 12.48
         and found["n"][0] == 2
     )
-    assert page_data._curve({1: [0.5]}, "validation/loss", report) == {
+    assert page_data._curve({1: [0.5]}, 1.0, 2) == {
         "steps": [1],
         "mean": [0.5],
         "std": [0.0],
         "n": [1],
     }
     for arms, points in ((25, 240), (26, 230), (100, 60), (1000, 24)):
-        many = Report("t", (lines * arms)[:arms])
-        assert len(page_data._curve(at, "x", many)["steps"]) == points
-    assert page_data._bounds("validation/accuracy", report) == [0.0, 100.0] and page_data._bounds(
-        "train/loss", report
-    ) == [0.0, None]
+        assert len(page_data._curve(at, 1.0, arms)["steps"]) == points
+    assert page_data._bounds("validation/accuracy", 100.0) == [0.0, 100.0]
+    assert page_data._bounds("train/loss", 1.0) == [0.0, None]
 
 
 def test_the_runs_of_a_page_are_those_with_a_folder_once():
@@ -789,7 +817,7 @@ def test_every_answer_of_the_server(served):
         "X-Content-Type-Options": "nosniff",
         "Cross-Origin-Resource-Policy": "same-origin",
     }
-    run = page_data.cells(view.now()[0])[0].id
+    run = next(page_data.cells(view.now()[0])).id
     page = ask(port, "/")
     for method, path, status, kind in (
         ("GET", "/", 200, "text/html"), ("HEAD", "/", 200, "text/html"),

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from tutelage.reporting import page_data, page_tables
 from tutelage.reporting.index import Index
 from tutelage.reporting.live import View, server
 from tutelage.reporting.runs_report import free_report, write_report
@@ -168,6 +169,28 @@ def test_columns_sort_and_rows_are_found_by_keyboard_alone(opened, address):
     assert head.get_attribute("aria-sort") == "descending" and column() == sorted(column(), reverse=True)
     page.locator("#runs-find").fill("s/watched")
     assert len(column()) == 3 and page.locator("#runs-said").inner_text() == "3 of 12"
+
+
+def test_a_run_that_has_no_row_is_found_and_only_arms_with_curves_can_be_chosen(
+    opened, store, make, monkeypatch
+):
+    fill(make)
+    monkeypatch.setattr(page_tables, "MOST_ROWS", 4)
+    monkeypatch.setattr(page_data, "MOST_LINES", 2)
+    write_report(store, "s")
+    page = opened((store.root / "s/report.html").as_uri())
+    assert page.locator("#curve-arms input").count() == 2
+    page.locator("#curve-none").click()
+    assert page.locator("#curve-arms input:checked").count() == 0
+    assert page.locator("#runs-table tbody tr").count() == 4
+    assert "The first 4 of 12 runs" in page.locator("#runs-table caption").inner_text()
+    assert page.locator("#runs-said").inner_text() == "4 of 4"
+    page.locator("#runs-find").fill("s/watched")
+    said = page.locator("#runs-said")
+    assert said.inner_text().startswith("0 of 4, and 3 that have no row, such as s/watched/")
+    said.locator("a").last.click()
+    page.wait_for_selector("#run-title")
+    assert "s/watched" in page.locator("#run").inner_text()
 
 
 def test_curves_are_switched_and_read_by_keyboard(opened, address):

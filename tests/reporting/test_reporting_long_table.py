@@ -23,7 +23,15 @@ ROWS = [
 
 @pytest.mark.parametrize("width", [160, 60, 41, 40])  # 40: just fits
 @pytest.mark.parametrize(
-    "rows", [ROWS, [], [("é/1", "1", "failed", "two\nlines")], [("a\x1b[2J", "1", "x", "")]]
+    "rows",
+    [
+        ROWS,
+        [],
+        [("é ± 1", "7", "x", "…")],
+        [("測定", "7", "x", "")],
+        [("é/1", "1", "failed", "two\nlines")],
+        [("a\x1b[2J", "1", "x", "")],
+    ],
 )
 def test_rows_put_together_by_padding_are_those_of_rich(rows, width):
     table = LongTable("3 runs in runs", ("run", "seed", "state", "result"), rows, right=("seed",))

@@ -366,14 +366,14 @@ def test_series_are_of_numbers_on_training_and_validation():
         train__y=[None, 4, None],
     )
     twice = Record([*found.rows, {"step": 3, "train/loss": 9.0}, {"step": 4, "train/loss": 8.0}], {})
-    assert twice.series() == {
+    assert twice.series == {
         "train/loss": ([1, 3, 4], [1.0, 2.5, 8.0]),
         "validation/x": ([3], [3.0]),
         "train/y": ([2], [4.0]),
     }
     pairs = LayerPairs((("g", "n"),), (5, 6), ((0.1, 0.2),), (0.3, 0.4))
-    assert Record((), {"alignment": pairs}).series() == {"train/similarity": ([5, 6], [0.3, 0.4])}
-    assert set(Record((), {"one": pairs, "two": pairs}).series()) == {
+    assert Record((), {"alignment": pairs}).series == {"train/similarity": ([5, 6], [0.3, 0.4])}
+    assert set(Record((), {"one": pairs, "two": pairs}).series) == {
         "train/similarity (one)",
         "train/similarity (two)",
     }
@@ -475,8 +475,8 @@ def test_of_attempts_the_last_five_are_shown_with_what_is_known(make):
     ],
 )  # fmt: skip
 def test_how_far_a_run_is(state, steps, step, done):
-    rows = [] if step is None else [{"step": 1}, {"step": step}]
-    assert progress(None, Record(rows, {}), state, {} if steps is None else {"fit.max_steps": steps}) == done
+    inputs = {} if steps is None else {"fit.max_steps": steps}
+    assert progress(Row("x/1", "x", 0, state, inputs, {}, step=step)) == done
 
 
 # --- what analyses found

@@ -363,7 +363,38 @@ def test_a_band_needs_two_runs_at_a_step(make_at, tmp_path):
 
 
 def test_the_details_of_two_runs_of_three_are_left_to_their_folders(runs, monkeypatch):
-    monkeypatch.setattr(page_data, "MOST_RUNS", 9)
+    monkeypatch.setattr(page_data, "MOST_RUNS", 10)
+    monkeypatch.setattr(page_data, "OF_MORE", 9)
     data, details = page_data.overview(free_report(runs, "s"), runs)
     assert len(details) == 9 and len(data["runs"]) == 11
-    assert data["left_out"] == ["the details of 2 runs (their folders hold them)"]
+    assert data["left_out"][-1:] == ["the details of 2 runs (their folders hold them, and reports on them)"]
+
+
+def test_a_page_of_many_runs_says_of_each_table_and_curve_how_many_it_shows(runs, monkeypatch):
+    report = free_report(runs, "s")
+    everything, _ = page_data.overview(report, runs)
+    sizes = [len(line.rows) for line in report.lines]
+    monkeypatch.setattr(page_data, "MOST_RUNS", 10)
+    monkeypatch.setattr(page_data, "OF_MORE", sizes[0] + 1)  # the second arm is not read by half
+    monkeypatch.setattr(page_data, "MOST_VALUES", 22)
+    monkeypatch.setattr(page_tables, "MOST_ROWS", 2)
+    data, details = page_data.overview(report, runs)
+    assert len(details) == sizes[0] + 1 and len(data["runs"]) == len(everything["runs"])
+    for key, of_arms in everything["curves"].items():
+        assert data["curves"].get(key, of_arms[:1])[0] == of_arms[0]
+    assert all(not curve["steps"] for of_arms in data["curves"].values() for curve in of_arms[1:])
+    assert len(data["settings"]["keys"]) == 2
+    cut = len(everything["settings"]["keys"]) - 2
+    assert data["left_out"] == [
+        f"{cut} further settings of the runs",
+        f"the curves of {len(sizes) - 1} of {len(sizes)} arms",
+        f"the details of {11 - len(details)} runs (their folders hold them, and reports on them)",
+    ]
+    shown = page_tables.facts(report, data, runs, None)
+    assert len(shown["arms"]["rows"]) == len(shown["runs"]["rows"]) == 2
+    assert shown["arms"]["caption"].startswith(
+        "The first 2 of 3 arms; the CSV files beside have all. test accuracy"
+    )
+    assert shown["runs"]["first"] == "The first 2 of 11 runs; the CSV files beside have all. "
+    monkeypatch.setattr(page_data, "MOST_LINES", 2)
+    assert page_tables._scatter(report, data)["caption"].startswith("The first 2 of 3 arms; ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,11 +57,11 @@ def _told_by_words(arms: Sequence[Sequence[Row]]) -> list[list[str]] | None:
         commands.append(given.pop())
     inputs = [rows[0].inputs for rows in arms]
 
-    def differs(word: str) -> bool:
-        key = key_of(word)
+    @functools.cache
+    def differs(key: str) -> bool:
         return not all(key in one for one in inputs) or len({one[key] for one in inputs}) > 1
 
-    told = [[word for word in words if differs(word)] for words in distinguishing(commands)]
+    told = [[word for word in words if differs(key_of(word))] for words in distinguishing(commands)]
     apart = len({tuple(words) for words in told}) == len(arms)
     told = told_apart(told)
     return told if apart and max(map(len, told)) <= _MOST_WORDS else None

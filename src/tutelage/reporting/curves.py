@@ -25,6 +25,8 @@ from tutelage.runs.store import Store
 FEW = 5
 """Beyond so many arms each has a panel of its own, the others in grey behind it."""
 MOST_PANELS = 24
+MOST_ROWS = 60
+"""Beyond so many arms, no curve and no row of values is drawn, but the arms' means in their order: no picture could be read otherwise."""
 _DRAWING = 5
 """Raise it when the drawing changes, so that figures of unchanged data are drawn again."""
 
@@ -42,16 +44,19 @@ def draw(report: Report, store: Store, path: Path) -> bool:
     metric = _shared_metric(report)
     if metric is None:
         return False
-    curves = {line.label: curve(line, store, report.scale) for line in report.lines if line.metric == metric}
-    points = {line.label: dict(line.values) for line in report.lines if line.metric == metric and line.values}
-    if not points:
-        return False
+    lines = [line for line in report.lines if line.metric == metric]
+    points = {line.label: dict(line.values) for line in lines if line.values}
     compared = [
         c
         for c in report.comparisons
         if c.first in points and c.second in points and math.isfinite(c.difference.low)
     ]
-    better = quantities.better([line for line in report.lines if line.metric == metric])
+    curves: dict[str, Curve] = {}
+    panels = MOST_PANELS if len(points) <= MOST_ROWS else 0
+    for line in lines:  # of arms that have no panel nothing is read
+        curves[line.label] = curve(line, store, report.scale) if panels else []
+        panels -= bool(curves[line.label])
+    better = quantities.better(lines)
     differences = [(c.first, c.second, tuple(c.difference), c.published) for c in compared]
     facts = [
         _DRAWING,
@@ -124,6 +129,12 @@ class _Drawing:
 
         look: Any = {**dict(matplotlib.rcParamsDefault), **LOOK}  # whatever the user's own style file says
         with matplotlib.rc_context(look):
+            if len(self.points) > MOST_ROWS:
+                figure = Figure(figsize=(10.0, 4.5), layout="constrained")
+                FigureCanvasAgg(figure)
+                self._ordered(figure.subplots())
+                self._save(figure, path, title, digest)
+                return
             below, differences = map(_height, (self._arms(), self._pairs()))
             drawn = [label for label, curve in self.curves.items() if curve]
             if not any(
@@ -133,14 +144,13 @@ class _Drawing:
                 FigureCanvasAgg(figure)
                 sides = figure.subplots(1, 2 if self.compared else 1, squeeze=False)[0]
             elif len(drawn) > FEW:
-                shown = drawn[:MOST_PANELS]
-                rows = -(-len(shown) // 4)
+                rows = -(-len(drawn) // 4)
                 above = 0.5 + 1.65 * rows
                 figure = Figure(figsize=(10.0, above + max(below, differences) + 0.3), layout="constrained")
                 FigureCanvasAgg(figure)
                 parts: Any = figure.subfigures(2, 1, height_ratios=(above, max(below, differences)))
                 upper, lower = parts
-                self._panels(upper, drawn, shown, rows)
+                self._panels(upper, drawn, rows)
                 sides = lower.subplots(1, 2 if self.compared else 1, squeeze=False)[0]
             else:
                 height = max(3.4, below + differences)
@@ -158,10 +168,13 @@ class _Drawing:
             self._values(sides[0])
             if self.compared:
                 self._differences(sides[1])
-            figure.suptitle(_lines(title, 110), fontsize=10)
-            with replacing(path) as temporary:
-                metadata = {"Software": None, "Description": digest}
-                figure.savefig(temporary, format="png", dpi=120, metadata=metadata)
+            self._save(figure, path, title, digest)
+
+    def _save(self, figure: Any, path: Path, title: str, digest: str) -> None:
+        figure.suptitle(_lines(title, 110), fontsize=10)
+        with replacing(path) as temporary:
+            metadata = {"Software": None, "Description": digest}
+            figure.savefig(temporary, format="png", dpi=120, metadata=metadata)
 
     @property
     def name(self) -> str:
@@ -187,13 +200,13 @@ class _Drawing:
         if any(self.curves.values()):
             figure.legend(loc="outside lower center", ncols=2, fontsize=8)
 
-    def _panels(self, figure: Any, drawn: Sequence[str], shown: Sequence[str], rows: int) -> None:
+    def _panels(self, figure: Any, shown: Sequence[str], rows: int) -> None:
         grid = figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False).ravel()
         places = {label: place for place, label in enumerate(self.curves)}
+        gap = (math.nan, math.nan, 0.0, 0)
+        behind = [point for label in shown for point in (*self.curves[label], gap)]  # as one line, with gaps
         for axes, label in zip(grid, shown, strict=False):
-            for other in shown:
-                points = self.curves[other]
-                axes.plot([p[0] for p in points], [p[1] for p in points], color="0.82", linewidth=0.7)
+            axes.plot([p[0] for p in behind], [p[1] for p in behind], color="0.82", linewidth=0.7)
             self._curve(axes, label, style(places[label])[0], "-")
             axes.set_title(_lines(label, 34), fontsize=8)
         self._axis(grid[0])
@@ -201,7 +214,11 @@ class _Drawing:
             axes.axis("off")
         for axes in grid[: len(shown)][-4:]:  # the lowest of each column
             axes.tick_params(labelbottom=True)
-        rest = f"; the first {len(shown)} of {len(drawn)} arms" if len(drawn) > len(shown) else ""
+        rest = (
+            f"; the first {len(shown)} of {len(self.points)} arms"
+            if len(shown) == MOST_PANELS < len(self.points)
+            else ""
+        )
         figure.supxlabel("step", fontsize=8)
         figure.supylabel(f"validation {self.name}", fontsize=8)
         figure.suptitle(
@@ -244,6 +261,26 @@ class _Drawing:
         axes.set(xlabel=_axis(f"{self.metric.partition('/')[0]} {self.name}{self._direction()}"))
         axes.set_title(
             f"each of {self.n} seeds, and the mean with its 95 % interval", fontsize=8, loc="right"
+        )
+
+    def _ordered(self, axes: Any) -> None:
+        found = {label: summarize([v for _, v in sorted(own.items())]) for label, own in self.points.items()}
+        ordered = sorted((one.mean, label) for label, one in found.items() if math.isfinite(one.mean))
+        low, high = ([self._possible(found[label][end]) for _, label in ordered] for end in (3, 4))
+        color = style(0)[0]
+        axes.vlines(range(len(ordered)), low, high, color=color, alpha=0.35, linewidth=0.8, snap=False)
+        axes.plot([mean for mean, _ in ordered], ".", color=color, markersize=3, markeredgewidth=0)
+        beside = " with their 95 % intervals" if any(map(math.isfinite, low)) else ""
+        if away := len(found) - len(ordered):
+            beside += f", less {away} without a finite mean"
+        axes.set_title(
+            f"the means of {len(found):,} arms over n = {self.n} seeds{beside}, in order; tables name them all",
+            fontsize=8,
+        )
+        ends = f" ({ordered[0][1]} to {ordered[-1][1]})" if ordered else ""
+        axes.set(
+            xlabel=_lines(f"arms in the order of their means{ends}", 110),
+            ylabel=_axis(f"{self.metric.partition('/')[0]} {self.name}{self._direction()}"),
         )
 
     def _differences(self, axes: Any) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 from tutelage.errors import UserError
 from tutelage.reporting.facts import Facts, Settings, TestData, read_facts
 from tutelage.reporting.settings_by_section import Inputs, Section
-from tutelage.runs.bounded import parse_json, read_bytes
+from tutelage.runs.bounded import read_bytes
 from tutelage.runs.folders import make_folder
 from tutelage.runs.records import TEMPORARY_SUFFIX, replacing
 from tutelage.runs.run import Run, State
@@ -69,7 +69,7 @@ class Index:
         if _signature(run.path, files) != signed:
             return None
         try:
-            return _decode(parse_json(text.encode()), map(self._section, sections.split()))
+            return _decode(json.loads(text), map(self._section, sections.split()))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             return None
 
@@ -141,7 +141,7 @@ class Index:
 
     def _section(self, digest: str) -> Section:
         if digest not in self._shared:
-            found = parse_json(self._sections[digest].encode())
+            found = json.loads(self._sections[digest])
             if not all(isinstance(text, str) for text in found.values()):
                 raise TypeError("a section has texts alone")
             self._shared[digest] = found

@@ -12,6 +12,15 @@ WHOLE = 24
 """A cell of so many letters is not wrapped."""
 
 
+def _takes_its_letters(cell: str) -> bool:
+    """Say whether a cell is as wide as it has letters: no line ends, no letters of two columns."""
+    if cell.isascii():
+        return cell.isprintable()
+    from rich.cells import cell_len
+
+    return cell.isprintable() and cell_len(cell) == len(cell)
+
+
 class LongTable:
     """What rich's table without a box prints, its rows put together by plain padding where every cell fits into one line.
 
@@ -68,7 +77,7 @@ class LongTable:
         columns = list(zip(header, *rows, strict=True))
         longest = [max(map(len, column)) for column in columns]
         room = options.max_width - len(GAP) * (len(longest) - 1)
-        simple = all(cell.isascii() and cell.isprintable() for column in columns for cell in column)
+        simple = all(map(_takes_its_letters, (cell for column in columns for cell in column)))
         if not rows or not simple or sum(longest) > room:
             yield self._by_rich(header, rows, room)
             return

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +17,17 @@ from tutelage.reporting.arm_labels import is_digest, is_seed, shown
 from tutelage.reporting.differences import SUBJECTS
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.row import Row
-from tutelage.reporting.run_details import MOST_RUNS, Record, Share, details, progress, record_of, thin
+from tutelage.reporting.run_details import (
+    MOST_RUNS,
+    OF_MORE,
+    Record,
+    Share,
+    details,
+    progress,
+    record_of,
+    thin,
+)
+from tutelage.reporting.settings_by_section import Inputs, section_of
 from tutelage.reporting.statistics import bounds_of, summarize, t_quantile
 from tutelage.runs.identity import identity_of
 from tutelage.runs.run import State
@@ -22,10 +35,16 @@ from tutelage.runs.store import Store
 
 MOST_CURVES = 10
 """Quantities whose learning curves the page offers."""
+MOST_LINES = 100
+"""Arms whose learning curves it draws: the records of others are not read."""
 MOST_AXES = 7
 MOST_SETTINGS = 400
-"""Settings that differ between runs, and are shown with each."""
+"""Settings that differ between runs, and are shown with each; fewer where runs and settings would make more than `MOST_VALUES`."""
+MOST_VALUES = 400_000
 MOST_SHARED = 600
+
+_ESCAPED = re.compile(r"\\[ubfr]")
+"""How JSON writes control characters; or behind a backslash of the text, which costs a walk."""
 
 Records = Callable[[Row], Record]
 
@@ -44,16 +63,18 @@ class Cell:
         return identity_of(self.row.key)
 
 
-def cells(report: Report) -> list[Cell]:
-    """Return every run that has a folder, once, in the order of the arms."""
-    found: dict[str, Cell] = {}
+def cells(report: Report) -> Iterator[Cell]:
+    """Yield every run that has a folder, once, in the order of the arms."""
+    met: set[str] = set()
     for place, line in enumerate(report.lines):
         for row in line.rows:
-            if row.state is not State.MISSING:
-                found.setdefault(row.key, Cell(place, row, line.values.get(row.seed)))
+            if row.state is not State.MISSING and row.key not in met:
+                met.add(row.key)
+                yield Cell(place, row, line.values.get(row.seed))
     for row in report.needed:
-        found.setdefault(row.key, Cell(None, row, row.metrics.get(f"test/{row.monitor}")))
-    return list(found.values())
+        if row.key not in met:
+            met.add(row.key)
+            yield Cell(None, row, row.metrics.get(f"test/{row.monitor}"))
 
 
 def overview(
@@ -63,25 +84,29 @@ def overview(
 
     records: from a row to what its run recorded; default: read anew. detailed: False leaves the details out, to be asked for one by one.
     """
-    shown_cells = cells(report)
+    shown_cells = list(cells(report))
     share = Share.of(len(shown_cells))
     of = records or (lambda row: record_of(store.at(row.key)))
     arms: list[dict[str, dict[int, list[float]]]] = [{} for _ in report.lines]
-    runs, found, left = [], {}, 0
+    found, left_out = {}, []
     settings = _Settings([cell.row for cell in shown_cells])
+    most = MOST_RUNS if len(shown_cells) <= MOST_RUNS else OF_MORE
+    drawn = _drawn(shown_cells, most)
     for place, cell in enumerate(shown_cells):
-        record = of(cell.row)
-        run = store.at(cell.row.key)
-        if cell.arm is not None:
-            _add(arms[cell.arm], record)
-        if not detailed:
-            pass
-        elif place < MOST_RUNS:
-            found[cell.id] = details(run, record, share)
-        else:
-            left += 1
-        runs.append(_run(cell, report, settings, progress(run, record, cell.row.state, cell.row.inputs)))
+        if cell.arm in drawn or (detailed and place < most):
+            record = of(cell.row)
+            if cell.arm is not None and cell.arm in drawn:
+                _add(arms[cell.arm], record)
+            if detailed and place < most:
+                found[cell.id] = details(store.at(cell.row.key), record, share)
+    if (whole := len({cell.arm for cell in shown_cells} - {None})) > len(drawn):
+        left_out.append(f"the curves of {whole - len(drawn)} of {whole} arms")
+    if detailed and len(found) < len(shown_cells):
+        left_out.append(
+            f"the details of {len(shown_cells) - len(found)} runs (their folders hold them, and reports on them)"
+        )
     keys = _offered(arms, report)
+    scales = {key: _scale_of(key, report) for key in keys}
     counts = sorted({len(values) for arm in arms for key in keys for values in arm.get(key, {}).values()})
     data = {
         "unit": report.unit,
@@ -89,26 +114,50 @@ def overview(
         "metric": _metric(report),
         "scale": report.scale,
         "arms": [_arm(line, report.scale) for line in report.lines],
-        "curves": {key: [_curve(arm.get(key, {}), key, report) for arm in arms] for key in keys},
-        "bounds": {key: _bounds(key, report) for key in keys},
+        "curves": {
+            key: [_curve(arm.get(key, {}), scale, min(len(arms), MOST_LINES)) for arm in arms]
+            for key, scale in scales.items()
+        },
+        "bounds": {key: _bounds(key, scale) for key, scale in scales.items()},
         "t": {n: round(t_quantile(n - 1, 0.975), 4) for n in counts if n > 1},
-        "runs": runs,
+        "runs": [_run(cell, report, own) for cell, own in zip(shown_cells, settings.numbers, strict=True)],
         "settings": {"keys": settings.keys, "values": settings.values, "shared": settings.shared},
         "axes": settings.axes(),
-        "left_out": settings.left_out + ([f"the details of {left} runs (their folders hold them)"] if left else []),
+        "left_out": settings.left_out + left_out,
     }  # fmt: skip
     return clean(data), clean(found)
 
 
+def _drawn(shown: Sequence[Cell], most: int) -> set[int]:
+    """Return the places of the arms whose curves are drawn: the first, of each all runs."""
+    sizes = Counter(cell.arm for cell in shown if cell.arm is not None)
+    found, runs = set[int](), 0
+    for arm, size in list(sizes.items())[:MOST_LINES]:
+        runs += size
+        if runs > most and found:
+            break
+        found.add(arm)
+    return found
+
+
 def clean(value: Any) -> Any:
     """Return JSON values in which control characters of texts are spelled out and no number is infinite."""
+    with contextlib.suppress(ValueError):  # a number that JSON has not
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        # Of nearly all pages nothing is to be changed, and a look at the text takes a fifth of the walk.
+        if visible(text) == text and not _ESCAPED.search(text):
+            return value
+    return _cleaned(value)
+
+
+def _cleaned(value: Any) -> Any:
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {visible(str(key)): clean(item) for key, item in value.items()}
-    return [clean(item) for item in value] if isinstance(value, list | tuple) else value
+        return {visible(str(key)): _cleaned(item) for key, item in value.items()}
+    return [_cleaned(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _metric(report: Report) -> str:
@@ -131,7 +180,7 @@ def _arm(line: Line, scale: float) -> dict[str, Any]:
     }
 
 
-def _run(cell: Cell, report: Report, settings: _Settings, done: float | None) -> dict[str, Any]:
+def _run(cell: Cell, report: Report, own: list[int]) -> dict[str, Any]:
     row = cell.row
     scale = report.scale
     return {
@@ -141,7 +190,7 @@ def _run(cell: Cell, report: Report, settings: _Settings, done: float | None) ->
         "seed": row.seed,
         "state": str(row.state),
         "why": row.reason,
-        "done": done,
+        "done": progress(row),
         "test": cell.value,
         "validation": _scaled(row.metrics.get(f"validation/{row.monitor}"), scale),
         "train_s": row.train_s,
@@ -149,7 +198,7 @@ def _run(cell: Cell, report: Report, settings: _Settings, done: float | None) ->
         "machine": row.machine,
         "commits": " then ".join(row.commits),
         "needs": [identity_of(key) for key in row.needs],
-        "own": settings.of(row),
+        "own": own,
     }
 
 
@@ -161,7 +210,7 @@ def _scaled(value: float | None, scale: float) -> float | None:
 
 
 def _add(arm: dict[str, dict[int, list[float]]], record: Record) -> None:
-    for key, (steps, values) in record.series().items():
+    for key, (steps, values) in record.series.items():
         at = arm.setdefault(key, {})
         for step, value in zip(steps, values, strict=True):
             at.setdefault(step, []).append(value)
@@ -179,10 +228,9 @@ def _scale_of(key: str, report: Report) -> float:
     return report.scale if quantities.base(key) == quantities.base(_metric(report)) else 1.0
 
 
-def _curve(at: Mapping[int, Sequence[float]], key: str, report: Report) -> dict[str, list[Any]]:
-    points = max(24, min(240, 60_000 // max(1, len(report.lines) * MOST_CURVES)))
+def _curve(at: Mapping[int, Sequence[float]], scale: float, arms: int) -> dict[str, list[Any]]:
+    points = max(24, min(240, 60_000 // max(1, arms * MOST_CURVES)))
     steps = thin(sorted(at), points)
-    scale = _scale_of(key, report)
     summaries = [summarize([scale * value for value in at[step]]) for step in steps]
     return {
         "steps": steps,
@@ -192,48 +240,54 @@ def _curve(at: Mapping[int, Sequence[float]], key: str, report: Report) -> dict[
     }
 
 
-def _bounds(key: str, report: Report) -> list[float | None]:
-    return [end if math.isfinite(end) else None for end in bounds_of(key, _scale_of(key, report))]
+def _bounds(key: str, scale: float) -> list[float | None]:
+    return [end if math.isfinite(end) else None for end in bounds_of(key, scale)]
 
 
 # --- settings
 
 
 class _Settings:
-    """The settings in which runs differ, by number: `keys`, and for each the different `values`; `shared` are equal in all."""
+    """The settings in which runs differ, by number: `keys`, and for each the different `values`; `shared` are equal in all.
+
+    `numbers` has of each row the number of its value of each key; -1: it has none.
+    """
 
     def __init__(self, rows: Sequence[Row]) -> None:
         texts: dict[str, dict[str | None, int]] = {}
         counts: Counter[str] = Counter()
-        readable = [row for row in rows if row.inputs]
-        for row in readable:
-            counts.update(row.inputs.keys())
-            for key, text in row.inputs.items():
+        inputs = [Inputs.of(row.inputs) for row in rows]
+        readable = [one for one in inputs if one]
+        sections = {id(one): one for own in readable for one in own.sections.values()}
+        times = Counter(id(one) for own in readable for one in own.sections.values())
+        for number, section in sections.items():  # which runs share
+            for key, text in section.items():
+                counts[key] += times[number]
                 texts.setdefault(key, {}).setdefault(text, len(texts[key]))
-        everywhere = {key for key, n in counts.items() if n == len(readable)}
-        differing = [
-            key for key in sorted(texts) if len(texts[key]) > 1 or key not in everywhere or is_seed(key)
-        ]
-        alike = [key for key in sorted(texts) if key not in set(differing)]
-        self.keys = differing[:MOST_SETTINGS]
+        differing = {
+            key for key, n in counts.items() if len(texts[key]) > 1 or n < len(readable) or is_seed(key)
+        }
+        alike = sorted(texts.keys() - differing)
+        self.keys = sorted(differing)[: min(MOST_SETTINGS, max(1, MOST_VALUES // max(1, len(rows))))]
         self.shared = {key: shown_value(key, next(iter(texts[key]))) for key in alike[:MOST_SHARED]}
         self.values = [[shown_value(key, text) for text in texts[key]] for key in self.keys]
         self._texts = texts
-        self._rows = readable
+        found = [(section_of(key), key, texts[key]) for key in self.keys]
+        self.numbers = [
+            [texts.get(own.sections.get(section, {}).get(key), -1) for section, key, texts in found]
+            for own in inputs
+        ]
+        self._readable = [own for own, one in zip(self.numbers, inputs, strict=True) if one]
         cut = len(differing) + len(alike) - len(self.keys) - len(self.shared)
         self.left_out = [f"{cut} further settings of the runs"] if cut else []
-
-    def of(self, row: Row) -> list[int]:
-        """Return the number of a row's value of each key; -1: it has none."""
-        return [self._texts[key][row.inputs[key]] if key in row.inputs else -1 for key in self.keys]
 
     def axes(self) -> list[dict[str, Any]]:
         """Return the settings to draw runs by: of those that go hand in hand one, the fewest-valued first."""
         groups: dict[tuple[int, ...], str] = {}
-        by_run = [self.of(row) for row in self._rows]
         for place, key in enumerate(self.keys):
-            column = [own[place] for own in by_run]
-            kind = tuple(map(column.index, column))
+            column = [own[place] for own in self._readable]
+            first: dict[int, int] = {}
+            kind = tuple(first.setdefault(number, at) for at, number in enumerate(column))
             if -1 not in column and not is_seed(key):  # else it has several values
                 groups[kind] = min((groups.get(kind, key), key), key=self._rank)
         chosen = sorted(groups.values(), key=self._rank)[:MOST_AXES]

@@ -17,6 +17,8 @@ from tutelage.runs.store import Store
 
 COLOURS = 8
 _MOST_SEEDS = 24
+MOST_ROWS = 500
+"""Rows of a table; each says of how many they are the first."""
 _COLUMNS = (
     ("arm", False), ("seed", True), ("test", True), ("validation", True), ("state", False), ("progress", False), ("training", True),
     ("started (UTC)", False), ("code", False), ("run", False), ("remark", False),
@@ -56,10 +58,16 @@ def facts(report: Report, data: Mapping[str, Any], store: Store, folder: Path | 
         "explanation": render.explanation(report).replace("`", ""),
         "better": f"{better[:1].upper()}{better[1:]}." if better else "",
         "comparisons_explained": render.comparisons_explained(report),
-        "runs": {"header": _COLUMNS, "rows": _runs(report, data, store, folder)},
+        "runs": {"header": _COLUMNS, "rows": _runs(report, data, store, folder), "first": _first(len(data["runs"]), "runs")},
         "notes": report.notes,
         "commands": render.command_lines(report),
     }  # fmt: skip
+
+
+def _first(count: int, what: str, most: int | None = None) -> str:
+    """Say how many are shown where not all are. most: how many that is; default: `MOST_ROWS`."""
+    most = most or MOST_ROWS
+    return f"The first {most:,} of {count:,} {what}; the CSV files beside have all. " if count > most else ""
 
 
 def colour(place: int | None) -> str:
@@ -81,7 +89,7 @@ def _arms(report: Report, better: str) -> dict[str, Any]:
         for metric in metrics
     }
     shown = []
-    for place, (line, row) in enumerate(zip(report.lines, rows, strict=True)):
+    for place, (line, row) in enumerate(zip(report.lines[:MOST_ROWS], rows, strict=False)):
         there = {row.seed: row for row in line.rows if row.state is not State.MISSING}
         links = {
             f"#run-{identity_of(there[seed].key)}": (
@@ -105,7 +113,10 @@ def _arms(report: Report, better: str) -> dict[str, Any]:
         by_seed = _seeds(line, links, places_of[line.metric])
         shown.append([label, _Cell(plot, ' class="plot"'), *row[1:], by_seed])
     scale = markup(forest.scale(next(iter(axes.values())), report.unit)) if len(metrics) == 1 else ""
-    caption = f"{' and '.join(sorted(m.replace('/', ' ') for m in metrics)) or 'Values'} of every arm; {better or 'a dot is a seed'}"
+    caption = (
+        _first(len(rows), "arms")
+        + f"{' and '.join(sorted(m.replace('/', ' ') for m in metrics)) or 'Values'} of every arm; {better or 'a dot is a seed'}"
+    )
     if better:
         caption += "; a dot is a seed, the bar the mean with its 95 % interval"
     return {
@@ -139,7 +150,7 @@ def _comparisons(report: Report) -> dict[str, Any] | None:
     )
     place = {line.label: i for i, line in enumerate(report.lines)}
     shown = []
-    for comparison, row in zip(report.comparisons, rows, strict=True):
+    for comparison, row in zip(report.comparisons[:MOST_ROWS], rows, strict=False):
         summary = comparison.difference
         said = f"{row[0]}: {row[1]}, 95 % interval {row[2]}, {row[-1]}"
         plot = forest.plot(
@@ -150,7 +161,7 @@ def _comparisons(report: Report) -> dict[str, Any] | None:
             f'{_escape(comparison.first)} <span class="less">less</span> {_escape(comparison.second)}'
         )
         shown.append([between, _Cell(plot, ' class="plot"'), *row[1:]])
-    caption = (
+    caption = _first(len(rows), "comparisons") + (
         "Differences with the 95 % interval on which the verdict rests; the dashed line is no difference"
     )
     scale = markup(forest.scale(axis, report.unit))
@@ -158,10 +169,13 @@ def _comparisons(report: Report) -> dict[str, Any] | None:
 
 
 def _scatter(report: Report, data: Mapping[str, Any]) -> dict[str, Any] | None:
-    points, listed, places_of = [], [], render.decimals(report)
+    points, listed, places_of, counted = [], [], render.decimals(report), 0
     for place, (line, arm) in enumerate(zip(report.lines, data["arms"], strict=True)):
         if arm["train_s"] and math.isfinite(line.summary.mean) and line.metric == data["metric"]:
             ends = _interval(line, report.scale)
+            counted += 1
+            if counted > page_data.MOST_LINES:
+                continue
             points.append((line.label, arm["train_s"], line.summary.mean, ends, colour(place)))
             places = places_of[line.metric]
             listed.append(
@@ -170,7 +184,8 @@ def _scatter(report: Report, data: Mapping[str, Any]) -> dict[str, Any] | None:
     if len(points) < 2:
         return None
     name = data["metric"].replace("/", " ")
-    caption = f"{name}{f' in {report.unit}' if report.unit else ''} with its 95 % interval against the mean seconds of training of a run"
+    caption = _first(counted, "arms", page_data.MOST_LINES)
+    caption += f"{name}{f' in {report.unit}' if report.unit else ''} with its 95 % interval against the mean seconds of training of a run"
     machines = {row.machine for line in report.lines for row in line.rows if row.machine}
     caption += f"; {data['better']}" if data["better"] else ""
     caption += "; the runs come from different machines" if len(machines) > 1 else ""
@@ -182,10 +197,10 @@ def _scatter(report: Report, data: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _runs(report: Report, data: Mapping[str, Any], store: Store, folder: Path | None) -> list[dict[str, Any]]:
-    cells, places_of = page_data.cells(report), render.decimals(report)
+    places_of = render.decimals(report)
     return [
         _run(cell, found, report, places_of, store, folder)
-        for cell, found in zip(cells, data["runs"], strict=True)
+        for cell, found in zip(page_data.cells(report), data["runs"][:MOST_ROWS], strict=False)
     ]
 
 

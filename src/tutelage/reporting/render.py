@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import visible
 from tutelage.reporting.fitted import Fitted
+from tutelage.reporting.long_table import LongTable
 from tutelage.reporting.quantities import better, usual_mode
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.statistics import Summary
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 GAP = "-"
+_LONG = 200
+"""Rows of a table that is printed without lines around its cells."""
 
 
 def markdown(report: Report, *, figures: Sequence[str] = ()) -> str:
@@ -260,8 +263,12 @@ def _code(text: str) -> str:
     return visible(text).replace("\n", "\\n").replace("```", "` ` `")
 
 
-def _fitted(title: str, header: list[str], rows: list[list[str]]) -> Fitted:
+def _fitted(title: str, header: list[str], rows: list[list[str]]) -> Fitted | LongTable:
     words = (header[0], "metric", "verdict", "published", "chosen on validation")
+    if len(rows) > _LONG:  # rich takes a millisecond for a row of boxes
+        return LongTable(
+            title, header, rows, right=[name for name in header if name not in words], wraps=words
+        )
     return Fitted(title, header, rows, left=words, wraps=words)
 
 

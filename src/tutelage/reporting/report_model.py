@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -30,7 +31,7 @@ class Line:
     costs: Mapping[str, str] = field(default_factory=dict)
     """What the arm's network costs, in words, by column."""
 
-    @property
+    @functools.cached_property
     def summary(self) -> Summary:
         """Mean, spread, n and interval over the seeds."""
         return summarize([self.values[seed] for seed in sorted(self.values)], bounds=self.bounds)

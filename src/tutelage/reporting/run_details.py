@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.reporting.facts import cores
+from tutelage.reporting.row import Row
 from tutelage.runs.bounded import read_end
 from tutelage.runs.layer_pairs import LayerPairs, layer_pairs
 from tutelage.runs.records import read_json
@@ -18,8 +20,10 @@ from tutelage.runs.run import Run, State
 
 PAGE_BYTES = 12 * 2**20
 """What the details of all runs of a page may take."""
-MOST_RUNS = 2_000
-"""Runs beyond these are on the page with their row alone, and a link to their folder."""
+MOST_RUNS = 1_000
+"""Of so many runs a page has all details: curves, log, where the numbers come from."""
+OF_MORE = 200
+"""Of so many it has them where there are more: it is an overview then, and each other run's folder, or a report on it, has its own."""
 MOST_SERIES = 16
 _NUMBER_BYTES = 7
 _SPLITS = ("validation/", "train/")
@@ -51,8 +55,9 @@ class Record:
     rows: Sequence[Mapping[str, Any]]
     pairs: Mapping[str, LayerPairs]
 
+    @functools.cached_property
     def series(self) -> dict[str, tuple[list[int], list[float]]]:
-        """Return (steps, values) of every quantity that was measured on training or validation data; mean similarities beside."""
+        """(steps, values) of every quantity that was measured on training or validation data; mean similarities beside."""
         found: dict[str, tuple[list[int], list[float]]] = {}
         for row in self.rows:
             step = row["step"]
@@ -86,7 +91,7 @@ def record_of(run: Run) -> Record:
 def details(run: Run, record: Record, share: Share) -> dict[str, Any]:
     """Return what the page of a run shows, as JSON values; what was left out is said under `left_out`."""
     left_out: list[str] = []
-    series = dict(sorted(record.series().items(), key=_first_those_of_interest))
+    series = dict(sorted(record.series.items(), key=_first_those_of_interest))
     if len(series) > MOST_SERIES:
         left_out.append(f"{len(series) - MOST_SERIES} of {len(series)} curves")
         series = dict(list(series.items())[:MOST_SERIES])
@@ -189,13 +194,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def progress(run: Run, record: Record, row_state: State, settings: Mapping[str, str]) -> float | None:
+def progress(row: Row) -> float | None:
     """Return the share of its updates that a run has made, or None where nothing says it."""
-    if row_state is State.COMPLETE:
+    if row.state is State.COMPLETE:
         return 1.0
     try:
-        most = float(settings.get("fit.max_steps", ""))
+        most = float(row.inputs.get("fit.max_steps", ""))
     except ValueError:
         return None
-    done = record.rows[-1]["step"] if record.rows else 0
-    return round(min(1.0, done / most), 3) if most > 0 else None
+    return round(min(1.0, (row.step or 0) / most), 3) if most > 0 else None

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def read_end(path: Path, most: int) -> tuple[bytes, int]:
         return file.read(most), status.st_size
 
 
-def load_json(path: Path, limit: int = JSON_BYTES) -> Any:
-    """Return what a JSON file holds.
+def load_json(path: Path, limit: int = JSON_BYTES, parse: Callable[[bytes], Any] | None = None) -> Any:
+    """Return what a JSON file holds. parse: how its content is read; default: `parse_json`.
 
     Raises:
         OSError: it is missing, or cannot be read.
@@ -80,7 +81,7 @@ def load_json(path: Path, limit: int = JSON_BYTES) -> Any:
     """
     data = read_bytes(path, limit)
     try:
-        return parse_json(data)
+        return (parse or parse_json)(data)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: expected JSON, but {error}") from error
 

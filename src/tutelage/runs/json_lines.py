@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tutelage.errors import UserError
 from tutelage.runs.bounded import parse_json, read_bytes
-from tutelage.runs.records import decode, encode, replacing, write_text
+from tutelage.runs.records import encode, parse_ours, replacing, write_text
 
 METRICS_BYTES = 4 * 2**30
 _NO_LINK, _NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
@@ -136,7 +136,7 @@ def _append(path: Path, text: str, *, durable: bool = True) -> None:
 
 def _parse_row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = decode(parse_json(line))
+        row = parse_ours(line)
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int | float) else None

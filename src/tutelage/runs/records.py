@@ -10,15 +10,17 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UserError, visible
-from tutelage.runs.bounded import load_json, load_yaml
+from tutelage.runs.bounded import load_json, load_yaml, parse_json
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_MAY_BE_ENCODED = re.compile(rb'NaN"|Infinity"|\\u')
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -79,7 +81,13 @@ def read_json(path: Path) -> Any:
         OSError: there is no such file, or it cannot be read.
         UserError: the file is not JSON (truncated, or changed by hand), or beyond the bounds of `tutelage.runs.bounded`.
     """
-    return decode(load_json(path))
+    return load_json(path, parse=parse_ours)
+
+
+def parse_ours(data: bytes) -> Any:
+    """Return what a JSON text of ours holds, see `encode`. Raises ValueError as `parse_json` does."""
+    value = parse_json(data)
+    return decode(value) if _MAY_BE_ENCODED.search(data) else value
 
 
 def write_yaml(path: Path, value: Mapping[str, Any], *, durable: bool = True) -> None:

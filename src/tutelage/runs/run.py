@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import shutil
@@ -80,6 +81,11 @@ class Run:
     def identity(self) -> str:
         """The 12 hexadecimal digits."""
         return self.path.name[:LENGTH]
+
+    @functools.cached_property
+    def is_link(self) -> bool:
+        """Whether its folder here is a link to one of another name."""
+        return self.path.is_symlink()
 
     @property
     def name(self) -> str:

@@ -53,7 +53,7 @@ class Store:
         """Return, for the identity of each run that has links, the names of these."""
         found: dict[str, list[str]] = {}
         for run in self._walk(self.root, ""):
-            if run.path.is_symlink():
+            if run.is_link:
                 found.setdefault(run.identity, []).append(run.name)
         return found
 
@@ -88,8 +88,8 @@ class Store:
             )
             return
         met: set[str] = set()
-        for run in sorted(self._walk(folder, name), key=lambda run: (run.path.is_symlink(), run.key)):
-            if not (run.path.is_symlink() and run.identity in met):  # of a run and its links, one
+        for run in sorted(self._walk(folder, name), key=lambda run: (run.is_link, run.key)):
+            if not (run.is_link and run.identity in met):  # of a run and its links, one
                 met.add(run.identity)
                 yield run
 
@@ -191,17 +191,20 @@ class Store:
                 return
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
-                below = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+                below = sorted((e.name, e.is_symlink()) for e in entries if e.name[0] != "." and e.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             raise UserError(f"cannot read the runs folder {folder}: {error.strerror}") from error
-        for entry in below:
+        here = self.root / name
+        for entry, is_link in below:
             if not _NAME_PART.fullmatch(entry):
                 if next((folder / entry).glob("*/config.yaml"), None):
                     log.warning("%s is left out: no run has a name like that", folder / entry)
             elif name and IDENTITY.fullmatch(entry):
-                yield Run(self.root / name / entry, name=name, root=self.root)
+                run = Run(here / entry, name=name, root=self.root)
+                run.is_link = is_link
+                yield run
             else:
                 yield from self._walk(folder / entry, f"{name}/{entry}" if name else entry, seen)
 

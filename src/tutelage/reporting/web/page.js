@@ -121,17 +121,16 @@ function curves() {
   byId("curve-band").value = chosen.band ?? "interval";
   byId("curve-log").checked = Boolean(chosen.log);
   const box = byId("curve-arms"), outputs = [];
-  box.replaceChildren(box.querySelector("legend"), ...data.arms.map((arm, i) => {
-    const output = el("output", {});
-    outputs.push(output);
+  box.replaceChildren(box.querySelector("legend"), ...data.arms.flatMap((arm, i) => {
+    if (keys.every(key => !data.curves[key][i].steps.length)) return [];
+    const output = outputs[i] = el("output", {});
     const input = el("input", {type: "checkbox", checked: !chosen.off.has(arm.label), onchange: event => {
       event.target.checked ? chosen.off.delete(arm.label) : chosen.off.add(arm.label);
       draw();
     }});
     return el("label", {}, input, swatch(i), arm.label, output);
   }));
-  const inputs = box.querySelectorAll("input");
-  const all = on => { data.arms.forEach((arm, i) => { on ? chosen.off.delete(arm.label) : chosen.off.add(arm.label); inputs[i].checked = on; }); draw(); };
+  const all = on => { data.arms.forEach(arm => on ? chosen.off.delete(arm.label) : chosen.off.add(arm.label)); box.querySelectorAll("input").forEach(input => { input.checked = on; }); draw(); };
   byId("curve-all").onclick = () => all(true);
   byId("curve-none").onclick = () => all(false);
   byId("curve-key").onchange = event => { chosen.key = event.target.value; draw(); };
@@ -334,7 +333,7 @@ function sweep() {
     const shade = run => { const good = lower ? 1 - out.at(run[measure]) : out.at(run[measure]); return coloured(dark() ? 0.25 + 0.75 * good : 0.85 * (1 - good)); };
     for (const up of ups.slice(0, -1)) { // runs of one value lie beside each other, the larger above, so that none hides another
       const bundles = new Map();
-      runs.forEach(run => bundles.set(up.at(run), [...(bundles.get(up.at(run)) ?? []), run]));
+      runs.forEach(run => bundles.get(up.at(run))?.push(run) ?? bundles.set(up.at(run), [run]));
       up.aside = new Map([...bundles.values()].flatMap(bundle => bundle.sort((a, b) => b[measure] - a[measure]).map((run, i) => [run, (i - (bundle.length - 1) / 2) * Math.min(3, 30 / bundle.length)])));
     }
     const lit = run => data.axes.every(axis => !chosen.filters[axis.key] || String(run.own[axis.place]) === chosen.filters[axis.key]);
@@ -396,7 +395,8 @@ function runs() {
       row.hidden = !(words.every(word => text.includes(word)) && (!state.value || row.dataset.state === state.value));
       n += !row.hidden;
     }
-    byId("runs-said").textContent = `${n} of ${body.rows.length}`;
+    const others = words.length || state.value ? data.runs.slice(body.rows.length).filter(run => (!state.value || run.state === state.value) && words.every(word => `${armName(run.arm)} ${run.seed} ${run.state} ${run.started} ${run.key} ${run.why}`.toLowerCase().includes(word))) : [];
+    byId("runs-said").replaceChildren(`${n} of ${body.rows.length}`, ...(others.length ? [`, and ${others.length} that have no row, such as `, ...others.slice(0, 12).flatMap(run => [el("a", {href: `#run-${run.id}`}, run.key), " "])] : []));
   };
   find.value = chosen.find ?? ""; state.value = chosen.state ?? "";
   find.oninput = filter; state.onchange = filter;

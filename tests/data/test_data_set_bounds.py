@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tutelage.data import (
     file_stream,
     fingerprint,
     image_check,
     image_store,
+    pseudo,
     walk,
 )
 from tutelage.data.corruption import missing_values
@@ -290,3 +292,71 @@ def test_pixels_are_taken_from_images_by_their_number_whatever_the_block(where: 
     )  # type: ignore[attr-defined]
     count = len(one.splits["train"]) if where == "train" else 4100
     assert one.facts["missing_values"] == mask.sum() / (count * 3)
+
+
+def pseudo_set(
+    folder: Path, soft: bool = False, **changed: torch.Tensor
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Write five images in shards of two; changed: what the last shard holds in place of its own."""
+    whole = {
+        "images": torch.arange(5 * 12, dtype=torch.uint8).reshape(5, 3, 2, 2), "labels": torch.tensor([2, 0, 1, 1, 0]),
+        **({"soft_labels": torch.rand(5, 3, generator=torch.Generator().manual_seed(0))} if soft else {}), "seeds": torch.arange(5) + 90,
+    }  # fmt: skip
+    shards = []
+    for number, start in enumerate((0, 2, 4)):
+        part = {name: value[start : start + 2].clone() for name, value in whole.items()} | (
+            changed if number == 2 else {}
+        )
+        path = folder / f"shard-{number}.safetensors"
+        save_file(part, path)
+        shards.append(
+            {
+                "file": path.name,
+                "start": start,
+                "count": min(2, 5 - start),
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            }
+        )
+    parts = [whole.get(name, torch.empty(0)) for name in ("images", "labels", "soft_labels", "seeds")]
+    digests = "".join(hashlib.sha256(value.numpy().tobytes()).hexdigest() for value in parts)
+    content = hashlib.sha256(digests.encode()).hexdigest()
+    made = {
+        "count": 5,
+        "image_shape": [3, 2, 2],
+        "classes": 3,
+        "labelling": "soft" if soft else "hard",
+        "shards": shards,
+    }
+    return {**made, "content_sha256": content}, whole
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_pseudo_data_set_is_what_its_shards_hold(tmp_path: Path, soft: bool) -> None:
+    manifest, whole = pseudo_set(tmp_path, soft)
+    found = pseudo._load(tmp_path, manifest)
+    assert torch.equal(found.images, whole["images"]) and torch.equal(found.labels, whole["labels"])
+    assert torch.equal(found.seeds, whole["seeds"]) and found.manifest is manifest
+    assert torch.equal(found.soft_labels, whole["soft_labels"]) if soft else found.soft_labels is None  # type: ignore[arg-type]
+
+
+def test_shards_that_are_not_what_their_manifest_says(tmp_path: Path) -> None:
+    again = f"`tutelage synthesize {tmp_path}` makes anew what is missing or damaged"
+    for name, wrong, said in (
+        ("labels", torch.tensor([7, 7]), "labels has the shape (2,)"), ("images", torch.zeros(1, 1, 2, 2, dtype=torch.uint8), "images has "
+                                                                                                                 "the shape (1, 1, 2, 2)"),
+    ):  # fmt: skip
+        manifest, _ = pseudo_set(tmp_path, **{name: wrong})
+        path = tmp_path / "shard-2.safetensors"
+        assert (
+            refused(pseudo._load, tmp_path, manifest)
+            == f"the shard {path} does not hold what its manifest says: {said}"
+        )
+    manifest, _ = pseudo_set(tmp_path, labels=torch.tensor([1]))
+    assert (
+        refused(pseudo._load, tmp_path, manifest)
+        == f"{tmp_path}/manifest.json is damaged, its shards are not: {again}"
+    )
+    path.write_bytes(path.read_bytes()[:-1])
+    assert refused(pseudo._load, tmp_path, manifest) == f"the shard {path} is damaged: {again}"
+    path.unlink()
+    assert refused(pseudo._load, tmp_path, manifest) == f"the shard {path} is missing: {again}"

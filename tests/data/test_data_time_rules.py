@@ -240,6 +240,7 @@ def test_offsets_from_utc(text, minutes):
 @pytest.mark.parametrize(("texts", "more", "said"), [
     (("2020-01-01", None, "x", None), {}, "f is empty in 2 of 4 rows, lines 3, 5: fill them in, or remove the rows"),
     ((None, "x"), {}, "f is empty in 1 of 2 rows, line 2: fill them in, or remove the rows"),
+    ((None,) * 3, {}, "f is empty in 3 of 3 rows, lines 2, 3, 4: fill them in, or remove the rows"),
     ((None,) * 4, {}, "f is empty in 4 of 4 rows, lines 2, 3, 4, ...: fill them in, or remove the rows"),
     (("20200101", "20200102"), {}, "f holds numbers, [20200101] to begin with, where dates such as 2016-07-01 00:00 are expected; "
                                    "`date_format`=%Y%m%d if that is what they are"),

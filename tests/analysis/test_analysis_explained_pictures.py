@@ -149,7 +149,7 @@ def test_a_probe_is_a_short_run_of_its_command(monkeypatch):
     monkeypatch.setattr(
         "tutelage.engine.load.load_run", lambda path, runs_dir: SimpleNamespace(network=str(path))
     )
-    monkeypatch.setattr(diagnosis.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(diagnosis, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setattr(
         diagnosis,
         "_signal",

@@ -313,8 +313,8 @@ def test_samples_are_repeated_up_to_a_batch_and_storages_counted_while_they_live
 
 def test_seconds_are_taken_after_the_warm_forwards(monkeypatch):
     ticks = iter(range(1000))
-    monkeypatch.setattr(network_cost.time, "thread_time", lambda: next(ticks) ** 2)
-    monkeypatch.setattr(network_cost.time, "perf_counter", lambda: next(ticks) * 100)
+    clocks = SimpleNamespace(thread_time=lambda: next(ticks) ** 2, perf_counter=lambda: next(ticks) * 100)
+    monkeypatch.setattr(network_cost, "time", clocks)
     monkeypatch.setattr(network_cost, "WARM", 2)
     monkeypatch.setattr(network_cost, "TIMED", 4)
     monkeypatch.setattr(network_cost, "peak_bytes", lambda *given: 3 * 2**19)

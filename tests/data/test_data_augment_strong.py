@@ -173,3 +173,24 @@ def test_large_images_are_changed_as_small_ones_pixel_by_pixel(channels, monkeyp
         together = operation(images, magnitude)
         apart = [operation(images[i : i + 1], magnitude[i : i + 1]) for i in range(12)]
         assert torch.equal(together, torch.cat(apart)), name
+
+
+@pytest.mark.parametrize(("name", "axis"), [("translate_x", 3), ("translate_y", 2)])
+@pytest.mark.parametrize("share", [-1.5, -1.0, -0.4, 0.0, 0.25, 1.0, 1.3])
+def test_a_translation_reads_each_pixel_from_so_many_further_on_and_zeros_outside(name, axis, share):
+    images = torch.randint(256, (2, 3, 5, 7), dtype=torch.uint8)
+    moved = OPERATIONS[name][0](images, torch.full((2,), share))
+    side = images.shape[axis]
+    by = round(share * side)
+    for place in range(side):
+        found, source = moved.select(axis, place), place - by
+        expected = images.select(axis, source) if 0 <= source < side else torch.zeros_like(found)
+        assert torch.equal(found, expected)
+
+
+def test_the_images_given_stay_and_those_whose_operation_is_none_come_back_as_they_are():
+    images = torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8)
+    before, noise = images.clone(), torch.rand(40, 4)
+    noise[:5, ::2] = 0.0  # the first operation is to do nothing
+    out = RandAugment(2)(images, noise)
+    assert torch.equal(images, before) and torch.equal(out[:5], before[:5]) and not torch.equal(out, before)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.data.augment_basic import LARGE, below
@@ -23,8 +24,8 @@ def _each(values: Tensor) -> Tensor:
 
 def _blend(images: Tensor, others: Tensor, factor: Tensor) -> Tensor:
     """Factor 1 keeps the image, 0 gives the other."""
-    mixed = _each(factor) * images.float() + (1 - _each(factor)) * others.float()
-    return mixed.clamp(0, 255).to(torch.uint8)
+    mixed = images.float().mul_(_each(factor)).add_((1 - _each(factor)) * others.float())
+    return mixed.clamp_(0, 255).to(torch.uint8)
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def _grey(images: Tensor) -> Tensor:
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with black."""
-    return _blend(images, torch.zeros_like(images), factor)
+    return images.float().mul_(_each(factor)).clamp_(0, 255).to(torch.uint8)
 
 
 def colour(images: Tensor, factor: Tensor) -> Tensor:
@@ -54,10 +55,11 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with a smoothed image; the border stays."""
     whole = images.to(torch.int16)
-    across = whole[..., :-2] + whole[..., 1:-1] + whole[..., 2:]
-    inner = across[:, :, :-2] + across[:, :, 1:-1] + across[:, :, 2:] + 4 * whole[:, :, 1:-1, 1:-1]
+    across = (whole[..., :-2] + whole[..., 1:-1]).add_(whole[..., 2:])
+    inner = (across[:, :, :-2] + across[:, :, 1:-1]).add_(across[:, :, 2:])
+    inner.add_(whole[:, :, 1:-1, 1:-1], alpha=4)
     smooth = images.float()
-    smooth[:, :, 1:-1, 1:-1] = (inner.float() / 13).round()
+    smooth[:, :, 1:-1, 1:-1] = inner.float().div_(13).round_()
     return _blend(images, smooth, factor)
 
 
@@ -102,17 +104,16 @@ def _affine(images: Tensor, rows: list[Tensor]) -> Tensor:
     across, down = (_moved(x, y[:, None], *three) for three in (entries[:3], entries[3:]))
     # As grid_sample finds its nearest pixels, by way of -1 ... 1: the same ones, without turning bytes to floats and back.
     column, row = (
-        ((part / (side / 2) + 1) * (side / 2) - 0.5).round().long()
+        (part / (side / 2)).add_(1).mul_(side / 2).sub_(0.5).round_()
         for part, side in ((across, width), (down, height))
     )
-    if n == column.shape[1] == row.shape[2] == 1:  # along the sides: whole rows and columns are read
-        found = images.index_select(2, row.view(-1).clamp(0, height - 1))
-        found = found.index_select(3, column.view(-1).clamp(0, width - 1))
-        return found * ((column >= 0) & (column < width) & (row >= 0) & (row < height))
-    within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    index = (row * width + column).masked_fill_(~within, 0).view(n, 1, -1).expand(-1, channels, -1)
-    found = images.reshape(n, channels, -1).gather(2, index)
-    return found.view_as(images) * within[:, None]
+    # What lies outside is read from a border of zeros.
+    bordered = F.pad(images, (1, 1, 1, 1)).view(n, channels, -1)
+    row, column = row.clamp_(-1, height).add_(1), column.clamp_(-1, width).add_(1)
+    if bordered.shape[2] >= 2**24:  # beyond which float32 skips whole numbers
+        row, column = row.long(), column.long()
+    index = row * (width + 2) + column
+    return bordered.gather(2, index.long().view(n, 1, -1).expand(-1, channels, -1)).view_as(images)
 
 
 def _moved(x: Tensor, y: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -122,6 +123,15 @@ def _moved(x: Tensor, y: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     if a.device.type == "cpu" and not a.any():
         return y * b + c
     return x * a + y * b + c
+
+
+def _shifted(images: Tensor, pixels: Tensor, axis: int) -> Tensor:
+    """Read each output pixel from so many pixels (n,) further on along an axis of an image, (C, H, W); 0 outside: as `_affine` would."""
+    moved, side = torch.zeros_like(images), images.shape[axis + 1]
+    for image, out, by in zip(images, moved, map(int, pixels.clamp(-side, side)), strict=True):
+        length = side - abs(by)
+        out.narrow(axis, max(0, -by), length).copy_(image.narrow(axis, max(0, by), length))
+    return moved
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
@@ -136,6 +146,8 @@ def _moving(row: int, column: int) -> Operation:
         rows = [torch.full_like(amount, value) for value in (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)]
         # A translation is by a share of the side, in whole pixels; a shear by a slope.
         rows[3 * row + column] = -(amount * images.shape[3 - row]).round() if column == 2 else amount
+        if column == 2 and images.device.type == "cpu":
+            return _shifted(images, rows[3 * row + column], 2 - row)
         return _affine(images, rows)
 
     return move
@@ -184,22 +196,30 @@ class RandAugment:
             raise UserError(
                 f"RandAugment works on images of whole numbers 0 to 255 (uint8), got {images.dtype}"
             )
+        images = images.clone() if images.device.type == "cpu" else images
         for which, share in zip(noise.split(1, dim=1)[::2], noise.split(1, dim=1)[1::2], strict=True):
             images = self._apply(images, below(which[:, 0], len(OPERATIONS)), share[:, 0])
         return images
 
     def _apply(self, images: Tensor, which: Tensor, share: Tensor) -> Tensor:
-        result = images.clone()
-        for number, (operation, low, high) in enumerate(OPERATIONS.values()):
-            chosen, magnitude = which == number, low + (high - low) * share
-            if images.device.type != "cpu":
-                result = torch.where(chosen[:, None, None, None], operation(images, magnitude), result)
-            elif len(rows := chosen.nonzero()[:, 0]):
-                for part in rows.split(max(1, _CACHED_PIXELS // images[0, 0].numel())):
-                    # one image is a slice, which is no copy
-                    at = slice(int(part), int(part) + 1) if len(part) == 1 else part
-                    result[at] = operation(images[at], magnitude[at])
-        return result
+        """Return the images changed; on the CPU the given ones are."""
+        if images.device.type != "cpu":
+            result = images
+            for number, (operation, low, high) in enumerate(OPERATIONS.values()):
+                changed = operation(images, low + (high - low) * share)
+                result = torch.where((which == number)[:, None, None, None], changed, result)
+            return result
+        named = list(OPERATIONS.items())
+        for number in sorted(set(which.tolist())):
+            name, (operation, low, high) = named[int(number)]
+            if name == "identity":
+                continue
+            rows = (which == number).nonzero()[:, 0]
+            for part in rows.split(max(1, _CACHED_PIXELS // images[0, 0].numel())):
+                # one image is a slice, which is no copy
+                at = slice(int(part), int(part) + 1) if len(part) == 1 else part
+                images[at] = operation(images[at], low + (high - low) * share[at])
+        return images
 
 
 class Cutout:

@@ -119,7 +119,11 @@ READ: dict[tuple[str, str, str], str] = {
         "LtE -> Lt",
         "stacked <= least + 1e-9",
     ): "an exponent that is 1e-9 beside another exactly",
-    ("data/timeline.py", "Lt -> LtE", "back = np.flatnonzero(np.diff(instants)"): "equal times are refused first",
+    (
+        "data/timeline.py",
+        "Lt -> LtE",
+        "back = np.flatnonzero(np.diff(instants)",
+    ): "equal times are refused first",
     ("objectives/crd.py", "Add -> Sub", "(found + 1) % count"): "either neighbour will do",
     ("engine/progress.py", "Lt -> LtE", "self.rate < 100"): "a rate of 100 reads the same both ways",
     ("jobs/parallel.py", "Gt -> GtE", "time.monotonic() > deadline"): "a moment that is the deadline exactly",

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from tutelage.alignment.guides import FeatureGuide
+from tutelage.alignment.taps import Layer
 from tutelage.analysis import (
     alignment_curves,
     attention_rollout,
@@ -205,6 +207,65 @@ def test_cells_of_layers_that_were_aligned(tmp_path, roles, cells):
     assert similarity_map._aligned(subjects, found) == cells
     nowhere = [subject(role=role, path=tmp_path / "none") for role in roles]
     assert similarity_map._aligned(nowhere, found) == []
+
+
+class Sizes(FeatureGuide):
+    """A rule of two features."""
+
+    def features(self, batch):
+        return {"sum": batch.inputs.sum(1, keepdim=True), "both": batch.inputs[:, :2]}
+
+
+def test_the_layers_of_a_rule_and_of_a_network():
+    batch = Batch(torch.randn(5, 3), torch.zeros(5), torch.arange(5))
+    rule, network = (
+        FrozenNetwork(Sizes()),
+        FrozenNetwork(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))),
+    )
+
+    def layers(of, which):
+        return [(one.name, one.shape) for one in similarity_map.layers_of(of, batch, which)]
+
+    assert layers(rule, "weights") == layers(rule, "all") == [("sum", (1,)), ("both", (2,))] and layers(
+        rule, "both"
+    ) == [("both", (2,))]
+    assert layers(network, "weights") == [("0", (4,)), ("2", (2,))]
+    assert layers(network, "all") == [("0", (4,)), ("1", (4,)), ("2", (2,))] and layers(network, "2,0") == [
+        ("2", (2,)),
+        ("0", (4,)),
+    ]
+    for of, which, said in (
+        (rule, "bot", "Sizes has no layer 'bot'; did you mean 'both'?"), (network, "0,9", "Sequential has no layer '9'; "),
+        (FrozenNetwork(nn.ReLU()), "weights", "ReLU has no layer of weights; layers=all compares every module"),
+    ):  # fmt: skip
+        assert refused(similarity_map.layers_of, of, batch, which).startswith(said)
+
+
+@pytest.mark.parametrize(("measure", "chance", "shown"), [
+    ("unbiased_cka", None, "unbiased CKA from 0.250 to 0.750, mean 0.500"),
+    ("procrustes", (0.125, 0.25), "procrustes from 0.250 to 0.750, mean 0.500; by chance 0.125, at most 0.250"),
+])  # fmt: skip
+def test_two_networks_compared_in_a_line(monkeypatch, tmp_path, measure, chance, shown):
+    layers = (Layer("a", "linear", (3,)), Layer("b", "linear", (2,)))
+    found = similarity_map.SimilarityMap(layers[:1], layers, np.array([[0.25, 0.75]]), 60, measure, chance)
+    monkeypatch.setattr(
+        similarity_map, "opened", lambda one, request, samples=None: (nn.Identity(), one.label, samples)
+    )
+    monkeypatch.setattr(similarity_map, "beside", lambda second, theirs, data, names: second)
+    monkeypatch.setattr(similarity_map, "similarity_map", lambda first, second, batches, **more: found)
+    monkeypatch.setattr(similarity_map, "draw", lambda found, path, **more: more)
+    options = {"samples": "60", "device": "cpu", "layers": "weights", "measure": measure}
+    subjects = [subject("x", 0, path=tmp_path), subject("y", 1, path=tmp_path)]
+    said, record, rows, draw = similarity_map.outcome(SimpleNamespace(subjects=subjects, options=options))
+    assert said == [f"x0 | y1: 1 by 2 layers, 60 samples, {shown}"] and [row[measure] for row in rows] == [
+        0.25,
+        0.75,
+    ]
+    assert (record["samples"], "chance" in record) == (60, chance is not None)
+    assert draw("p") == {"first": "x0", "second": "y1", "aligned": []}
+    for few in (subjects[:1], [*subjects, subjects[0]]):
+        said = f"similarity compares two networks, got {len(few)}: {', '.join(one.label for one in few)}"
+        assert refused(similarity_map.outcome, SimpleNamespace(subjects=few, options=options)) == said
 
 
 def test_a_map_needs_four_samples_and_room(monkeypatch):
@@ -456,7 +517,9 @@ def test_weights_are_shuffled_from_the_output_on_each_layer_once():
         def __init__(self):
             super().__init__()
             self.token = nn.Parameter(torch.randn(7))
-            self.layers = nn.Sequential(*[nn.Linear(7, 7) for _ in range(4)], nn.Linear(7, 3))
+            self.layers = nn.Sequential(
+                *[nn.Linear(7, 7) for _ in range(4)], nn.Linear(7, 3), nn.PReLU()
+            )  # of one number
 
         def forward(self, x):
             return self.layers(x + self.token)

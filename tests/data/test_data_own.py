@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from tutelage.cli.main import main
-from tutelage.data.own import Own
+from tutelage.data.own import ArrayStore, Own
 from tutelage.errors import UserError
 from tutelage.tasks import Binary, Classification, MultiLabel, Regression
 
@@ -124,6 +126,21 @@ def test_the_task_is_that_of_the_targets_or_the_one_named(
     assert torch.isfinite(data.task.loss(torch.zeros(len(batch.inputs), outputs), batch))
 
 
+@pytest.mark.parametrize("form", [np.asarray, pd.Series, lambda words: np.asarray(words, dtype=object)])
+def test_words_are_classes_by_their_names_in_every_part(form: Any) -> None:
+    words = np.asarray(["b", "c", "a"])[np.arange(N) % 3]
+    parts = {"train": (INPUTS[:30], form(words[:30])), "test": (INPUTS[30:], form(words[30:]))}
+    for source in ((INPUTS, form(words)), parts):
+        data = loaded(source)
+        assert data.facts["classes"] == data.task.class_names == ["a", "b", "c"]
+        assert isinstance(data.store, ArrayStore)
+        assert data.store.targets.tolist() == np.searchsorted(["a", "b", "c"], words).tolist()
+
+
+def test_columns_of_zeros_and_ones_are_labels_as_in_tables() -> None:
+    assert isinstance(loaded((INPUTS, (INPUTS > 0).float())).task, MultiLabel)
+
+
 def test_tokens_keep_their_numbers() -> None:
     data = loaded((torch.arange(N * 4).reshape(N, 4) % 11, TARGETS))
     assert (
@@ -140,6 +157,12 @@ def test_tokens_keep_their_numbers() -> None:
      ({"train": (INPUTS, TARGETS), "tset": (INPUTS, TARGETS)}, {}, "part 'tset'; did you mean 'test'"),
      ((INPUTS, TARGETS), {"task": "classify"}, "did you mean 'classification'"),
      ([[torch.zeros(i), 0] for i in range(5)], {}, "cannot be put into one tensor"), ((INPUTS, TARGETS), {"outputs": 1}, "one class only"),
+     ((INPUTS, torch.ones(N).long()), {}, "one class only"), ((INPUTS, np.asarray(["a"] * N)), {}, "one class only"),
+     ((INPUTS, np.asarray(["a", "b"] * 20)), {"task": "regression"}, "that are words, such as 'a', are no regression"),
+     ((np.asarray([["a"]] * N), TARGETS), {}, "its inputs are numpy arrays of <U1, such as .*'a'.*data=table"),
+     ((INPUTS, np.asarray([{}] * N)), {}, "its targets are numpy arrays of object"),
+     ((TARGETS[:, None] - 2, TARGETS), {}, "as tokens, .*to -2"),
+     ([{"u": INPUTS[0], "v": 1}] * 5, {}, "got one of u, v"),
      (Squares(0), {}, "`?source`? gives no samples"), (Squares(0), {"storage": "stream"}, "gives no samples"),
      ((INPUTS[:0], TARGETS[:0]), {}, "gives no samples"), (Broken(), {}, "cannot be put into one tensor: ValueError:. They"),
      ({"train": Squares(), "validation": Squares(0), "test": Squares()}, {}, "gives no samples for validation")],

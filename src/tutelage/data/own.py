@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from tutelage.data.base import DataModule
-from tutelage.data.own_source import Arrays, as_targets, pair_of, parts_of, read_all
+from tutelage.data.own_source import Arrays, as_targets, number_words, pair_of, parts_of, read_all
 from tutelage.data.row_targets import TaskKind
 from tutelage.data.splits import SPLITS, content_numbers, hold_out
 from tutelage.data.streams import Draw, Reader, Resident
@@ -29,6 +29,7 @@ TASKS: dict[str, Callable[[int], Task]] = {
     "regression": Regression,
 }
 CPU = torch.device("cpu")
+ONE_CLASS = "the targets hold one class only: there is nothing to tell apart"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +114,8 @@ class _ItemReader:
 class Own(DataModule):
     """What `source` gives: arrays, torch data sets, a LightningDataModule or DataLoaders, see `own_source.EXPECTED`.
 
-    task: "classification", "binary", "multi_label" or "regression"; None: whole numbers (n,) are classes, others values. outputs: classes,
+    task: "classification", "binary", "multi_label" or "regression"; None: whole numbers and words (n,) are classes,
+    (n, k) of 0 and 1 labels, others values. outputs: classes,
     labels or values; None: as the targets have them. Targets of a regression are taken as they are.
     validation, test: fractions or numbers of the samples, where `source` does not give these parts.
     storage: "resident" reads a data set into memory once; "stream" fetches each sample when it is due, in `num_workers` processes.
@@ -144,6 +146,7 @@ class Own(DataModule):
     def load(self) -> None:
         """See `DataModule`."""
         parts, collate = parts_of(self.source)
+        names = number_words(parts.values())
         official: dict[str, np.ndarray] = {}
         start = 0
         for name, part in parts.items():
@@ -160,7 +163,9 @@ class Own(DataModule):
             inputs, targets = map(
                 torch.as_tensor, pair_of((collate or torch.utils.data.default_collate)(few))
             )
-        self.task = self._task(targets)
+        self.task = self._task(targets, names)
+        if names is not None and self.task.kind in ("classes", "binary"):
+            self.facts["classes"] = names
         targets = as_targets(targets, floats=self.task.kind in ("labels", "values"))
         self._check(inputs, targets)
         labels = (
@@ -168,6 +173,8 @@ class Own(DataModule):
             if resident and targets.ndim == 1 and self.task.kind in ("classes", "binary")
             else None
         )
+        if labels is not None and self.outputs is None and len(np.unique(labels)) < 2:
+            raise UserError(ONE_CLASS)
         train = official.pop("train" if "train" in official else "")
         for name, size in self.sizes.items():
             if name not in official:
@@ -176,6 +183,12 @@ class Own(DataModule):
         self.input_shape = tuple(inputs.shape[1:])
         if not inputs.is_floating_point() and inputs.dtype != torch.uint8:
             self.vocab_size = int(inputs.max()) + 1
+            if inputs.min() < 0:
+                raise UserError(
+                    f"`source`: inputs of {inputs.dtype} are taken as tokens, which count from 0, and reach down to {int(inputs.min())}: "
+                    "give numbers as floating point"
+                )
+            log.info("inputs of %s are taken as tokens; give numbers as floating point", inputs.dtype)
         if labels is not None:
             counts = np.bincount(labels[train], minlength=max(2, self.task.output_size))
             self.facts["train_class_counts"] = counts.tolist()
@@ -198,11 +211,17 @@ class Own(DataModule):
         """See `DataModule.labels`."""
         return getattr(self.store, "targets", None)
 
-    def _task(self, targets: Tensor) -> Task:
+    def _task(self, targets: Tensor, names: Sequence[str] | None = None) -> Task:
         kind = self.wanted_task
+        if names is not None and (targets.ndim != 1 or kind in ("multi_label", "regression")):
+            raise UserError(
+                f"`source`: targets of shape {tuple(targets.shape)} that are words, such as '{names[0]}', are no {kind or 'classes (n,)'}"
+            )
         if kind is None:
             whole = targets.ndim == 1 and not targets.is_floating_point()
-            kind = "classification" if whole else "regression"
+            several = targets.ndim == 2 and targets.shape[1] > 1
+            labels = several and bool(((targets == 0) | (targets == 1)).all())
+            kind = "classification" if whole else "multi_label" if labels else "regression"
             log.info(
                 "targets of shape %s and %s are taken as %s; data.task says otherwise",
                 tuple(targets.shape),
@@ -222,7 +241,7 @@ class Own(DataModule):
             if kind == "binary" and classes > 2:
                 raise UserError(f"`task`=binary takes targets 0 and 1, got up to {int(targets.max())}")
             if classes < 2:
-                raise UserError("the targets hold one class only: there is nothing to tell apart")
+                raise UserError(ONE_CLASS)
             return TASKS[kind](classes)
         return TASKS[kind](self.outputs or (1 if targets.ndim == 1 else int(targets[0].numel())))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,10 +23,18 @@ EXPECTED = (
 
 
 class Arrays(Dataset[tuple[Any, Any]]):
-    """Inputs and targets of one part."""
+    """Inputs and targets of one part. words: its targets, where they are words; `number_words` makes `targets` of them."""
 
     def __init__(self, inputs: Any, targets: Any) -> None:
-        self.inputs, self.targets = map(_tensor, (inputs, targets))
+        self.inputs = _tensor(inputs, "inputs")
+        values = targets if isinstance(targets, Tensor) else np.asarray(targets)
+        words = values.dtype in (object, np.str_) or getattr(values.dtype, "kind", "") == "U"
+        self.words = values if words and all(isinstance(one, str) for one in values.flat) else None
+        self.targets = (
+            torch.zeros(values.shape, dtype=torch.long)
+            if self.words is not None
+            else _tensor(values, "targets")
+        )
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -34,8 +43,30 @@ class Arrays(Dataset[tuple[Any, Any]]):
         return self.inputs[index], self.targets[index]
 
 
-def _tensor(values: Any) -> Tensor:
-    return values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+def _tensor(values: Any, what: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype == object:  # what pandas makes of columns of several kinds
+        with contextlib.suppress(TypeError, ValueError):
+            array = array.astype(np.float64)
+    if array.dtype.kind not in "biufc":
+        raise UserError(
+            f"`source`: its {what} are numpy arrays of {array.dtype}, such as {array.flat[0] if array.size else None!r}, where numbers are "
+            "expected; for columns of words there is data=table"
+        )
+    return torch.as_tensor(array)
+
+
+def number_words(parts: Iterable[Any]) -> list[str] | None:
+    """Number targets that are words, in the order of the alphabet, over all parts alike; return the words. None: there are none."""
+    named = [part for part in parts if isinstance(part, Arrays) and part.words is not None]
+    if not named:
+        return None
+    names = sorted({str(word) for part in named for word in part.words.flat})
+    for part in named:
+        part.targets = torch.from_numpy(np.searchsorted(names, part.words.astype(str)))
+    return names
 
 
 def _is_array(value: Any) -> bool:
@@ -111,8 +142,13 @@ def pair_of(pair: Any) -> tuple[Any, Any]:
                 return pair[inputs], pair[targets]
     if isinstance(pair, list | tuple) and len(pair) >= 2:
         return pair[0], pair[1]
+    got = (
+        f"one of {', '.join(map(str, pair)) or 'nothing'}"
+        if isinstance(pair, Mapping)
+        else type(pair).__name__
+    )
     raise UserError(
-        f"`source`: a sample must be (input, target), or a dictionary with inputs and targets; got {type(pair).__name__}"
+        f"`source`: a sample must be (input, target), or a dictionary with inputs and targets; got {got}"
     )
 
 

@@ -301,6 +301,16 @@ def test_offsets_in_a_form_of_one_s_own_are_heeded():
     )
 
 
+def test_offsets_are_heeded_whether_or_not_the_form_says_where_they_stand():
+    utc = (dt.datetime(2020, 1, 1, 9) - dt.datetime(1970, 1, 1)) // dt.timedelta(microseconds=1)
+    plain = read("1.1.2020 10:00+01:00", date_format="%d.%m.%Y %H:%M")
+    assert (
+        plain.clock[0].item() == dt.datetime(2020, 1, 1, 10) and plain.instants[0] == utc and plain.has_offset
+    )
+    hours = read("20200101 10 +0100", date_format="%Y%m%d %H %z")  # no minutes by which an offset is known
+    assert hours.clock[0].item() == dt.datetime(2020, 1, 1, 9) and hours.instants[0] == utc
+
+
 # --- splits -------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import torch
 
 from tutelage.analysis import diagnosis, explanation_picture
 from tutelage.analysis.explanation_picture import Picture
+from tutelage.errors import UserError
 from tutelage.reporting.palette import style
 from tutelage.tasks import Batch, Tokens
 
@@ -168,3 +169,51 @@ def test_the_words_of_a_command_without_its_guide():
      "teacher.a=1", "seed=3",
              "guided=1"]  # fmt: skip
     assert diagnosis._without_guide(words) == ["model=cnn", "seed=3", "guided=1"]
+
+
+def test_probes_are_of_the_network_alone_and_under_each_guide(monkeypatch):
+    def probed(label, words, steps, subject):
+        if label == "bad":
+            raise UserError("it cannot be\nmore")
+        return label, list(words), steps
+
+    monkeypatch.setattr(diagnosis, "_probe", probed)
+    words = ["data=digits", "model=fcn", "model@guide=lstm", "method=guidance"]
+    guides = {"yours": [], "cnn": ["model@guide=convnet"], "bad": ["model@guide=x"]}
+    found = list(
+        diagnosis.probes(
+            words, guides, steps=5, subject=SimpleNamespace(config={"guide": {"x": 1}, "teacher": None})
+        )
+    )
+    assert found == [
+        ("alone", ["data=digits", "model=fcn", "method=supervised", "guide=null"], 5), ("yours", words, 5),
+        ("cnn", ["data=digits", "model=fcn", "method=guidance", "model@guide=convnet"], 5), ("bad", "it cannot be"),
+    ]  # fmt: skip
+    (alone,) = diagnosis.probes(
+        ["data=digits"], {}, steps=5, subject=SimpleNamespace(config={"guide": None, "teacher": {"x": 1}})
+    )
+    assert alone[1] == ["data=digits", "method=supervised", "teacher=null"]
+
+
+def test_samples_lie_evenly_over_a_part(monkeypatch):
+    asked = []
+    monkeypatch.setattr(diagnosis, "SAMPLES", 4)
+    monkeypatch.setattr(
+        diagnosis,
+        "SplitBatches",
+        lambda store, chosen, batch_size: asked.append((chosen.tolist(), batch_size)) or Batches(),
+    )
+
+    class Batches:
+        def __iter__(self):
+            return iter(["first"])
+
+        def close(self):
+            asked.append("closed")
+
+    for count, chosen in ((10, [100, 103, 106, 109]), (4, [100, 101, 102, 103]), (3, [100, 101, 102])):
+        data = SimpleNamespace(splits={"train": 100 + np.arange(count)}, store=None)
+        assert diagnosis._samples(data, "train") == "first" and asked == [(chosen, 4), "closed"]
+        asked.clear()
+    read = diagnosis.State(1.0, 0.5, (0.25, 0.75, 0.5))
+    assert read.depth_read == 0.5 and np.isnan(diagnosis.State(1.0, 0.5, ()).depth_read)

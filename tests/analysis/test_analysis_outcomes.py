@@ -16,6 +16,7 @@ from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.taps import Layer
 from tutelage.analysis import (
     alignment_curves,
+    analysis_request,
     attention_rollout,
     attributions,
     calibration,
@@ -1028,3 +1029,83 @@ def test_the_last_convolution_over_more_than_a_point():
     assert "whose output is more than a point" in refused(
         attributions._last_convolution, asked(flat, torch.randn(2, 1, 4, 4))
     )
+
+
+# --- what is asked for --------------------------------------------------------------------------------------------
+
+
+def test_the_words_of_a_command_are_a_request(monkeypatch):
+    run = SimpleNamespace(identity="abcdef01")
+    monkeypatch.setattr(
+        analysis_request, "subjects", lambda name, runs_dir, data: [Subject(run, f"{runs_dir}/{name}")]
+    )
+    options = {"runs_dir": "r", "split": "test", "steps": "5", "out": "o"}
+    found = analysis_request.read(
+        ["a", "b", "a"], options, ["data.root=x=y", "data.length=3"], ["steps", "out", "runs_dir"]
+    )
+    assert [one.label for one in found.subjects] == ["r/a abcdef", "r/b abcdef"] and found.options is options
+    assert found.data == {"root": "x=y", "length": 3}
+    assert found.asked == {"steps": "5", "data.root": "x=y", "data.length": "3"}
+    assert refused(analysis_request.read, [], options, []).startswith(
+        "analyse needs the runs to look at, such as demo/plain"
+    )
+
+
+def stored(name, complete=True, **config):
+    return SimpleNamespace(name=name, key=f"{name}/0", is_complete=complete, state="running", config=config)
+
+
+def test_the_networks_that_a_word_means(monkeypatch, tmp_path):
+    runs = {
+        "a": [stored("a", guide={"x": 1}), stored("a", complete=False)],
+        "b": [stored("b", complete=False)],
+        "c": [],
+    }
+    store = SimpleNamespace(
+        named=lambda name: runs[name],
+        find=lambda name: runs["a"][0] if name == "c" else stored(name, complete=False),
+    )
+    monkeypatch.setattr("tutelage.runs.store.Store", lambda root: store)
+    monkeypatch.setattr("tutelage.reporting.table_paths.table_path", lambda name: None)
+    monkeypatch.setattr(analysis_request, "_arms", lambda done, store: [(run, "arm") for run in done])
+
+    def networks(word):
+        return [(one.run.key, one.arm, one.role) for one in analysis_request.subjects(word, "r", {})]
+
+    assert networks("a") == [("a/0", "arm", "")] == networks("c") and networks("a:guide") == [
+        ("a/0", "arm", "guide")
+    ]
+    assert (
+        refused(networks, "b")
+        == "b/0 is running: only a complete run can be analysed; give its train command again"
+    )
+    assert refused(networks, "a:teacher") == "'a:teacher': a/0 has no teacher (it has guide)"
+    assert refused(networks, "a:gide").startswith(
+        "'a:gide': a run has no network 'gide'; did you mean 'guide'?"
+    )
+    (tmp_path / "config.yaml").touch()
+    assert (
+        refused(networks, str(tmp_path))
+        == f"{tmp_path}/0 is running: only a complete run can be analysed; give its train command again"
+    )
+
+
+def test_runs_of_a_name_are_arms_where_their_settings_differ(monkeypatch):
+    def arms(*labels):
+        rows = [SimpleNamespace(key=f"{place}/0") for place in range(len(labels))]
+        groups = [
+            SimpleNamespace(
+                label=label, rows=[row for row, own in zip(rows, labels, strict=True) if own == label]
+            )
+            for label in dict.fromkeys(labels)
+        ]
+        monkeypatch.setattr("tutelage.reporting.collect.row_of", lambda run, store: run)
+        monkeypatch.setattr("tutelage.reporting.collect.group", lambda given: groups)
+        return [
+            arm
+            for _, arm in analysis_request._arms(
+                [SimpleNamespace(name="n", key=row.key) for row in rows], None
+            )
+        ]
+
+    assert arms("x") == ["n"] and arms("x", "x") == ["n", "n"] and arms("x", "y", "x") == ["x", "y", "x"]

@@ -56,7 +56,7 @@ def test_which_runs_are_listed(monkeypatch, capsys, given, asked):
     monkeypatch.setattr(
         runs_table, "render_runs_table", lambda store, **words: seen.append((str(store.root), words)) or "all"
     )
-    name = given.pop("name", None)
+    name = given.get("name")
     options = dict.fromkeys(listing.OF_RUNS, "") | {"runs_dir": "R"} | given
     assert listing.run(Given(names=["runs", *filter(None, [name])], options=options)) == 0
     others = {"method": None, "data": None, "since": None, "before": None}

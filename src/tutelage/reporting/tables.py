@@ -103,7 +103,7 @@ def choose(table: Table, arm: Arm, find: Find) -> Choice:
     """
     if len(arm.points) == 1:
         return Choice(arm.points[0])
-    means: dict[tuple[str, ...], float] = {}
+    totals: dict[tuple[str, ...], float] = {}
     notes: list[str] = []
     pending: list[Cell] = []
     mode = table.mode
@@ -118,22 +118,22 @@ def choose(table: Table, arm: Arm, find: Find) -> Choice:
             (row.directions[table.metric] for row in rows if table.metric in row.directions), None
         )
         if all(map(math.isfinite, values)):
-            means[point] = math.fsum(values) / len(values)
+            totals[point] = math.fsum(values)  # over as many seeds each: the best mean
         else:
             bad = next(row for row, value in zip(rows, values, strict=True) if not math.isfinite(value))
             reason = gap_reason(bad, f"validation/{table.metric}")
             notes.append(f"{arm.label}: {_point(point)} was not eligible ({reason})")
-    if not means:
+    if not totals:
         return Choice(arm.points[0], "nothing to choose from yet", tuple(notes), tuple(pending))
     if mode is None:
         raise UserError(
             f"'{table.title}': no run says which way {table.metric} is better; give the table 'mode: max' or 'mode: min'"
         )
-    best = (max if mode == "max" else min)(means, key=lambda point: means[point])
+    best = (max if mode == "max" else min)(totals, key=lambda point: totals[point])
     provisional = ", provisional" if pending else ""
     edge = f"; the grid's {', '.join(ends)}" if (ends := _edges(best, arm.points)) else ""
     seeds = "1 seed" if len(table.tuning_seeds) == 1 else f"{len(table.tuning_seeds)} seeds"
-    sentence = f"{_point(best)} (of {len(means)} points, {seeds}{provisional}{edge})"
+    sentence = f"{_point(best)} (of {len(totals)} points, {seeds}{provisional}{edge})"
     return Choice(best, sentence, tuple(notes), tuple(pending))
 
 

@@ -429,7 +429,8 @@ def test_names_of_objectives_in_a_file():
         shorthand._names({"x.objectives": {"z": 1}})
     ) == ["z"]
     sections = shorthand._sections()
-    assert {"model", "guide", "fit", "hydra", "seed", "name"} <= sections and "defaults" not in sections
+    assert {"model", "guide", "fit", "hydra", "seed", "name", "data", "experiment"} <= sections
+    assert "defaults" not in sections and not [name for name in sections if " " in name or "@" in name]
 
 
 # --- resolvers

@@ -115,7 +115,8 @@ def test_what_is_no_source(source, said):
 
 @pytest.mark.parametrize(("pair", "found"), [
     ((1, 2), (1, 2)), ([1, 2, 3], (1, 2)), ({"inputs": 1, "targets": 2, "x": 3, "y": 4}, (1, 2)), ({"image": 1, "label": 2}, (1, 2)),
-    ({"input_ids": 1, "labels": 2}, (1, 2)), ({"x": 1, "y": 2}, (1, 2)), ({"x": 1, "label": 2}, "one of x, label"), ((1,), "tuple"), ([], "list"),
+    ({"input_ids": 1, "labels": 2}, (1, 2)), ({"x": 1, "y": 2}, (1, 2)), ({"x": 1, "label": 2}, "one of x, label"), ((1,), "tuple"),
+    ([], "list"),
     ("xy", "str"), (torch.ones(2), "Tensor"),
 ])  # fmt: skip
 def test_a_sample_is_a_pair_or_names_what_it_holds(pair, found):

@@ -21,6 +21,8 @@ TEACHER = ["model@teacher=residual_convnet", "teacher.width=4", "teacher.blocks=
 AT = "method.objectives.added"
 PSEUDO = [word.replace("method.objectives.consistency", AT) for word in P_SSL if "ema_decay" not in word]
 
+VIT = ["model=timm", "model.name=vit_tiny_patch16_224", "+model.options.img_size=8", "+model.options.patch_size=4",
+       "+model.options.embed_dim=12", "+model.options.depth=2", "+model.options.num_heads=3"]  # fmt: skip
 OBJECTIVES: dict[str, list[str]] = {
     "task": [f"{AT}.label_smoothing=0.1"],
     **dict.fromkeys(("alignment", "repa"), GUIDE),
@@ -29,6 +31,12 @@ OBJECTIVES: dict[str, list[str]] = {
     "uskd": [],
     **dict.fromkeys(("hint", "relational", "similarity_preserving", "pkt", "cross_correlation"), TEACHER),
     **dict.fromkeys(("vid", "crd", "srd", "vkd", "review"), TEACHER),
+    "attention_maps": [
+        *VIT,
+        "model@guide=timm",
+        *(word.replace("model.", "guide.").replace("+model", "+guide") for word in VIT[1:]),
+        f"{AT}.pairing.pairs=[[blocks.1.attn.qkv,blocks.0.attn.qkv]]",
+    ],
     "attention": [*TEACHER, "model=convnet", "model.width=4", "model.blocks=1"],
     **{key: [*PSEUDO, f"{AT}.threshold=0.0"] for key in ("uda", "fixmatch", "pseudo_label")},
     **dict.fromkeys(("flexmatch", "freematch", "softmatch", "adamatch"), PSEUDO),
@@ -47,8 +55,9 @@ OBJECTIVES: dict[str, list[str]] = {
 
 
 def built(tmp_path, *words):
-    other = {"model=convnet", "model=simkd", "model=transformer_decoder"} & set(words)
-    small = [w for w in SMALL if not (w.startswith(("model.depth", "model=")) and other)]
+    other = {"model=convnet", "model=simkd", "model=transformer_decoder", "model=timm"} & set(words)
+    others = ("model.depth", "model=", *(["model.width"] if "model=timm" in other else []))
+    small = [w for w in SMALL if not (w.startswith(others) and other)]
     return build(compose([*small, f"runs_dir={tmp_path}", *words]))
 
 

@@ -19,7 +19,7 @@ class REPA(FeatureObjective):
     width: of the projector's two hidden layers, with SiLU, which every position passes alone. Maps of unequal size are averaged down to the
     smaller one. Made for generators in training (method=diffusion): the encoder sees the images, the generator the same ones noised; any
     network can be trained so. The paper's is the negative cosine, which differs by a constant. HASTE (arXiv 2505.16792) ends it once:
-    schedule.name=until at a fixed step, until_opposed by a trigger; its alignment of attention maps is not here.
+    schedule.name=until at a fixed step, until_opposed by a trigger; its alignment of attention maps is `attention_maps`.
     """
 
     def __init__(self, *, width: int = 256, **common: Any) -> None:

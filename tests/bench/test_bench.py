@@ -153,7 +153,7 @@ def test_losses_are_measured_beside_those_of_another_library(monkeypatch) -> Non
             pass
 
         def __call__(self, student, _):
-            read = student["norm"] if "norm" in student else student["x"]["output"]
+            read = student["norm" if "norm" in student else "x"]["output"]
             return (read if torch.is_tensor(read) else read[0]).sum()
 
     class Library:

@@ -70,6 +70,11 @@ READ: dict[tuple[str, str, str], str] = {
         "Gt -> GtE",
         "float((found > threshold).sum()) / networks, threshold",
     ): "an overlap in the middle of a bin",
+    (
+        "scaling/verdicts.py",
+        "Gt -> GtE",
+        "np.abs(overlaps) > found.threshold",
+    ): "an overlap on the threshold exactly",
     ("scaling/measure.py", "Gt -> GtE", "found > factor * threshold"): "an overlap on the threshold exactly",
     ("alignment/gram.py", "Gt -> GtE", "if chunks > 1 else"): "one part is the whole",
     ("alignment/gram.py", "Gt -> GtE", "if len(layers) > 1"): "a stack of one",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tutelage.errors import UserError
-from tutelage.scaling import claims, measure_command, verdicts
+from tutelage.scaling import claims, figures, measure_command, verdicts
 from tutelage.scaling.claims import Case
 from tutelage.scaling.critical_samples import Estimate
 from tutelage.scaling.phase_diagram import PhaseDiagram, plot_phase_diagram
@@ -300,3 +300,62 @@ def test_ties_are_hatched_and_contours_drawn_where_exponents_differ(exponents, t
         0
     ].get_clim() == (-0.5, 1.5)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("log N1 / log d", "log N2 / log d")
+
+
+@pytest.mark.parametrize("place", [0, 2, 9])
+def test_critical_samples_stand_beside_each_other_with_their_predicted_power(monkeypatch, place):
+    from matplotlib.figure import Figure
+
+    found = [(point(d=4, N=2), estimate(20.0, 18.0, 23.0)), (point(d=16, N=2), estimate(45.0, 44.0, 50.0))]
+    monkeypatch.setattr(figures, "critical", lambda results: found if results else [])
+    axes = Figure().subplots()
+    figures.draw_critical(axes, found, size="d", predicted=0.5, label="measured", place=place)
+    measured, power = axes.lines[0], axes.lines[-1]
+    assert measured.get_xdata() == pytest.approx(
+        [4 * 1.02**place, 16 * 1.02**place]
+    ) and measured.get_ydata().tolist() == [20, 45]
+    bars = [segment.tolist() for segment in axes.collections[0].get_segments()]
+    ends = [[4, 18.0, 23.0], [16, 44.0, 50.0]]
+    assert bars == [
+        [[pytest.approx(d * 1.02**place), low], [pytest.approx(d * 1.02**place), high]]
+        for d, low, high in ends
+    ]
+    middle = math.sqrt(20 * 45) / (4 * 16) ** 0.25  # in logarithms
+    assert power.get_ydata() == pytest.approx([2 * middle, 4 * middle]) and power.get_xdata().tolist() == [
+        4,
+        16,
+    ]
+    assert power.get_label() == "predicted: d^0.5" and power.get_color() == figures.PALETTE[place % 8]
+    assert measured.get_marker() == figures._MARKERS[place % len(figures._MARKERS)]
+    bare = Figure().subplots()
+    figures.draw_critical(bare, [], size="d", predicted=0.5)
+    assert not bare.lines
+    figures.draw_critical(bare, found, size="d", predicted=None)
+    assert len(bare.lines) == 1 and bare.get_xlabel() == "size d"
+
+
+def test_curves_have_the_error_of_their_draws():
+    from matplotlib.figure import Figure
+
+    results = [
+        {
+            "experiment": "mine",
+            "sizes": {"d": 4, "N": 2},
+            "samples": [8, 16],
+            "alignment": [[0.25, 0.75], [0.5, 1.0]],
+        },
+        {"experiment": "mine", "sizes": {"d": 8, "N": 2}, "samples": [8, 32], "alignment": [[0.25], [0.5]]},
+    ]
+    axes = Figure().subplots()
+    figures.draw_curves(axes, results, unit=lambda sizes: sizes["d"], names=("d", "N"))
+    first, second = axes.containers
+    assert [one.get_label() for one in axes.containers] == ["d = 4, N = 2", "d = 8, N = 2"]
+    assert first[0].get_xydata().tolist() == [[2, 0.5], [4, 0.75]] and second[0].get_xydata().tolist() == [
+        [1, 0.25],
+        [4, 0.5],
+    ]
+    error = 0.5 / math.sqrt(2) / math.sqrt(2)
+    assert [segment[:, 1].tolist() for segment in first[2][0].get_segments()] == [
+        [pytest.approx(m - error), pytest.approx(m + error)] for m in (0.5, 0.75)
+    ]
+    assert not second[2] and [one[0].get_marker() for one in axes.containers] == list(figures._MARKERS[:2])

@@ -75,7 +75,8 @@ def draw_critical(
     sizes = np.array([r["sizes"][size] for r, _ in found], float)
     values = np.array([e.value for _, e in found])
     spread = np.abs(np.array([[e.value - e.low, e.high - e.value] for _, e in found]).T)
-    look: Any = {"color": PALETTE[place], "marker": _MARKERS[place % len(_MARKERS)], "ms": 4.5}
+    colour = PALETTE[place % len(PALETTE)]
+    look: Any = {"color": colour, "marker": _MARKERS[place % len(_MARKERS)], "ms": 4.5}
     axes.errorbar(sizes * 1.02**place, values, spread, ls="", label=label, **look)  # beside each other
     if predicted is not None:
         middle = np.exp(np.log(values).mean() - predicted * np.log(sizes).mean())
@@ -83,7 +84,7 @@ def draw_critical(
             sizes,
             middle * sizes**predicted,
             lw=0.9,
-            color=PALETTE[place],
+            color=colour,
             label=f"predicted: {size}^{predicted:g}",
         )
     logarithmic(axes.xaxis)

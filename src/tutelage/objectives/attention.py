@@ -13,7 +13,8 @@ from tutelage.objectives.paired_features import FeatureObjective
 class Attention(FeatureObjective):
     """Squared distance of the normalised attention maps (Zagoruyko and Komodakis 2016, arXiv 1612.03928).
 
-    See `losses.feature.attention_transfer`. power: of the features' absolute values, before their mean over channels.
+    See `losses.feature.attention_transfer`. power: of the features' absolute values, before their mean over channels. Deviation: of unequal
+    sizes the maps are averaged down; the usual code does so with the features, before the power.
     """
 
     needs = "samples"

@@ -9,7 +9,11 @@ from tutelage.objectives.paired_features import FeatureObjective
 
 
 class Hint(FeatureObjective):
-    """Mean squared difference of the features (FitNets, Romero et al. 2014, arXiv 1412.6550); see `losses.feature.hint`."""
+    """Mean squared difference of the features (FitNets, Romero et al. 2014, arXiv 1412.6550); see `losses.feature.hint`.
+
+    Deviation from the benchmark's code: the regressor is a 1 x 1 convolution alone, and there is none between equal widths; there it has
+    batch norm and ReLU, always.
+    """
 
     needs = "shape"
 

@@ -13,7 +13,8 @@ from tutelage.objectives.consistency import Consistency
 class UDA(Consistency):
     """The sharpened prediction on the weak view against the strong view, where it is confident (Xie et al. 2019, arXiv 1904.12848).
 
-    temperature: of the sharpening. threshold: of the confidence.
+    temperature: of the sharpening. threshold: of the confidence. Deviation: no training signal annealing, which leaves out labelled images
+    that are learnt already.
     """
 
     strong_view = True

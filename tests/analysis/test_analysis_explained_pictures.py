@@ -43,7 +43,10 @@ def names(axis):
 def test_images_with_the_maps_of_two_networks(drawn):
     images = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 1, 2, 3) / 10
     maps = {"a_b": torch.ones(5, 2, 3), "b": -torch.arange(30.0).reshape(5, 2, 3)}
-    pictures = [Picture("x/one seed 0", maps), Picture("two", {"b": torch.zeros(5, 2, 3)})]
+    pictures = [
+        Picture("x/one seed 0", maps),
+        Picture("two", {"b": torch.arange(5.0).view(5, 1, 1).expand(5, 2, 3)}),
+    ]
     figure = drawn(
         pictures, images, [0, 1, 2, 3, 4], classes=["c$", "d", "e"], normalization=((0.1,), (2.0,))
     )
@@ -59,7 +62,8 @@ def test_images_with_the_maps_of_two_networks(drawn):
     assert [axes.images[0].get_array()[0, 0] for axes in grid[::2, 0]] == pytest.approx([0.1, 0.5, 0.9])
     assert [axes.axison for axes in grid[:2, 1]] == [True, False]
     assert grid[0, 1].images[0].get_clim() == (0.0, 1.0) and grid[2, 2].images[0].get_clim() == (-17.0, 17.0)
-    assert grid[1, 2].images[0].get_clim() == (-1.0, 1.0)  # nothing but zeros
+    clims = [axes.images[0].get_clim() for axes in grid[1::2, 2]]
+    assert clims == [(-1.0, 1.0), (-2.0, 2.0), (-4.0, 4.0)]  # the first is nothing but zeros
     assert figure.get_suptitle() == (
         "What answers rest on\nviolet speaks for the true class, orange against it; one hue: the lighter, the more it matters"
     )

@@ -515,6 +515,7 @@ def test_the_ninth_arm_is_hollow(drawn, tmp_path):
 def test_the_interval_of_a_share_is_where_its_score_is_the_quantile(share, n):
     low, high = robustness.wilson(share, n)
     assert 0 <= low <= share <= high <= 1
+    assert (low > 0) == (share > 0) and (high < 1) == (share < 1)
     for end in (low, high):
         if 0 < end < 1:
             assert abs(share - end) / math.sqrt(end * (1 - end) / n) == pytest.approx(1.959964)

@@ -128,7 +128,7 @@ def neighbours(
     for part in F.normalize(features, dim=1).split(BLOCK):
         cosines, index = (part @ known.T).topk(min(count, len(known)), dim=1)
         votes = torch.zeros(len(part), classes, dtype=torch.float64)
-        votes.scatter_add_(1, train[1][index], ((cosines.double() - 1) / temperature).exp())
+        votes.scatter_add_(1, train[1][index], (cosines.double() / temperature).softmax(dim=1))
         found.append(votes.argmax(dim=1))
     return torch.cat(found)
 

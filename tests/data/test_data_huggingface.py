@@ -114,3 +114,22 @@ def test_a_mistake_is_one_message_before_training(
 def test_images_have_one_column_of_classes(target: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="of images is one column, of classes"):
         load(root=str(tmp_path), image="picture", target=target)
+
+
+@pytest.mark.parametrize("form", ["parquet", "saved"])
+def test_the_index_that_pandas_adds_is_no_input(tmp_path: Path, form: str, caplog: Any) -> None:
+    """It numbers the rows of a table from which some were taken, often class by class."""
+    import datasets
+
+    caplog.set_level("INFO")
+    frame = pd.DataFrame({"a": np.arange(30.0) ** 2, "y": ["u", "v"] * 15}).sample(frac=1, random_state=0)
+    if form == "parquet":
+        root = tmp_path / "rows.parquet"
+        frame.to_parquet(root)
+    else:
+        root = tmp_path / "rows"
+        datasets.DatasetDict(
+            {part: datasets.Dataset.from_pandas(frame) for part in ("train", "test")}
+        ).save_to_disk(str(root))
+    assert loaded(root=root, target="y").facts["features"] == ["a"]
+    assert caplog.text.count("the column '__index_level_0__', which numbers the rows, is left out") == 1

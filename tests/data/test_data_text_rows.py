@@ -147,3 +147,12 @@ def test_texts_are_repeated_as_written_and_many_unknown_words_are_said(tmp_path,
         data = loaded(tmp_path / "r.csv", min_count=2)
     assert data.facts["repeated_samples"] == {}  # all of them "film <unk>" to the network
     assert "tokens of the test texts are unknown" in caplog.text
+
+
+def test_lists_of_words_are_no_texts(tmp_path: Path) -> None:
+    pd.DataFrame({"text": [["good", "film"]] * 40, "label": ["a", "b"] * 20}).to_parquet(
+        tmp_path / "t.parquet"
+    )
+    data = TextRows(root=tmp_path / "t.parquet", batch_size=4)
+    with pytest.raises(UserError, match=r"column 'text' .* holds ndarray objects, no texts"):
+        data.setup()

@@ -63,7 +63,7 @@ def test_the_size_of_images(own, shape, pretrained, size, set_to):
 
 
 def test_the_channels_of_images():
-    said = "m knows images of 2 channels, the data have 3: set data.channels=2, or weights: scratch"
+    said = "m knows images of 2 channels, the data have 3: read them so (data=image_folder data.channels=2), or use weights: scratch"
     assert refused(huggingface._fit_images, "m", SimpleNamespace(num_channels=2), (3, 4, 4), True) == said
     assert huggingface._fit_images("m", SimpleNamespace(), (3, 4, 4), True) is None
 

@@ -151,6 +151,7 @@ def _file(
         frame = frame.reset_index(named)
     frame.columns = [str(name) for name in frame.columns]
     _unique(path, list(frame.columns))
+    frame = without_index(frame, notes)
     if frame.empty:
         raise UserError(f"{path} has no rows")
     for name in frame.columns:
@@ -180,9 +181,11 @@ def _csv(
     _unique(path, header)
     words = [*csv_cells.DEFAULT_EMPTY, *csv_cells.EMPTY, *empty]
     marks_of_empty: Any = {place: words for place, name in enumerate(header) if name not in texts}
+    content = io.BytesIO("\n".join(body).encode())  # a StringIO takes four bytes a character
+    del text, lines, body, filled
     try:
         frame = pd.read_csv(
-            io.StringIO("\n".join(body)),
+            content,
             sep=delimiter,
             header=0,
             names=list(range(len(header))),
@@ -204,15 +207,21 @@ def _csv(
         if not (bare.isna().all() if isinstance(bare, pd.Series) else bare.isna().all(axis=None)):
             raise UserError(f"{path}: a column without a name holds values; give it one")
         frame = frame.drop(columns="")
-    for name in header:  # an index that was written without a name, read, and written once more
-        if re.fullmatch(r"Unnamed: \d+", name) and _numbers_rows(frame[name]):
-            notes.append(f"the column '{name}', which numbers the rows, is left out")
-            frame = frame.drop(columns=name)
+    frame = without_index(frame, notes)
     _decimals(path, frame, texts, decimal, notes)
     for name in frame.columns:
         if name not in texts:
             frame[name] = plain(path, name, frame[name], empty, notes)
     return frame, notes
+
+
+def without_index(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Return a table without what pandas calls an index that was written without a name, and note it."""
+    for name in frame.columns:
+        if re.fullmatch(r"Unnamed: \d+|__index_level_\d+__", str(name)) and _numbers_rows(frame[name]):
+            notes.append(f"the column '{name}', which numbers the rows, is left out")
+            frame = frame.drop(columns=name)
+    return frame
 
 
 def _numbers_rows(cells: pd.Series) -> bool:

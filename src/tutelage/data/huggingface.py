@@ -157,7 +157,7 @@ class _Source:
                 if type(feature).__name__ == "ClassLabel":
                     names = np.asarray([*feature.names, None], dtype=object)
                     rows[column] = names[rows[column].fillna(-1).to_numpy(dtype=np.int64)]
-            parts[part] = rows
+            parts[part] = frame.without_index(rows, notes)
         columns = list(next(iter(parts.values())).columns)
         official, start = {}, 0
         for part, rows in parts.items():
@@ -166,7 +166,7 @@ class _Source:
         whole = pd.concat([rows[columns] for rows in parts.values()], ignore_index=True)
         for column in columns:
             whole[column] = frame.plain(self.said, column, whole[column], (), notes)
-        return frame.Frame(whole, {} if "" in official else official, notes)
+        return frame.Frame(whole, {} if "" in official else official, list(dict.fromkeys(notes)))
 
 
 class HubImages(ImageData):

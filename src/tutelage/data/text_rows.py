@@ -100,6 +100,10 @@ class TextRows(Rows):
         cells = column(frame, self.text, "text", self.named)
         if not is_text(cells):
             raise UserError(f"{self.named}: the column '{self.text}' (`text`) holds numbers, no texts")
+        if odd := {type(cell).__name__ for cell in cells.dropna()} - {"str"}:
+            raise UserError(
+                f"{self.named}: the column '{self.text}' (`text`) holds {min(odd)} objects, no texts: join them to one text a row"
+            )
         empty = cells.isna() | cells.astype(str).str.strip().eq("")
         if empty.any():
             raise UserError(

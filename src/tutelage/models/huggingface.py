@@ -162,7 +162,8 @@ def _fit_images(
     known = getattr(config, "num_channels", channels)
     if known != channels:
         raise UserError(
-            f"{label} knows images of {known} channels, the data have {channels}: set data.channels={known}, or weights: scratch"
+            f"{label} knows images of {known} channels, the data have {channels}: read them so "
+            f"(data=image_folder data.channels={known}), or use weights: scratch"
         )
     if own is None:
         return None

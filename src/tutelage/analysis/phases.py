@@ -25,6 +25,7 @@ from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError, choices
 from tutelage.reporting.palette import RAMP
 from tutelage.reporting.quantities import direction, spoken
+from tutelage.reporting.statistics import summarize
 from tutelage.runs.identity import flatten
 from tutelage.runs.run import Run
 
@@ -85,10 +86,8 @@ def means(
     for row in rows:
         if row["chosen"] and (arm is None or row["arm"] == arm) and row.get(value) is not None:
             found.setdefault((row[x], row[y]), []).append(float(row[value]))
-    return {
-        point: (float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else math.nan, len(v))
-        for point, v in found.items()
-    }
+    over = {point: summarize(values) for point, values in found.items()}
+    return {point: (one.mean, one.std, one.n) for point, one in over.items()}
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path, *, x: str, y: str) -> None:

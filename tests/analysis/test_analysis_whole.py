@@ -667,3 +667,21 @@ def test_a_network_without_a_layer_to_look_at_has_no_signal():
         Exception, match="Identity has no layer to look at: expected modules of the kinds conv, linear"
     ):
         signal.signal(nn.Identity(), None, [one, one])
+
+
+@pytest.mark.parametrize("diverging", [True, False])
+def test_numbers_are_white_on_dark_cells_and_black_on_light_ones(diverging):
+    import matplotlib
+
+    from tutelage.reporting.palette import DIVERGING, RAMP
+
+    values = np.linspace(-2.0, 3.0, 14 * 14).reshape(14, 14)
+    names = [str(place) for place in range(14)]
+    _, axes = heat_map(values, rows=names, columns=names, low=-2.0, high=3.0, label="l", diverging=diverging)
+    colours = matplotlib.colormaps[DIVERGING if diverging else RAMP]
+    for text in axes.texts:
+        column, row = text.get_position()
+        red, green, blue, _ = colours((values[row, column] + 2) / 5)
+        light = sum(share * part for share, part in ((0.299, red), (0.587, green), (0.114, blue)))
+        assert text.get_color() == ("white" if light < 0.5 else "black")
+    assert len({text.get_color() for text in axes.texts}) == 2

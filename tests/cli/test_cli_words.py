@@ -1065,7 +1065,7 @@ def row(key, state=RunState.COMPLETE, needs=()):
 
 def test_what_remaining_runs_need_remains_and_so_on(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "tutelage")
-    monkeypatch.setattr(remove, "kept_owners_of", lambda tables, store: {"a/tabled": "a table"})
+    monkeypatch.setattr(remove, "owners_of", lambda tables, store: {"a/tabled": "a table"})
     ids = [f"{i:012x}" for i in range(7)]
     rows = [
         row(f"a/x/{ids[0]}"),

@@ -10,7 +10,7 @@ import pytest
 
 from tutelage.cli import remove as remove_module
 from tutelage.cli.main import main
-from tutelage.cli.remove import kept_owners_of, owners_of
+from tutelage.cli.remove import owners_of
 from tutelage.config.compose import hydra_ready
 from tutelage.config.names import NameFinder, files_remembered
 from tutelage.errors import UserError
@@ -158,23 +158,18 @@ def test_archived_attempts_and_checkpoints_have_words_of_their_own(runs):
     assert names(runs) == ALL
 
 
-def test_what_tables_need_is_kept_until_a_file_that_it_follows_from_changes(runs, monkeypatch):
-    composed = []
-    monkeypatch.setattr(remove_module, "owners_of", lambda tables: (composed.append(1), {"a/b": "t"})[1])
-    table = runs.root.parent / "experiments" / "paper" / "table.yaml"
-    for count in (1, 1):
-        assert kept_owners_of(Path("experiments"), runs) == {"a/b": "t"}
-        assert len(composed) == count
-    table.write_text(table.read_text() + "# more\n")
-    kept_owners_of(Path("experiments"), runs)
-    assert len(composed) == 2
-    (runs.root / ".index" / "owners.json").write_text("[")
-    kept_owners_of(Path("experiments"), runs)
-    assert len(composed) == 3
-    table.write_text(table.read_text() + "# ${oc.env:HOME}\n")
-    for count in (4, 5):
-        kept_owners_of(Path("experiments"), runs)
-        assert len(composed) == count
+def test_of_tables_the_one_that_changed_is_read_again(runs, caplog):
+    caplog.set_level("INFO", "tutelage")
+    other = runs.root.parent / "experiments" / "paper" / "zweite.yaml"
+    other.write_text(TABLE.replace("demo/guided-trained]", "second]"))
+    whole = owners_of(Path("experiments"), runs)
+    assert {name: Path(why.rpartition(": ")[2]).name for name, why in whole.items()} == {
+        "demo/guided-trained": "table.yaml", "demo-cnn": "table.yaml", "second": "zweite.yaml",
+    }  # fmt: skip
+    other.write_text(other.read_text() + "# more\n")
+    for _ in range(2):
+        assert owners_of(Path("experiments"), runs) == whole
+    assert caplog.messages == ["reading what 2 tables need", "reading what 1 table needs"]
 
 
 @pytest.mark.parametrize("damage", ["title: [", "arms: 3", TABLE.replace("metric", "metrics")])

@@ -71,7 +71,7 @@ def removable(
     from tutelage.reporting.collect import collect
 
     candidates = [row for row in rows if row.state is not State.RUNNING]
-    owners = kept_owners_of(TABLES, store) if candidates else {}
+    owners = owners_of(TABLES, store) if candidates else {}
     others, inside = store.other_names(), store.name_in(under)
     owner_of = functools.cache(lambda name: _owner(name, owners))
     links = {f"{name}/{identity}" for identity, names in others.items() for name in names}
@@ -106,65 +106,81 @@ def removable(
     return [row for row in candidates if row.key in going or (row.key in links and row.key not in kept)]
 
 
-def kept_owners_of(tables: Path, store: Store) -> dict[str, str]:
-    """Return `owners_of`, which composes hundreds of commands, or what the store keeps of it while all it follows from is the same.
-
-    Those are the code, every configuration file and every table. Files that read the environment are looked at each time.
-    """
-    from tutelage.config.groups import folders
-    from tutelage.runs import provenance
-    from tutelage.runs.bounded import YAML_BYTES, read_bytes
-    from tutelage.runs.records import read_json, write_json
-
-    digest = hashlib.sha256(f"{provenance.code_digest()} {tables}".encode())
-    for folder in (*folders(), *([tables] if tables.is_dir() else [])):
-        for path in sorted(folder.rglob("*.yaml")):
-            content = read_bytes(path, YAML_BYTES)
-            if b"oc.env" in content:
-                return owners_of(tables)
-            digest.update(b"\n%s %d\n%s" % (os.fsencode(path), len(content), content))
-    of_now, path = digest.hexdigest(), store.root / ".index" / "owners.json"
-    with contextlib.suppress(OSError, UserError):
-        kept = read_json(path)
-        if isinstance(kept, dict) and kept.get("of") == of_now and isinstance(kept.get("owners"), dict):
-            return {str(name): str(table) for name, table in kept["owners"].items()}
-    owners = owners_of(tables)
-    with contextlib.suppress(OSError, UserError):
-        make_folder(path.parent)
-        write_json(path, {"of": of_now, "owners": owners})
-    return owners
-
-
-def owners_of(tables: Path) -> dict[str, str]:
+def owners_of(tables: Path, store: Store | None = None) -> dict[str, str]:
     """Return {name of a run: the table that needs runs of this name}: the arms of every table, and what they need.
 
     Names, not identities: a table's runs may have been made with further words (hardware, places of data). A name that ends with "/" means
     all below it: so are the runs called of a table that cannot be read, which is said; those of other names that its text gives count, too.
+    To read a table composes dozens of commands: the store keeps its names while the table, the configuration and the code are the same.
+    Where the environment is read (`oc.env`), nothing is kept. store: None: nothing is.
     """
+    from tutelage.runs.records import read_json, write_json
+
+    if not tables.is_dir():
+        log.warning("there is no folder %s here, so no table is known that needs a run", tables)
+        return {}
+    paths = [path for path in sorted(tables.rglob("*.yaml")) if path.parent.name != PROGRAMMES]
+    digests = _digests(paths) if store else {}
+    memory = store.root / ".index" / "owners.json" if store else Path()
+    kept: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError, UserError, AttributeError):
+        known = read_json(memory) if digests else {}
+        kept = {of: known[of] for of in digests.values() if isinstance(known.get(of), list)}
+    names, damaged = _names_in([path for path in paths if digests.get(path) not in kept])
+    if new := {digests[path]: own for path, own in names.items() if path in digests and path not in damaged}:
+        with contextlib.suppress(OSError, UserError):
+            make_folder(memory.parent)
+            write_json(memory, kept | new)
+    found: dict[str, str] = {}
+    for path in paths:
+        why = f"a table {'cannot be read' if path in damaged else 'has runs of this name'}: {path}"
+        for name in names[path] if path in names else kept[digests[path]]:
+            found.setdefault(str(name), why)
+    return found
+
+
+def _digests(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return for each table the digest of all that its names follow from; of one that reads the environment none."""
+    from tutelage.config.groups import folders
+    from tutelage.runs import provenance
+    from tutelage.runs.bounded import YAML_BYTES, read_bytes
+
+    common = hashlib.sha256(provenance.code_digest().encode())
+    for path in (path for folder in folders() for path in sorted(folder.rglob("*.yaml"))):
+        content = read_bytes(path, YAML_BYTES)
+        if b"oc.env" in content:
+            return {}
+        common.update(b"\n%s %d\n%s" % (os.fsencode(path), len(content), content))
+    found = {}
+    for path in paths:
+        content, own = read_bytes(path, YAML_BYTES), common.copy()
+        own.update(b"\n%s\n%s" % (os.fsencode(path), content))
+        if b"oc.env" not in content:
+            found[path] = own.hexdigest()
+    return found
+
+
+def _names_in(paths: Sequence[Path]) -> tuple[dict[Path, list[str]], set[Path]]:
+    """Read tables; return the names of the runs that each needs, and those which cannot be read."""
     from tutelage.config.names import NameFinder, files_remembered
     from tutelage.reporting.table_file import load
 
-    found: dict[str, str] = {}
+    found: dict[Path, list[str]] = {}
+    damaged: set[Path] = set()
+    if not paths:
+        return found, damaged
     names_of = NameFinder()
-    if not tables.is_dir():
-        log.warning("there is no folder %s here, so no table is known that needs a run", tables)
-        return found
-    paths = [path for path in sorted(tables.rglob("*.yaml")) if path.parent.name != PROGRAMMES]
-    log.info("reading what the %d tables under %s need", len(paths), tables)
+    log.info("reading what %d table%s need%s", len(paths), *(("s", "") if len(paths) > 1 else ("", "s")))
     with files_remembered():
         for path in paths:
             try:
-                names, why = (
-                    [n for arm in load(path).arms for n in names_of(arm.command)],
-                    "has runs of this name",
-                )
+                found[path] = sorted({name for arm in load(path).arms for name in names_of(arm.command)})
             except UserError as error:
                 log.warning("a table cannot be read, so all its runs stay: %s", error)
                 text = path.read_text(encoding="utf-8", errors="replace")
-                names, why = [f"{name_of(path)}/", *_NAMED.findall(text)], "cannot be read"
-            for name in names:
-                found.setdefault(name, f"a table {why}: {path}")
-    return found
+                found[path] = [f"{name_of(path)}/", *_NAMED.findall(text)]
+                damaged.add(path)
+    return found, damaged
 
 
 def _owner(name: str, owners: Mapping[str, str]) -> str | None:

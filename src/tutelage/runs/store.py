@@ -68,10 +68,13 @@ class Store:
 
     def forget_links(self, identities: Iterable[str]) -> None:
         """Remove the links to runs that were removed."""
-        names = names_in(self.root)
-        for link in (folder / identity for identity in identities for folder in names):
-            if link.is_symlink() and not link.exists():
-                link.unlink(missing_ok=True)
+        gone = set(identities)
+        for folder in names_in(self.root) if gone else ():
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                links = [folder / e.name for e in entries if e.name in gone and e.is_symlink()]
+                for link in links:
+                    if not link.exists():
+                        link.unlink(missing_ok=True)
 
     def runs(self, under: str = "") -> Iterator[Run]:
         """Yield the runs that exist at or below a name ("" for all) or folder, or the one of a key, ordered by key; no archive."""

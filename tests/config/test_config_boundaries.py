@@ -124,9 +124,9 @@ def test_lists_in_the_defaults_of_files(tmp_path):
     path = tmp_path / "x.yaml"
     entries = [
         ["a", "b"],
+        {"override /experiment": ["a"]},
         {"override /data": ["a"]},
         {"/experiment": ["a", "b"]},
-        {"override /experiment": ["a"]},
         {"/data": "a"},
         {"nothing": ["a"]},
         {"logger": ["a"]},
@@ -137,7 +137,7 @@ def test_lists_in_the_defaults_of_files(tmp_path):
         f"{path}: its defaults hold a list, ['a', 'b'], where each entry is the name of one file",
         *(
             f"{path}: its defaults give the group {group} a list, of which the last would win without a word: name one"
-            for group in ("data", "experiment")
+            for group in ("experiment", "data")
         ),
         f"{path}: its defaults give the group logger a list, of which the last would win without a word: name one. "
         "Several loggers are `logger: {kind: [csv, tensorboard]}`",

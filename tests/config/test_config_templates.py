@@ -10,11 +10,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tutelage.config.resolvers import prepare
-from tutelage.config.templates import Template, depends, is_plain
+from tutelage.config.templates import Template, _look, depends, is_plain
 
 KEYS = ["a", "b", "s.a", "s.b", "s.t.a", "s.t.c", "u.b"]
 VALUES = [*["1", "2", "2.5", "true", "null", "x", "'1'", "''", "1e3"] * 3, "${a}", "[1,2]", "{c:3}", "need:b"]
@@ -111,3 +111,39 @@ def test_a_word_that_may_do_more_is_not_plain(word):
 @pytest.mark.parametrize("word", ["a=1", "s.a=-2.5", "a=true", "a=null", "a=text", "a=''", "a='two words'"])
 def test_a_value_for_a_setting_that_is_there_is_plain(word):
     assert is_plain(read(word))
+
+
+@pytest.mark.parametrize(("text", "followed"), [
+    ("x", True), ("p${c}", True), ("${c}", True), ("p${a}", False), ("${u.${c}}", False), ("${unknown:c}", False), ("${word:c}", True),
+    ("${word:a}", False), ("${oc.select:u.${c},0}", False), ("${oc.select:${c}}", False), ("${oc.select:u.c,${c}}", True),
+    ("${a}", True), (["q", "${word:c}"], True), (["q", "${unknown:c}"], False),
+])  # fmt: skip
+def test_values_are_put_where_every_text_can_be_followed(text, followed):
+    node = node_of({"a": 1, "c": 2, "u.c": 3, "t": text})
+    template = Template.of(node, {"a": 1, "c": 2, "u": {"c": 3}, "t": 1}, [read("a=1")], [])
+    assert (template is not None) == followed
+    if followed:
+        assert template.filled([read("a=7")]) == {
+            "a": 7,
+            "c": 2,
+            "u": {"c": 3},
+            "t": 7 if text == "${a}" else 1,
+        }
+    for more, one in (
+        ([read("a=2")], []),
+        ([read("a=1")], [read("a.b=1")]),
+        ([read("a=1")], [read("u.c=3")]),
+    ):
+        fits = followed and more == [read("a=1")] and one == [read("u.c=3")]
+        assert (Template.of(node, {"a": 1}, more, one) is not None) == fits
+
+
+def test_leaves_are_told_from_texts_that_are_composed():
+    node = OmegaConf.create(
+        {"x": {"k": 1, "i": "${x.k}", "p": "p${x.k}"}, "l": [1, "q${a}", {"m": "${z}"}, "plain"]}
+    )
+    node["none"], node["other"] = DictConfig(None), DictConfig("${x}")
+    leaves, texts = {}, []
+    _look(node, (), leaves, texts)
+    assert leaves == {("x", "k"): 1, ("x", "i"): "${x.k}", ("x", "p"): "p${x.k}"}
+    assert sorted(texts) == ["${x}", "${z}", "p${x.k}", "q${a}"]

@@ -19,7 +19,7 @@ from omegaconf.basecontainer import BaseContainer
 _KEY = re.compile(r"\w+(?:\.\w+)*")
 _COPY = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
 _RESOLVER = re.compile(r"\$\{\s*([^:${}]*):")
-_COMPUTED = re.compile(r"\$\{[^:{}]*\$\{")
+_COMPUTED = re.compile(r"\$\{(?:(?:oc\.select|word):[^,{}]*|[^:{}]*)\$\{")
 """The name of a setting that is composed itself: any one may be meant."""
 _KNOWN = {
     "fingerprint",

@@ -48,7 +48,7 @@ READ: dict[tuple[str, str, str], str] = {
         '"; " if nested else " x " if 1 < len(value) <= 3',
     ): "what joins one text does not show",
     (
-        "analysis/similarity_map.py",
+        "analysis/gram_blocks.py",
         "LtE -> Lt",
         "rounding = (norm <= 4 * eps * n * length) | (length <= self",
     ): ("a number equal to its rounding bound; of zeros either side alone is true"),
@@ -58,6 +58,11 @@ READ: dict[tuple[str, str, str], str] = {
         "1 - expected > 1e-12",
     ): "a chance agreement 1e-12 below 1 exactly",
     ("data/augment_colour.py", "Add -> Sub", "(sector / 6 + 1) % 1"): "a turn around the circle, either way",
+    (
+        "analysis/gram_blocks.py",
+        "LtE -> Lt",
+        "rounding = spread <= 4",
+    ): "a number equal to its rounding bound",
     ("scaling/grid.py", "Add -> Sub", "seed=point.seed + 1,"): "any stream but the data's will do",
     ("scaling/grid.py", "Add -> Sub", "seed=point.seed + 2,"): "any stream but the data's will do",
     (

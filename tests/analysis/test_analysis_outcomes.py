@@ -982,6 +982,10 @@ def test_one_network_of_each_arm_is_pictured_with_its_guide(monkeypatch, arms, p
     assert [one.label for one in pictures] == pictured and more["count"] == 4 and more["signed"] == SIGNED
     assert len(rows) == 2 * len(subjects) and record["samples"] == 2 and record["index"] == [0, 1]
     assert len(said) == 2 * len(subjects) + (2 if arms == ["a", "a"] else 0)
+    for place, one in enumerate(subjects):  # a line of each row
+        for line, row in zip(said[2 * place :][:2], rows[2 * place :], strict=False):
+            share = f"{row['insertion']:.3f} ({row['insertion_low']:.3f} to {row['insertion_high']:.3f})"
+            assert line.startswith(f"{one.label}, {row['explainer']}: insertion {share}, deletion ")
 
 
 @pytest.mark.parametrize("masked", [True, False])

@@ -74,6 +74,10 @@ def test_the_figures_of_robustness_whole(drawing, tmp_path):
         {"network": "a", "arm": "a", "seed": 0, "condition": "clean", "n": 4, "mse": 2.5},
         {"network": "a", "arm": "a", "seed": 0, "condition": "missing values", "n": 4, "mse": 3.5},
     ]
+    assert drawing.figure.legends[0]._ncols == 4
+    long = [row | {"arm": "n" * 60} for row in table[:6]]
+    drawing(robustness.draw, [*table, *long], tmp_path / "a.png")
+    assert drawing.figure.legends[0]._ncols == 1  # of names of so many letters
     same_as("figure-robustness.txt", text + "\n" + drawing(robustness.draw, few, tmp_path / "a.png"))
 
 

@@ -113,7 +113,7 @@ def _ending(losses: list[float], steps: int) -> int | None:
     for step, loss in enumerate(smoothed):
         if not math.isfinite(loss):
             return step
-        if step > steps / 3 and loss > DIVERGED * abs(smoothed[: step + 1].min()):
+        if step > steps / 3 and loss > DIVERGED * abs(smoothed[:step].min()):
             return step
     return None
 

@@ -1113,3 +1113,16 @@ def test_runs_of_a_name_are_arms_where_their_settings_differ(monkeypatch):
         ]
 
     assert arms("x") == ["n"] and arms("x", "x") == ["n", "n"] and arms("x", "y", "x") == ["x", "y", "x"]
+
+
+def test_the_latency_of_a_run_is_of_one_sample_on_one_thread_in_milliseconds(monkeypatch):
+    batch, asked_for = Batch(torch.arange(3), torch.arange(3), torch.arange(3)), []
+    monkeypatch.setattr(network_cost, "_opened", lambda run, runs_dir, role: ("network", None, iter([batch])))
+    monkeypatch.setattr(
+        network_cost,
+        "_latency",
+        lambda network, one, threads: (
+            asked_for.append((network, len(one.inputs), threads)) or cost().latencies[1]
+        ),
+    )
+    assert network_cost.latency_ms(None, "runs") == 4.0 and asked_for == [("network", 1, 1)]

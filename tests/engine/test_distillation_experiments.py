@@ -59,6 +59,20 @@ def test_every_arm_plans_and_all_share_recipe_and_teachers(table, tmp_path, monk
     assert len(recipes) == 1
     assert all(len(identities) == 1 for identities in teachers.values())
     assert len({found.identity for found in plans.values()}) == len(plans)
+    for label, wanted in PUBLISHED.items() if "100" in table else ():
+        feature = plans[label].config["method"]["objectives"]["feature"]
+        assert {key: feature[key] for key in wanted} == wanted, label
+
+
+PUBLISHED = {
+    "R32x4 -> 8x4, DKD": {"other_weight": 8.0, "temperature": 4.0, "weight": 1.0},
+    "R56 -> R20, DKD": {"other_weight": 2.0, "temperature": 4.0, "weight": 1.0},
+    "R56 -> R20, DKD, standardised": {"other_weight": 2.0, "temperature": 2.0, "weight": 9.0},
+    "R32x4 -> 8x4, ReviewKD": {"weight": 5.0},
+    "R56 -> R20, ReviewKD": {"weight": 0.6},
+    "R32x4 -> 8x4, CRD": {"weight": 0.8, "negatives": 16384, "temperature": 0.07, "momentum": 0.5},
+}
+"""Settings of the released scripts where they differ by pair, or from a file's own."""
 
 
 def take_a_step(words) -> None:
@@ -118,6 +132,13 @@ def test_every_arm_of_the_semi_supervised_benchmark_plans_and_all_share_the_reci
         labels = int(label.rpartition(", ")[2].replace(",", ""))
         assert found.config["data"].pop("per_class") * 10 == labels
         assert ("supervised" in label) == (found.config["method"].get("unlabelled") is None)
+        algorithm, wanted = label.partition(",")[0], {"Pseudo-Label": 1.0, "Mean Teacher": 1.0}
+        if algorithm != "supervised":
+            consistency = found.config["method"]["objectives"]["consistency"]
+            assert consistency["ratio"] == wanted.get(algorithm, 7.0)
+            assert (consistency["schedule"]["steps"] == 419430) == (
+                algorithm in wanted
+            )  # 0.4 of the training
     assert (
         len({repr([p.config[key] for key in ("optimizer", "data", "fit", "model")]) for p in plans.values()})
         == 1

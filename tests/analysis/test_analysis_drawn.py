@@ -485,6 +485,7 @@ def test_int8_against_floats_in_lines_and_points(drawn, tmp_path):
     )
     (figure,) = drawn
     (panel,) = figure.axes
+    assert figure.get_size_inches().tolist() == pytest.approx([8.8, 4.6])
     points = [
         (line.get_marker(), line.get_xydata().tolist()) for line in panel.lines if len(line.get_xdata()) == 1
     ]

@@ -236,7 +236,7 @@ def _by_coalitions(question: Question, make: Callable[[Callable[[Tensor], Tensor
         wanted = question.classes[row : row + 1]
 
         def score(there: Tensor, one: Tensor = one, mask: Any = mask, wanted: Tensor = wanted) -> Tensor:
-            keep = there[:, cells] > 0.5
+            keep = there[:, cells].bool()
             inputs = question.kept(keep, one.expand(len(there), *one.shape[1:]))
             masks = None if mask is None else mask.expand(len(there), -1)
             with torch.no_grad():

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from tutelage.config.compose import compose
 from tutelage.engine.build import build
-from tutelage.engine.instantiate import construct, resolve, worded
+from tutelage.engine.instantiate import construct, parameters_of, resolve, worded
 from tutelage.engine.trust import _of_library, check_words
 from tutelage.errors import UserError
 
@@ -144,3 +145,12 @@ def test_an_optimiser_is_chosen_by_name_and_a_target_is_one_message(tmp_path, mo
         for partial in ([], ["+optimizer._partial_=true"]):
             with pytest.raises(UserError, match=r"by name, optimizer=any optimizer\.name=adam"):
                 build(compose([*words, *partial]))
+
+
+def test_what_a_constructor_calls_its_instance_is_no_argument() -> None:
+    class Named(nn.Module):
+        def __init__(this, width: int = 3) -> None:  # noqa: N805
+            super().__init__()
+            this.width = width
+
+    assert list(parameters_of(Named)[0]) == ["width"]

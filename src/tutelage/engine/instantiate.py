@@ -108,16 +108,13 @@ def parameters_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Param
     open_ended = False
     for constructor in constructors:
         try:
-            found = list(inspect.signature(constructor).parameters.values())
+            found = list(inspect.signature(constructor).parameters.values())[inspect.isclass(function) :]
         except (TypeError, ValueError):
             break
         with contextlib.suppress(NameError, TypeError):  # annotations that only a type checker can resolve
             hints = typing.get_type_hints(constructor, include_extras=True) | hints
         for parameter in found:
-            if (
-                parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-                and parameter.name != "self"
-            ):
+            if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 parameters.setdefault(parameter.name, parameter)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in found)
         if not open_ended:

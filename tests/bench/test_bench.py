@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from tutelage.bench.__main__ import BENCHES, main
 from tutelage.bench.throughput import CASES, COMMON, BareLoop
-from tutelage.bench.timing import row
+from tutelage.bench.timing import median_interval, row, until_decided
 from tutelage.errors import UserError
 
 
@@ -18,6 +19,33 @@ def test_a_row_quotes_the_median_and_holds_it_against_its_target() -> None:
     assert (at_least.ratio, at_least.low, at_least.high, at_least.n, at_least.met) == (1.0, 0.9, 3.0, 3, True)
     assert row("a", [1.0, 1.2, 1.3], at_most=1.1).met is False
     assert row("a", [1.0]).met is None
+
+
+def test_the_interval_of_a_median_is_that_of_the_binomial_sum() -> None:
+    for n in (1, 3, 6, 9, 15, 40):
+        values = list(range(n))
+        low, high = median_interval(values)
+        # a median lies outside where fewer than low + 1 values are below it, or above
+        assert (
+            n < 6
+            or sum(math.comb(n, k) for k in range(low + 1)) / 2**n
+            <= 0.025
+            < sum(math.comb(n, k) for k in range(low + 2)) / 2**n
+        )
+        assert low + high == n - 1
+
+
+def test_a_target_inside_the_noise_is_measured_on_and_one_outside_is_not() -> None:
+    calls: list[int] = []
+
+    def measure(pairs: int) -> list[float]:
+        calls.append(pairs)
+        return [0.9, 1.1] * (pairs // 2) if len(calls) < 3 else [1.2] * pairs * 5
+
+    assert len(until_decided(measure, 1.0, pairs=8)) == 8 + 8 + 40 and calls == [8, 8, 8]
+    calls.clear()
+    assert len(until_decided(measure, 2.0, pairs=8)) == 8 and calls == [8]
+    assert len(until_decided(lambda pairs: [1.0] * pairs, 1.0, pairs=3, most=4)) == 12
 
 
 def test_a_wrong_name_is_refused_with_the_choices(capsys: pytest.CaptureFixture[str]) -> None:

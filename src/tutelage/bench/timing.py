@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -59,6 +60,34 @@ def in_turn(
         theirs()
         ours()
     return [(seconds(ours), seconds(theirs)) for _ in range(pairs)]
+
+
+def until_decided(
+    measure: Callable[[int], list[float]], target: float, *, pairs: int, most: int = 5
+) -> list[float]:
+    """Return ratios of `pairs` pairs, and of as many again while the target lies within the 95 % interval of their median.
+
+    measure: returns the ratios of so many pairs. most: how often at most.
+    """
+    ratios = measure(pairs)
+    while len(ratios) < most * pairs:
+        low, high = median_interval(ratios)
+        if not low <= target <= high:
+            break
+        ratios += measure(pairs)
+    return ratios
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the order statistics that hold the median with at least 95 %, whatever the distribution; all values where they are few."""
+    n, ordered, below, outside = len(values), sorted(values), 0.0, 0
+    for count in range(n // 2):
+        below += math.comb(n, count) / 2**n
+        if below > 0.025:
+            break
+        outside = count + 1
+    outside = max(outside, 1)
+    return ordered[outside - 1], ordered[n - outside]
 
 
 def row(

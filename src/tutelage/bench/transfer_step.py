@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.bench.guided_step import peak_mib
-from tutelage.bench.timing import Row, in_turn, row, seconds
+from tutelage.bench.timing import Row, in_turn, row, seconds, until_decided
 
 BATCH, PIXELS, CLASSES, PSEUDO = 64, 32, 10, 1024
 COMMON = ["data=synthetic", f"data.shape=[3,{PIXELS},{PIXELS}]", "data.samples=2000", f"data.batch_size={BATCH}", "logger=none",
@@ -234,9 +234,15 @@ def _finish(loss: Any, optimizer: Any) -> None:
 
 def _step(name: str, steps: tuple[Callable[[], None], Callable[[], None]], pairs: int, at_most: float) -> Row:
     ours, floor = steps
-    times = in_turn(lambda: _repeat(ours, 2), lambda: _repeat(floor, 2), pairs=pairs, warmup=2)
-    note = f"floor {statistics.median(theirs for _, theirs in times) / 2:.3f} s"
-    return row(name, [mine / theirs for mine, theirs in times], at_most=at_most, note=note)
+    floors: list[float] = []
+
+    def measured(pairs: int) -> list[float]:
+        times = in_turn(lambda: _repeat(ours, 2), lambda: _repeat(floor, 2), pairs=pairs, warmup=2)
+        floors.extend(theirs / 2 for _, theirs in times)
+        return [mine / theirs for mine, theirs in times]
+
+    ratios = until_decided(measured, at_most, pairs=pairs)
+    return row(name, ratios, at_most=at_most, note=f"floor {statistics.median(floors):.3f} s")
 
 
 def _repeat(action: Callable[[], None], times: int) -> None:

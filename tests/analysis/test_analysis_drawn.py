@@ -399,6 +399,9 @@ def test_kappas_of_arms_stand_together_between_lines(drawn, tmp_path):
     many = {(f"a{i}", f"a{j}"): kappa(0.5) for i in range(15) for j in range(i)}
     groups = {"one": [f"a{i}" for i in range(14)], "two": ["a14"]}
     errors_consistency.draw(many, tmp_path / "a.png", groups)
+    few = {pair: value for pair, value in many.items() if "a0" not in pair}
+    errors_consistency.draw(few, tmp_path / "a.png", groups)
+    assert ticks(drawn[2].axes[0].xaxis) == [f"a{i}" for i in range(1, 15)]
     axes = drawn[1].axes[0]
     assert (
         ticks(axes.xaxis) == ["one (n = 14)", "two"]

@@ -51,6 +51,14 @@ def test_neighbours_vote_as_a_loop_over_them_does():
     )
 
 
+def test_one_near_neighbour_outvotes_two_that_are_farther():
+    known = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.8, -0.6]]), torch.tensor([0, 1, 1])
+    found = [
+        neighbours(known, torch.tensor([[2.0, 0.0]]), classes=2, temperature=t).tolist() for t in (0.07, 10.0)
+    ]
+    assert found == [[0], [1]]
+
+
 def test_the_command_probes_runs_and_says_what_it_cannot(command, tmp_path, capsys):
     run = command("method=self_supervised", *METHODS["self_supervised"], "name=ssl")
     out = tmp_path / "out"

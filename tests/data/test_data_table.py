@@ -287,6 +287,17 @@ def test_numbers_that_name_things_keep_every_digit(tmp_path: Path, kind: str, fo
     assert sum(map(len, groups)) == len(set().union(*groups)) == 4
 
 
+def test_a_number_has_one_name_in_every_form_of_file(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": range(60), "code": np.asarray([0.1, 0.25, 1e-5] * 20, dtype="float32")})
+    found = [
+        loaded(write(tmp_path, frame, name), target="code", task="classification", batch_size=4).facts[
+            "classes"
+        ]
+        for name in ("codes.parquet", "codes.csv")
+    ]
+    assert found[0] == found[1] == ["1e-05", "0.1", "0.25"]
+
+
 def test_texts_of_digits_with_zeros_before_them_stay_texts(tmp_path: Path, caplog: Any) -> None:
     frame = pd.DataFrame({"a": range(60), "zip": ["02139", "2139", "02140"] * 20, "y": ["007", "7"] * 30})
     caplog.set_level("INFO")

@@ -149,7 +149,7 @@ def test_an_optimiser_is_chosen_by_name_and_a_target_is_one_message(tmp_path, mo
 
 def test_what_a_constructor_calls_its_instance_is_no_argument() -> None:
     class Named(nn.Module):
-        def __init__(this, width: int = 3) -> None:  # noqa: N805
+        def __init__(this, width: int = 3) -> None:
             super().__init__()
             this.width = width
 

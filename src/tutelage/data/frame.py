@@ -273,8 +273,14 @@ def is_text(series: pd.Series) -> bool:
 
 
 def number_as_name(value: float) -> str:
-    """Return what a number is called as a class, a category or a group: all its digits, and no decimal point if it is whole."""
-    return str(int(value)) if np.isfinite(value) and value == np.floor(value) else repr(float(value))
+    """Return what a number is called as a class, a category or a group: all its digits, and no decimal point if it is whole.
+
+    One that came as float32 is called as in a text: 0.1, not 0.10000000149011612.
+    """
+    if np.isfinite(value) and value == np.floor(value):
+        return str(int(value))
+    short = np.float32(value) if abs(value) < 1e38 else value
+    return str(short) if float(short) == value else repr(float(value))
 
 
 EXACT = 2**53

@@ -34,7 +34,7 @@ def task(targets, kind=None, outputs=None):
     ([0, 1], "binary", None, "Binary", 1), ([0.5, 1.0], None, None, "Regression", 1), ([[1.0, 2.0, 3.0]], None, None, "Regression", 3),
     ([[1, 0], [0, 1]], "multi_label", None, "MultiLabel", 2), ([[1, 2], [3, 4]], None, None, "Regression", 2),
     ([1.0, 2.0], "regression", 4, "Regression", 4),
-    ([0, 1], "regression", None, "Regression", 1),
+    ([0, 1], "regression", None, "Regression", 1), ([[1], [0]], None, None, "Regression", 1),
 ])  # fmt: skip
 def test_what_targets_are_taken_for(targets, kind, outputs, name, size):
     found = task(targets, kind, outputs)

@@ -12,6 +12,7 @@ from made_methods import made
 from tutelage.errors import UserError
 from tutelage.methods.base import NonFiniteLoss, own_name, step_seed
 from tutelage.methods.fitnets import FitNets
+from tutelage.methods.gan import Gan
 from tutelage.methods.generation import Generation, check_range
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.methods.self_supervised import SelfSupervised, _MeanLoss
@@ -304,3 +305,44 @@ def test_features_are_what_enters_the_final_layer_or_the_answers_and_are_put_tog
             SimpleNamespace(_distributed=lambda distributed=distributed: distributed), answers
         )
         assert torch.equal(found, wanted)
+
+
+def test_the_range_of_images_channel_by_channel():
+    halves = ((0.5,) * 3, (0.5,) * 3)
+    check_range(torch.rand(2, 3, 4, 5) * 2 - 1, halves)
+    for place in range(3):
+        mean, deviation = list(halves[0]), list(halves[1])
+        mean[place], deviation[place] = 0.25, 0.2
+        images = (torch.rand(2, 3, 4, 5) - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(
+            deviation
+        ).view(1, 3, 1, 1)
+        with pytest.raises(
+            UserError,
+            match=r"got values from -1 to 1: set data.normalization=\[\[0.5,0.5,0.5\],\[0.5,0.5,0.5\]\]",
+        ):
+            check_range(images, (tuple(mean), tuple(deviation)))
+
+
+def test_the_terms_of_a_critic_are_those_of_the_hinge():
+    real, fake = torch.tensor([-0.5, 0.25, 3.0]), torch.tensor([-2.0, 0.5, 1.5])
+    images, labels = torch.zeros(3, 1, 2, 2), torch.eye(3)
+    method = object.__new__(Gan)
+    torch.nn.Module.__init__(method)
+    scores = iter([torch.cat([real, fake]), fake])
+
+    class Scoring(torch.nn.Module):
+        def forward(self, *_):
+            return next(scores)
+
+    class Making(torch.nn.Module):
+        noise_shape = (2,)
+
+        def forward(self, noise, given):
+            assert noise.shape == (3, 2) and given is labels
+            return images + 1
+
+    method.network, method.critic, method._updates_critic = Making(), Scoring(), False
+    method.label_weights = lambda batch: labels
+    terms = method.take(Batch(images, torch.tensor([0, 1, 2]), torch.arange(3))).made
+    assert terms["critic"].item() == pytest.approx((1.5 + 0.75 + 0) / 3 + (0 + 1.5 + 2.5) / 3)
+    assert terms["generator"].item() == pytest.approx(-fake.mean().item())

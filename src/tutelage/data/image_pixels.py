@@ -151,7 +151,7 @@ def _resized(image: Image.Image, form: Form, box: Box | None, seen: Seen) -> Ima
     top, left, part_height, part_width = (box or centre)(height, width)
     goal = (width, height) if form.size is None else (form.size, form.size)
     if jpeg and part_height == part_width == min(height, width):
-        image.draft(mode, goal[::-1] if sideways else goal)  # decodes faster at a fraction of its size
+        image.draft(mode, goal)  # decodes faster at a fraction of its size, where the goal is a square
     upright = _upright(_opaque(image, form, seen), turn)
     if upright.size == goal == (part_width, part_height):
         return upright

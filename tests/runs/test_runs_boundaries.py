@@ -1016,6 +1016,10 @@ def test_names_and_folders_as_a_shell_completes_them(tmp_path, monkeypatch):
         (str(tmp_path / "runs/demo"), "demo"),
     ):
         assert store.name_in(given) == name
+    for given, is_key in (
+        ("demo/abcdef", True), ("demo/0123456789ab", True), ("abcdef", False), ("0123456789ab", False), ("demo/plain", False), ("", False),
+    ):  # fmt: skip
+        assert store._is_key(given) == is_key, given
     begun(store, "runs/inner", 2)
     assert store.name_in("runs/inner") == "runs/inner"
     with pytest.raises(UserError, match=r"'\.\./x' is not below runs"):

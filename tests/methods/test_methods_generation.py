@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -384,3 +385,24 @@ def test_what_inversion_cannot_do_is_one_message(tmp_path):
     assert inverted(tmp_path, *plain, "method.objectives.statistics.weight=0")
     with pytest.raises(UserError, match=r"images in \[-1, 1\]"):
         inverted(tmp_path, "data.normalization=[[0.0],[1.0]]")
+
+
+@pytest.mark.parametrize(("ranks", "counts"), [(1, [5, 5, 1]), (2, [5, 1])])
+def test_so_many_images_are_judged_over_the_ranks_together(tmp_path, monkeypatch, ranks, counts):
+    built = made(tmp_path, "gan", "method.quality_samples=11")
+    method, shown = built.method.eval(), []
+    monkeypatch.setattr(type(method), "trainer", SimpleNamespace(world_size=ranks))
+    read_by = method._read
+    monkeypatch.setattr(method, "_read", lambda images: (shown.append(images), read_by(images))[1])
+    whole = next(iter(built.data.batches("validation", device="cpu")))
+    method._start("validation")
+    for start in (0, 5, 10, 15):
+        part = slice(start, start + 5)
+        method._judge("validation", Batch(whole.inputs[part], whole.targets[part], whole.index[part]))
+    assert [len(images) for images in shown] == [count for count in counts for _ in range(2)]
+    count = sum(counts)
+    assert torch.equal(torch.cat(shown[::2]), whole.inputs[:count])
+    seeds = torch.from_numpy(image_seeds(QUALITY_SEED, whole.index[:count].numpy()))
+    images = method.evaluated.sample(whole.targets[:count], seeds)
+    torch.testing.assert_close(torch.cat(shown[1::2]), images * 2 - 1)  # from [0, 1], as the source sees them
+    torch.testing.assert_close(torch.cat(method._kept["images"]), images)

@@ -54,7 +54,7 @@ def test_which_folders_are_removed(monkeypatch, tmp_path, given, chosen, every, 
     of_runs = not {"--archive", "--checkpoints"} & set(flags)
     name = given.get("names", [""])[0]
     expected: list[Any] = [] if dry else ["finish"]
-    expected.append((name, {key: value or None for key, value in filters.items()}))
+    expected.append((name, {key: value or None for key, value in filters.items()} | {"settings": []}))
     expected += [rows if every else None] if of_runs else []
     if not dry:
         expected.append(([tmp_path / folder for folder in chosen], of_runs))

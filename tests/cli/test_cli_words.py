@@ -1042,7 +1042,7 @@ def test_only_yes_is_yes(monkeypatch, answer, yes):
     [
         (
             Given(options=dict.fromkeys(("state", "method", "data", "since", "before"), "")),
-            "^remove what\\? Give a name such as demo, a filter such as state=failed, or --all$",
+            "^remove what\\? Give a name such as demo, a filter such as state=failed or model.width=64, or --all$",
         ),
         (
             Given(
@@ -1051,6 +1051,14 @@ def test_only_yes_is_yes(monkeypatch, answer, yes):
                 options=dict.fromkeys(("state", "method", "data", "since", "before"), ""),
             ),
             "^give one of --archive and --checkpoints$",
+        ),
+        (
+            Given(
+                flags=["--archive"],
+                options=dict.fromkeys(("state", "method", "data", "since", "before"), ""),
+                settings=["seed=1"],
+            ),
+            "^--archive takes a name or --all, and no filter \\(settings\\): archived attempts have no state of their own$",
         ),
     ],
 )

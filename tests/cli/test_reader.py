@@ -70,7 +70,7 @@ def test_settings_are_passed_on_as_they_are_where_the_command_has_them():
             "evaluate",
             "evaluate takes split=, device=, hardware.devices=, runs_dir=, code=, data=, data.<key>=, got 'model=fcn'",
         ),
-        (["digits", "seed=3"], "list", "list takes runs_dir=, state="),
+        (["digits", "sede=3"], "list", "list takes runs_dir=, state="),
         (["gaps", "a"], "analyse", "there is no 'analyse gaps'; did you mean 'gap'?"),
         (["predict", "a", "--dry"], "scale", "scale predict has no option '--dry'"),
     ],

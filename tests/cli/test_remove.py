@@ -110,8 +110,20 @@ def test_filters_choose_for_list_and_prune_alike(runs, capsys):
     assert listed("--before", "2020-01-01").startswith("0 runs")
     assert listed("--since", "2020-01-01").startswith("6 runs")
     assert main(["list", "runs", "--before", "soon"]) == 2
+    assert listed("optimizer.lr=1e38").startswith("1 run ")
+    assert main(["list", "methods", "seed=1"]) == 2
+    assert "seed=1 belongs to `list runs`" in capsys.readouterr().err
+    for words in (
+        ["stat=failed"],
+        ["--all", "stat=failed"],
+        ["seed=9"],
+        ["other", "kept"],
+    ):  # nothing is passed over
+        assert main(["remove", *words, "--yes"]) == 2
+    assert names(runs) == ALL
     assert main(["remove", "--before", "2020-01-01", "--yes"]) == 0
-    assert main(["remove", "--state", "failed", "--yes"]) == 0
+    assert main(["remove", "optimizer.lr=1e38", "--dry"]) == 0 and names(runs) == ALL
+    assert main(["remove", "optimizer.lr=1e38", "--yes"]) == 0
     assert names(runs) == ALL[:-1]
 
 

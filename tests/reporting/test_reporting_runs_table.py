@@ -36,6 +36,26 @@ def test_filters(runs):
     assert names(runs, since="9999-01-01") == []
 
 
+def test_settings_choose_runs_by_the_values_that_these_have(make, store):
+    more = {"model__size": [1, 2], "model__on": True, "model__kind": "Two Words"}
+    for seed, lr in ((0, 0.1), (1, 0.1), (2, 0.01)):
+        make("a/x", seed, 0.5, optimizer__lr=lr, **(more if seed else {}))
+    for words, seeds in (
+        (["seed=1"], [1]), (["optimizer.lr=1e-1"], [0, 1]), (["optimizer.lr=.01"], [2]), (["optimizer.lr=0.1", "seed=1"], [1]),
+        (["model.size=[1,2]"], [1, 2]), (["model.on=true"], [1, 2]), (["model.kind=Two Words"], [1, 2]),
+        (["method=supervised"], [0, 1, 2]),
+    ):  # fmt: skip
+        assert sorted(names(store, settings=words)) == [f"a/x:{seed}" for seed in seeds]
+    for words, said in (
+        (["seed=7"], r"no run has seed '7'; known: 0, 1, 2"), (["optimizer.lr=1"], r"no run has optimizer.lr '1'"),
+        (["optimizer.rl=0.1"], r"no run has a setting 'optimizer.rl'; did you mean 'optimizer.lr'"),
+        (["model.kind=two words"], "did you mean 'Two Words'"), (["model.on=1"], "known: true"),
+        (["+seed=1"], r"as they have them, such as model.width=64, got '\+seed=1'"), (["seed"], "got 'seed'"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            filtered_rows(store, settings=words)
+
+
 @pytest.mark.parametrize(
     ("filters", "message"),
     [

@@ -14,7 +14,11 @@ _FILTERS = (
     Option("data", "", "runs: by data, such as digits"),
     Option("since", "", "runs: finished on or after this date, 2026-01-31"),
     Option("before", "", "runs: finished before this date"),
+    Example("key=value", "runs: with this setting, such as model.width=64, seed=3 or model=fcn"),
 )
+_SETTINGS_OF_RUNS = (
+    "data.", "fit.", "generator", "guide", "hardware.", "method.", "model", "needs.", "optimizer", "scale", "seed=", "source", "teacher",
+)  # fmt: skip
 
 RESULTS: dict[str, Command] = {
     "evaluate": Command(
@@ -143,7 +147,7 @@ RESULTS: dict[str, Command] = {
             RUNS_DIR,
         ),
         names=(0, 1),
-        settings=ANY,
+        settings=_SETTINGS_OF_RUNS,
     ),
     "analyse": Command(
         "analyse",
@@ -238,7 +242,7 @@ RESULTS: dict[str, Command] = {
         (
             "experiments | methods | objectives | similarities | models | data | optimizers | hardware | loggers | sweeps | "
             "cases | tables",
-            "runs [<name>] [state=failed ...]",
+            "runs [<name>] [state=failed ...] [model.width=64 ...]",
         ),
         (
             "<name>: only runs at or below this name, such as demo. A run's digits are as many as tell it apart; every command takes them.",
@@ -256,11 +260,14 @@ RESULTS: dict[str, Command] = {
         ),
         names=(1, 2),
         needs="what to list",
+        settings=_SETTINGS_OF_RUNS,
     ),
     "remove": Command(
         "remove",
         "remove runs that no table needs, or their checkpoints; asks first",
-        ("[<name>] [--all] [--archive | --checkpoints] [--dry] [--yes] [state=failed ...]",),
+        (
+            "[<name>] [--all] [--archive | --checkpoints] [--dry] [--yes] [state=failed ...] [model.width=64 ...]",
+        ),
         (
             "<name>: runs at or below this name, such as demo. Kept whatever is chosen: runs of the names "
             "that the arms of a table under experiments/ have, the runs that these or any other remaining run"
@@ -276,5 +283,6 @@ RESULTS: dict[str, Command] = {
             *_FILTERS,
         ),
         names=(0, 1),
+        settings=_SETTINGS_OF_RUNS,
     ),
 }

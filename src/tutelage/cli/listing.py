@@ -34,7 +34,8 @@ def run(given: Given) -> int:
         return _runs(given, name)
     if what not in (*GROUPS, "tables"):
         raise UserError(f"cannot list '{what}'; {choices(what, [*GROUPS, 'tables', 'runs'])}")
-    if misplaced := [word for word in ("--watch", *OF_RUNS) if word in given.flags | given.spoken]:
+    said = [word for word in ("--watch", *OF_RUNS) if word in given.flags | given.spoken]
+    if misplaced := [*said, *given.settings]:
         raise UserError(f"{misplaced[0]} belongs to `list runs`")
     rows = list(_tables() if what == "tables" else _options(what))
     names = max((len(name) for name, _ in rows), default=0)
@@ -69,9 +70,10 @@ def _tables() -> Iterator[tuple[str, str]]:
         yield name, title.removeprefix("title:").strip().strip("'\"")
 
 
-def filters(given: Given) -> dict[str, str | None]:
+def filters(given: Given) -> dict[str, Any]:
     """Return the filters that were given, for `filtered_rows`."""
-    return {name: given.options[name] or None for name in ("state", "method", "data", "since", "before")}
+    named = {name: given.options[name] or None for name in ("state", "method", "data", "since", "before")}
+    return {**named, "settings": given.settings}
 
 
 def _runs(given: Given, name: str) -> int:

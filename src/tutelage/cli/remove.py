@@ -31,9 +31,15 @@ def run(given: Given) -> int:
     chosen, name = filters(given), given.names[0] if given.names else ""
     archive, checkpoints = "--archive" in given.flags, "--checkpoints" in given.flags
     if not name and "--all" not in given.flags and not any(chosen.values()):
-        raise UserError("remove what? Give a name such as demo, a filter such as state=failed, or --all")
+        raise UserError(
+            "remove what? Give a name such as demo, a filter such as state=failed or model.width=64, or --all"
+        )
     if archive and checkpoints:
         raise UserError("give one of --archive and --checkpoints")
+    if archive and (said := [key for key, value in chosen.items() if value]):
+        raise UserError(
+            f"--archive takes a name or --all, and no filter ({said[0]}): archived attempts have no state of their own"
+        )
     store = Store(given.options["runs_dir"])
     from tutelage.reporting.runs_table import filtered_rows
 

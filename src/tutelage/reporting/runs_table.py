@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
@@ -27,6 +28,7 @@ def filtered_rows(
     data: str | None = None,
     since: str | None = None,
     before: str | None = None,
+    settings: Sequence[str] = (),
 ) -> list[Row]:
     """Return the runs that pass every given filter, in the order of their keys.
 
@@ -38,9 +40,10 @@ def filtered_rows(
         data: a data set's class or module, such as digits.
         since: a date such as 2026-01-31; the runs that ended, or if they have not, began on or after it (UTC).
         before: a date; the runs that ended, or if they have not, began before it.
+        settings: words key=value, each of which holds: model.width=64, seed=3, or the class or module of a section, model=fcn.
 
     Raises:
-        UserError: a state or date that is none, or a name, a method or a data set that no run has.
+        UserError: a state or date that is none, or a name, a method, a data set or a value that no run has.
     """
     rows = collect(store, under)
     if under and not rows:
@@ -49,12 +52,16 @@ def filtered_rows(
         if state not in set(State):
             raise UserError(f"there is no state '{state}'; {choices(state, State)}")
         rows = [row for row in rows if row.state == state]
-    for kind, wanted in (("method", method), ("data", data)):
-        if wanted is not None:
-            known = {word for row in rows for word in kinds(row, kind)}
-            if rows and _bare(wanted) not in map(_bare, known):
+    for kind, wanted in (("method", method), ("data", data), *map(_setting, settings)):
+        if wanted is not None and rows:
+            found = [row for row in rows if _holds(row, kind, wanted)]
+            if not found:
+                known = {text.strip('"') for row in rows for text in _called(row, kind)}
+                if not known:
+                    keys = {"seed", *(key for row in rows for key in row.inputs)}
+                    raise UserError(f"no run has a setting '{kind}'; {choices(kind, keys)}")
                 raise UserError(f"no run has {kind} '{wanted}'; {choices(wanted, known)}")
-            rows = [row for row in rows if _bare(wanted) in map(_bare, kinds(row, kind))]
+            rows = found
     for option, given in (("--since", since), ("--before", before)):
         if given is not None:
             try:
@@ -157,6 +164,31 @@ def _state(row: Row) -> str:
     if row.state is State.COMPLETE or not row.step or not row.steps:
         return str(row.state)
     return f"{row.state} {min(99, 100 * row.step // row.steps)} %"
+
+
+def _setting(word: str) -> tuple[str, str]:
+    key, equals, value = word.partition("=")
+    if not equals or not key or key[0] in "+~":
+        raise UserError(
+            f"runs are chosen by settings as they have them, such as model.width=64, got {word!r}"
+        )
+    return key, value
+
+
+def _called(row: Row, key: str) -> list[str]:
+    """Return what a run's setting may be called: its value in JSON, or where it is a section the names of its class."""
+    own = str(row.seed) if key == "seed" else row.inputs.get(key)
+    return kinds(row, key) if own is None else [own]
+
+
+def _holds(row: Row, key: str, wanted: str) -> bool:
+    found = _called(row, key)
+    if key != "seed" and key not in row.inputs:
+        return _bare(wanted) in map(_bare, found)
+    with contextlib.suppress(ValueError):
+        return float(found[0]) == float(wanted)
+    plain, text = wanted.replace(" ", ""), found[0].replace(" ", "")
+    return plain in (text, text.strip('"'))
 
 
 def kinds(row: Row, kind: str) -> list[str]:

@@ -27,13 +27,14 @@ class Arrays(Dataset[tuple[Any, Any]]):
 
     def __init__(self, inputs: Any, targets: Any) -> None:
         self.inputs = _tensor(inputs, "inputs")
-        values = targets if isinstance(targets, Tensor) else np.asarray(targets)
-        words = values.dtype in (object, np.str_) or getattr(values.dtype, "kind", "") == "U"
-        self.words = values if words and all(isinstance(one, str) for one in values.flat) else None
+        self.words: np.ndarray[Any, Any] | None = None
+        if not isinstance(targets, Tensor) and np.asarray(targets).dtype.kind in "OU":
+            found = np.asarray(targets)
+            self.words = found if all(isinstance(one, str) for one in found.flat) else None
         self.targets = (
-            torch.zeros(values.shape, dtype=torch.long)
-            if self.words is not None
-            else _tensor(values, "targets")
+            _tensor(targets, "targets")
+            if self.words is None
+            else torch.zeros(self.words.shape, dtype=torch.long)
         )
 
     def __len__(self) -> int:
@@ -60,12 +61,12 @@ def _tensor(values: Any, what: str) -> Tensor:
 
 def number_words(parts: Iterable[Any]) -> list[str] | None:
     """Number targets that are words, in the order of the alphabet, over all parts alike; return the words. None: there are none."""
-    named = [part for part in parts if isinstance(part, Arrays) and part.words is not None]
+    named = [(part, part.words) for part in parts if isinstance(part, Arrays) and part.words is not None]
     if not named:
         return None
-    names = sorted({str(word) for part in named for word in part.words.flat})
-    for part in named:
-        part.targets = torch.from_numpy(np.searchsorted(names, part.words.astype(str)))
+    names = sorted({str(word) for _, words in named for word in words.flat})
+    for part, words in named:
+        part.targets = torch.from_numpy(np.searchsorted(names, words.astype(str)))
     return names
 
 

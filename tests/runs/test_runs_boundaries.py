@@ -139,6 +139,30 @@ def test_levels_of_yaml_are_counted_with_aliases_spelled_out(monkeypatch, text, 
         check_yaml(text)
 
 
+@pytest.mark.parametrize("style", [{"indent": 2}, {"default_flow_style": True}, {"indent": 9}, {}])
+@pytest.mark.parametrize("kind", ["lists", "mappings", "turns", "pairs"])
+def test_what_is_not_looked_at_event_by_event_would_pass(tmp_path, kind, style):
+    passed = 0
+    for depth in range(1, 100):
+        value: object = 1
+        for level in range(depth):
+            as_list = {"lists": True, "mappings": False, "turns": level % 2 == 0, "pairs": level % 4 < 2}[
+                kind
+            ]
+            value = [value] if as_list else {"a": value}
+        small = bounded._is_surely_small(text := yaml.dump(value, **style))
+        passed += small
+        if small:
+            check_yaml(text)
+    assert passed >= 3
+    for text in ("a: &b 1", "a: *b", "a: '*'", "[" * 16, "- " * 16 + "x", "? " * 16 + "x"):
+        assert not bounded._is_surely_small(text)
+    narrow = "".join(" " * i + "a:\n" for i in range(99))  # a column each
+    assert not bounded._is_surely_small(narrow) and bounded._is_surely_small(
+        "".join(narrow.splitlines(True)[:32])
+    )
+
+
 def test_yaml_that_contains_itself_or_is_none_is_refused(tmp_path):
     for text in ("&a [*a]", "&a {b: [1, *a]}"):
         with pytest.raises(ValueError, match=r"'\*a' contains itself"):

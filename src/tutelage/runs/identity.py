@@ -158,6 +158,9 @@ def _unknown(data: Mapping[str, Any]) -> bool:
     return data.get("fingerprint") is None and data.get("_reads_") != "published"
 
 
+_TOO_LONG = 10**4000
+
+
 def canonical(value: Any, key: str = "") -> Any:
     """Bring plain data into the one form that is hashed; `key` is the dotted place, for messages."""
     if value is None or isinstance(value, str | bool):
@@ -166,7 +169,7 @@ def canonical(value: Any, key: str = "") -> Any:
         # repr of a float subclass (numpy's) is not a number, hence the conversion; inf has no integer value.
         return int(value) if value.is_integer() else float(value)
     if isinstance(value, int):
-        if abs(value) >= 10**4000:
+        if abs(value) >= _TOO_LONG:
             raise UserError(f"'{key}' is an integer of more than 4,000 digits")
         return int(value)
     if isinstance(value, list | tuple):

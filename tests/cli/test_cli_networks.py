@@ -146,6 +146,11 @@ def data_of(shape=(1, 8, 8), outputs=3, classes=None, renumbers=True, **facts):
             data_of(classes=["b"]),
             "k/0: classes are matched by their names: 1 of the 2 that the network knows",
         ),
+        (
+            data_of(classes=["a", "b", "c"]),
+            data_of(classes=["b", "z"], outputs=2, renumbers=False),
+            r"^k/0 does not know the classes z of these data; it knows a, b, c\. data\.classes=\[\.\.\.\] keeps some$",
+        ),
         (data_of(classes=["a", "b"]), data_of(classes=("a", "b")), None),
         (data_of(classes=["a", "b"]), data_of(classes=["b"], renumbers=False), None),
         (data_of(classes=None), data_of(classes=["b"]), None),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tutelage.cli.main import main
-from tutelage.data.table import Embedded, Table
+from tutelage.data.table import Embedded, Table, TableStore
 from tutelage.errors import UserError
 from tutelage.tasks import Binary, Classification, MultiLabel, Regression
 
@@ -203,6 +203,20 @@ def test_words_that_no_training_row_has_are_counted_and_none_of_the_known(
     assert data.facts["unknown_categories"] == {"colour": {"test": 5}} and "5 test rows" in caplog.text
     inputs = data.store.inputs[data.splits["test"][:5]]  # type: ignore[attr-defined]
     assert inputs[:, [n.startswith("colour") for n in data.facts["features"]]].sum() == 0
+
+
+def test_empty_cells_of_a_column_that_has_none_in_training_are_its_mean_and_said(
+    tmp_path: Path, caplog: Any
+) -> None:
+    write(tmp_path, people(40), "train.csv")
+    other = people(20, seed=1)
+    other.loc[:2, "score"] = np.nan
+    write(tmp_path, other, "test.csv")
+    data = loaded(tmp_path)
+    assert "column 'score' is empty in 3 test rows, and in no training row" in caplog.text
+    assert isinstance(data.store, TableStore)
+    inputs = data.store.inputs[data.splits["test"][:4], data.facts["features"].index("score")]
+    assert inputs[:3].tolist() == [0.0] * 3 and inputs[3] != 0
 
 
 @pytest.mark.parametrize("name", get_args(Embedded))

@@ -64,6 +64,7 @@ def opened(name: str, data_words: list[str], *, runs_dir: str, code: str) -> tup
     run = Store(runs_dir).find(name)
     overrides = _data_overrides(run.config, data_words)
     from tutelage.engine import trust
+    from tutelage.engine.class_names import listed
     from tutelage.engine.data_sets import build_data
     from tutelage.engine.inherited import VOCABULARY, check_answers
     from tutelage.engine.load import load_run
@@ -86,6 +87,12 @@ def opened(name: str, data_words: list[str], *, runs_dir: str, code: str) -> tup
             tuple(data.input_shape) != tuple(loaded.data.input_shape)
             or data.task.output_size != loaded.data.task.output_size
         ):
+            known = set(theirs or ()) & set(ours or ())
+            if known and (unknown := [one for one in ours or () if one not in known]):
+                raise UserError(
+                    f"{run.key} does not know the classes {listed(unknown)} of these data; it knows {listed(theirs or ())}. "
+                    "data.classes=[...] keeps some"
+                )
             raise UserError(
                 f"{run.key} was trained on inputs {tuple(loaded.data.input_shape)} and {loaded.data.task.output_size} outputs; "
                 f"these data have {tuple(data.input_shape)} and {data.task.output_size}"

@@ -51,6 +51,10 @@ class Category:
         return len(self.words)
 
 
+UNSEEN = "%s: the column '%s' holds words that no training row has, in %s rows: taken as none of the known"
+HOLES = "%s: the column '%s' is empty in %s rows, and in no training row: taken as its mean"
+
+
 @dataclasses.dataclass(frozen=True)
 class Encoding:
     """What was learnt of each column, in the order of the features."""
@@ -101,6 +105,16 @@ class Encoding:
                     unknown[one.name] = codes < 0
             place += one.width
         return features, unknown
+
+    def holes(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Return for each column of numbers without an empty cell in training which rows (rows,) have one: they are taken as its mean."""
+        found = {}
+        for one in self.columns:
+            if isinstance(one, Number) and not one.indicator:
+                empty = ~np.isfinite(frame[one.name].to_numpy(dtype=np.float64))
+                if empty.any():
+                    found[one.name] = empty
+        return found
 
 
 def _words(cells: pd.Series) -> pd.Series:

@@ -110,7 +110,11 @@ class Table(Rows):
                 log.info("%s: %s", self.named, note, extra=ONCE)
         assert self.encoding is not None
         values, unknown = self.encoding.apply(frame.columns, self.named)
-        self.facts |= {"features": self.encoding.names, "unknown_categories": self._unknown(unknown)}
+        self.facts |= {
+            "features": self.encoding.names,
+            "unknown_categories": self._unknown(unknown, column_features.UNSEEN),
+        }
+        self._unknown(self.encoding.holes(frame.columns), column_features.HOLES)
         self.input_shape = (values.shape[1],)
         self.tables["features"] = torch.from_numpy(values)
         if self.trained is None:
@@ -120,20 +124,15 @@ class Table(Rows):
     def _role(self, name: str) -> str:
         return "target" if name in self.target else "`group`" if name == self.group else "`time`"
 
-    def _unknown(self, unknown: dict[str, np.ndarray]) -> dict[str, dict[str, int]]:
-        """Count, and say, the rows of each split whose words no training row has."""
+    def _unknown(self, unknown: dict[str, np.ndarray], words: str) -> dict[str, dict[str, int]]:
+        """Count, and say in these words, the rows of each split that hold what no training row has."""
         counts: dict[str, dict[str, int]] = {}
         for name, rows in unknown.items():
             found = {split: int(rows[part].sum()) for split, part in self.splits.items() if split != "train"}
             if found := {split: count for split, count in found.items() if count}:
                 counts[name] = found
                 said = ", ".join(f"{count} {split}" for split, count in found.items())
-                log.warning(
-                    "%s: the column '%s' holds words that no training row has, in %s rows: taken as none of the known",
-                    self.named,
-                    name,
-                    said,
-                )
+                log.warning(words, self.named, name, said)
         return counts
 
 

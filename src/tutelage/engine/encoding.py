@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.base import DataModule
-from tutelage.data.column_features import Category, Encoding, Number
+from tutelage.data.column_features import HOLES, UNSEEN, Category, Encoding, Number
 from tutelage.data.frame import column, is_text
 from tutelage.data.table import Table
 from tutelage.data.text_rows import TextRows
@@ -75,15 +75,11 @@ def encode(
                 Category(one["name"], tuple(one["words"])) if "words" in one else Number(**one)
                 for one in encoding["columns"]
             )
-            values, unknown = Encoding(columns).apply(frame, name)
-            for one, rows in unknown.items():
-                log.warning(
-                    "%s: the column '%s' holds words that no training row has, in %d of %d rows: taken as none of the known",
-                    name,
-                    one,
-                    int(rows.sum()),
-                    len(rows),
-                )
+            learnt = Encoding(columns)
+            values, unknown = learnt.apply(frame, name)
+            for words, found in ((UNSEEN, unknown), (HOLES, learnt.holes(frame))):
+                for one, rows in found.items():
+                    log.warning(words, name, one, f"{int(rows.sum())} of {len(rows)}")
             return torch.from_numpy(values), None
         return _tokens(encoding, frame, name, tokenizer)
     except (KeyError, TypeError) as error:

@@ -29,8 +29,6 @@ def rows(sizes: Sequence[int] = SIZES, repeats: int = 3) -> list[Row]:
     from tutelage.config.planner import Planner
     from tutelage.reporting.collect import collect
     from tutelage.reporting.index import FRESH_S
-    from tutelage.reporting.render import markdown
-    from tutelage.reporting.runs_report import free_report
     from tutelage.reporting.runs_table import render_runs_table
     from tutelage.runs.store import Store
 
@@ -47,6 +45,11 @@ def rows(sizes: Sequence[int] = SIZES, repeats: int = 3) -> list[Row]:
                     ]
                 )
 
+    def reported(store: Any) -> None:
+        for path in (store.root / "study").glob("*.*"):
+            path.unlink()
+        _command("report", "study", f"runs_dir={store.root}")
+
     with tempfile.TemporaryDirectory() as folder:
         stores = [Store(Path(folder) / str(size)) for size in sizes]
         for store, size in zip(stores, sizes, strict=True):
@@ -62,7 +65,7 @@ def rows(sizes: Sequence[int] = SIZES, repeats: int = 3) -> list[Row]:
 
         first = slopes(collect, 1)
         lists = slopes(render_runs_table, repeats)
-        reports = slopes(lambda store: markdown(free_report(store)), repeats)
+        reports = slopes(reported, repeats)
         plans = slopes(planned, 1)
         _sweep(stores[0])
         before = _memory()
@@ -93,7 +96,7 @@ def rows(sizes: Sequence[int] = SIZES, repeats: int = 3) -> list[Row]:
     return [
         of("per run that is looked at for the first time", first, 10),
         of("per listed run", lists, 0.2),
-        of("per reported run, without its figure", reports, 0.5),
+        of("per reported run, with figure and page", reports, 2),
         of("per planned command", plans, 10),
         of("per finished job of a sweep", finished, 10),
         of("per run that `remove --dry` lists", dry, 0.2),
@@ -153,28 +156,27 @@ def _files_of_a_run() -> int:
 
 
 def _fill(store: Any, size: int) -> None:
-    """Write the complete runs of `_sweep`'s commands."""
+    """Write the complete runs of `_sweep`'s commands, with all that a run keeps: the files of one that is made here, with other values."""
     from tutelage.config.compose import compose
     from tutelage.runs.folders import lock_of, make_folder
-    from tutelage.runs.records import write_yaml
+    from tutelage.runs.records import read_json, write_yaml
 
-    make_folder(lock_of(store.root, "").parent)
-    base = compose([*STUDY, f"runs_dir={store.root}"])
-    for place in range(size):
-        model = {**base["model"], "width": 8 + place // SEEDS}
-        config = {**base, "seed": place % SEEDS, "model": model}
-        folder = store.for_config(config).path
-        folder.mkdir(parents=True)
-        lock_of(store.root, folder.name).write_text("{}")
-        scores = {"validation": {"accuracy": 0.5}, "test": {"accuracy": 0.5 + place % SEEDS / 100}}
-        result = {
-            "state": "complete",
-            "best": {"step": 1, **scores},
-            "selection": {"monitor": "accuracy", "mode": "max"},
-            "cost": {"steps": 1},
-        }
-        write_yaml(folder / "config.yaml", config, durable=False)
-        (folder / "result.json").write_text(json.dumps(result))
-        (folder / "provenance.json").write_text(
-            json.dumps({"attempts": [{"started": "2026-01-01T00:00:00+00:00"}]})
-        )
+    with tempfile.TemporaryDirectory(dir=store.root.parent) as folder:
+        _command("train", *STUDY, "fit.max_steps=1", f"runs_dir={folder}")
+        (made,) = (path.parent for path in Path(folder).rglob("result.json"))
+        result, provenance = (read_json(made / f"{name}.json") for name in ("result", "provenance"))
+        make_folder(lock_of(store.root, "").parent)
+        base = compose([*STUDY, f"runs_dir={store.root}"])
+        for place in range(size):
+            seed, width = place % SEEDS, 8 + place // SEEDS
+            config = {**base, "seed": seed, "model": {**base["model"], "width": width}}
+            path = store.for_config(config).path
+            path.mkdir(parents=True)
+            lock_of(store.root, path.name).write_text("{}")
+            for file in ("setup.json", "splits.npz", "metrics.jsonl", "log.txt", "network.safetensors"):
+                (path / file).hardlink_to(made / file)
+            write_yaml(path / "config.yaml", config, durable=False)
+            result["best"]["test"]["accuracy"] = 0.5 + seed / 100 + width / 10_000
+            (path / "result.json").write_text(json.dumps(result, indent=2))
+            provenance["attempts"][-1]["words"] = [*STUDY, f"seed={seed}", f"model.width={width}"]
+            (path / "provenance.json").write_text(json.dumps(provenance, indent=2))

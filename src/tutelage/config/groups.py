@@ -29,7 +29,7 @@ def config_folder() -> Path:
 def user_folder() -> Path | None:
     """Return `conf/` of the working folder, where users keep their own groups, unless that is the shipped one."""
     own = Path.cwd() / "conf"
-    return own if own.is_dir() and own.resolve() != config_folder().resolve() else None
+    return own if own.is_dir() and not own.samefile(config_folder()) else None
 
 
 def folders() -> list[Path]:

@@ -173,9 +173,10 @@ def _arm(line: Line, scale: float) -> dict[str, Any]:
         "label": line.label,
         "metric": line.metric,
         "n": summary.n,
-        "mean": summary.mean,
-        "low": low,
-        "high": high,
+        **{
+            key: end if math.isfinite(end) else None
+            for key, end in (("mean", summary.mean), ("low", low), ("high", high))
+        },
         "train_s": math.fsum(times) / len(times) if times else None,
     }
 

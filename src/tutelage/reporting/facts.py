@@ -85,7 +85,7 @@ class Facts:
 def settings_of(config: Mapping[str, Any]) -> Settings:
     """Read a configuration."""
     inputs = {
-        key: _text_of(type(value), value) if isinstance(value, _SIMPLE) else _text(value)
+        key: _shared_text(value) if type(value) in _SIMPLE else _text(value)
         for key, value in flatten(without_excluded(config))
         if key.rpartition(".")[2] not in DECLARATIONS  # of a `_target_`, which is there itself
     }
@@ -102,16 +102,16 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     )
 
 
-_SIMPLE = (str, int, float, type(None))
+_SIMPLE = (str, int, float, bool, type(None))
 
 
 def _text(value: Any) -> str:
     return json.dumps(canonical(value), sort_keys=True)
 
 
-@functools.lru_cache(2**12)
-def _text_of(kind: type, value: Any) -> str:
-    """Return the text of a value that ten thousand runs share; kind: its type, since 1 and True are equal."""
+@functools.lru_cache(2**12, typed=True)  # 1 and True are equal
+def _shared_text(value: Any) -> str:
+    """Return the text of a value that ten thousand runs share."""
     return _text(value)
 
 

@@ -89,7 +89,8 @@ def test_a_command_of_an_installed_package_is_one_of_tutelages(outside, capsys, 
 
 SAME_THING = {
     "__init__.py", "__main__.py", "base.py",  # what every package may have
-    "alignment.py", "attention_maps.py", "consistency.py", "dimension.py", "views.py",  # the function or the loop of one's own, and the objective
+    # the function or the loop of one's own, and the objective
+    "alignment.py", "attention_maps.py", "consistency.py", "dimension.py", "views.py",
     "distillation.py", "inversion.py",  # the losses, and the method
     "export.py",  # what the command does, and the command
     "huggingface.py",  # `data=huggingface` and `model=huggingface`: `_target_`s, so part of what runs are

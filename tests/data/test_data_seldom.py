@@ -36,6 +36,7 @@ from tutelage.data import (
     walk,
 )
 from tutelage.data.base import SplitBatches
+from tutelage.data.column_features import UNSEEN
 from tutelage.data.csv_cells import _unpacked
 from tutelage.data.frame import _file
 from tutelage.data.image_folder import ImageFolder
@@ -243,9 +244,13 @@ def test_a_folder_of_images_stays_in_memory_up_to_a_size(
         for number in range(8):
             Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
     size = 16 * 3 * 8 * 8
-    for most, streams in ((size, False), (size - 1, True)):
+    for most, storage, streams in (
+        (size, "auto", False), (size - 1, "auto", True), (size, "stream", True), (size - 1, "resident", False),
+    ):  # fmt: skip
         monkeypatch.setattr(image_folder, "RESIDENT_BYTES", most)
-        one = ImageFolder(root=tmp_path, batch_size=2, num_workers=0, image_size=8, split_seed=most)
+        one = ImageFolder(
+            root=tmp_path, batch_size=2, num_workers=0, image_size=8, split_seed=most, storage=storage
+        )
         assert isinstance(one._read(one.content())[0].images, torch.Tensor) != streams
 
 
@@ -498,7 +503,7 @@ def test_words_that_are_unknown_in_many_places_are_said(
         (tmp_path / "set" / "test.csv").write_text("text,label\n" + body)
         caplog.clear()
         TextRows(root=tmp_path / "set", batch_size=2, length=9, **more).setup()
-        said = [one.getMessage() for one in caplog.records if "unknown" in one.getMessage()]
+        said = [one.getMessage() for one in caplog.records if "tokens of" in one.getMessage()]
         assert said == [f"{tmp_path}/set: 4 of the 10 tokens of the test texts are unknown: {why}"] * (
             told == 4
         )
@@ -525,6 +530,7 @@ def test_unknown_words_of_a_table_are_counted_by_part(
             "b": np.array([1, 1, 0, 0, 0, 0], bool),
             "c": np.array([0, 0, 0, 1, 1, 1], bool),
         },
+        UNSEEN,
     )
     assert found == {"a": {"validation": 2}, "c": {"validation": 1, "test": 2}}
     assert [record.getMessage().partition(", in ")[2] for record in caplog.records] == [

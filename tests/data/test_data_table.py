@@ -332,6 +332,9 @@ def test_an_index_is_no_input_unless_it_has_a_name(tmp_path: Path, caplog: Any) 
         assert torch.equal(loaded(path).store.inputs, plain.store.inputs)
     assert "first column, which has no name and numbers the rows" in caplog.text
     assert "'Unnamed: 0', which numbers the rows" in caplog.text
+    frame.to_parquet(tmp_path / "unnamed.parquet")
+    assert torch.equal(loaded(tmp_path / "unnamed.parquet").store.inputs, plain.store.inputs)
+    assert "the index is read" not in caplog.text
     frame.set_index(["site", "year"]).to_parquet(tmp_path / "indexed.parquet")
     data = loaded(tmp_path / "indexed.parquet", columns=["age", "colour", "member", "site", "year", "score"])
     assert torch.equal(data.store.inputs, plain.store.inputs)

@@ -55,7 +55,10 @@ def test_predictions_do_not_depend_on_how_images_were_loaded():
     torch.manual_seed(0)
     network = ConvNet((1, 8, 8), CLASSES, width=4).eval()
     images = torch.randn(21, 1, 8, 8)
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
     whole = predict(network, [images], chunk=8)
+    assert sizes == [8, 8, 8]  # the last one too, of 5 images
     assert torch.equal(predict(network, images.split(5), chunk=8), whole)
     assert torch.equal(predict(network, images.split(1), chunk=8), whole)
     torch.testing.assert_close(whole, network(images).softmax(dim=1))

@@ -20,7 +20,7 @@ from tutelage.reporting.runs_report import free_report
 from tutelage.reporting.statistics import Summary
 from tutelage.reporting.table_file import load
 from tutelage.reporting.table_report import _gap, _gaps_of, _shown, build, command_of
-from tutelage.reporting.tables import Arm, Cell, Table, check_metric
+from tutelage.reporting.tables import Arm, Cell, Table, _recorded, check_metric
 from tutelage.reporting.verdict import Published, Verdict, compare, decide
 from tutelage.runs.run import State
 
@@ -892,3 +892,26 @@ def test_what_a_run_recorded_is_read_again_where_its_files_changed(make, store, 
         file.write("\n")
     view.record(row)
     assert len(read) == 3
+
+
+def test_values_that_runs_recorded_of_a_setting(tmp_path):
+    """The named one alone, each once and as text, but for those that are None; of runs whose configuration can be read."""
+
+    class Unreadable:
+        @property
+        def config(self):
+            raise UserError("no configuration")
+
+    configs = [
+        {"data": {"root": 3, "size": 8}},
+        {"data": {"root": None}},
+        {"data": {"root": "a"}},
+        {"data": {"root": 3}},
+    ]
+    runs = [Unreadable(), *(SimpleNamespace(config=config) for config in configs)]
+    store = SimpleNamespace(root=tmp_path, runs=lambda name: runs)
+    assert (
+        _recorded(store, "mine", "data.root") == [] == _recorded(store, "", "data.root")
+    )  # there is no folder
+    (tmp_path / "mine").mkdir()
+    assert _recorded(store, "mine", "data.root") == ["3", "a"]

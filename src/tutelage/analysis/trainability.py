@@ -70,7 +70,7 @@ def calibrate(
 def verdict(seen: Signal) -> Verdict:
     """Say whether a network trains alone."""
     ratio, chance = seen.gradient_ratio, probability(seen.gradient_ratio)
-    factor = ratio if ratio >= 1 else 1 / max(ratio, 1e-30)
+    factor = max(ratio, 1 / max(ratio, 1e-30))
     many = f"gradients are {factor:.3g} times {'larger' if ratio >= 1 else 'smaller'} at the first layer than at the last"
     if chance is None:
         said = "whether it trains alone the rule does not know: it was calibrated on gradients that grow towards the first layer"

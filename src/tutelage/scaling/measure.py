@@ -194,7 +194,8 @@ def specialised_neurons(
     padded = np.concatenate([counts[4::-1], counts, np.zeros(5)])
     smooth = np.convolve(padded, window / window.sum(), mode="valid")
     bulk = int(smooth[: bins // 2].argmax())
-    valley, best = -1, 0.0
+    valley: int | None = None
+    best = 0.0
     for mode in range(bulk + 2, bins - 1):
         if smooth[mode] >= smooth[mode - 1] and smooth[mode] >= smooth[mode + 1]:
             low = bulk + 1 + int(smooth[bulk + 1 : mode + 1].argmin())
@@ -203,7 +204,7 @@ def specialised_neurons(
             stands_out = smooth[mode] - smooth[low] > 3 * np.sqrt((smooth[mode] + smooth[low]) / 5.3)
             if stands_out and smooth[low] <= smooth[mode] / 2 and smooth[mode] > best:
                 valley, best = low, float(smooth[mode])
-    if valley < 0:
+    if valley is None:
         return Specialisation(0.0, float("nan"), {})
     threshold = float(edges[valley] + edges[valley + 1]) / 2
     sensitivity = {factor: float((found > factor * threshold).sum()) / networks for factor in factors}

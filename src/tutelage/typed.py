@@ -129,6 +129,8 @@ def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a plain value fits a type annotation; annotations beyond plain data are taken on trust."""
+    if hint is Any:
+        return True
     if hint is None or hint is type(None):
         return value is None
     origin, inner = _parts(hint)
@@ -150,7 +152,11 @@ def fits(value: Any, hint: Any) -> bool:
     if inspect.isclass(origin) and origin is not type:
         if issubclass(origin, Mapping):
             return isinstance(value, Mapping) and (
-                not inner or all(fits(key, inner[0]) and fits(item, inner[1]) for key, item in value.items())
+                not inner
+                or (
+                    all(fits(key, inner[0]) for key in value)
+                    and (inner[1] is Any or all(fits(item, inner[1]) for item in value.values()))
+                )
             )
         is_abstract = origin.__module__ == "collections.abc" and issubclass(origin, Iterable)
         if is_abstract or issubclass(origin, tuple | list):

@@ -31,6 +31,7 @@ FREE = {
 }  # fmt: skip
 NEGATIVE_IS_FINE = ("method.objectives.dimension.weight", "hardware.devices")
 NULL_IS_FINE = (
+    "data.split_seed",
     "fit.validate_every_steps",
     "hardware.threads",
     "optimizer.fused",

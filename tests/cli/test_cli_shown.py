@@ -59,7 +59,7 @@ def test_which_runs_are_listed(monkeypatch, capsys, given, asked):
     name = given.get("name")
     options = dict.fromkeys(listing.OF_RUNS, "") | {"runs_dir": "R"} | given
     assert listing.run(Given(names=["runs", *filter(None, [name])], options=options)) == 0
-    others = {"method": None, "data": None, "since": None, "before": None}
+    others = {"method": None, "data": None, "since": None, "before": None, "settings": []}
     assert seen == [("R", asked | others)] and capsys.readouterr().out == "all\n"
     with pytest.raises(UserError, match=r"^--watch needs a terminal: elsewhere give `tutelage list runs`"):
         listing.run(Given(names=["runs"], options=options, flags=["--watch"]))

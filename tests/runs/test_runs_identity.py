@@ -1,5 +1,6 @@
 """Identity: what changes a number changes the hash, nothing else does."""
 
+import hashlib
 import json
 import math
 from fnmatch import fnmatchcase
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.errors import UserError
-from tutelage.runs.identity import EXCLUDED, flatten, identify, is_excluded, without_excluded
+from tutelage.runs.identity import EXCLUDED, canonical, flatten, identify, is_excluded, without_excluded
 
 quick = settings(max_examples=60, deadline=None)
 keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6).filter(lambda k: "." not in k)
@@ -38,6 +39,28 @@ def _shuffled(value, random):
 @given(configs, st.randoms())
 def test_order_of_keys_tuples_and_whole_floats_do_not_matter(config, random):
     assert identify(config) == identify(_shuffled(config, random))
+
+
+@quick
+@given(
+    st.dictionaries(
+        keys | st.sampled_from(sorted({key.partition(".")[0] for key in EXCLUDED})), plain, max_size=5
+    )
+)
+def test_the_hash_is_of_the_whole_configuration_as_text(config):
+    """Sections are made text one by one, each once; written the slow way it is the whole at once."""
+    text = json.dumps(canonical(without_excluded(config)), sort_keys=True, separators=(",", ":"))
+    for _ in range(2):
+        assert identify(config) == hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def test_equal_values_of_several_types_are_not_taken_for_each_other():
+    """True, 1 and 1.0 are equal to Python: what is known of one section must not be said of another."""
+    one, true, whole, text = ({"model": {"width": value}} for value in (1, True, 1.0, "1"))
+    assert identify(one) == identify(whole) and len({identify(each) for each in (one, true, text)}) == 3
+    assert identify({1: {"a": 2}}) == identify({"1": {"a": 2.0}})
+    with pytest.raises(UserError, match=r"'model.width\[0\]' must be plain data"):
+        identify({"model": {"width": [{1, 2}]}})
 
 
 @quick

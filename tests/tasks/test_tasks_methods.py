@@ -36,7 +36,8 @@ def table(target: Any, task: str | None = None) -> DataModule:
     path = Path(_folder.name) / "table.csv"
     if not path.exists():
         frame.to_csv(path, index=False)
-    return Table(root=path, target=target, task=task, columns=list("abcd"), batch_size=16)
+    inputs = [name for name in "abcd" if name not in target]
+    return Table(root=path, target=target, task=task, columns=inputs, batch_size=16)
 
 
 def series() -> DataModule:

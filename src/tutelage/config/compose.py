@@ -159,7 +159,7 @@ def checked(config: dict[str, Any], overrides: Sequence[str], primary: str = PRI
     """Return a plain configuration without what only helped to compose it. Raises UserError for what no setting is."""
     for aid in AIDS:
         config.pop(aid, None)
-    if isinstance(config.get("needs"), dict):
+    if isinstance(config.get("needs"), dict) and config["needs"]:
         _leave_out_unused(config, overrides)
     if primary == PRIMARY:
         check(config)

@@ -6,6 +6,8 @@ No torch here: a mistake in a command is found before anything heavy is imported
 from __future__ import annotations
 
 import dataclasses
+import functools
+import marshal
 import math
 import typing
 from dataclasses import dataclass
@@ -118,12 +120,26 @@ SECTIONS: dict[str, type] = {"fit": Fit, "hardware": Hardware, "logger": Logger}
 def check(config: dict[str, Any]) -> None:
     """Raise UserError for what no setting is: see `read`. Whole numbers written as 1e3 become such, in place."""
     _update(config, read(Configuration, config))
-    _check_numbers("", config)
-    for name, kind in SECTIONS.items():
-        _update(config[name], read(kind, config[name], name))
+    for key, value in config.items():
+        _numbers(key, marshal.dumps(value, 2))
+    for name in SECTIONS:
+        config[name] = marshal.loads(_section(name, marshal.dumps(config[name], 2)))
     root = config["data"].get("root")
     if isinstance(root, str) and not root.strip():  # also where nothing asked for its fingerprint
         raise UserError("data.root must name existing data; got an empty text")
+
+
+@functools.lru_cache(2**8)
+def _section(name: str, content: bytes) -> bytes:
+    """Read the settings of a section: of a sweep's commands, which share most of them, once. Both sides are plain values as bytes."""
+    section = marshal.loads(content)
+    _update(section, read(SECTIONS[name], section, name))
+    return marshal.dumps(section, 2)
+
+
+@functools.lru_cache(2**12)
+def _numbers(key: str, content: bytes) -> None:
+    _check_numbers(key, marshal.loads(content))
 
 
 def check_command(config: dict[str, Any]) -> None:

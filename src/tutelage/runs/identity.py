@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
+import marshal
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -98,8 +100,35 @@ def identify(config: Mapping[str, Any]) -> str:
         UserError: a value is not plain data (mapping, list, text, number, bool, None); the message names its
             key.
     """
-    text = json.dumps(canonical(without_excluded(config)), sort_keys=True, separators=(",", ":"))
+    if all(isinstance(key, str) for key in config):
+        parts = {key: _part(key, value) for key, value in _counting(config, "")}
+        text = f"{{{','.join(f'{json.dumps(key)}:{parts[key]}' for key in sorted(parts))}}}"
+    else:
+        text = _text(canonical(without_excluded(config)))
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:LENGTH]
+
+
+def _part(key: str, value: Any) -> str:
+    """Return the text of a value of the whole: of a section once, since the configurations of a sweep differ in one or two."""
+    if isinstance(value, dict):
+        with contextlib.suppress(ValueError):  # not of plain data alone: `canonical` says what
+            return _section(
+                key, marshal.dumps(value, 2)
+            )  # this version tells 1, 1.0 and True apart and holds no references
+    return _text(canonical(_inner(key, value), key))
+
+
+@functools.lru_cache(2**12)
+def _section(key: str, content: bytes) -> str:
+    return _text(canonical(_inner(key, marshal.loads(content)), key))
+
+
+def _inner(key: str, value: Any) -> Any:
+    return without_excluded(value, f"{key}.") if isinstance(value, Mapping) else value
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def is_excluded(key: str) -> bool:
@@ -114,7 +143,14 @@ def is_need(value: Any) -> bool:
 
 def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Copy the nested mapping without the keys that lie outside the identity."""
-    kept: dict[str, Any] = {}
+    return {
+        key: without_excluded(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in _counting(config, prefix)
+    }
+
+
+def _counting(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of a mapping that lie in the identity, with their values."""
     for key, value in config.items():
         dotted = f"{prefix}{key}"
         excluded, silent, is_run = _counts(dotted)
@@ -132,13 +168,8 @@ def without_excluded(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
             continue
         if key in ("name", "revision") and config.get(CONTENT_DIGEST):
             continue
-        if is_run and isinstance(value, str):
-            value = identity_of(value)  # a needed run is the same under another name
-        is_section = isinstance(value, dict) or (
-            not isinstance(value, str | int | float) and isinstance(value, Mapping)
-        )
-        kept[key] = without_excluded(value, f"{dotted}.") if is_section else value
-    return kept
+        # a needed run is the same under another name
+        yield key, identity_of(value) if is_run and isinstance(value, str) else value
 
 
 @functools.lru_cache(2**14)

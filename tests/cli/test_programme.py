@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -116,7 +117,11 @@ def test_the_time_ends_a_run_in_order_and_the_same_command_ends_it(folder, monke
     assert len(run.metrics.rows) > 0
 
 
-def test_the_reserve_is_taken_off_the_time(folder, capsys):
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_reserve_is_taken_off_the_time(folder, capsys, monkeypatch, lost):
+    """Nothing begins then, though the signal was lost in a callback."""
+    if lost:
+        monkeypatch.setattr(programme_command, "_alarm", lambda until: contextlib.nullcontext())
     Path("experiments/programmes/long.yaml").write_text(
         "title: Long\nstages: {deep: {table: small/depths, arms: [deep], seeds: [0]}}\n"
     )

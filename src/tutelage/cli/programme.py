@@ -170,17 +170,25 @@ def _work_off(
                 room = until - time.monotonic()
                 if work.stage.command:
                     if work.missing and work.missing[0][0] not in tried and (work.seconds <= room) == whole:
+                        _in_time(until)
                         tried.add(work.missing[0][0])
                         failed += [] if _command(work, runs_dir) else [work.stage.label]
                     continue
                 # A choice of hyperparameters makes new cells: a stage is asked until it has no more that fit.
                 while words := _next(timed(work, plan_of, speed), tried, room if whole else math.inf):
+                    _in_time(until)
                     tried.add(words)
                     _one(jobs, plan_of(words), words, speed)
                     room = until - time.monotonic()
     finally:
         failed += [note.key for note in jobs.notes() if note.outcome is Outcome.FAILED]
         jobs.close()
+
+
+def _in_time(until: float) -> None:
+    """Raise TimeIsUp where nothing may begin any more, though the signal that says so was lost."""
+    if time.monotonic() >= until:
+        raise TimeIsUp
 
 
 def _next(

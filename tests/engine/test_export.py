@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,10 @@ def loaded(node: dict[str, Any], shape: tuple[int, ...]) -> LoadedRun:
     return LoadedRun(network.eval(), config, {}, data)
 
 
+def hugging_face_node(folder: Path) -> dict[str, Any]:
+    return {"_target_": HUGGING_FACE, "name": str(folder), "revision": None, "options": {}, "lora": None}
+
+
 def check(family: str, kind: str, folder) -> None:
     check_run(loaded(*FAMILIES[family]), kind, folder)
 
@@ -132,13 +137,7 @@ def test_a_hugging_face_model_runs_in_onnxruntime(name, tmp_path):
         "bert": lambda folder: hugging_face_models.bert(folder, vocab_size=5, labels=4),
     }[name]
     made = make(tmp_path / "model")
-    node = {
-        "_target_": HUGGING_FACE,
-        "name": str(made),
-        "revision": None,
-        "options": {},
-        "lora": None,
-    }
+    node = hugging_face_node(made)
     check_run(loaded(node, IMAGE if name == "vit" else TOKENS), "onnx", tmp_path / "out")
 
 
@@ -155,14 +154,7 @@ def test_a_hugging_face_model_leaves_without_the_folder_that_it_came_from(name, 
         hugging_face_models.bert(made, vocab_size=5, labels=4)
     else:
         hugging_face_models.vit(made, labels=4, side=16 if "another" in name else 32, channels=3)
-    node = {
-        "_target_": HUGGING_FACE,
-        "name": str(made),
-        "revision": None,
-        "options": {},
-        "lora": None,
-        "weights": weights,
-    }
+    node = hugging_face_node(made) | {"weights": weights}
     run = loaded(node, TOKENS if name == "bert" else IMAGE)
     engine.export(run, tmp_path / "out", "safetensors", key="some/run")
     made.rename(away)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tutelage.cli.main import main
+from tutelage.data.frame import read
 from tutelage.data.table import Embedded, Table, TableStore
 from tutelage.errors import UserError
 from tutelage.tasks import Binary, Classification, MultiLabel, Regression
@@ -299,6 +300,22 @@ def test_numbers_that_name_things_keep_every_digit(tmp_path: Path, kind: str, fo
     data = loaded(path, target="b", group="code", test=0.25, validation=0.3)
     groups = [{names[row] for row in rows} for rows in data.splits.values()]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 4
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+def test_an_empty_cell_costs_no_digit(tmp_path: Path, form: str) -> None:
+    """pandas makes float64 of whole numbers with an empty cell between them: 2**53 and 2**53 + 1 were one category."""
+    codes = pd.array([2**53, 2**53 + 1, None] * 20, dtype="Int64")
+    frame = pd.DataFrame(
+        {"a": np.arange(60.0) ** 2, "b": [0, 1] * 30, "code": codes, "size": [1e17, 2e17, None] * 20}
+    )
+    path = write(tmp_path, frame, f"codes.{form}")
+    columns = read(path).columns
+    assert columns["code"].tolist() == ["9007199254740992", "9007199254740993", None] * 20
+    assert columns["size"].dtype == np.float64
+    data = loaded(path, target="b", columns=["a", "code"])
+    codes_of = [name for name in data.facts["features"] if name.startswith("code=900")]
+    assert len(codes_of) == 2
 
 
 def test_a_number_has_one_name_in_every_form_of_file(tmp_path: Path) -> None:

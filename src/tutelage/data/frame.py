@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import re
 import warnings
 from collections.abc import Collection, Sequence
@@ -126,12 +127,21 @@ def _file(
     try:
         if kind in _PARQUET:
             frame = pd.read_parquet(path)
+            if rounded := _rounded(frame):
+                exact = pd.read_parquet(path, columns=rounded, dtype_backend="numpy_nullable")
+                frame[rounded] = exact[rounded].set_axis(frame.index)
         elif kind in _LINES:
             with warnings.catch_warnings():
                 warnings.simplefilter(
                     "ignore"
                 )  # dates stay words, by a keyword that pandas 3 announces to drop
                 frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+            if rounded := _rounded(frame):
+                rows = [
+                    json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+                ]
+                for name in rounded:
+                    frame[name] = pd.Series([row.get(name) for row in rows], dtype=object)
         else:
             return _csv(path, texts, empty, decimal)
     except ImportError as error:
@@ -183,19 +193,25 @@ def _csv(
     marks_of_empty: Any = {place: words for place, name in enumerate(header) if name not in texts}
     content = io.BytesIO("\n".join(body).encode())  # a StringIO takes four bytes a character
     del text, lines, body, filled
+    options: dict[str, Any] = {
+        "sep": delimiter,
+        "header": 0,
+        "names": list(range(len(header))),
+        "index_col": False,
+        "keep_default_na": False,
+        "na_values": marks_of_empty,
+        "skipinitialspace": True,
+        "low_memory": False,
+    }
     try:
         frame = pd.read_csv(
-            content,
-            sep=delimiter,
-            header=0,
-            names=list(range(len(header))),
-            index_col=False,
-            dtype={place: str for place, name in enumerate(header) if name in texts},
-            keep_default_na=False,
-            na_values=marks_of_empty,
-            skipinitialspace=True,
-            low_memory=False,
+            content, dtype={place: str for place, name in enumerate(header) if name in texts}, **options
         )
+        if rounded := _rounded(frame):
+            content.seek(0)
+            words = pd.read_csv(content, dtype=str, usecols=rounded, **options)
+            for place in filter(lambda place: _too_long(words[place]), rounded):
+                frame[place] = words[place]
     except ValueError as error:
         raise UserError(f"{path} is no CSV file: {error}") from error
     if header[0] == "" and _numbers_rows(frame[0]):
@@ -213,6 +229,18 @@ def _csv(
         if name not in texts:
             frame[name] = plain(path, name, frame[name], empty, notes)
     return frame, notes
+
+
+def _rounded(frame: pd.DataFrame) -> list[Any]:
+    """Return the columns of whole numbers that pandas may have rounded: with an empty cell it makes float64 of them."""
+    found = []
+    for place, name in enumerate(frame.columns):
+        cells = frame.iloc[:, place]
+        if cells.dtype == np.float64 and cells.isna().any():
+            there = cells.dropna()
+            if (there.abs() >= EXACT).any() and (there == np.floor(there)).all():
+                found.append(name)
+    return found
 
 
 def without_index(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
@@ -287,6 +315,13 @@ EXACT = 2**53
 """Whole numbers from here on are not all their own float64."""
 
 
+def _written_out(cells: pd.Series) -> pd.Series:
+    import pandas as pd
+
+    words = [None if empty else str(cell) for cell, empty in zip(cells, cells.isna(), strict=True)]
+    return pd.Series(words, index=cells.index, dtype=object)
+
+
 def plain(path: Any, name: str, series: pd.Series, empty: Sequence[str], notes: list[str]) -> pd.Series:
     """Return a column as float64, bool or text (object, None for an empty cell); times stay. UserError for what mixes them.
 
@@ -299,7 +334,9 @@ def plain(path: Any, name: str, series: pd.Series, empty: Sequence[str], notes: 
         return series.astype(bool)
     if types.is_bool_dtype(series) or types.is_numeric_dtype(series):
         large = types.is_integer_dtype(series) and bool((series.abs() > EXACT).fillna(False).any())
-        return series if large and not series.isna().any() else series.astype("float64")
+        if large and series.isna().any():
+            return _written_out(series)
+        return series if large else series.astype("float64")
     if not is_text(series):
         return series
     cells = series.astype(object).where(series.notna(), None)
@@ -315,7 +352,7 @@ def plain(path: Any, name: str, series: pd.Series, empty: Sequence[str], notes: 
         return cells.astype(bool)
     if {int, float, bool, np.bool_}.issuperset(kinds):
         if kinds == {int} and max(map(abs, there)) > EXACT:
-            return cells.map(str, na_action="ignore")
+            return _written_out(cells)
         return cells.astype("float64")
     if odd := [kind for kind in kinds if kind not in (str, int, float, bool, np.bool_)]:
         if all(getattr(kind, "__module__", "") == "decimal" for kind in odd):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -178,3 +179,60 @@ def test_what_many_commands_choose_is_merged_once(monkeypatch):
         plans = [planner(["model=fcn", f"seed={seed}", f"model.width={8 + seed}"]) for seed in range(20)]
     assert len({plan.identity for plan in plans}) == 20
     assert len(asked) == 1
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    from tutelage.data import fingerprint
+    from tutelage.runs import digests
+
+    monkeypatch.setattr(digests, "FRESH_S", 0.0)
+    monkeypatch.setattr(digests, "SHARE", 1e-9)  # a walk is trusted for a minute
+    digests._kept.clear()
+    for place in range(100):
+        file = tmp_path / "images" / f"class-{place % 5}" / f"{place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes([place]))
+    time.sleep(0.02)  # the clock of the file system goes on
+    walks = []
+    walk = fingerprint.walk
+    monkeypatch.setattr(fingerprint, "walk", lambda *given: walks.append(given) or walk(*given))
+    return tmp_path / "images", walks
+
+
+def test_a_folder_is_walked_once_for_all_commands_and_again_when_it_changed(images, caplog):
+    root, walks = images
+    of_images = ["data=image_folder", f"data.root={root}", "data.image_size=8"]
+    planner = Planner()
+    needed = ",".join(f"'{word}'" for word in [*of_images, "model=fcn"])
+    commands = [[*of_images, "model=fcn", *more, f"seed={seed}"] for seed in range(4) for more in (
+        [], ["model.width=9"],
+        ["method=guidance", "model@guide=fcn", "guide.weights=need:guide", f"+needs.guide=[{needed}]"],
+    )]  # fmt: skip
+    before = [planner(words) for words in commands]
+    assert len(walks) == 1 and {plan.config["data"]["fingerprint"] for plan in before} == {
+        before[0].config["data"]["fingerprint"]
+    }
+    (root / "class-1" / "new.png").write_bytes(b"x")
+    after = [planner(words) for words in commands]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{root} changed while this command was planning: what it plans from now on is of what is there now"
+    ]
+    assert not {plan.identity for plan in before} & {plan.identity for plan in after}
+    time.sleep(0.02)
+    alone.cache_clear()
+    assert after[-3:] == [alone((*words,)) for words in commands[-3:]] and len(walks) <= 3
+    (need,) = after[-1].prerequisites()
+    assert need.config["data"]["fingerprint"] == after[0].config["data"]["fingerprint"]
+    alone.cache_clear()
+
+
+def test_a_folder_that_is_gone_is_said_as_in_a_command_alone(images):
+    root, _ = images
+    planner = Planner()
+    words = ["data=image_folder", f"data.root={root}", "data.image_size=8", "model=fcn"]
+    for seed in (1, 2, 3):
+        planner([*words, f"seed={seed}"])
+    root.rename(root.with_name("elsewhere"))
+    with pytest.raises(UserError, match="there is no file or folder"):
+        planner([*words, "seed=4"])

@@ -8,6 +8,7 @@ error) is composed as a whole, as a single command is.
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tutelage.config import compose
 from tutelage.config.groups import PRIMARY, user_folder
+from tutelage.config.resolvers import Asked, changed, noting
 from tutelage.config.templates import Template, depends, is_plain
 from tutelage.errors import UserError
 from tutelage.runs import needs
@@ -31,11 +33,14 @@ from tutelage.runs.words import one_length
 
 Shape = tuple[str | tuple[str], ...]
 """The words of a command, of plain values the keys alone."""
+log = logging.getLogger("tutelage")
 _MISTAKES = (HydraException, OmegaConfBaseException, ValueError)
 
 
 class Planner:
-    """Plans the commands of one moment: files are read when first chosen, and not again if they change meanwhile."""
+    """Plans the commands of one moment: what a configuration's files say holds from when they are first chosen; of data and weights, what
+    they are when a command is planned.
+    """
 
     def __init__(self, primary: str = PRIMARY) -> None:
         self.primary = primary
@@ -45,25 +50,36 @@ class Planner:
         self._needed: dict[tuple[str, ...], dict[str, Any]] = {}
         self._templates: dict[Shape, Template | None] = {}
         self._met: set[Shape] = set()
+        self._asked: Asked = {}
 
     def __call__(self, overrides: Sequence[str]) -> Plan:
         """Return the plan of a command: its run and the runs it needs. Raises UserError as `compose.compose` does."""
         with compose.hydra_ready():
-            return needs.plan(self._composed(overrides), self._need, overrides)
+            return needs.plan(self.compose(overrides), self._need, overrides)
 
     def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Return what `compose.compose` returns."""
+        if (place := changed(self._asked)) is not None:
+            log.warning(
+                "%s changed while this command was planning: what it plans from now on is of what is there now",
+                place,
+            )
+            self._asked.clear()
+            self._needed.clear()
+            self._templates.clear()
+            self._met.clear()
         with compose.hydra_ready():
             return self._composed(overrides)
 
     def _composed(self, overrides: Sequence[str]) -> dict[str, Any]:
         words = compose.readable(one_length(overrides), self.primary)
-        try:
-            if (config := self._of_many(words)) is not None:
-                return compose.checked(config, words, self.primary)
-        except _MISTAKES:
-            pass  # said by the whole composition, which knows the words
-        return compose.compose(overrides, self.primary)
+        with noting(self._asked):
+            try:
+                if (config := self._of_many(words)) is not None:
+                    return compose.checked(config, words, self.primary)
+            except _MISTAKES:
+                pass  # said by the whole composition, which knows the words
+            return compose.compose(overrides, self.primary)
 
     def _need(self, words: Sequence[str]) -> dict[str, Any]:
         if tuple(words) not in self._needed:

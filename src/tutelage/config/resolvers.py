@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,33 @@ def prepare() -> None:
     register()
 
 
+Asked = dict[tuple[Callable[..., Any], tuple[Any, ...]], Any]
+"""What files said: of each function and its values."""
+_noting: list[Asked] = []
+
+
+@contextlib.contextmanager
+def noting(asked: Asked) -> Iterator[None]:
+    """Have what files say to the resolvers noted."""
+    _noting.append(asked)
+    try:
+        yield
+    finally:
+        _noting.pop()
+
+
+def changed(asked: Asked) -> str | None:
+    """Return the place whose files say something else now, or nothing; None: they say what they said."""
+    for (function, values), said in asked.items():
+        try:
+            if function(*values) == said:
+                continue
+        except (UserError, OSError):
+            pass
+        return next(str(value) for value in values if value is not None)
+    return None
+
+
 def _once(function: Callable[..., Any]) -> Callable[..., Any]:
     """Call a resolver once in a configuration for the same values. (OmegaConf's own cache goes by the words, `${.root}`, of any node.)"""
 
@@ -40,6 +68,8 @@ def _once(function: Callable[..., Any]) -> Callable[..., Any]:
             except _Misplaced as error:
                 where = _parent_._get_full_key(None) or "data"
                 raise UserError(in_keys(str(error), where, {error.setting})) from None
+        for asked in _noting if known[values] is not None else ():
+            asked[function, values] = known[values]
         return known[values]
 
     return resolved

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tutelage.data.walk import Found, composed, in_order, printable, walk
 from tutelage.errors import UserError
+from tutelage.runs.digests import Files, file_digest, kept
 
 FEW_FILES = 16
 """A folder with at most so many files is identified by their bytes, a larger one by names, sizes and some of their beginnings."""
@@ -23,7 +24,9 @@ def fingerprint(
     A file: of its bytes. A folder: of the sorted relative paths and sizes of its files, hidden ones left out; and of their bytes
     where they are few, else of the beginnings of 64 of them, evenly spaced: a set that was transformed keeps its names, and
     where nothing is compressed its sizes. One file of many that is edited at its size goes unseen. Raises UserError where there is
-    nothing. Cost: 0.2 s for 60,000 files.
+    nothing. Cost: 0.3 s for 60,000 files; asked again in this process, 2 microseconds a folder. What is added, removed or renamed since is
+    seen at once, and so is what is written into few files or one of the 64; into others, within 20 times as long as the folder takes to
+    read, and within a minute.
 
     path: a file or a folder.
     kind: "images" counts image files alone, so that a note beside them makes no other set; None counts all files.
@@ -34,12 +37,21 @@ def fingerprint(
         return file_digest(root)
     if not root.is_dir():
         raise UserError(f"there is no file or folder {printable(root)}: `root` must name existing data")
-    found = in_order(one for one in walk(root) if printable(one.name) not in without)
+    if without:
+        return of_files(root, [one for one in _listed(root, kind) if printable(one.name) not in without])
+    return kept(
+        ("folder", os.path.abspath(root), kind),  # noqa: PTH100 - links are followed when it is looked at
+        lambda files: of_files(root, _listed(root, kind, files), files),
+    )
+
+
+def _listed(root: Path, kind: str | None, folders: Files | None = None) -> list[Found]:
+    found = in_order(walk(root, folders))
     if kind == "images":
         from tutelage.data.image_kinds import is_image
 
         found = [one for one in found if is_image(one.name)]
-    return of_files(root, found)
+    return found
 
 
 def _named(path: str | os.PathLike[str]) -> Path:
@@ -48,16 +60,20 @@ def _named(path: str | os.PathLike[str]) -> Path:
     return Path(path).expanduser()
 
 
-def of_files(root: Path, found: Sequence[Found]) -> str:
-    """Return the fingerprint of a folder whose files were listed already, in order."""
-    digest = hashlib.sha256()
-    for name, size, _ in found:
-        content = file_digest(root / name) if len(found) <= FEW_FILES else size
-        digest.update(os.fsencode(f"{composed(name)}\0{content}\n"))
-    if len(found) > FEW_FILES:
-        for number in range(SAMPLED):
-            with (root / found[number * len(found) // SAMPLED].name).open("rb") as file:
-                digest.update(file.read(BEGINNING))
+def of_files(root: Path, found: Sequence[Found], read: Files | None = None) -> str:
+    """Return the fingerprint of a folder whose files were listed already, in order. read: takes the files that are read."""
+    many = len(found) > FEW_FILES
+    sampled = [found[number * len(found) // SAMPLED] for number in range(SAMPLED)] if many else found
+    if read is not None:
+        read.part = many
+        for one in sampled:
+            read.note(root / one.name)
+    contents = [one.size if many else file_digest(root / one.name) for one in found]
+    lines = [f"{composed(one.name)}\0{content}\n" for one, content in zip(found, contents, strict=True)]
+    digest = hashlib.sha256(os.fsencode("".join(lines)))
+    for one in sampled if many else ():
+        with (root / one.name).open("rb") as file:
+            digest.update(file.read(BEGINNING))
     return digest.hexdigest()
 
 
@@ -76,9 +92,3 @@ def pseudo_fingerprint(root: str | os.PathLike[str]) -> str:
             f"there is no complete pseudo data set in {root} (no {path.name}): `tutelage synthesize` makes one"
         )
     return file_digest(path)
-
-
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from tutelage.data import cache
 from tutelage.data.base import DataModule
-from tutelage.data.fingerprint import file_digest
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.splits import SPLITS
 from tutelage.data.streams import Resident
@@ -27,6 +26,7 @@ from tutelage.data.vocabulary import (
     write_tokens,
 )
 from tutelage.errors import UserError
+from tutelage.runs.digests import file_digest
 from tutelage.tasks import Batch, Tokens
 from tutelage.typed import Count, Range
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tutelage.errors import UserError
+from tutelage.runs.digests import Files
 
 NOT_DATA = {
     "thumbs.db",
@@ -33,11 +34,11 @@ class Found(NamedTuple):
     changed_ns: int
 
 
-def walk(root: Path) -> Iterator[Found]:
+def walk(root: Path, folders: Files | None = None) -> Iterator[Found]:
     """Yield every regular file below a folder in no order, links followed; hidden ones and `NOT_DATA` are passed over.
 
     Pipes, sockets and devices are passed over, too: opening one may wait for ever. Raises UserError for links that lead nowhere or
-    back to a folder they lie in (all of them named), and for a folder that may not be read.
+    back to a folder they lie in (all of them named), and for a folder that may not be read. folders: takes those that are read.
     """
     broken: list[str] = []
     pending: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [(str(root), "", ())]
@@ -46,6 +47,8 @@ def walk(root: Path) -> Iterator[Found]:
         try:
             here = Path(folder).stat()
             above = (*above, (here.st_dev, here.st_ino))
+            if folders is not None:
+                folders.note(folder, here)
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.name.startswith(".") or entry.name.lower() in NOT_DATA:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from pathlib import Path
 
 from tutelage.errors import UserError
+from tutelage.runs.digests import file_digest
 
 TOKENIZER = "tokenizer.json"
 _COUNTED = ("config.json", "preprocessor_config.json", TOKENIZER)
@@ -56,12 +56,5 @@ def model_digest(name: str, revision: str | None = None) -> str:
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.name in _COUNTED or path.suffix == ".safetensors":
-            status = path.stat()
-            total.update(f"{path.name}\0{_digest(path, status.st_mtime_ns, status.st_size)}\n".encode())
+            total.update(f"{path.name}\0{file_digest(path)}\n".encode())
     return total.hexdigest()
-
-
-@functools.lru_cache
-def _digest(path: Path, _changed: int, _size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

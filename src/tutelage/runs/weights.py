@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tutelage.errors import UserError, choices, nearest
+from tutelage.runs.digests import file_digest
 from tutelage.runs.identity import WEIGHTS_DIGEST, is_need
 from tutelage.runs.run import Run
 from tutelage.runs.store import Store
@@ -171,8 +170,7 @@ def stamp(config: dict[str, Any]) -> None:
             node["weights"] = Store(weights.runs_dir).find(weights.said).key
         path = _place(str(node["weights"]), weights.runs_dir)
         if path.is_file():
-            status = path.stat()
-            node[WEIGHTS_DIGEST] = _digest_of(path, status.st_mtime_ns, status.st_size)
+            node[WEIGHTS_DIGEST] = file_digest(path)
 
 
 def run_around(path: Path) -> Run | None:
@@ -237,9 +235,3 @@ def _short(said: str, runs_dir: Path) -> Run | None:
     if (runs_dir / said / "config.yaml").is_file():
         return store.at_path(runs_dir / said)
     return store.find(said) if store.means_runs(said) else None
-
-
-@functools.lru_cache
-def _digest_of(path: Path, _changed: int, _size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -43,7 +43,8 @@ class Cells:
             cells = self.rounds[min(self.asked, 3) - 1] if self.asked < 3 else [["a=1"]]
             return [SimpleNamespace(overrides=words) for words in cells]
 
-        def launch(jobs, commands, _):
+        def launch(jobs, commands, plans):
+            assert plans == {(*words,): f"plan of {words}" for words in commands}
             self.events.append(commands)
 
         monkeypatch.setattr(reproduce, "programme_path", lambda name: None)
@@ -55,7 +56,7 @@ class Cells:
         )
         monkeypatch.setattr(compose, "hydra_ready", nullcontext)
         monkeypatch.setattr(compose, "compose", lambda words: {"runs_dir": words})
-        monkeypatch.setattr(planner, "Planner", lambda: None)
+        monkeypatch.setattr(planner, "Planner", lambda: lambda words: f"plan of {words}")
         monkeypatch.setattr(
             outcomes.Jobs,
             "new",

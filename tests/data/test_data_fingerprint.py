@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import os
 import random
 import shutil
+import tarfile
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from tutelage.data import cache
 from tutelage.data import fingerprint as module
 from tutelage.data.fingerprint import fingerprint
 from tutelage.errors import UserError
@@ -215,3 +223,85 @@ def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for place in range(9):
         fingerprint(tmp_path / f"{place}.csv")
     assert [Path(key[1]).name for key in digests._kept] == [f"{place}.csv" for place in range(4, 9)]  # type: ignore[index]
+
+
+def images(root: Path) -> Path:
+    for number in range(24):
+        file = root / ("dog" if number % 2 else "cat") / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), number, dtype=np.uint8)).save(file)
+    return root
+
+
+def tars(root: Path) -> Path:
+    images(root.parent / "plain")
+    root.mkdir()
+    with tarfile.open(root / "0.tar", "w") as archive:
+        for file in sorted((root.parent / "plain").rglob("*.png")):
+            archive.add(file, f"{file.stem}.png")
+            label = tarfile.TarInfo(f"{file.stem}.cls")
+            label.size = 3
+            archive.addfile(label, io.BytesIO(file.parent.name.encode()))
+    return root
+
+
+def written(text: str) -> Callable[[Path], Path]:
+    def write(root: Path) -> Path:
+        root.write_text(text)
+        return root
+
+    return write
+
+
+ROWS = "".join(f"{date.fromordinal(730_000 + k)},{k * 2},{k % 2}\n" for k in range(60))
+KINDS: dict[str, tuple[Callable[[Path], Path], str, dict[str, Any], str]] = {
+    "table.Table": (written("a,y\n" + "1,0\n2,1\n" * 30), "", {"target": "y"}, "rows"),
+    "series.Series": (
+        written(f"date,b,y\n{ROWS}"),
+        "",
+        {"length": 4, "horizon": 2, "split": [30, 15, 15]},
+        "rows",
+    ),
+    "text.Text": (written("one two three four five\n" * 40), "", {"length": 4}, "texts"),
+    "image_folder.ImageFolder": (images, "cat/0.png", {"storage": "stream", "num_workers": 0}, "images"),
+    "webdataset.WebDataset": (tars, "0.tar", {"storage": "stream", "num_workers": 0}, "images"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_changed_since_the_command_was_planned_is_not_read_in_the_name_of_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    make, file, options, what = KINDS[kind]
+    module, name = kind.split(".")
+    cls = getattr(importlib.import_module(f"tutelage.data.{module}"), name)
+    root = make(tmp_path / "set")
+    planned = fingerprint(root, "images" if name == "ImageFolder" else None)
+
+    def opened() -> Any:
+        data = cls(root=root, batch_size=2, fingerprint=planned, **options)
+        data.setup()
+        return data
+
+    opened()
+    before = opened().summary()["test_sha256"]
+    where = root / file if file else root
+    content = where.read_bytes()
+    where.write_bytes(content + content[-64:])
+    if what == "images":  # others of this process hold what they read
+        with pytest.raises(UserError, match="are not those of `fingerprint`"):
+            opened()
+    else:
+        assert opened().summary()["test_sha256"] == before
+    for folder in (None, "another"):
+        cache.forget()
+        if folder is not None:
+            monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / folder))
+        elif what == "texts":  # the tokens are kept on the disk
+            assert opened().summary()["test_sha256"] == before
+            continue
+        with pytest.raises(UserError, match=f"the {what} in .* are not those of `fingerprint`"):
+            opened()
+    where.write_bytes(content)
+    assert opened().summary()["test_sha256"] == before

@@ -41,7 +41,7 @@ def run(given: Given) -> int:
     from tutelage.config.compose import compose, hydra_ready
     from tutelage.config.planner import Planner
     from tutelage.jobs.outcomes import Jobs
-    from tutelage.jobs.sweep import at_a_time, launcher_of
+    from tutelage.jobs.sweep import at_a_time, launcher_of, plans_of
     from tutelage.reporting.tables import finder, unfinished
 
     launch, extra = launcher_of(given.as_settings("processes"), 1)
@@ -62,7 +62,8 @@ def run(given: Given) -> int:
                 print("\n".join(shlex.join(["tutelage", "train", *command]) for command in commands))
                 return 0
             jobs = jobs or Jobs.new(compose([w for w in extra if w.startswith("runs_dir=")])["runs_dir"])
-            launch(jobs, commands, {})
+            plans, _ = plans_of(commands, planner)
+            launch(jobs, commands, {tuple(c): plan for c, plan in zip(commands, plans, strict=True) if plan})
             jobs.finish_busy()  # choices of the next round need the values
             if jobs.stopped:
                 break

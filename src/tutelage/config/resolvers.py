@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,7 +82,7 @@ def _fingerprint(path: Any, kind: str | None = None) -> str | None:
 
 def _text_fingerprint(path: Any, tokenizer: Any) -> str | None:
     """Return the fingerprint of text files and of the tokeniser that numbers them, or of one of them."""
-    from tutelage.data.fingerprint import fingerprint
+    from tutelage.data.fingerprint import both, fingerprint
     from tutelage.data.vocabulary import tokenizer_file
 
     of_texts = None if path is None else _of_root(fingerprint, path)
@@ -91,7 +90,7 @@ def _text_fingerprint(path: Any, tokenizer: Any) -> str | None:
         return of_texts
     file = tokenizer_file(tokenizer, None if path is None else Path(path).expanduser())
     of_tokens = _of_root(fingerprint, file, "tokenizer")
-    return of_tokens if of_texts is None else hashlib.sha256(f"{of_texts} {of_tokens}".encode()).hexdigest()
+    return of_tokens if of_texts is None else both(of_texts, of_tokens)
 
 
 def _pseudo_fingerprint(path: Any) -> str | None:

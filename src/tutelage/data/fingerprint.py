@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -75,6 +76,25 @@ def of_files(root: Path, found: Sequence[Found], read: Files | None = None) -> s
         with (root / one.name).open("rb") as file:
             digest.update(file.read(BEGINNING))
     return digest.hexdigest()
+
+
+def check_same(given: str | None, now: str, root: Path, what: str) -> None:
+    """Raise UserError where what is read is not what a fingerprint was taken of: a run's splits and name are of the files it was given.
+
+    given: a fingerprint; anything else (None, a word of the user's) says nothing of files. now: that of the files. what: they are.
+    """
+    if given is not None and given != now and re.fullmatch("[0-9a-f]{64}", given):
+        place = "file" if root.is_file() else "folder"
+        raise UserError(
+            f"the {what} in {printable(root)} are not those of `fingerprint`={given[:12]}...: {what} were added, removed or changed, and "
+            f"places in the set name others now. Let `root` name the {place} as it was, or set `fingerprint`=null to take the {what} as "
+            "they are, as other data"
+        )
+
+
+def both(of_texts: str, of_tokens: str) -> str:
+    """Return the fingerprint of texts and of the tokeniser that numbers them."""
+    return hashlib.sha256(f"{of_texts} {of_tokens}".encode()).hexdigest()
 
 
 def pseudo_manifest(root: str | os.PathLike[str]) -> Path:

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,8 +17,8 @@ from torch import Tensor
 from tutelage.data import cache, image_check
 from tutelage.data.augment_basic import Chain, RandomResizedCrop
 from tutelage.data.file_stream import FileStore
+from tutelage.data.fingerprint import check_same, of_files
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
-from tutelage.data.fingerprint import of_files
 from tutelage.data.image_check import Found
 from tutelage.data.image_files import Files, UnreadableImages
 from tutelage.data.image_layout import Layout, read_layout
@@ -63,6 +62,8 @@ class ImageFolder(ImageData):
     Other arguments: see `ImageData`.
     """
 
+    _read_here = False
+
     def __init__(
         self,
         *,
@@ -94,8 +95,12 @@ class ImageFolder(ImageData):
 
     def content(self) -> tuple[Any, ...]:
         """Return what names the content of the files, for the caches."""
-        self.fingerprint = self.fingerprint or fingerprint_of(self.root, "images")
+        self.fingerprint = self.fingerprint or self.now()
         return ("folder", self.fingerprint)
+
+    def now(self) -> str:
+        """Return the fingerprint of the files as they are."""
+        return fingerprint_of(self.root, "images")
 
     def layout(self) -> Layout:
         """Return the files with their labels and official splits."""
@@ -110,6 +115,10 @@ class ImageFolder(ImageData):
         content = (*self.content(), self.form, self.absent)
         key = (*content, self.storage, self.check_files, str(self.root))
         source, self._found, self._files = cache.remember(key, lambda: self._read(content))
+        if not self._read_here and self.fingerprint is not None and isinstance(source.images, Files):
+            self._check_fingerprint(
+                self.now()
+            )  # listed for an earlier run of this process, and read anew by each
         return source
 
     def load(self) -> None:
@@ -123,8 +132,10 @@ class ImageFolder(ImageData):
             self.facts["absent"] = list(self.absent)
 
     def _read(self, content: tuple[Any, ...]) -> tuple[ImageSource, Found, Files]:
+        self._read_here = True
         layout = self.layout()
-        self._check_fingerprint(layout)
+        if layout.listed:
+            self._check_fingerprint(of_files(self.root, layout.listed))
         files = self._first_form(self.files(layout))
         bytes_each = int(np.prod(files.shape)) * np.dtype(files.dtype).itemsize
         stream = self.storage == "stream" or (
@@ -150,21 +161,12 @@ class ImageFolder(ImageData):
         source = ImageSource(images, *parts, peak, content, found.contents, layout.absent)
         return source, found, files
 
-    def _check_fingerprint(self, layout: Layout) -> None:
-        """Raise UserError where the fingerprint is not that of the files: a run's splits are of the files that it was given."""
-        given = self.fingerprint or ""
-        if (
-            not layout.listed
-            or not re.fullmatch("[0-9a-f]{64}", given)
-            or of_files(self.root, layout.listed) == given
-        ):
-            return
-        if fingerprint_of(self.root) != given:  # of all files, as it once was
-            raise UserError(
-                f"the {len(layout.listed):,} images in {printable(self.root)} are not those of `fingerprint`={given[:12]}...: images were "
-                "added, removed or changed, and places in the set name others now. Let `root` name the folder as it was, or set "
-                "`fingerprint`=null to take the images as they are, as other data"
-            )
+    def _check_fingerprint(self, now: str) -> None:
+        """Raise UserError where the fingerprint is not that of the files."""
+        if self.fingerprint not in (None, now) and self.fingerprint != fingerprint_of(
+            self.root
+        ):  # of all, as it once was
+            check_same(self.fingerprint, now, self.root, "images")
 
     def _first_form(self, files: Files) -> Files:
         """Return the files in the form that the first of them asks for; where it cannot be read, look at all."""

@@ -17,6 +17,7 @@ from tutelage.data import cache, moments, row_splits, row_targets
 from tutelage.data import splits as splitting
 from tutelage.data.base import DataModule
 from tutelage.data.csv_cells import Decimal
+from tutelage.data.fingerprint import check_same
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.frame import Frame, column, is_text
 from tutelage.data.frame import read as read_frame
@@ -120,7 +121,12 @@ class Rows(DataModule):
             "decimal": self.decimal,
         }
         key = ("rows", self.fingerprint, str(root), repr(sorted(reading.items())))
-        return cache.remember(key, lambda: read_frame(root, **reading))
+
+        def read() -> Frame:
+            check_same(self.fingerprint, fingerprint_of(root), root, "rows")
+            return read_frame(root, **reading)
+
+        return cache.remember(key, read)
 
     def load(self) -> None:
         """See `DataModule`."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from tutelage.data import cache, corruption, series_file
 from tutelage.data.base import DataModule
 from tutelage.data.csv_cells import Decimal
+from tutelage.data.fingerprint import check_same
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.splits import SPLITS, digest
 from tutelage.data.streams import Resident
@@ -230,7 +231,12 @@ class Series(DataModule):
     def _file(self) -> series_file.SeriesFile:
         self.fingerprint = self.fingerprint or fingerprint_of(self.root)
         key = ("series", self.fingerprint, str(self.root), repr(sorted(self.reading.items())))
-        return cache.remember(key, lambda: series_file.read(self.root, **self.reading))
+
+        def read() -> series_file.SeriesFile:
+            check_same(self.fingerprint, fingerprint_of(self.root), self.root, "rows")
+            return series_file.read(self.root, **self.reading)
+
+        return cache.remember(key, read)
 
 
 def _at(names: list[str], places: np.ndarray) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tutelage.data import cache
 from tutelage.data.base import DataModule
+from tutelage.data.fingerprint import both, check_same
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.splits import SPLITS
 from tutelage.data.streams import Resident
@@ -169,6 +170,10 @@ class Text(DataModule):
         return cache.remember(key, lambda: cache.stored(name, lambda folder: self._tokenise(paths, folder)))
 
     def _tokenise(self, paths: dict[str, Path], folder: Path) -> dict[str, Any]:
+        now = fingerprint_of(self.root)
+        if self.fingerprint != now:  # of texts and tokeniser, as a command gives it
+            now = now if self.tokenizer is None else both(now, file_digest(self.tokenizer))
+            check_same(self.fingerprint, now, self.root, "texts")
         return write_tokens(
             paths,
             self.fractions,

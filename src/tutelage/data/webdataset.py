@@ -89,11 +89,16 @@ class WebDataset(ImageFolder):
 
     def content(self) -> tuple[Any, ...]:
         """See `ImageFolder`."""
-        self.fingerprint = self.fingerprint or fingerprint_of(self.root)
+        self.fingerprint = self.fingerprint or self.now()
         return ("webdataset", self.fingerprint, self.label, self.label_key)
+
+    def now(self) -> str:
+        """See `ImageFolder`."""
+        return fingerprint_of(self.root)
 
     def layout(self) -> Layout:
         """See `ImageFolder`."""
+        self._check_fingerprint(self.now())
         shards = self._shards()
         key = ("shards", *self.content(), str(self.root))
         name = hashlib.sha256(repr(key).encode()).hexdigest()[:24]

@@ -137,6 +137,41 @@ def test_a_word_for_the_chain_reaches_every_run_that_is_needed(images):
     }
 
 
+@pytest.mark.parametrize("chain", CHAINS[:2])
+@pytest.mark.parametrize("stage", ["pp-p-ssl", "logits", "fine-tuning", "pp"])
+def test_the_chain_is_drawn_once_or_by_each_seed(stage, chain, images):
+    kd = ["chain.pretraining_stage=kd-pretraining"] if stage == "pp" else []
+    words = [*words_for(stage, chain, images), *kd, "seed=5"]
+    with hydra_ready():
+        once, drawn = plan_of(words), plan_of([*words, "chain.drawn=per_seed"])
+    assert [plan.config["data"]["split_seed"] for plan in (once, drawn)] == [0, 5]
+    for plan, seed in ((once, 0), (drawn, 5)):
+        needed = {need.name.rpartition("/")[2]: need.config for need in plan.prerequisites()}
+        follow = {"pp-pretraining", "kd-pretraining"} | (
+            {"classifier"} if (stage, chain) == ("fine-tuning", "digits") else set()
+        )
+        assert {name: config["seed"] for name, config in needed.items()} == {
+            name: 5 if name in follow else seed for name in needed
+        }
+        if stage == "pp-p-ssl":  # the images are conditioned on the images that the target has labels of
+            assert needed["shards-pcs"]["data"]["split_seed"] == seed
+
+
+@pytest.mark.parametrize(
+    "stage", ["pp", "p-ssl", "pp-p-ssl", "logits", "fine-tuning", "kd-pretraining", "data-free", "inverted"]
+)
+def test_the_classes_of_the_source_reach_every_run_that_is_needed(stage, images):
+    words = [*words_for(stage, "cifar10", images), "chain.source_classes=[cat,deer]", "chain.classes=2"]
+    with hydra_ready():
+        needed = {need.name.rpartition("/")[2]: need.config for need in plan_of(words).prerequisites()}
+    read = {
+        name: config["data"]["classes"]
+        for name, config in needed.items()
+        if name in ("classifier", "generator")
+    }
+    assert read and all(classes == ["cat", "deer"] for classes in read.values())
+
+
 def test_a_target_stage_takes_a_step(images, tmp_path):
     with hydra_ready():
         config = compose(

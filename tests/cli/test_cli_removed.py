@@ -18,9 +18,9 @@ from tutelage.errors import UserError
 @pytest.mark.parametrize(
     ("given", "chosen", "every"),
     [
-        ({"flags": ["--all"]}, ["a/111111111111", "b/222222222222"], "rows"),
-        ({"names": ["a"]}, ["a/111111111111", "b/222222222222"], None),
-        ({"state": "failed"}, ["a/111111111111", "b/222222222222"], None),
+        ({"flags": ["--all"]}, ["a/111111111111", "b/222222222222"], ["met"]),
+        ({"names": ["a"]}, ["a/111111111111", "b/222222222222"], ["met", "others"]),
+        ({"state": "failed"}, ["a/111111111111", "b/222222222222"], ["met"]),
         ({"flags": ["--all", "--checkpoints"]}, ["a/111111111111/checkpoints"], None),
         ({"names": ["a"], "flags": ["--archive"]}, ["archived a"], None),
     ],
@@ -28,7 +28,7 @@ from tutelage.errors import UserError
 @pytest.mark.parametrize("dry", [True, False])
 def test_which_folders_are_removed(monkeypatch, tmp_path, given, chosen, every, dry):
     from tutelage.cli import remove
-    from tutelage.reporting import runs_table
+    from tutelage.reporting import collect, runs_table
     from tutelage.reporting.row import Row
     from tutelage.runs.run import State
 
@@ -42,9 +42,14 @@ def test_which_folders_are_removed(monkeypatch, tmp_path, given, chosen, every, 
     given = dict(given)
     filters = dict.fromkeys(("state", "method", "data", "since", "before"), "")
     filters["state"] = given.pop("state", "")
-    monkeypatch.setattr(
-        runs_table, "filtered_rows", lambda store, under, **more: asked.append((under, more)) or rows
-    )
+
+    def filtered(store, under, met, **more):
+        asked.append((under, more))
+        met["m"] = "met"
+        return rows
+
+    monkeypatch.setattr(runs_table, "filtered_rows", filtered)
+    monkeypatch.setattr(collect, "collect", lambda store, met: [*met.values(), "others"])
     monkeypatch.setattr(remove, "archived", lambda store, name: [tmp_path / f"archived {name}"])
     monkeypatch.setattr(remove, "removable", lambda store, rows, name, every: asked.append(every) or rows)
     monkeypatch.setattr(remove, "finish", lambda store: asked.append("finish"))
@@ -55,7 +60,7 @@ def test_which_folders_are_removed(monkeypatch, tmp_path, given, chosen, every, 
     name = given.get("names", [""])[0]
     expected: list[Any] = [] if dry else ["finish"]
     expected.append((name, {key: value or None for key, value in filters.items()} | {"settings": []}))
-    expected += [rows if every else None] if of_runs else []
+    expected += [every] if of_runs else []
     if not dry:
         expected.append(([tmp_path / folder for folder in chosen], of_runs))
     assert asked == expected and code == (0 if dry else 1)

@@ -320,6 +320,8 @@ def test_what_cannot_be_moved_or_deleted_is_said(runs, monkeypatch, capsys):
         patch.setattr(Run, "set_aside", refused)
         assert main(["remove", "adhoc", "--yes"]) == 1
     assert "kept: [Errno 13] Permission denied" in capsys.readouterr().err
+    (run,) = runs.runs("adhoc")
+    (run.path / "checkpoints").mkdir(exist_ok=True)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)
         assert main(["remove", "adhoc", "--yes"]) == 0

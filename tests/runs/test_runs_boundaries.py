@@ -922,11 +922,23 @@ def test_a_folder_is_set_aside_also_on_another_disk(tmp_path, monkeypatch):
 @pytest.mark.parametrize("count", [0, 1, 2, 20])
 def test_folders_are_deleted_and_those_that_stay_are_told(tmp_path, monkeypatch, count):
     given = [tmp_path / f"{number}" for number in range(count)]
+    outside = tmp_path.parent / f"outside-{count}"
+    outside.mkdir()
+    (outside / "stays").touch()
+    for number, one in enumerate(given):
+        one.mkdir()
+        (one / "a").touch()
+        (one / "link").symlink_to(outside)
+        if number % 3:
+            (one / "in" / "deep").mkdir(parents=True)
+            (one / "in" / "deep" / "b").touch()
+            (one / "in" / "link").symlink_to(outside / "stays")
+    assert folders.delete(given) == [] and list(tmp_path.iterdir()) == []
+    link = tmp_path / "a link is no folder"
+    link.symlink_to(outside)
+    assert folders.delete([link]) == [link] and [path.name for path in outside.iterdir()] == ["stays"]
     for one in given:
         (one / "in").mkdir(parents=True)
-    assert folders.delete(given) == [] and list(tmp_path.iterdir()) == []
-    for one in given:
-        one.mkdir()
     monkeypatch.setattr(folders.shutil, "rmtree", lambda path, ignore_errors: None)
     assert folders.delete(given) == given
 

@@ -41,18 +41,20 @@ def run(given: Given) -> int:
             f"--archive takes a name or --all, and no filter ({said[0]}): archived attempts have no state of their own"
         )
     store = Store(given.options["runs_dir"])
+    from tutelage.reporting.collect import collect
     from tutelage.reporting.runs_table import filtered_rows
 
     dry = "--dry" in given.flags
     if not dry:
         finish(store)
-    rows = filtered_rows(store, under=name, **chosen)
+    met: dict[str, Row] = {}
+    rows = filtered_rows(store, under=name, met=met, **chosen)
     if archive:
         folders = archived(store, name)
     elif checkpoints:
         folders = [store.at(row.key).path / "checkpoints" for row in rows if row.state is State.COMPLETE]
     else:
-        every = None if name or any(chosen.values()) else rows
+        every = collect(store, met=met) if name else [*met.values()]
         folders = [store.root / row.key for row in removable(store, rows, name, every)]
     sizes = {folder: size for folder in folders if (size := size_of(folder)) is not None}
     print("".join(f"{folder}  {size / 1e6:.1f} MB\n" for folder, size in sizes.items()), end="")
@@ -66,16 +68,12 @@ def run(given: Given) -> int:
     return remove(store, list(sizes), runs=not (archive or checkpoints))
 
 
-def removable(
-    store: Store, rows: Sequence[Row], under: str = "", everything: Sequence[Row] | None = None
-) -> list[Row]:
+def removable(store: Store, rows: Sequence[Row], under: str, everything: Sequence[Row]) -> list[Row]:
     """Return the rows that neither a table nor a remaining run needs and that nobody works on; say what is kept and why.
 
-    everything: all rows of the store, where they were read already.
+    everything: all rows of the store.
     A run that has a name beside the one that is removed stays; of such a run's links, which are rows of their own, the name goes.
     """
-    from tutelage.reporting.collect import collect
-
     candidates = [row for row in rows if row.state is not State.RUNNING]
     owners = owners_of(TABLES, store) if candidates else {}
     others, inside = store.other_names(), store.name_in(under)
@@ -93,7 +91,6 @@ def removable(
             kept[row.key] = f"also called {outside[0]}"
     gone = {identity_of(row.key): row.key for row in candidates if row.key not in (*kept, *links)}
     # What a remaining run needs remains, and what that needs, until nothing changes.
-    everything = collect(store) if everything is None else everything
     while found := {
         identity_of(key): row.key
         for row in everything

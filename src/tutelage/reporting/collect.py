@@ -56,15 +56,19 @@ class Known:
         self.spelled_out: dict[Any, dict[str, str]] = {}
 
 
-def collect(store: Store, under: str = "", index: Index | None = None) -> list[Row]:
+def collect(
+    store: Store, under: str = "", index: Index | None = None, met: dict[str, Row] | None = None
+) -> list[Row]:
     """Return a row for every run at or below a name, in the order of their keys.
 
     A run whose configuration cannot be read becomes a row with the reason and no inputs. index: one that is kept between calls, and
-    not written; default: that on the disk, which is.
+    not written; default: that on the disk, which is. met: the rows that a command read already, by key; takes the others.
     """
     kept = index or Index(store.root)
     known = Known(kept)
-    rows = [row_of(run, store, known) for run in store.runs(under)]
+    before = {} if met is None else met
+    rows = [before.get(run.key) or row_of(run, store, known) for run in store.runs(under)]
+    before.update({row.key: row for row in rows})
     if index is None:
         kept.save(store.name_in(under), {row.key for row in rows})
     else:

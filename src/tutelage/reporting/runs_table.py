@@ -29,6 +29,7 @@ def filtered_rows(
     since: str | None = None,
     before: str | None = None,
     settings: Sequence[str] = (),
+    met: dict[str, Row] | None = None,
 ) -> list[Row]:
     """Return the runs that pass every given filter, in the order of their keys.
 
@@ -41,11 +42,12 @@ def filtered_rows(
         since: a date such as 2026-01-31; the runs that ended, or if they have not, began on or after it (UTC).
         before: a date; the runs that ended, or if they have not, began before it.
         settings: words key=value, each of which holds: model.width=64, seed=3, or the class or module of a section, model=fcn.
+        met: takes the rows that were read, see `collect`.
 
     Raises:
         UserError: a state or date that is none, or a name, a method, a data set or a value that no run has.
     """
-    rows = collect(store, under)
+    rows = collect(store, under, met=met)
     if under and not rows:
         raise UserError(f"no run '{under}' in {store.root}; {choices(store.name_in(under), store.levels())}")
     if state is not None:

@@ -155,14 +155,13 @@ def take(path: Path) -> int | None:
 
 def set_aside(folder: Path, root: Path) -> Path:
     """Move a folder out of the store, at once, and return where it waits to be deleted: what a kill leaves there, `left_aside` finds."""
-    aside = root / ASIDE
     grave = f"{folder.name}-{secrets.token_hex(4)}"
     try:
-        return folder.rename(aside / grave)
+        return folder.rename(f"{root}/{ASIDE}/{grave}")
     except FileNotFoundError:
         with for_its_group(root):
-            aside.mkdir(exist_ok=True)
-        return folder.rename(aside / grave)
+            (root / ASIDE).mkdir(exist_ok=True)
+        return folder.rename(root / ASIDE / grave)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -187,7 +186,7 @@ def delete(folders: Iterable[Path]) -> list[Path]:
     def work(_: int) -> None:
         with contextlib.suppress(IndexError):  # the last one was another's
             while waiting:
-                shutil.rmtree(waiting.popleft(), ignore_errors=True)
+                _delete(waiting.popleft())
 
     try:
         if len(given) == 1:
@@ -198,6 +197,22 @@ def delete(folders: Iterable[Path]) -> list[Path]:
     finally:
         waiting.clear()  # an interrupt ends it after the folders that are at hand
     return [folder for folder in given if folder.exists()]
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder: the files in it, as most hold nothing else, and what is left by `rmtree`, which takes three times as long."""
+    with contextlib.suppress(
+        OSError, NotImplementedError, AttributeError
+    ):  # Windows knows no such descriptors
+        here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            for name in os.listdir(here):  # noqa: PTH208 - of a descriptor
+                os.unlink(name, dir_fd=here)  # a folder is refused
+        finally:
+            os.close(here)
+        folder.rmdir()
+        return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_held(path: Path) -> bool:

@@ -313,7 +313,7 @@ class Run:
             attempts[-1]["finished"] = now()
             write_json(self.path / "provenance.json", {"attempts": attempts}, durable=False)
 
-    @property
+    @functools.cached_property
     def _lock_path(self) -> Path:
         return lock_of(self._root or self.path.parent, self.path.name)
 

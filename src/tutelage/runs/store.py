@@ -52,9 +52,8 @@ class Store:
     def other_names(self) -> dict[str, list[str]]:
         """Return, for the identity of each run that has links, the names of these."""
         found: dict[str, list[str]] = {}
-        for run in self._walk(self.root, ""):
-            if run.is_link:
-                found.setdefault(run.identity, []).append(run.name)
+        for run in self._walk(self.root, "", links_alone=True):
+            found.setdefault(run.identity, []).append(run.name)
         return found
 
     def at(self, key: str) -> Run:
@@ -185,8 +184,13 @@ class Store:
             root=self.root if inside else None,
         )
 
-    def _walk(self, folder: Path, name: str, seen: set[tuple[int, int]] | None = None) -> Iterator[Run]:
-        """Yield the runs at or below a folder. Links are followed, to each folder once: a link upwards would have no end."""
+    def _walk(
+        self, folder: Path, name: str, seen: set[tuple[int, int]] | None = None, *, links_alone: bool = False
+    ) -> Iterator[Run]:
+        """Yield the runs at or below a folder. Links are followed, to each folder once: a link upwards would have no end.
+
+        links_alone: leave out the runs that are no link to one of another name.
+        """
         seen = set() if seen is None else seen
         try:
             status = folder.stat()
@@ -205,11 +209,15 @@ class Store:
                 if next((folder / entry).glob("*/config.yaml"), None):
                     log.warning("%s is left out: no run has a name like that", folder / entry)
             elif name and IDENTITY.fullmatch(entry):
+                if links_alone and not is_link:
+                    continue
                 run = Run(here / entry, name=name, root=self.root)
                 run.is_link = is_link
                 yield run
             else:
-                yield from self._walk(folder / entry, f"{name}/{entry}" if name else entry, seen)
+                yield from self._walk(
+                    folder / entry, f"{name}/{entry}" if name else entry, seen, links_alone=links_alone
+                )
 
 
 def shortest(identities: Iterable[str]) -> int:

@@ -172,7 +172,7 @@ def test_the_bench_of_distillations_arms_takes_a_step_of_an_arm_and_counts_what_
     assert not torch.equal(before, method.network.state_dict()["conv1.weight"])
 
 
-def test_losses_are_measured_beside_those_of_another_library(monkeypatch) -> None:
+def test_losses_are_measured_beside_those_of_another_library(monkeypatch, tmp_path) -> None:
     """The library is no dependency: a stand-in takes every call."""
     from tutelage.bench import distillation_peers as peers
 
@@ -194,5 +194,7 @@ def test_losses_are_measured_beside_those_of_another_library(monkeypatch) -> Non
         for loss in (ours(), theirs()):
             assert loss.ndim == 0 and loss.isfinite()
             loss.backward()
+    name, steps = next(peers.whole_steps(Library(), str(tmp_path), "resnet8", "resnet8"))
+    assert name == "soft targets" and all(step() is None for step in steps)
     with pytest.raises(UserError, match="pip install torchdistill"):
         peers.rows()

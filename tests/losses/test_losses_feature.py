@@ -115,6 +115,19 @@ def test_probabilistic_transfer_by_loop(rows):
     assert float(probabilistic_transfer(student, teacher)) == pytest.approx(total / N, rel=1e-8)
 
 
+def test_neighbours_of_opposite_features_have_a_probability():
+    teacher = torch.tensor([[1.0, 0], [-1, 0], [0.6, 0.8]], dtype=torch.float64)
+    student = teacher.flip(0).requires_grad_()
+    probabilistic_transfer(student, teacher).backward()
+    assert student.grad.isfinite().all()
+    kernel = [[1e-7, 0.8], [1e-7, 0.2], [0.8, 0.2]]
+    q, p = (
+        [[v / sum(row) for v in row] for row in k] for k in ([[0.2, 0.8], [0.2, 1e-7], [0.8, 1e-7]], kernel)
+    )
+    slow = sum(b * math.log(b / a) for x, y in zip(q, p, strict=True) for a, b in zip(x, y, strict=True)) / 3
+    assert float(probabilistic_transfer(student, teacher)) == pytest.approx(slow, rel=1e-8)
+
+
 def test_cross_correlation_by_loop(rows):
     columns = [[(x[:, d] - x[:, d].mean()) / x[:, d].std(unbiased=False) for d in range(5)] for x in rows]
     expected = 0.0

@@ -75,6 +75,14 @@ def test_correlation_is_zero_where_predictions_agree_and_one_sample_has_no_colum
     assert torch.isfinite(student.grad).all()
 
 
+def test_logits_that_are_nan_are_not_taken_for_constant_ones(pair):
+    student = pair[0].clone()
+    student[1, 1] = torch.nan
+    out = standardised(student)
+    assert out[1].isnan().all() and not out[0].isnan().any()
+    assert correlation(student, pair[1], temperature=1.0, between_classes=1.0, between_samples=1.0).isnan()
+
+
 def test_normalised_is_the_sum_written_by_hand(pair):
     student, teacher, targets = pair
     ours = normalised(student, teacher, targets, temperature=2.0, other_weight=1.5)

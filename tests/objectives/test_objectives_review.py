@@ -29,7 +29,9 @@ def averaged(x, side):
     return out
 
 
-@pytest.mark.parametrize(("size", "sides"), [(8, (4, 2, 1)), (4, (2, 1)), (3, (2, 1)), (1, ())])
+@pytest.mark.parametrize(
+    ("size", "sides"), [(8, (4, 2, 1)), (7, (4, 2, 1)), (6, (4, 2, 1)), (4, (2, 1)), (3, (2, 1)), (1, ())]
+)
 def test_hierarchical_by_loop(size, sides):
     g = torch.Generator().manual_seed(0)
     x, y = (torch.randn(3, 2, size, size, generator=g, dtype=torch.float64) for _ in range(2))

@@ -1,22 +1,32 @@
-"""Losses of distillation over torchdistill's of the same name: value and gradient, on the features of one student and one teacher.
+"""Losses of distillation over torchdistill's of the same name: value and gradient alone, and in a whole step of the same networks.
 
-`pip install torchdistill` first, then `python -m tutelage.bench distillation_peers`. Both get the same tensors, those of ResNet-8x4 and
-ResNet-32x4 on 64 images of CIFAR-100's shape; networks, which are the same for both, are left out, so that a step's ratio is nearer to 1.
+`pip install torchdistill` first, then `python -m tutelage.bench distillation_peers`. Alone, both get the same tensors, those of ResNet-8x4
+and ResNet-32x4 on 64 images of CIFAR-100's shape. The other's step is a loop by hand, without its own boxes, so that nothing but its loss
+and the hooks for it is in its way.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tutelage.bench.timing import Row, in_turn, row
+from tutelage.bench.timing import Row, in_turn, row, seconds
+from tutelage.bench.transfer_step import built, finish, optimizer_of, stepping
 from tutelage.errors import UserError
 
 BATCH, CLASSES, CHANNELS, SIDE = 64, 100, 256, 8
 SAMPLES, NEGATIVES, WIDTH = 50_000, 4096, 128
-TIMES = 20
-"""How often a loss is taken in each measurement; CRD once."""
+LONG_S = 0.02
+"""How long each measurement of a loss takes at least: small ones are taken several times in it."""
+
+TAUGHT = {
+    "ResNet-8 by ResNet-20": ("resnet8", "resnet20", 11),
+    "ResNet-8x4 by 32x4": ("resnet8x4", "resnet32x4", 5),
+}
+"""Networks of the steps, and pairs of measurements."""
 
 
 def rows(pairs: int = 11) -> list[Row]:
@@ -25,11 +35,22 @@ def rows(pairs: int = 11) -> list[Row]:
         mid_level = importlib.import_module("torchdistill.losses.mid_level")
     except ImportError as error:
         raise UserError("this bench needs torchdistill: pip install torchdistill") from error
-    return [_measured(name, ours, theirs, pairs) for name, ours, theirs in losses(mid_level)]
+    alone = [_measured(name, ours, theirs, pairs) for name, ours, theirs in losses(mid_level)]
+    with tempfile.TemporaryDirectory() as folder:
+        return alone + [
+            row(
+                f"step over one with torchdistill's loss: {name}, {networks}",
+                [a / b for a, b in in_turn(*steps, pairs=pairs, warmup=2)],
+                at_most=1.02,
+            )
+            for networks, (student, teacher, pairs) in TAUGHT.items()
+            for name, steps in whole_steps(mid_level, folder, student, teacher)
+        ]
 
 
 def _measured(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int) -> Row:
-    times = 1 if name == "CRD" else TIMES
+    theirs(), theirs()
+    times = math.ceil(LONG_S / seconds(lambda: theirs().backward()))
 
     def repeated(step: Callable[[], Any]) -> Callable[[], None]:
         def run() -> None:
@@ -112,6 +133,66 @@ def losses(theirs: Any) -> Iterator[tuple[str, Callable[[], Any], Callable[[], A
         ),
     )
     yield "CRD", *_contrast(theirs, vectors)
+
+
+def whole_steps(
+    theirs: Any, folder: str, student: str, teacher: str
+) -> Iterator[tuple[str, tuple[Callable[[], None], Callable[[], None]]]]:
+    """Yield the name of a loss, and a step with ours and one with theirs, of the same student, teacher and images."""
+    import torch
+    import torch.nn.functional as F
+
+    models = [
+        "model=cifar",
+        f"model.name={student}",
+        "model@teacher=cifar",
+        f"teacher.name={teacher}",
+        "teacher.weights=scratch",
+    ]
+    soft = ["method=distillation", "method.objectives.soft.temperature=4"]
+    feature, of = "method=feature_distillation", "method.objectives.feature"
+    pairs = "{strategy: explicit, k: null, pairs: [[%s, %s]]}"
+    one = {side: {"io": "output", "path": "x"} for side in ("student", "teacher")}
+    where = ("x", "output", "x", "output")
+    cases: dict[str, tuple[str, float, Any, list[str]]] = {
+        "soft targets": ("fc", 0.5, theirs.KDLoss(*where, temperature=4.0, alpha=0.0), soft),
+        "soft targets, standardised": (
+            "fc", 0.5, theirs.LogitStdKDLoss(*where, temperature=4.0, alpha=0.0),
+            [*soft, "method.objectives.soft.standardise=true"],
+        ),
+        "DIST": ("fc", 0.5, theirs.DISTLoss(*where), [soft[0], "objective@method.objectives.soft=dist"]),
+        "AT": (
+            "layer3", 1.0, theirs.ATLoss({"pair": one}),
+            [feature, f"objective@{of}=attention", f"{of}.pairing={pairs % ('layer3', 'layer3')}"],
+        ),
+        "PKT": (
+            "avgpool", 1.0, theirs.PKTLoss(*where),
+            [feature, f"objective@{of}=pkt", f"{of}.pairing={pairs % ('avgpool', 'avgpool')}"],
+        ),
+    }  # fmt: skip
+    for name, (layer, task, loss, words) in cases.items():
+        method, batch = built(folder, [*models, *words])
+        network, optimizer = method.network, optimizer_of(method)
+        taught = method.frozen["teacher"].network
+
+        def step(
+            loss: Any = loss, task: float = task, layer: str = layer, batch: Any = batch,
+            networks: tuple[Any, Any] = (network, taught), optimizer: Any = optimizer,
+        ) -> None:  # fmt: skip
+            read: list[Any] = []
+            hooks = [
+                dict(one.named_modules())[layer].register_forward_hook(lambda _, __, out: read.append(out))
+                for one in networks
+            ]
+            output = networks[0](batch.inputs)
+            with torch.no_grad():
+                networks[1](batch.inputs)
+            for hook in hooks:
+                hook.remove()
+            parts = ({"x": {"output": part.flatten(1) if layer == "avgpool" else part}} for part in read)
+            finish(task * F.cross_entropy(output, batch.targets) + loss(*parts), optimizer)
+
+        yield name, (stepping(method, batch), step)
 
 
 def _contrast(theirs: Any, vectors: list[Any]) -> tuple[Callable[[], Any], Callable[[], Any]]:

@@ -67,15 +67,15 @@ def distillation(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
     import torch
     import torch.nn.functional as F
 
-    method, batch = _built(folder, ["method=distillation", "model@teacher=residual_convnet"])
-    network, optimizer = method.network, _optimizer(method)
+    method, batch = built(folder, ["method=distillation", "model@teacher=residual_convnet"])
+    network, optimizer = method.network, optimizer_of(method)
 
     def floor() -> None:
         with torch.no_grad():
             theirs = method.frozen["teacher"].network(batch.inputs)
         mine = network(batch.inputs)
         soft = F.kl_div(F.log_softmax(mine / 2, 1), F.softmax(theirs / 2, 1), reduction="batchmean") * 4
-        _finish(0.5 * F.cross_entropy(mine, batch.targets) + 0.5 * soft, optimizer)
+        finish(0.5 * F.cross_entropy(mine, batch.targets) + 0.5 * soft, optimizer)
 
     return _ours(method, batch, optimizer), floor
 
@@ -84,14 +84,14 @@ def p_ssl(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return our step, drawing and augmenting pseudo images included, and its floor: forward and backward of as many images."""
     import torch
 
-    method, batch = _built(
+    method, batch = built(
         folder, ["method=pseudo_ssl/uda", f"method.objectives.consistency.pseudo={folder}/pseudo"]
     )
-    network, optimizer = method.network, _optimizer(method)
+    network, optimizer = method.network, optimizer_of(method)
     images = torch.cat([batch.inputs, torch.randn(2 * BATCH, 3, PIXELS, PIXELS)])
 
     def floor() -> None:
-        _finish(network(images).square().mean(), optimizer)
+        finish(network(images).square().mean(), optimizer)
 
     return _ours(method, batch, optimizer), floor
 
@@ -105,9 +105,9 @@ def p_ssl_views(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
         f"{consistency}.batch_norm=labelled",
     ]
     spared, usual = (
-        _built(folder, [*words, f"{consistency}.weak_gradient={value}"]) for value in ("false", "true")
+        built(folder, [*words, f"{consistency}.weak_gradient={value}"]) for value in ("false", "true")
     )
-    return tuple(_ours(method, batch, _optimizer(method)) for method, batch in (spared, usual))  # type: ignore[return-value]
+    return tuple(_ours(method, batch, optimizer_of(method)) for method, batch in (spared, usual))  # type: ignore[return-value]
 
 
 def fixmatch(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -120,22 +120,22 @@ def fixmatch(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
         "method=pseudo_ssl/fixmatch",
         f"method.objectives.consistency.ratio={ratio}",
     ]
-    method, batch = _built(
+    method, batch = built(
         folder, [*words, "method.ema_decay=0", f"method.objectives.consistency.pseudo={folder}/pseudo"]
     )
-    network, optimizer = method.network, _optimizer(method)
+    network, optimizer = method.network, optimizer_of(method)
     images = torch.cat([batch.inputs, torch.randn(2 * ratio * batch_size, 3, PIXELS, PIXELS)])
 
     def floor() -> None:
-        _finish(network(images).square().mean(), optimizer)
+        finish(network(images).square().mean(), optimizer)
 
     return _ours(method, batch, optimizer), floor
 
 
 def averaged(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return our step with the moving average of the network, and without."""
-    method, batch = _built(folder, ["method=supervised", "method.ema_decay=0.999"])
-    step = _ours(method, batch, _optimizer(method))
+    method, batch = built(folder, ["method=supervised", "method.ema_decay=0.999"])
+    step = _ours(method, batch, optimizer_of(method))
 
     def ours() -> None:
         step()
@@ -154,12 +154,12 @@ def three(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
     from tutelage.objectives.base import Reading, Step
 
     terms = "method.objectives"
-    method, batch = _built(
+    method, batch = built(
         folder,
         ["method=distillation", "model@teacher=residual_convnet", f"+objective@{terms}.crd=crd", f"+objective@{terms}.alignment=alignment",
          f"{terms}.alignment.network=teacher", f"{terms}.alignment.pairing={{strategy: last, k: 3}}"],
     )  # fmt: skip
-    network, teacher, optimizer = method.network, method.frozen["teacher"], _optimizer(method)
+    network, teacher, optimizer = method.network, method.frozen["teacher"], optimizer_of(method)
     objectives = list(method.objectives)
     kept: dict[str, dict[str, Any]] = {"mine": {}, "theirs": {}}
 
@@ -186,7 +186,7 @@ def three(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
             alignment.consume(name, kept["theirs"][name])
         step = Step(batch, mine, kept["mine"], {"teacher": Reading(theirs, kept["theirs"])})
         factors = method.objectives.factors(0, 0)
-        _finish(torch.stack([factors[o.name] * o.loss(step) for o in objectives]).sum(), optimizer)
+        finish(torch.stack([factors[o.name] * o.loss(step) for o in objectives]).sum(), optimizer)
 
     return _ours(method, batch, optimizer), floor
 
@@ -194,39 +194,41 @@ def three(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
 def laid_out(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return our step with channels last, and without."""
     last, usual = (
-        _built(folder, ["method=supervised", f"hardware.channels_last={value}"])
-        for value in ("true", "false")
+        built(folder, ["method=supervised", f"hardware.channels_last={value}"]) for value in ("true", "false")
     )
-    return tuple(_ours(method, batch, _optimizer(method)) for method, batch in (last, usual))  # type: ignore[return-value]
+    return tuple(_ours(method, batch, optimizer_of(method)) for method, batch in (last, usual))  # type: ignore[return-value]
 
 
-def _built(folder: str, words: list[str]) -> tuple[Any, Any]:
+def built(folder: str, words: list[str]) -> tuple[Any, Any]:
+    """Return a method of these words, and a batch."""
     from tutelage.config.compose import compose
     from tutelage.engine.build import build
 
-    built = build(compose([*COMMON, *words, f"runs_dir={folder}"]))
-    built.method.on_fit_start()
-    return built.method.train(), next(iter(built.data.train_stream(seed=0, device="cpu")))
+    made = build(compose([*COMMON, *words, f"runs_dir={folder}"]))
+    made.method.on_fit_start()
+    return made.method.train(), next(iter(made.data.train_stream(seed=0, device="cpu")))
 
 
 def stepping(method: Any, batch: Any) -> Callable[[], None]:
     """Return a training step of a method on one batch."""
-    return _ours(method, batch, _optimizer(method))
+    return _ours(method, batch, optimizer_of(method))
 
 
-def _optimizer(method: Any) -> Any:
+def optimizer_of(method: Any) -> Any:
+    """Return the method's optimiser."""
     made, _ = method.optimizer_spec.build([p for p in method.parameters() if p.requires_grad], 1)
     return made
 
 
 def _ours(method: Any, batch: Any, optimizer: Any) -> Callable[[], None]:
     def ours() -> None:
-        _finish(method.training_step(batch, 0), optimizer)
+        finish(method.training_step(batch, 0), optimizer)
 
     return ours
 
 
-def _finish(loss: Any, optimizer: Any) -> None:
+def finish(loss: Any, optimizer: Any) -> None:
+    """Take a loss's gradient, and a step of the optimiser."""
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tutelage.errors import UserError
 from tutelage.losses.precision import in_single
+from tutelage.tasks.base import softened_divergence
 
 
 @in_single
@@ -20,9 +21,7 @@ def soft_target(student: Tensor, teacher: Tensor, *, temperature: float) -> Tens
     where the logits differ by a constant per row. Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531. Raises UserError on unequal shapes.
     """
     check_classes(student, teacher)
-    log_student = F.log_softmax(student / temperature, dim=-1)
-    log_teacher = F.log_softmax(teacher / temperature, dim=-1)
-    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=-1) * temperature**2
+    return softened_divergence(student, teacher, temperature)
 
 
 @in_single
@@ -34,7 +33,7 @@ def logit_matching(student: Tensor, teacher: Tensor) -> Tensor:
     on unequal shapes.
     """
     check_classes(student, teacher)
-    return 0.5 * (student - teacher).square().sum(dim=-1)
+    return 0.5 * F.mse_loss(student, teacher, reduction="none").sum(dim=-1)
 
 
 @in_single

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.losses.distillation import check_classes, soft_target
-from tutelage.losses.precision import in_single
+from tutelage.losses.precision import in_single, on_cpu_and_all
 
 
 @in_single
@@ -27,9 +27,11 @@ def standardised(logits: Tensor) -> Tensor:
     Source: Sun et al. 2024, arXiv 2403.01427 with its code's 1e-7 beside the deviation.
     """
     centred = logits - logits.mean(dim=-1, keepdim=True)
-    squares = centred.square().sum(dim=-1, keepdim=True) / (logits.shape[-1] - 1)
+    squares = (centred * centred).sum(dim=-1, keepdim=True) / (logits.shape[-1] - 1)
     # A constant row has no direction: zero, and without the gradient of a root at 0.
-    varies = squares > 0
+    varies = squares != 0
+    if on_cpu_and_all(varies):
+        return centred / (squares.sqrt() + 1e-7)
     deviation = squares.where(varies, 1.0).sqrt()
     return torch.where(varies, centred / (deviation + 1e-7), 0.0)
 
@@ -62,17 +64,19 @@ def correlation(
     """
     check_classes(student, teacher)
     mine, theirs = (F.softmax(x / temperature, dim=1) for x in (student, teacher))
-    rows = 1 - _pearson(mine, theirs).mean()
-    columns = 1 - _pearson(mine.T, theirs.T).mean()
+    rows, columns = (1 - _pearson(mine, theirs, axis).mean() for axis in (1, 0))
     return (between_classes * rows + between_samples * columns) * temperature**2
 
 
-def _pearson(x: Tensor, y: Tensor) -> Tensor:
-    """Correlation of equal rows of (k, m) matrices, (k,); 0 where a row does not vary."""
-    x, y = (v - v.mean(dim=1, keepdim=True) for v in (x, y))
-    norms = x.square().sum(dim=1) * y.square().sum(dim=1)
-    varies = norms > 0
-    return torch.where(varies, (x * y).sum(dim=1) / norms.where(varies, 1.0).sqrt(), 0.0)
+def _pearson(x: Tensor, y: Tensor, axis: int) -> Tensor:
+    """Correlation along an axis of equal matrices; 0 where one does not vary."""
+    x, y = (v - v.mean(dim=axis, keepdim=True) for v in (x, y))
+    norms = (x * x).sum(dim=axis) * (y * y).sum(dim=axis)
+    varies = norms != 0
+    products = (x * y).sum(dim=axis)
+    if on_cpu_and_all(varies):
+        return products / norms.sqrt()
+    return torch.where(varies, products / norms.where(varies, 1.0).sqrt(), 0.0)
 
 
 @in_single
@@ -135,8 +139,8 @@ def multi_level(student: Tensor, teacher: Tensor, *, temperatures: Sequence[floa
     levels = student.new_zeros(3)
     for temperature in temperatures:
         mine, theirs = (F.softmax(x / temperature, dim=1) for x in (student, teacher))
-        samples = (mine @ mine.T - theirs @ theirs.T).square().sum() / len(mine)
-        classes = (mine.T @ mine - theirs.T @ theirs).square().sum() / mine.shape[1]
+        samples = F.mse_loss(mine @ mine.T, theirs @ theirs.T, reduction="sum") / len(mine)
+        classes = F.mse_loss(mine.T @ mine, theirs.T @ theirs, reduction="sum") / mine.shape[1]
         single = soft_target(student, teacher, temperature=temperature).mean()
         levels = levels + torch.stack([single, samples, classes])
     return levels

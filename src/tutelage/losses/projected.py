@@ -45,11 +45,16 @@ def hierarchical(student: Tensor, teacher: Tensor) -> Tensor:
             f"the hierarchical loss needs maps (n, channels, height, width) alike, got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     total, weight, weights = F.mse_loss(student, teacher), 1.0, 1.0
+    apart = finest = student - teacher
     for side in (4, 2, 1):
         if side < min(student.shape[2:]):
             weight /= 2
-            mine, theirs = (F.adaptive_avg_pool2d(x, side) for x in (student, teacher))
-            total, weights = total + weight * F.mse_loss(mine, theirs), weights + weight
+            if all(size % side == 0 for size in student.shape[2:]):  # then the next is an average of these
+                cells = finest.shape[2] // side, finest.shape[3] // side
+                averages = finest = F.avg_pool2d(finest, cells)
+            else:
+                averages = F.adaptive_avg_pool2d(apart, side)
+            total, weights = total + weight * (averages * averages).mean(), weights + weight
     return total / weights
 
 

@@ -21,6 +21,6 @@ def gaussian(predicted: Tensor, teacher: Tensor, raw_variance: Tensor, *, floor:
             f"the teacher's features {tuple(teacher.shape)} and their prediction {tuple(predicted.shape)} must have one shape"
         )
     variance = F.softplus(raw_variance) + floor
-    if predicted.ndim == 4:
-        variance = variance[:, None, None]
-    return 0.5 * ((predicted - teacher).square() / variance + variance.log()).mean()
+    apart = predicted - teacher
+    squares = (apart * apart).mean(dim=(0, 2, 3) if predicted.ndim == 4 else tuple(range(predicted.ndim - 1)))
+    return 0.5 * (squares / variance + variance.log()).mean()

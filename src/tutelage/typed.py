@@ -154,7 +154,7 @@ def fits(value: Any, hint: Any) -> bool:
             return isinstance(value, Mapping) and (
                 not inner
                 or (
-                    all(fits(key, inner[0]) for key in value)
+                    ({*map(type, value)} <= {inner[0]} or all(fits(key, inner[0]) for key in value))
                     and (inner[1] is Any or all(fits(item, inner[1]) for item in value.values()))
                 )
             )

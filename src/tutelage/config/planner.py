@@ -55,10 +55,14 @@ class Planner:
     def __call__(self, overrides: Sequence[str]) -> Plan:
         """Return the plan of a command: its run and the runs it needs. Raises UserError as `compose.compose` does."""
         with compose.hydra_ready():
-            return needs.plan(self.compose(overrides), self._need, overrides)
+            return needs.plan(self._current(overrides), self._need, overrides)
 
     def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Return what `compose.compose` returns."""
+        with compose.hydra_ready():
+            return self._current(overrides)
+
+    def _current(self, overrides: Sequence[str]) -> dict[str, Any]:
         if (place := changed(self._asked)) is not None:
             log.warning(
                 "%s changed while this command was planning: what it plans from now on is of what is there now",
@@ -68,8 +72,7 @@ class Planner:
             self._needed.clear()
             self._templates.clear()
             self._met.clear()
-        with compose.hydra_ready():
-            return self._composed(overrides)
+        return self._composed(overrides)
 
     def _composed(self, overrides: Sequence[str]) -> dict[str, Any]:
         words = compose.readable(one_length(overrides), self.primary)

@@ -119,14 +119,32 @@ SECTIONS: dict[str, type] = {"fit": Fit, "hardware": Hardware, "logger": Logger}
 
 def check(config: dict[str, Any]) -> None:
     """Raise UserError for what no setting is: see `read`. Whole numbers written as 1e3 become such, in place."""
-    _update(config, read(Configuration, config))
+    above = {key: {} if _is_section(value) else value for key, value in config.items()}
+    try:
+        above = marshal.loads(_above(marshal.dumps(above, 2)))
+    except ValueError:  # what is no plain value is no setting either
+        _update(above, read(Configuration, above))
     for key, value in config.items():
-        _numbers(key, marshal.dumps(value, 2))
+        if not _is_section(value):
+            config[key] = above[key]
+        _numbers(key, marshal.dumps(config[key], 2))
     for name in SECTIONS:
         config[name] = marshal.loads(_section(name, marshal.dumps(config[name], 2)))
     root = config["data"].get("root")
     if isinstance(root, str) and not root.strip():  # also where nothing asked for its fingerprint
         raise UserError("data.root must name existing data; got an empty text")
+
+
+def _is_section(value: Any) -> bool:
+    return type(value) is dict and {*map(type, value)} <= {str}
+
+
+@functools.lru_cache(2**12)
+def _above(content: bytes) -> bytes:
+    """Read the settings that stand in no section; in place of sections there are empty ones."""
+    above = marshal.loads(content)
+    _update(above, read(Configuration, above))
+    return marshal.dumps(above, 2)
 
 
 @functools.lru_cache(2**8)

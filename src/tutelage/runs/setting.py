@@ -91,14 +91,15 @@ def check(stage: Stage) -> Reads:
             f"{config.get('name')} makes or reads pseudo data, so the source data are closed to it: setting=source is for the "
             "source classifier and the generator; leave setting null"
         )
+    below = _below(stage)
     if setting != "oracle":
-        for need in _below(stage).values():
+        for need in below.values():
             if need.config.get("setting") == "oracle":
                 raise UserError(
                     f"{config.get('name')} needs {need.config.get('name')}, which opens the source data as an oracle: "
                     "only a configuration with setting=oracle may"
                 )
-    assets = dict(_assets(stage))
+    assets = dict(_assets(stage, below))
     if is_closed(config):
         for opener in _openers(stage):
             for key, data in assets.items():
@@ -107,7 +108,7 @@ def check(stage: Stage) -> Reads:
     return Reads(
         setting or ("source_free" if is_closed(config) else None),
         _shown(config.get("data") or {}),
-        tuple(need.key for need in _below(stage).values()),
+        tuple(need.key for need in below.values()),
         {key: _shown(data) for key, data in assets.items()},
     )
 
@@ -129,8 +130,10 @@ def _opened(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [config.get("data") or {}, *([unlabelled] if isinstance(unlabelled, Mapping) else [])]
 
 
-def _assets(stage: Stage) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield key and data of the runs that were trained on source data and are given away, at any depth."""
+def _assets(stage: Stage, below: Mapping[str, Stage]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield key and data of the runs that were trained on source data and are given away, at any depth. below: see `_below`."""
+    if not below:
+        return
     given = {
         Weights.of(stage.config, where).need
         for where, _ in networks(stage.config)
@@ -140,7 +143,7 @@ def _assets(stage: Stage) -> Iterator[tuple[str, Mapping[str, Any]]]:
         "teacher.weights",
         *(f"{where}.weights" for where, _ in networks(stage.config) if where.startswith("frozen.")),
     }
-    for role, need in _below(stage).items():
+    for role, need in below.items():
         config = need.config
         closed = (
             config.get("setting") == "source_free"
@@ -149,7 +152,7 @@ def _assets(stage: Stage) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if known or (role in given and is_closed(stage.config) and not reads_pseudo(config)):
             yield need.key, config.get("data") or {}
         else:
-            yield from _assets(need)
+            yield from _assets(need, _below(need))
 
 
 def _openers(stage: Stage) -> Iterator[Stage]:
@@ -158,8 +161,9 @@ def _openers(stage: Stage) -> Iterator[Stage]:
     opens_nothing = is_synthesis(stage.config) and method.get("labelling") == "uniform"
     if reads(stage.config) != "pseudo" and not opens_nothing:
         yield stage
-    assets = {identity_of(key) for key, _ in _assets(stage)}
-    for need in _below(stage).values():
+    below = _below(stage)
+    assets = {identity_of(key) for key, _ in _assets(stage, below)}
+    for need in below.values():
         if identity_of(need.key) not in assets:
             yield from _openers(need)
 

@@ -203,6 +203,7 @@ def test_chance_is_the_mean_and_the_largest_over_orders():
 
 def test_a_long_product_is_split_as_its_size_and_the_threads_ask(monkeypatch):
     seen = []
+    monkeypatch.setattr(gram, "_has_onednn", lambda: False)
     product = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda a, b: seen.append(tuple(a.shape)) or product(a, b))
     for shape, wanted in (
@@ -220,6 +221,46 @@ def test_a_long_product_is_split_as_its_size_and_the_threads_ask(monkeypatch):
         x = random(1, 128, 2048)
         torch.testing.assert_close(gram.gram(x), x @ x.mT, rtol=1e-5, atol=1e-3)
         assert seen[0] == (parts, 32, 2048 // parts)
+
+
+@pytest.mark.skipif(not gram._has_onednn(), reason="PyTorch without oneDNN, as on a Mac")
+def test_large_products_go_through_onednn_unless_it_is_off_or_there_are_many_threads(monkeypatch):
+    seen, product = [], gram._onednn
+    monkeypatch.setattr(gram, "_onednn", lambda a, b: seen.append((*a.shape, len(b))) or product(a, b))
+    for shape, wanted in (
+        ((1, 127, 40), []),
+        ((1, 128, 40), [(128, 40, 128)]),
+        ((1, 255, 1024), [(255, 1024, 255)]),
+        ((1, 256, 1023), [(256, 1023, 256)]),
+        ((1, 258, 1024), [(64, 1024, 64), (65, 1024, 129), (64, 1024, 193), (65, 1024, 258)]),
+        ((2, 128, 40), []),
+    ):
+        x = random(*shape)
+        slow = torch.from_numpy(np.einsum("kid,kjd->kij", x.double(), x.double())).float()
+        torch.testing.assert_close(gram.gram(x), slow, rtol=1e-5, atol=1e-3)
+        assert seen == wanted
+        seen.clear()
+    x, double = random(1, 128, 40), random(1, 128, 40, dtype=torch.float64)
+    torch.testing.assert_close(gram.gram(double), double @ double.mT)
+    with monkeypatch.context() as otherwise:
+        otherwise.setattr(torch.backends.mkldnn, "enabled", False)
+        assert torch.equal(gram.gram(x), x @ x.mT)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    assert torch.equal(gram.gram(x), x @ x.mT) and not seen
+
+
+@pytest.mark.parametrize("kind", ["cka", "unbiased_cka", "rsa"])
+def test_value_and_gradient_are_the_same_without_onednn_but_for_the_last_bits(monkeypatch, kind):
+    guide, found = random(130, 50, seed=1), []
+    for enabled in (True, False):
+        x = random(130, 40).requires_grad_()
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", enabled)
+        reference = gram.embed(guide.unsqueeze(0), kind).unit[0]
+        score = gram.GramScores.apply(kind, [[reference]], [None], x)
+        score.sum().backward()
+        found.append((score.detach(), x.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(

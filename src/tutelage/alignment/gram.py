@@ -9,6 +9,7 @@ gradient of the network's features is 2 dK X: one product forward, one backward.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,26 +45,60 @@ class Embedding:
 def gram(features: Tensor) -> Tensor:
     """Return X X^T of (k, n, d) features, (k, n, n).
 
-    A product with a long inner axis and few outputs suits no library's own split. On the CPU the lower triangle is computed in bands and
-    mirrored, the columns in as many parts as there are threads: a batch of products, of which each thread takes one and waits for
-    none. (numpy's `a @ a.T`, a symmetric update at half the cost, loses three times over inside a training step: its threads and
-    torch's wait for each other's cores.) On a GPU the parts are a batch that fills the processors.
+    On the CPU the lower triangle is computed in bands and mirrored. A product with a long inner axis and few outputs suits no library's
+    own split, so many threads get as many parts of the columns: a batch of products, of which each takes one and waits for none.
+    (numpy's `a @ a.T`, a symmetric update at half the cost, loses three times over inside a training step: its threads and torch's wait
+    for each other's cores.) On a GPU the parts are a batch that fills the processors.
     """
     k, n, d = features.shape
     if not on_cpu(features):
         chunks = next((c for c in (64, 32, 16, 8, 4, 2) if d % c == 0 and d // c >= 1024), 1)
         split = features.unflatten(-1, (chunks, d // chunks)).transpose(1, 2)
         return (split @ split.mT).sum(1) if chunks > 1 else features @ features.mT
-    if k > 1 or n < 128 or d < 2048:
-        return features @ features.mT
-    parts = features[0].unflatten(1, (math.gcd(d, torch.get_num_threads()), -1)).transpose(0, 1)
+    rows, by_onednn = features[0], _by_onednn(features)
+    if k > 1 or n < (256 if by_onednn else 128) or d < (1024 if by_onednn else 2048):
+        return _product(features, features.mT)
+    parts = rows.unflatten(1, (math.gcd(d, torch.get_num_threads()), -1)).transpose(0, 1)
     product = features.new_empty(1, n, n)
     edges = [n * i // _BANDS for i in range(_BANDS + 1)]
     for start, end in pairwise(edges):
-        band = torch.bmm(parts[:, start:end], parts[:, :end].mT).sum(0)
+        band = (
+            _onednn(rows[start:end], rows[:end])
+            if by_onednn
+            else torch.bmm(parts[:, start:end], parts[:, :end].mT).sum(0)
+        )
         product[0, start:end, :end] = band
         product[0, :start, start:end] = band[:, :start].T
     return product
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Return left @ right of (k, n, m) and (k, m, d)."""
+    return _onednn(left[0], right[0].T).unsqueeze(0) if _by_onednn(left) else left @ right
+
+
+def _by_onednn(rows: Tensor) -> bool:
+    """Whether products of (k, n, d) rows go through oneDNN, which has AVX-512 on every processor; MKL, on AMD's, half its speed.
+
+    Not with many threads, which were not measured, nor where `torch.backends.mkldnn.enabled` is off.
+    """
+    large = len(rows) == 1 and rows.shape[1] >= 128 and rows.dtype == torch.float32
+    few = large and on_cpu(rows) and torch.get_num_threads() <= 4
+    return few and torch.backends.mkldnn.enabled and _has_onednn()
+
+
+def _onednn(left: Tensor, right: Tensor) -> Tensor:
+    """Return left @ right^T of (n, d) and (m, d) by oneDNN: PyTorch's own linear layer of compiled networks, without a gradient."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+    return result
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    try:
+        return bool((_onednn(torch.ones(2, 3), torch.ones(4, 3)) == 3).all())
+    except (AttributeError, RuntimeError):  # PyTorch without it, or with another form of it
+        return False
 
 
 def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,7 +268,7 @@ class GramScores(torch.autograd.Function):
                 pull = _to_gram(pull.mul_(2 * inverse), embedding)
                 padding = ctx.paddings[layers[0]]
                 with emptied(None if isinstance(scale, Tensor) else padding, stacked) as seen:
-                    product = pull @ seen
+                    product = _product(pull, seen)
                 if isinstance(scale, Tensor):
                     product *= scale
                 if padding is not None:

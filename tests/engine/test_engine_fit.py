@@ -8,6 +8,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -494,3 +495,16 @@ def test_a_trainer_for_the_hardware(made):
     assert (found["accumulate_grad_batches"], found["gradient_clip_val"]) == (1, None)
     assert found["strategy"] == "ddp_find_unused_parameters_true"
     assert made({"strategy": "fsdp"}, all_parameters_get_gradients=False)["strategy"] == "fsdp"
+
+
+def test_hooks_of_a_batch_that_a_callback_does_not_write_are_not_called(composed, tmp_path):
+    class Writes(pl.Callback):
+        def on_train_batch_end(self, *given):
+            """Nothing."""
+
+    one, other = Writes(), pl.Callback()
+    made = trainer.make_trainer(composed, tmp_path, [one, other], 40)
+    assert callable(one.on_train_batch_end) and other.on_train_batch_end is None
+    assert one.on_before_backward is None and callable(one.on_fit_start)
+    with made.profiler.profile("a step") as nothing, made.profiler.profile("a hook of it"):
+        assert nothing is None

@@ -138,6 +138,32 @@ def test_a_plateau_sees_the_validations_of_a_fit_alone(monkeypatch, task, maximi
         assert plateau.best == best and method.values[split] == {task.monitor: 0.25}
 
 
+def test_a_batch_that_lies_where_it_is_to_be_is_not_touched():
+    method = supervised()
+    assert method.transfer_batch_to_device(BATCH, torch.device("cpu"), 0) is BATCH
+    for batch in (BATCH, BATCH._replace(inputs=X.to("meta")), [X]):
+        moved = method.transfer_batch_to_device(batch, torch.device("meta"), 0)
+        assert {part.device.type for part in moved if part is not None} == {"meta"}
+
+
+def test_a_name_is_set_at_once_and_never_over_what_is_registered():
+    method = supervised()
+    for value in ("training_step", None, "another"):
+        method._current_fx_name = value
+        assert method.__dict__["_current_fx_name"] == value
+    for value in ("word", None):
+        for name in ("network", "seed"):
+            taken = supervised()
+            if name == "network" and value:
+                with pytest.raises(TypeError, match="network"):
+                    setattr(taken, name, value)
+            else:
+                setattr(taken, name, value)
+                assert getattr(taken, name) == value and name not in dict(taken.named_children())
+    method.seed = torch.nn.Parameter(X)
+    assert "seed" in dict(method.named_parameters())
+
+
 @pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
 def test_a_step_seeds_the_generator_of_its_device_too(monkeypatch, kind):
     method, seeded = supervised(), []

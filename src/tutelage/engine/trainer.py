@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import signal
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities import registry
+from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import StrategyRegistry
 
 from tutelage.config.settings import Fit, Hardware
@@ -22,6 +24,21 @@ from tutelage.engine.checkpoints import WholeFiles
 from tutelage.engine.rank_environment import in_ranks, lightning_environment, ranks_and_nodes
 from tutelage.errors import UserError, choices
 from tutelage.typed import read
+
+OF_A_BATCH = (
+    "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step",
+    "on_train_batch_end", "on_validation_batch_start", "on_validation_batch_end",
+)  # fmt: skip
+"""Hooks of callbacks that Lightning calls for each batch."""
+
+
+class _NoProfiler(PassThroughProfiler):
+    """Profiles nothing, as Lightning's own, but makes no new context of each of some forty hooks a step."""
+
+    _nothing = contextlib.nullcontext()
+
+    def profile(self, action_name: str) -> contextlib.nullcontext[None]:  # type: ignore[override]
+        return self._nothing
 
 
 def make_trainer(
@@ -39,6 +56,11 @@ def make_trainer(
     all_parameters_get_gradients: see `Method`.
     """
     settings, hardware = read(Fit, config["fit"], "fit"), read(Hardware, config["hardware"], "hardware")
+    for callback, hook in itertools.product(callbacks, OF_A_BATCH):
+        if getattr(type(callback), hook) is getattr(pl.Callback, hook):
+            setattr(
+                callback, hook, None
+            )  # Lightning calls what is callable: some twenty hooks a step that do nothing
     chosen: dict[str, Any] = {
         key: getattr(hardware, key)
         for key in ("accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic")
@@ -64,6 +86,7 @@ def make_trainer(
             gradient_clip_val=None if by_hand else settings.gradient_clip,
             callbacks=callbacks,
             plugins=[WholeFiles(), lightning_environment()],
+            profiler=_NoProfiler(),
             default_root_dir=folder,
             reload_dataloaders_every_n_epochs=1,  # the last interval may be shorter than the others
             logger=False,

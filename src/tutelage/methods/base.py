@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -18,7 +19,7 @@ from tutelage.models.average import Average, loaded, stored
 from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.objectives.base import Objective, Start, Step
-from tutelage.objectives.total import Objectives
+from tutelage.objectives.total import Objectives, weighted_sum
 from tutelage.tasks import Batch, Classification, Task
 
 _MASK64 = 2**64 - 1
@@ -106,6 +107,13 @@ class Method(pl.LightningModule):
         self._call = Call.of(network)
         self._last_output: Tensor | None = None
         self._place = 0  # of the batch within its update
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what is no tensor or module, and is there, at once: Lightning notes the name of each of its fifty hooks a step."""
+        if (value is None or type(value) is str) and name in self.__dict__:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     # --- what a subclass may write
 
@@ -205,11 +213,12 @@ class Method(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Let averages follow once per update of the network, however many batches that took."""
-        if self.step != self._averaged_step:
-            self._averaged_step = self.step
+        step = self.step
+        if step != self._averaged_step:
+            self._averaged_step = step
             if self.average is not None:
-                self.average.update(self.network, self.step)
-            self.objectives.updated(self.step)
+                self.average.update(self.network, step)
+            self.objectives.updated(step)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return the state, the evaluated network under `network.`."""
@@ -223,10 +232,16 @@ class Method(pl.LightningModule):
         state_dict = loaded(state_dict) if self.average else state_dict
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch that is not there: ours are read where they are to be."""
+        if type(batch) is Batch and all(part is None or part.device == device for part in batch):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Seed the step, weight and sum the terms, and remember them for the next record without waiting for the device."""
-        self._place = batch_idx % self.accumulate
-        seed = step_seed(self.seed, self._draw, self.global_rank)
+        step, self._place = self.step, batch_idx % self.accumulate
+        seed = step_seed(self.seed, step * self.accumulate + self._place, self.global_rank)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -238,9 +253,14 @@ class Method(pl.LightningModule):
         if any(value.ndim for value in values):
             shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in terms.items() if value.ndim)
             raise UserError(f"an objective's loss must be one number, got {shapes}")
-        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-        self._history.append((self.step, tuple(terms), torch.stack([total, *values]).detach()))
+        total = weighted_sum(terms, weights)
+        self._history.append(
+            (step, tuple(terms), torch.stack([value.detach() for value in (total, *values)]))
+        )
         return total
+
+    # Lightning reads it at each step; what it finds noted, it need not find out.
+    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     @property
     def pending(self) -> int:

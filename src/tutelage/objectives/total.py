@@ -157,7 +157,7 @@ class Objectives(nn.Module):
         return parameters[0]
 
     def __iter__(self) -> Iterator[Objective]:
-        return iter(self.terms.values())  # type: ignore[arg-type]
+        return iter(self.terms._modules.values())  # type: ignore[arg-type]  # ten times a step: at once
 
     def __getitem__(self, name: str) -> Objective:
         return self.terms[name]  # type: ignore[return-value]
@@ -189,7 +189,9 @@ class Objectives(nn.Module):
 
     def computed(self, step: int, max_steps: int) -> list[Objective]:
         """Return the objectives that are computed at an update: those that count, and those that are watched."""
-        factors = self.factors(step, max_steps)
+        return self._computed(self.factors(step, max_steps), step)
+
+    def _computed(self, factors: Mapping[str, float], step: int) -> list[Objective]:
         if not any(factors.values()):
             raise UserError(
                 f"no objective counts at step {step}: their weights are 0, or their schedules off"
@@ -252,7 +254,7 @@ class Objectives(nn.Module):
         factors = self.factors(step, max_steps)
         found = {
             o.name: o.loss(taken.of(o.name)) if factors[o.name] else o.loss(taken.of(o.name)).detach()
-            for o in self.computed(step, max_steps)
+            for o in self._computed(factors, step)
         }
         if self.opposition is not None:
             self.opposition.see(found, factors, self._shared[0], step)  # type: ignore[arg-type]
@@ -271,7 +273,7 @@ class Objectives(nn.Module):
         self.step += 1
         if self.opposition is not None:
             self.opposition.updated(self.step)
-        return torch.stack([weights[name] * value for name, value in found.items()]).sum()
+        return weighted_sum(found, weights)
 
     # --- around the steps
 
@@ -328,6 +330,12 @@ class Objectives(nn.Module):
         for reader in self._readers:
             if reader.memory is not None:
                 reader.memory.forget()
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> Tensor:
+    """Return the sum of terms, each one number, times their weights."""
+    weighted = [weights[name] * value for name, value in terms.items()]
+    return torch.stack(weighted).sum() if len(weighted) > 1 else weighted[0]
 
 
 def _check(name: str, objective: Any) -> None:

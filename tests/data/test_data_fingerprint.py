@@ -9,6 +9,7 @@ import random
 import shutil
 import tarfile
 import time
+import types
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -90,6 +91,24 @@ def test_a_folder_is_walked_once_for_many_commands_and_each_kind_and_place_has_i
     link.unlink()
     link.symlink_to(other)
     assert fingerprint(link, "images") == found[2]
+
+
+def test_what_a_known_folder_costs_does_not_grow_with_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    calls: list[object] = []
+    real = os.stat
+    counted = types.SimpleNamespace(**{**vars(os), "stat": lambda path: calls.append(path) or real(path)})
+    asked = []
+    for files in (200, 1_200):
+        root = fill(tmp_path / f"{files}", files)
+        first = fingerprint(root, "images")
+        with monkeypatch.context() as patch:
+            patch.setattr(digests, "os", counted)
+            calls.clear()
+            assert [fingerprint(root, "images") for _ in range(10)] == [first] * 10
+        asked.append(len(calls))
+    assert asked == [10 * (4 + 64)] * 2  # the root, three classes, and the files whose beginnings count
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {

@@ -28,8 +28,8 @@ def rows(sizes: Sequence[int] = SIZES, repeats: int = 3) -> list[Row]:
     from tutelage.config.compose import hydra_ready
     from tutelage.config.planner import Planner
     from tutelage.reporting.collect import collect
-    from tutelage.reporting.index import FRESH_S
     from tutelage.reporting.runs_table import render_runs_table
+    from tutelage.runs.digests import FRESH_S
     from tutelage.runs.store import Store
 
     def planned(store: Any) -> None:

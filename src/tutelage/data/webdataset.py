@@ -52,7 +52,12 @@ class TarFiles(Files):
     def stamp(self, index: int) -> tuple[int, int]:
         """See `Files`: its own length, and when its tar file was changed."""
         shard, _, length = map(int, self.places[index])
-        return length, _changed_ns(self.shards[shard])
+        return length, self.changed_ns[shard]
+
+    @functools.cached_property
+    def changed_ns(self) -> list[int]:
+        """When each tar file was changed."""
+        return [shard.stat().st_mtime_ns for shard in self.shards]
 
     def attempt(
         self, index: int, box: Any = None, *, data: bytes | None = None
@@ -65,11 +70,6 @@ class TarFiles(Files):
             log.debug("%s", self.layout.paths[index], exc_info=True)
             return None, Seen(), str(error).rstrip(".") or type(error).__name__
         return array, seen, ""
-
-
-@functools.lru_cache(maxsize=4096)
-def _changed_ns(path: Path) -> int:
-    return path.stat().st_mtime_ns
 
 
 class WebDataset(ImageFolder):

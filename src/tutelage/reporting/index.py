@@ -26,12 +26,11 @@ from tutelage.errors import UserError
 from tutelage.reporting.facts import Facts, Settings, TestData, read_facts
 from tutelage.reporting.settings_by_section import Inputs, Section
 from tutelage.runs.bounded import read_bytes
+from tutelage.runs.digests import FRESH_S
 from tutelage.runs.folders import make_folder
 from tutelage.runs.records import TEMPORARY_SUFFIX, replacing
 from tutelage.runs.run import Run, State
 
-FRESH_S = 2.0
-"""Files younger than this are read and not kept."""
 WORTHWHILE = 64
 """How many runs must have been read anew before the index is written: fewer are read again in less time than a file is kept for."""
 LINE_BYTES = 64 * 2**10

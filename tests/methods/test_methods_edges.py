@@ -146,6 +146,16 @@ def test_a_batch_that_lies_where_it_is_to_be_is_not_touched():
         assert {part.device.type for part in moved if part is not None} == {"meta"}
 
 
+def test_hooks_of_a_step_that_a_method_does_not_write_are_not_called():
+    class Resting(Supervised):
+        def on_before_optimizer_step(self, optimizer):
+            super().on_before_optimizer_step(optimizer)
+
+    method = supervised(kind=Resting)
+    method.on_before_optimizer_step(None)
+    assert method.on_before_backward is None and supervised().on_before_optimizer_step is None
+
+
 def test_a_name_is_set_at_once_and_never_over_what_is_registered():
     method = supervised()
     for value in ("training_step", None, "another"):

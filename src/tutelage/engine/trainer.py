@@ -58,9 +58,7 @@ def make_trainer(
     settings, hardware = read(Fit, config["fit"], "fit"), read(Hardware, config["hardware"], "hardware")
     for callback, hook in itertools.product(callbacks, OF_A_BATCH):
         if getattr(type(callback), hook) is getattr(pl.Callback, hook):
-            setattr(
-                callback, hook, None
-            )  # Lightning calls what is callable: some twenty hooks a step that do nothing
+            setattr(callback, hook, None)  # Lightning calls what is callable
     chosen: dict[str, Any] = {
         key: getattr(hardware, key)
         for key in ("accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic")

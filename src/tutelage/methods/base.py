@@ -23,6 +23,13 @@ from tutelage.objectives.total import Objectives, weighted_sum
 from tutelage.tasks import Batch, Classification, Task
 
 _MASK64 = 2**64 - 1
+_OF_A_STEP = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
 
 
 class NonFiniteLoss(RunFailed):
@@ -107,6 +114,9 @@ class Method(pl.LightningModule):
         self._call = Call.of(network)
         self._last_output: Tensor | None = None
         self._place = 0  # of the batch within its update
+        for hook in _OF_A_STEP:
+            if getattr(type(self), hook) is getattr(pl.LightningModule, hook):
+                setattr(self, hook, None)  # Lightning calls what is callable
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set what is no tensor or module, and is there, at once: Lightning notes the name of each of its fifty hooks a step."""

@@ -25,6 +25,7 @@ PLAIN = [
     "data.split_seed=${seed}", "data.split_seed=null", "needs={}", "seed=4", "name=study/two", "fit.max_steps=9", "optimizer.lr=0.2",
     "model.width=10", "model.depth=3", "hardware.threads=2", "data.batch_size=8", "retry=0", "runs_dir=there",
     "guide=null", "retry=1", "+needs.other=[method=supervised,'seed=1']",
+    "seed=007", "seed=+3", "seed=0", "seed=123456789012345678901", "+model.new=2", "++model.width=10", "model@guide.width=3",
     "+method.objectives.task.weight=0.5", "fit.stop_below=[[1,0.5]]", "~optimizer.weight_decay",
 ]  # fmt: skip
 ODD = [

@@ -43,6 +43,7 @@ _SPECIAL = set(",[]{}()'\"\\$")
 """Characters that mean something in the value of a word."""
 _UNUSUAL = re.compile(r"[^\w./:+\-@%*?| ]", re.ASCII)
 """Characters that Hydra takes within quotes only, and those that mean something."""
+_USUAL = re.compile(r"[^=]*=[\w./:+\-@%*?| ]*", re.ASCII)
 
 
 def search_path() -> list[str]:
@@ -83,6 +84,8 @@ def readable(overrides: Sequence[str], primary: str = PRIMARY) -> list[str]:
 
 
 def _readable(word: str) -> str:
+    if _USUAL.fullmatch(word):
+        return word
     key, equals, value = word.partition("=")
     odd = set(value) & _SPECIAL
     if not equals or value == "~" or not (odd or _UNUSUAL.search(value)) or (odd and not _is_path(value)):

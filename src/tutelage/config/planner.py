@@ -8,11 +8,13 @@ error) is composed as a whole, as a single command is.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
@@ -35,6 +37,16 @@ Shape = tuple[str | tuple[str], ...]
 """The words of a command, of plain values the keys alone."""
 log = logging.getLogger("tutelage")
 _MISTAKES = (HydraException, OmegaConfBaseException, ValueError)
+_WHOLE = re.compile(r"0|[1-9]\d{0,17}", re.ASCII)
+
+
+class _Word(NamedTuple):
+    """A word as Hydra reads it; whether it chooses a file, gives a plain value, or is one that only a whole composition can take."""
+
+    read: Override
+    chooses: bool
+    plain: bool
+    whole: bool
 
 
 class Planner:
@@ -44,7 +56,8 @@ class Planner:
 
     def __init__(self, primary: str = PRIMARY) -> None:
         self.primary = primary
-        self._parsed: dict[str, Override] = {}
+        self._words: dict[str, _Word] = {}
+        self._with_whole_number: dict[str, Override] = {}
         self._groups: dict[str, bool] = {}
         self._bases: dict[tuple[str, ...], bytes | None] = {}
         self._needed: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -91,19 +104,17 @@ class Planner:
 
     def _of_many(self, words: Sequence[str]) -> dict[str, Any] | None:
         """Return the resolved configuration; None where it has to be composed as a whole."""
-        parsed = [self._read(word) for word in words]
-        if any(word.is_sweep_override() or word.key_or_group.startswith("hydra") for word in parsed):
+        known = [self._read(word) for word in words]
+        if any(word.whole for word in known):
             return None
-        chosen = [self._chooses(word) for word in parsed]
-        plain = [word for word, choice in zip(parsed, chosen, strict=True) if not choice and is_plain(word)]
-        places = {id(word) for word in plain}
+        plain = [word.read for word in known if word.plain]
         shape = tuple(
-            (of.key_or_group,) if id(of) in places else word for of, word in zip(parsed, words, strict=True)
+            (of.read.key_or_group,) if of.plain else word for of, word in zip(known, words, strict=True)
         )
         if (template := self._templates.get(shape)) is not None:
             return template.filled(plain)
-        settings = [word for word, choice in zip(parsed, chosen, strict=True) if not choice]
-        base = self._base(tuple(word for word, choice in zip(words, chosen, strict=True) if choice))
+        settings = [word.read for word in known if not word.chooses]
+        base = self._base(tuple(word for of, word in zip(known, words, strict=True) if of.chooses))
         if base is None:
             return None
         node: DictConfig = pickle.loads(base)
@@ -121,14 +132,26 @@ class Planner:
             "",
             "${seed}",
         ):  # of another it is seen too late that it is null
-            others = [word for word in settings if id(word) not in places]
+            others = [word.read for word in known if not word.chooses and not word.plain]
             self._templates[shape] = Template.of(node, config, plain, others)
         return config
 
-    def _read(self, word: str) -> Override:
-        if word not in self._parsed:
-            self._parsed[word] = OverridesParser.create().parse_override(word)
-        return self._parsed[word]
+    def _read(self, word: str) -> _Word:
+        if word not in self._words:
+            key, _, value = word.partition("=")
+            number = int(value) if _WHOLE.fullmatch(value) else None
+            if number is not None and (
+                other := self._with_whole_number.get(key)
+            ):  # parsing takes a quarter of a millisecond
+                read = dataclasses.replace(other, _value=number, input_line=word)
+            else:
+                read = OverridesParser.create().parse_override(word)
+            if number is not None:
+                self._with_whole_number[key] = read
+            chooses = self._chooses(read)
+            whole = read.is_sweep_override() or read.key_or_group.startswith("hydra")
+            self._words[word] = _Word(read, chooses, not chooses and is_plain(read), whole)
+        return self._words[word]
 
     def _chooses(self, word: Override) -> bool:
         """Say whether a word chooses a file, which is Hydra's rule: its key is a group, and its value no dictionary."""

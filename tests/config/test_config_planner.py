@@ -228,6 +228,25 @@ def test_a_folder_is_walked_once_for_all_commands_and_again_when_it_changed(imag
     alone.cache_clear()
 
 
+def test_of_commands_on_one_folder_the_later_ones_are_copied(images, monkeypatch):
+    from tutelage.config import compose as module
+
+    root, _ = images
+    resolved = []
+    plain = module.plain
+    monkeypatch.setattr(module, "plain", lambda node: resolved.append(node) or plain(node))
+    planner = Planner()
+    words = ["data=image_folder", f"data.root={root}", "data.image_size=8", "model=fcn"]
+    plans = [planner([*words, f"seed={seed}", f"model.width={8 + seed}"]) for seed in range(20)]
+    assert len({plan.identity for plan in plans}) == 20 and len(resolved) <= 5
+    assert plans[-1] == alone((*words, "seed=19", "model.width=27"))
+    other = root.with_name("other")
+    other.symlink_to(root)
+    words[1] = f"data.root={other}"
+    again = planner([*words, "seed=19", "model.width=27"])
+    assert again.config["data"]["root"] == str(other) and again.identity == plans[-1].identity
+
+
 def test_a_folder_that_is_gone_is_said_as_in_a_command_alone(images):
     root, _ = images
     planner = Planner()

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tutelage.config import compose
 from tutelage.config.groups import PRIMARY, user_folder
 from tutelage.config.resolvers import Asked, changed, noting
-from tutelage.config.templates import Template, depends, is_plain
+from tutelage.config.templates import Template, depends, is_plain, read_elsewhere
 from tutelage.errors import UserError
 from tutelage.runs import needs
 from tutelage.runs.needs import Plan
@@ -63,6 +63,7 @@ class Planner:
         self._needed: dict[tuple[str, ...], dict[str, Any]] = {}
         self._templates: dict[Shape, Template | None] = {}
         self._met: set[Shape] = set()
+        self._elsewhere: dict[Shape, set[str]] = {}
         self._asked: Asked = {}
 
     def __call__(self, overrides: Sequence[str]) -> Plan:
@@ -107,10 +108,11 @@ class Planner:
         known = [self._read(word) for word in words]
         if any(word.whole for word in known):
             return None
+        shape = _shape(known, words)
+        if bound := self._elsewhere.get(shape):
+            known = [of._replace(plain=of.plain and of.read.key_or_group not in bound) for of in known]
+            shape = _shape(known, words)
         plain = [word.read for word in known if word.plain]
-        shape = tuple(
-            (of.read.key_or_group,) if of.plain else word for of, word in zip(known, words, strict=True)
-        )
         if (template := self._templates.get(shape)) is not None:
             return template.filled(plain)
         settings = [word.read for word in known if not word.chooses]
@@ -133,7 +135,12 @@ class Planner:
             "${seed}",
         ):  # of another it is seen too late that it is null
             others = [word.read for word in known if not word.chooses and not word.plain]
-            self._templates[shape] = Template.of(node, config, plain, others)
+            if bound := read_elsewhere(
+                node, plain
+            ):  # from now on a word as others are, the same in all of a shape
+                self._elsewhere[shape] = bound
+            else:
+                self._templates[shape] = Template.of(node, config, plain, others)
         return config
 
     def _read(self, word: str) -> _Word:
@@ -175,6 +182,10 @@ class Planner:
             except (*_MISTAKES, UserError, pickle.PicklingError):
                 self._bases[choices] = None
         return self._bases[choices]
+
+
+def _shape(known: Sequence[_Word], words: Sequence[str]) -> Shape:
+    return tuple((of.read.key_or_group,) if of.plain else word for of, word in zip(known, words, strict=True))
 
 
 def _split_seed_follows(node: DictConfig) -> str:

@@ -73,22 +73,13 @@ class Template:
         keys = [word.key_or_group for word in (*plain, *others)]
         if not all(map(_KEY.fullmatch, keys)) or any(_speak_of_one(a, b) for a, b in combinations(keys, 2)):
             return None
-        leaves, texts = dict[tuple[str, ...], Any](), list[str]()
-        _look(node, (), leaves, texts)
+        places, read, texts, leaves = _followed(node, plain)
         if any(_COMPUTED.search(text) or not {*_RESOLVER.findall(text)} <= _KNOWN for text in texts):
             return None
-        copies: dict[str, list[tuple[str, ...]]] = {}
-        for path, value in leaves.items():
-            if isinstance(value, str) and (match := _COPY.fullmatch(value)):
-                copies.setdefault(match[1], []).append(path)
-        texts += [key for key in copies if (*key.split("."),) not in leaves]  # copies of whole sections
-        read = {token.rpartition(".")[2] for text in texts for token in re.findall(r"[\w.]+", text)}
-        places: dict[str, list[tuple[str, ...]]] = {}
         for word in plain:
-            key, value = word.key_or_group, word.value()
-            places[key] = [(*key.split("."),), *_copies_of(key, copies)]
-            is_there = repr(leaves.get(places[key][0], ...)) == repr(value)
-            if not is_there or any(read.intersection(place) for place in places[key]):
+            own = places[word.key_or_group]
+            is_there = repr(leaves.get(own[0], ...)) == repr(word.value())
+            if not is_there or any(read.intersection(place) for place in own):
                 return None
         return cls(config, places)
 
@@ -103,6 +94,28 @@ class Template:
                     section = section[name]
                 section[last] = value
         return config
+
+
+def read_elsewhere(node: DictConfig, plain: Sequence[Override]) -> set[str]:
+    """Return the plain words' settings that something else is composed of than a copy, as a fingerprint is of `data.root`."""
+    places, read, _, _ = _followed(node, plain)
+    return {key for key, own in places.items() if any(read.intersection(place) for place in own)}
+
+
+def _followed(
+    node: DictConfig, plain: Sequence[Override]
+) -> tuple[dict[str, list[tuple[str, ...]]], set[str], list[str], dict[tuple[str, ...], Any]]:
+    """Return the places of each plain word's value, the names that something is composed of otherwise, by which texts, and all leaves."""
+    leaves, texts = dict[tuple[str, ...], Any](), list[str]()
+    _look(node, (), leaves, texts)
+    copies: dict[str, list[tuple[str, ...]]] = {}
+    for path, value in leaves.items():
+        if isinstance(value, str) and (match := _COPY.fullmatch(value)):
+            copies.setdefault(match[1], []).append(path)
+    above = [key for key in copies if (*key.split("."),) not in leaves]  # copies of whole sections
+    read = {token.rpartition(".")[2] for text in (*texts, *above) for token in re.findall(r"[\w.]+", text)}
+    keys = [word.key_or_group for word in plain]
+    return {key: [(*key.split("."),), *_copies_of(key, copies)] for key in keys}, read, texts, leaves
 
 
 def _speak_of_one(key: str, other: str) -> bool:

@@ -153,6 +153,25 @@ def test_what_mirrors_are_told_of_a_run(monkeypatch):
         }  # fmt: skip
 
 
+def test_inputs_of_the_launcher_are_looked_for_only_where_it_was_imported(monkeypatch):
+    class Run:
+        looks = 0
+
+        def _detect_and_apply_job_inputs(self):
+            self.looks += 1
+
+    for _ in range(2):
+        mirror_kinds._launch_inputs_on_demand(Run)
+    run, modules = Run(), {}
+    monkeypatch.setattr(mirror_kinds, "sys", SimpleNamespace(modules=modules))
+    run._detect_and_apply_job_inputs()
+    assert run.looks == 0
+    modules["wandb.sdk.launch"] = None
+    run._detect_and_apply_job_inputs()
+    assert run.looks == 1
+    mirror_kinds._launch_inputs_on_demand(object)  # a version that looks for none
+
+
 def test_where_mlflow_keeps_a_run(monkeypatch, tmp_path):
     about: Any = SimpleNamespace()
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -231,3 +232,26 @@ def test_what_is_logged_goes_into_the_runs_log_while_it_runs(tmp_path):
         "WARNING lightning.pytorch: theirs",
     ]
     assert (list(log.handlers), list(logging.root.handlers)) == before and log.level == level
+
+
+@pytest.mark.parametrize(
+    ("kind", "loaded", "imported"),
+    [
+        ("wandb", (), 1),
+        (["csv", "wandb"], (), 1),
+        ("none", (), 0),
+        (["csv"], (), 0),
+        ("wandb", ("torch",), 0),
+    ],
+)
+def test_a_mirror_that_is_slow_to_import_beside_torch_is_imported_before(kind, loaded, imported, monkeypatch):
+    seen = []
+
+    def broken(name):
+        seen.append(name)
+        raise SystemExit(name)
+
+    monkeypatch.setattr(launch, "sys", SimpleNamespace(modules=loaded))
+    monkeypatch.setattr(launch, "importlib", SimpleNamespace(import_module=broken))
+    launch._import_mirror_first({"logger": {"kind": kind}})
+    assert seen == ["wandb"] * imported

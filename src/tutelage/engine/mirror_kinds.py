@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ class WandbMirror:
     def start(self) -> None:
         import wandb
 
+        _launch_inputs_on_demand(wandb.Run)
         settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=30)
         self.run = wandb.init(settings=settings, **self.arguments)
         self.run.define_metric("*", step_metric="step")
@@ -111,6 +113,24 @@ class WandbMirror:
                 self.run.log({name: wandb.Image(str(path)) for name, path in shown.items()})
         finally:
             self.run.finish()
+
+
+def _launch_inputs_on_demand(run: Any) -> None:
+    """Let a run of W&B look for inputs of its launcher only where that was imported, without which there are none.
+
+    Each run looks, and the import of the launcher's client for that, beside thousands of modules of ours, is a second of work: most of
+    what the mirror costs.
+    """
+    look = getattr(run, "_detect_and_apply_job_inputs", None)
+    if look is None or getattr(look, "on_demand", False):
+        return
+
+    def looked(self: Any) -> None:
+        if "wandb.sdk.launch" in sys.modules:
+            look(self)
+
+    looked.on_demand = True  # type: ignore[attr-defined]
+    run._detect_and_apply_job_inputs = looked
 
 
 class TensorBoardMirror:

@@ -8,9 +8,11 @@ already (torchrun, srun) they are used.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,9 +43,25 @@ def fit_or_synthesize(config: dict[str, Any], run: Run) -> None:
 
         make(config, run)
     else:
+        _import_mirror_first(config)
         from tutelage.engine.fit import fit
 
         fit(config, run)
+
+
+def _import_mirror_first(config: dict[str, Any]) -> None:
+    """Import W&B, where a run is mirrored there, before torch: beside torch's thousands of modules it takes twice the work.
+
+    (Its classes look for their own source among all modules.) What keeps it from being imported, the mirror says.
+    """
+    kind = config["logger"]["kind"]
+    if (
+        "wandb" in ([kind] if isinstance(kind, str) else kind)
+        and "torch" not in sys.modules
+        and global_rank() == 0
+    ):
+        with contextlib.suppress(Exception, SystemExit):
+            importlib.import_module("wandb")
 
 
 def run_plan(

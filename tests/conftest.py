@@ -17,6 +17,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="tutelage-state-")
 
 import ctypes
+import logging
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,34 @@ import pytest
 if TYPE_CHECKING:
     from forked_command import Forked
     from tutelage.runs.run import Run
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Give a function that returns all that Tutelage has logged."""
+    caplog.set_level(logging.INFO, "tutelage")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, lines: Callable[[], list[str]]) -> Callable[[], list[str]]:
+    """Give a function that returns what Tutelage has logged since it was last asked."""
+
+    def since() -> list[str]:
+        found = lines()
+        caplog.clear()
+        return found
+
+    return since
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep decoded data in a folder of the test's own, and none in the process."""
+    from tutelage.data import cache
+
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    cache.forget()
 
 
 @pytest.fixture

@@ -1,9 +1,15 @@
-"""Whole outputs beside the tests, as files that a person has read: `expected/<name>` in the folder of the test."""
+"""What tests expect: whole outputs, as files that a person has read, `expected/<name>` in the folder of the test; and messages."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage.errors import UserError
 
 
 def same_as(name: str, text: str) -> None:
@@ -15,3 +21,10 @@ def same_as(name: str, text: str) -> None:
         path.write_text(text, encoding="utf-8")
         raise AssertionError(f"{path} is new: read it")
     assert text.splitlines() == path.read_text(encoding="utf-8").splitlines()
+
+
+def refused(function: Callable[..., Any], *words: Any, **more: Any) -> str:
+    """Return the message of the UserError in which a call ends."""
+    with pytest.raises(UserError) as error:
+        function(*words, **more)
+    return str(error.value)

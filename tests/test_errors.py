@@ -311,3 +311,21 @@ def test_arguments_are_held_against_their_annotations():
         and in_keys("`a`", "", ["a"]) == "a"
     )
     assert errors.ONCE == {"once": True}
+
+
+def test_the_names_that_an_option_lists_are_those_that_exist_each_once():
+    known = ("flops", "size")
+    assert (
+        errors.named("columns", "flops,size,flops,", known) == known
+        and errors.named("columns", "", known) == ()
+    )
+    with pytest.raises(errors.UserError, match="columns=flop,x: there is no 'flop'; did you mean 'flops'"):
+        errors.named("columns", "flop,x", known)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(1, "1 run"), (0, "0 runs"), (1200, "1,200 runs"), (1.0, "1 run"), (0.25, "0.25 runs")],
+)
+def test_a_counted_noun(number, said):
+    assert errors.counted(number, "run") == said

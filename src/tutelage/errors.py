@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 ONCE = {"once": True}
@@ -45,6 +46,15 @@ def exit_code(error: BaseException) -> int:
     """Return the exit code of a command that ends in an error: 2 for a mistake in the command, 1 for a run that failed."""
     is_mistake = isinstance(error, UserError) and not isinstance(error, RunFailed)
     return 2 if is_mistake and getattr(error, "mistake", True) else 1
+
+
+@contextlib.contextmanager
+def extra(name: str, needs: str) -> Iterator[None]:
+    """Import within it what an extra installs; where it is missing, a UserError says what needs it, and how it is had."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{needs}: pip install 'tutelage[{name}]'") from error
 
 
 class TestSetClosed(RuntimeError):
@@ -146,6 +156,21 @@ def choices(name: str, known: Iterable[str], *, limit: int = 12) -> str:
     listed = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
     found = listed or "none"
     return f"did you mean '{near}'? Known: {found}" if near else f"known: {found}"
+
+
+def named(key: str, words: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that an option lists with commas, each once. Raises UserError for one that there is not."""
+    names = tuple(dict.fromkeys(filter(None, words.split(","))))
+    for name in names:
+        if name not in known:
+            raise UserError(f"{key}={words}: there is no '{name}'; {choices(name, known)}")
+    return names
+
+
+def counted(number: float, noun: str) -> str:
+    """Return "1 run", "12 runs" or "0.5 GPUs"."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun}{'' if number == 1 else 's'}"
 
 
 def gist(message: str) -> str:

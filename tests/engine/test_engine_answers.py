@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,28 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
+from expected import refused
 from tutelage.engine import encoding, predictions
-from tutelage.errors import UserError
 from tutelage.tasks import Binary, Classification, Forecasting, MultiLabel, Regression
-
-
-@pytest.fixture
-def said(caplog):
-    caplog.set_level(logging.INFO, "tutelage")
-
-    def lines():
-        found = [record.getMessage() for record in caplog.records]
-        caplog.clear()
-        return found
-
-    return lines
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
-
 
 WORDS = {"kind": "text", "column": "t", "level": "word", "entries": ["<p>", "<u>", "a", "b"], "special_tokens": False, "length": 3,
          "padding": 0}  # fmt: skip

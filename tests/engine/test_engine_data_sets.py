@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from expected import refused
 from tutelage.data.base import DataModule
 from tutelage.data.image_set import ImageData
 from tutelage.data.splits import digest
 from tutelage.engine import data_sets
-from tutelage.errors import UserError
 from tutelage.tasks import NoTargets
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 class Made(DataModule):

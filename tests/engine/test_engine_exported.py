@@ -11,16 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from expected import refused
 from tutelage.engine import exported, load
 from tutelage.engine.exported import Exported, Served
 from tutelage.errors import UserError
 from tutelage.runs.records import write_json
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 5, 4), (3, 5, 2), (3, 2)])

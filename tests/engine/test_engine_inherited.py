@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,28 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from expected import refused
 from tutelage.engine import inherited
 from tutelage.engine.class_names import classes_apart, listed, names_in, same_set
-from tutelage.errors import UserError
 from tutelage.runs.records import write_json, write_yaml
-
-
-@pytest.fixture
-def said(caplog):
-    caplog.set_level(logging.INFO, "tutelage")
-
-    def lines():
-        found = [record.getMessage() for record in caplog.records]
-        caplog.clear()
-        return found
-
-    return lines
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 @pytest.mark.parametrize(("theirs", "ours", "apart"), [

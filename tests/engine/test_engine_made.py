@@ -11,14 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from expected import refused
 from tutelage.engine import export, pseudo_data
 from tutelage.errors import UserError
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 @pytest.mark.parametrize(("masked", "heeds"), [(True, True), (True, False), (False, True), (False, False)])

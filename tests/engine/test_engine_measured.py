@@ -11,16 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from expected import refused
 from tutelage.engine import build, export, mirror_kinds, mirrors, pseudo_data, quantise, run_pictures
 from tutelage.engine.validation_intervals import ValidationIntervals
-from tutelage.errors import UserError
 from tutelage.runs.layer_pairs import LayerPairs
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 def packed_slowly(values, axis):

@@ -10,14 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from expected import refused
 from tutelage.engine import build, inherited, mirror_kinds
 from tutelage.errors import UserError
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 class Frozen:

@@ -8,16 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from expected import refused
 from tutelage.engine import networks
 from tutelage.engine.instantiate import construct, parameters_of
-from tutelage.errors import UserError
 from tutelage.models.weights_files import WeightsMismatch
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 class Small(nn.Module):

@@ -17,16 +17,10 @@ import pytest
 import torch
 from torch import nn
 
+from expected import refused
 from tutelage.engine import encoding, instantiate, load, quantise, trust
 from tutelage.errors import UserError
 from tutelage.tasks import Batch
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
-
 
 # --- runs that are loaded
 

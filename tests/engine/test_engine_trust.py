@@ -10,15 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from expected import refused
 from tutelage.engine import rank_environment as ranks
 from tutelage.engine import torch_room, trust
-from tutelage.errors import UserError
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 def test_every_target_with_its_key():

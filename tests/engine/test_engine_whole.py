@@ -15,14 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from expected import refused
 from tutelage.engine import fit, outcome
-from tutelage.errors import UserError
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 class Course:

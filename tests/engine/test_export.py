@@ -13,7 +13,7 @@ from torch import nn
 
 import hugging_face_models
 from tutelage.data.base import DataModule
-from tutelage.data.own import ArrayStore
+from tutelage.data.streams import ArrayStore
 from tutelage.engine import export as engine
 from tutelage.engine.exported import load_exported
 from tutelage.engine.load import HUGGING_FACE, LoadedRun

@@ -10,16 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from expected import refused
 from tutelage.data import csv_cells, frame, image_depth, row_targets, series_file
 from tutelage.data.column_features import Category, Encoding, Number, learn
 from tutelage.data.frame import Frame
-from tutelage.errors import UserError
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 def targets(columns, names=None, **more):

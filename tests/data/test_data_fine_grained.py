@@ -10,15 +10,10 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from tutelage.data import cache
 from tutelage.data.fine_grained import FineGrained
 from tutelage.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
-    cache.forget()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def paint(path: Path) -> None:

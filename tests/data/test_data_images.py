@@ -15,11 +15,7 @@ from tutelage.data.image_folder import ImageFolder
 from tutelage.data.images import Digits, TorchvisionImages
 from tutelage.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
-    cache.forget()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_digits_are_the_embedded_set() -> None:

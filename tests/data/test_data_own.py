@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from tutelage.cli.main import main
-from tutelage.data.own import ArrayStore, Own
+from tutelage.data.own import Own
+from tutelage.data.streams import ArrayStore
 from tutelage.errors import UserError
 from tutelage.tasks import Binary, Classification, MultiLabel, Regression
 

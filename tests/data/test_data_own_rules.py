@@ -12,16 +12,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from expected import refused
 from tutelage.data import image_check, image_pixels, own, own_source, text_rows
 from tutelage.data.image_pixels import Fact, Form
 from tutelage.data.own import Own
-from tutelage.errors import UserError
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 def task(targets, kind=None, outputs=None):

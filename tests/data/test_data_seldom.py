@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from expected import refused
 from tutelage.data import (
     cache,
     csv_table,
@@ -50,13 +51,6 @@ from tutelage.data.text import Text
 from tutelage.data.text_rows import TextRows, _entries
 from tutelage.data.vocabulary import special_tokens, tokenizer_file
 from tutelage.errors import UserError
-
-
-def refused(function: Any, *words: Any, **more: Any) -> str:
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
-
 
 # --- files --------------------------------------------------------------------------------------------------------
 
@@ -300,7 +294,7 @@ def test_the_fingerprint_of_a_set_is_taken_where_none_is_given(
     monkeypatch.setattr(huggingface, "fingerprint_of", lambda root: "theirs")
     monkeypatch.setattr(huggingface.cache, "remember", lambda key, make: key)
     one: Any = object.__new__(huggingface.HubImages)
-    hub = SimpleNamespace(said="x", config=None, revision=None, root=root)
+    hub = SimpleNamespace(key=("x", None, None), root=root)
     one.__dict__.update(fingerprint=given, hub=hub, image="i", target="t", form=None)
     one.source()
     assert one.fingerprint == kept

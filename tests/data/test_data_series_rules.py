@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from expected import refused
 from tutelage.data import mixing, series
 from tutelage.data.series import Series
 from tutelage.data.timeline import Timeline
-from tutelage.errors import UserError
 from tutelage.tasks import Batch
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 def made(split=(0.5, 0.25, 0.25), length=3, horizon=2, **more):

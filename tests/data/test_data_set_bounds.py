@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from expected import refused
 from tutelage.data import (
     file_stream,
     fingerprint,
@@ -25,13 +26,6 @@ from tutelage.data.corruption import missing_values
 from tutelage.data.image_store import ImageStore
 from tutelage.data.synthetic import Synthetic
 from tutelage.data.table import Table, embedded
-from tutelage.errors import UserError
-
-
-def refused(function: Any, *words: Any, **more: Any) -> str:
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 @pytest.mark.parametrize(("shape", "samples", "fine"), [

@@ -15,17 +15,11 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from expected import refused
 from tutelage.data import base, fine_grained, frame, huggingface, image_layout, splits
 from tutelage.data.frame import Frame
 from tutelage.data.streams import SplitBatches, TrainStream
-from tutelage.errors import UserError
 from tutelage.tasks import Classification, Regression
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 class Store:

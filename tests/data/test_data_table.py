@@ -12,7 +12,8 @@ import torch
 
 from tutelage.cli.main import main
 from tutelage.data.frame import read
-from tutelage.data.table import Embedded, Table, TableStore
+from tutelage.data.streams import ArrayStore
+from tutelage.data.table import Embedded, Table
 from tutelage.errors import UserError
 from tutelage.tasks import Binary, Classification, MultiLabel, Regression
 
@@ -215,7 +216,7 @@ def test_empty_cells_of_a_column_that_has_none_in_training_are_its_mean_and_said
     write(tmp_path, other, "test.csv")
     data = loaded(tmp_path)
     assert "column 'score' is empty in 3 test rows, and in no training row" in caplog.text
-    assert isinstance(data.store, TableStore)
+    assert isinstance(data.store, ArrayStore)
     inputs = data.store.inputs[data.splits["test"][:4], data.facts["features"].index("score")]
     assert inputs[:3].tolist() == [0.0] * 3 and inputs[3] != 0
 

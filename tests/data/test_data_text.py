@@ -15,15 +15,11 @@ from tutelage.data.text import Text
 from tutelage.errors import UserError
 from tutelage.runs.identity import identify
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 TRAIN = "the cat sat on the mat\n\nthe dog sat on the cat\n" * 6
 VALIDATION = "the bird sat on the dog and on the cat\nso it did\n" * 2
 TEST = "the end of the cat and of the mat is a sad one\n" * 2
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
-    cache.forget()
 
 
 @pytest.fixture

@@ -8,18 +8,12 @@ import itertools
 import numpy as np
 import pytest
 
+from expected import refused
 from tutelage.data import moments, row_splits, splits, timeline
 from tutelage.data.moments import Moments
-from tutelage.errors import UserError
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 def times(instants, has_offset=False, texts=None):

@@ -52,6 +52,14 @@ def below(noise: Tensor, count: int | Tensor) -> Tensor:
     return torch.minimum(whole, count - 1) if isinstance(count, Tensor) else whole.clamp(max=count - 1)
 
 
+def check_bytes(who: object, images: Tensor) -> None:
+    """Raise UserError for images that are not uint8."""
+    if images.dtype != torch.uint8:
+        raise UserError(
+            f"{type(who).__name__} works on images of whole numbers 0 to 255 (uint8), got {images.dtype}"
+        )
+
+
 class RandomCrop:
     """Pad by `padding` pixels of value 0 on every side and cut out the original size at a uniformly random
     place.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tutelage.data.augment_basic import RandomResizedCrop, below
+from tutelage.data.augment_basic import RandomResizedCrop, below, check_bytes
 from tutelage.data.augment_strong import brightness, colour, contrast
 from tutelage.errors import UserError
 
@@ -63,10 +63,7 @@ class ColourJitter:
 
     def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
         """See `Augmentation`: noise columns are four magnitudes, four places in the order, and whether. UserError where not uint8."""
-        if images.dtype != torch.uint8:
-            raise UserError(
-                f"ColourJitter works on images of whole numbers 0 to 255 (uint8), got {images.dtype}"
-            )
+        check_bytes(self, images)
         order = noise[:, 4:8].argsort(dim=1)  # (n, 4): which operation comes when
         on = noise[:, 8] < self.probability
         result = images.clone()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage.data.augment_basic import LARGE, below
+from tutelage.data.augment_basic import LARGE, below, check_bytes
 from tutelage.errors import UserError
 
 Operation = Callable[[Tensor, Tensor], Tensor]
@@ -192,10 +192,7 @@ class RandAugment:
 
     def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
         """See `Augmentation`: noise columns are operation and magnitude, in turn. Raises UserError for images that are not uint8."""
-        if images.dtype != torch.uint8:
-            raise UserError(
-                f"RandAugment works on images of whole numbers 0 to 255 (uint8), got {images.dtype}"
-            )
+        check_bytes(self, images)
         images = images.clone() if images.device.type == "cpu" else images
         for which, share in zip(noise.split(1, dim=1)[::2], noise.split(1, dim=1)[1::2], strict=True):
             images = self._apply(images, below(which[:, 0], len(OPERATIONS)), share[:, 0])

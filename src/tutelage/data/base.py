@@ -16,13 +16,11 @@ from torch import Tensor
 
 from tutelage.data import splits as splitting
 from tutelage.data.streams import SplitBatches, Store, TrainStream
-from tutelage.errors import TestSetClosed, UserError, choices
+from tutelage.errors import ONCE, TestSetClosed, UserError, choices
 from tutelage.tasks import Classification, Task
 from tutelage.typed import Count, checking
 
 log = logging.getLogger("tutelage")
-ONCE = {"once": True}
-"""Of a note: once on the screen, in the log of every run."""
 
 
 class DataModule(pl.LightningDataModule, ABC):
@@ -103,9 +101,7 @@ class DataModule(pl.LightningDataModule, ABC):
         available = len(self.splits["train"])
         if self.batch_size > available and not self.only_test:
             log.warning(
-                "`batch_size`=%d exceeds the %d training samples: using the latter",
-                self.batch_size,
-                available,
+                f"`batch_size`={self.batch_size} exceeds the {available} training samples: using the latter",
                 extra=ONCE,
             )
             self.batch_size = available
@@ -131,9 +127,7 @@ class DataModule(pl.LightningDataModule, ABC):
             or not isinstance(self.task, Classification)
         ):
             return False
-        if list(ours) == [
-            str(number) for number in range(len(ours))
-        ]:  # numbers for names say nothing of another set
+        if list(ours) == list(map(str, range(len(ours)))):  # numbers for names say nothing of another set
             return False
         place = {name: number for number, name in enumerate(names)}
         table = torch.tensor([place[name] for name in ours], dtype=labels.dtype, device=labels.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -75,6 +76,11 @@ def download_folder(root: str | None) -> Path:
             f"lies in {cache_folder() / 'downloads'}"
         )
     return folder
+
+
+def entry_name(*key: object) -> str:
+    """Return the name of a cache entry, for a key that names all that determines what is kept."""
+    return hashlib.sha256(repr(key).encode()).hexdigest()[:24]
 
 
 def stored(

@@ -72,6 +72,23 @@ def text_of(path: Path) -> tuple[str, list[str]]:
         return _one_ending(raw.decode("cp1252", errors="replace")), [note]
 
 
+def filled_lines(path: Path, text: str) -> tuple[list[int], list[str]]:
+    """Return the numbers, from 1, and the lines that are not blank. Raises UserError where there is none."""
+    lines = text.split("\n")
+    filled = [number for number, line in enumerate(lines, start=1) if line.strip()]
+    if not filled:
+        raise UserError(f"{path} is empty: a header and rows are expected")
+    return filled, [lines[number - 1] for number in filled]
+
+
+def check_unique(path: Path, names: Sequence[str]) -> None:
+    """Raise UserError where a name stands more than once; a column may have none."""
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise UserError(
+            f"{path} has more than one column named {', '.join(map(repr, twice))}: give each its own name"
+        )
+
+
 def _one_ending(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 

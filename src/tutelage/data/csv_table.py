@@ -17,9 +17,11 @@ from tutelage.data.csv_cells import (
     Cells,
     Decimal,
     all_numbers,
+    check_unique,
     cleaned,
     decimal_sign,
     fields,
+    filled_lines,
     fits,
     of_one_width,
     parsed,
@@ -60,11 +62,7 @@ def read(
     "comma", by default what the cells say. Raises UserError for what is no such table, and where cells such as 1,234 leave it open.
     """
     text, notes = text_of(path)
-    lines = text.split("\n")
-    filled = [number for number, line in enumerate(lines, start=1) if line.strip()]
-    body = [lines[number - 1] for number in filled]
-    if not body:
-        raise UserError(f"{path} is empty: a header and rows are expected")
+    filled, body = filled_lines(path, text)
     keys = [date] if isinstance(date, str) else list(date)
     delimiter, header = _header(path, body, keys)
     if not all(key in header for key in keys):
@@ -134,13 +132,8 @@ def _places(path: Path, header: list[str], clock: list[int], columns: Sequence[s
     for name in columns or ():
         if name not in header:
             raise UserError(f"{path} has no column '{name}'; {choices(name, filter(None, header))}")
-    used = [header[place] for place in clock] + [
-        name for place, name in enumerate(header) if place not in clock and (not columns or name in columns)
-    ]
-    if twice := sorted({name for name in used if name and header.count(name) > 1}):
-        raise UserError(
-            f"{path} has more than one column named {', '.join(map(repr, twice))}: give each its own name"
-        )
+    used = {header[place] for place in clock}.union(columns or header)
+    check_unique(path, [name for name in header if name in used])
     if columns is not None:
         return [header.index(name) for name in columns]
     return [place for place in range(len(header)) if place not in clock]

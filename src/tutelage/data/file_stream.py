@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tutelage.data.augment_basic import Augmentation, RandomResizedCrop
 from tutelage.data.image_files import Files
+from tutelage.data.image_store import shown
 from tutelage.data.mixing import Mixer
 from tutelage.data.streams import Draw, Reader
 from tutelage.errors import UserError
@@ -77,16 +78,13 @@ class FileStore:
 
     def finish(self, decoded: _Decoded) -> Batch:
         """Turn decoded images into the batch on the device."""
-        images, index = (part.to(self.device, non_blocking=True) for part in (decoded[0], decoded[2]))
-        noise = None if decoded[1] is None else decoded[1].to(self.device, non_blocking=True)
-        last = self.crop_draws + (0 if self.augment is None else self.augment.draws)
-        if self.augment is not None and noise is not None:
-            images = self.augment(images, noise[:, self.crop_draws : last])
-        labels = self.labels[decoded[2]].to(self.device, non_blocking=True)
-        batch = Batch(images.float().mul_(self.scale).add_(self.shift), labels, index)
-        return (
-            batch if self.mixer is None or noise is None else self.mixer(batch, noise[:, last:], self.classes)
+        images, noise, index = decoded
+        images, labels, index = (
+            part.to(self.device, non_blocking=True) for part in (images, self.labels[index], index)
         )
+        if noise is not None:
+            noise = noise[:, self.crop_draws :].to(self.device, non_blocking=True)
+        return shown(self, images, labels, index, noise)
 
 
 _Decoded = tuple[Tensor, Tensor | None, Tensor]

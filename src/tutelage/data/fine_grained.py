@@ -14,7 +14,7 @@ import numpy as np
 from tutelage.data import cache
 from tutelage.data.image_folder import ImageFolder
 from tutelage.data.image_layout import Layout
-from tutelage.data.splits import SPLITS
+from tutelage.data.splits import SPLITS, one_after_another
 from tutelage.errors import UserError, choices
 
 Listed = Mapping[str, list[tuple[str, str]]]
@@ -155,10 +155,6 @@ class FineGrained(ImageFolder):
         rows = [row for part in SPLITS for row in listed.get(part, [])]
         names = sorted({name for _, name in rows})
         number = {name: label for label, name in enumerate(names)}
-        official, done = {}, 0
-        for part in SPLITS:
-            if part in listed:
-                official[part] = np.arange(done, done + len(listed[part]))
-                done += len(listed[part])
+        official = one_after_another({part: len(listed[part]) for part in SPLITS if part in listed})
         labels = np.asarray([number[name] for _, name in rows], dtype=np.int64)
         return Layout(folder, [path for path, _ in rows], labels, names, official)

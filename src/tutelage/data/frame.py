@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tutelage.data import csv_cells
+from tutelage.data.splits import one_after_another
 from tutelage.errors import UserError, choices
 
 if TYPE_CHECKING:
@@ -70,10 +71,7 @@ def read(
             raise UserError(
                 f"{paths[part]} has no column '{missing[0]}', which {next(iter(paths.values())).name} has"
             )
-    official, start = {}, 0
-    for part, frame in frames.items():
-        official[part] = np.arange(start, start + len(frame))
-        start += len(frame)
+    official = one_after_another({part: len(frame) for part, frame in frames.items()})
     columns = (
         first
         if len(frames) == 1
@@ -160,7 +158,7 @@ def _file(
         )
         frame = frame.reset_index(named)
     frame.columns = [str(name) for name in frame.columns]
-    _unique(path, list(frame.columns))
+    csv_cells.check_unique(path, list(frame.columns))
     frame = without_index(frame, notes)
     if frame.empty:
         raise UserError(f"{path} has no rows")
@@ -176,11 +174,7 @@ def _csv(
     import pandas as pd
 
     text, notes = csv_cells.text_of(path)
-    lines = text.split("\n")
-    filled = [number for number, line in enumerate(lines, start=1) if line.strip()]
-    body = [lines[number - 1] for number in filled]
-    if not body:
-        raise UserError(f"{path} is empty: a header and rows are expected")
+    filled, body = csv_cells.filled_lines(path, text)
     marks = {mark: csv_cells.fields(body[0], mark) for mark in csv_cells.DELIMITERS}
     delimiter = max(marks, key=lambda mark: len(marks[mark]))
     if delimiter != ",":  # the first where all find one column
@@ -188,11 +182,11 @@ def _csv(
     if len(body) == 1:
         raise UserError(f"{path} has a header and no rows")
     header = csv_cells.of_one_width(path, body, filled, marks[delimiter], delimiter)
-    _unique(path, header)
+    csv_cells.check_unique(path, header)
     words = [*csv_cells.DEFAULT_EMPTY, *csv_cells.EMPTY, *empty]
     marks_of_empty: Any = {place: words for place, name in enumerate(header) if name not in texts}
     content = io.BytesIO("\n".join(body).encode())  # a StringIO takes four bytes a character
-    del text, lines, body, filled
+    del text, body, filled
     options: dict[str, Any] = {
         "sep": delimiter,
         "header": 0,
@@ -255,13 +249,6 @@ def without_index(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 def _numbers_rows(cells: pd.Series) -> bool:
     """Whether a column is an index: a whole number for each row, of which none occurs twice."""
     return bool(cells.dtype.kind in "iu" and cells.is_unique)
-
-
-def _unique(path: Path, names: Sequence[str]) -> None:
-    if twice := sorted({name for name in names if name and list(names).count(name) > 1}):
-        raise UserError(
-            f"{path} has more than one column named {', '.join(map(repr, twice))}: give each its own name"
-        )
 
 
 def _decimals(

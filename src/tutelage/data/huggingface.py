@@ -19,9 +19,10 @@ from tutelage.data.image_set import ImageData
 from tutelage.data.image_store import ImageSource
 from tutelage.data.memory import check_fits
 from tutelage.data.rows import Rows
+from tutelage.data.splits import one_after_another
 from tutelage.data.table import Table
 from tutelage.data.text_rows import TextRows
-from tutelage.errors import ONCE, UserError, choices
+from tutelage.errors import ONCE, UserError, choices, extra
 from tutelage.typed import Count
 
 log = logging.getLogger("tutelage")
@@ -82,27 +83,21 @@ class _Source:
         self.name, self.config, self.revision = name, config, revision
 
     @property
+    def key(self) -> tuple[Any, ...]:
+        return self.said, self.config, self.revision
+
+    @property
     def said(self) -> str:
         return str(self.root or self.name)
 
     def parts(self) -> dict[str, Any]:
         """Return the set of each part ("" for one that is to be split)."""
-        key = (
-            "datasets",
-            self.said,
-            self.config,
-            self.revision,
-            None if self.root is None else fingerprint_of(self.root),
-        )
-        return cache.remember(key, self._read)
+        content = None if self.root is None else fingerprint_of(self.root)
+        return cache.remember(("datasets", *self.key, content), self._read)
 
     def _read(self) -> dict[str, Any]:
-        try:
+        with extra("huggingface", "data=huggingface needs the package datasets"):
             import datasets
-        except ImportError as error:
-            raise UserError(
-                "data=huggingface needs the package datasets: pip install 'tutelage[huggingface]'"
-            ) from error
         datasets.disable_progress_bars()
         try:
             found = self._opened(datasets)
@@ -159,10 +154,7 @@ class _Source:
                     rows[column] = names[rows[column].fillna(-1).to_numpy(dtype=np.int64)]
             parts[part] = frame.without_index(rows, notes)
         columns = list(next(iter(parts.values())).columns)
-        official, start = {}, 0
-        for part, rows in parts.items():
-            official[part] = np.arange(start, start + len(rows))
-            start += len(rows)
+        official = one_after_another({part: len(rows) for part, rows in parts.items()})
         whole = pd.concat([rows[columns] for rows in parts.values()], ignore_index=True)
         for column in columns:
             whole[column] = frame.plain(self.said, column, whole[column], (), notes)
@@ -193,16 +185,7 @@ class HubImages(ImageData):
         """See `ImageData`."""
         if self.hub.root is not None:
             self.fingerprint = self.fingerprint or fingerprint_of(self.hub.root)
-        key = (
-            "hub images",
-            self.hub.said,
-            self.hub.config,
-            self.hub.revision,
-            self.fingerprint,
-            self.image,
-            self.target,
-            self.form,
-        )
+        key = ("hub images", *self.hub.key, self.fingerprint, self.image, self.target, self.form)
         return cache.remember(key, lambda: self._decoded(key))
 
     def _decoded(self, key: tuple[Any, ...]) -> ImageSource:

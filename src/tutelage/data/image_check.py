@@ -204,16 +204,9 @@ class _Table:
     """The rows that are kept of a folder, for one version of what reads it."""
 
     def __init__(self, files: Files) -> None:
-        said = (
-            VERSION,
-            PIL.__version__,
-            str(files.layout.root.resolve()),
-            files.form.white,
-            files.form.size is None,
-        )
-        self.path = (
-            cache.cache_folder() / "looked_at" / f"{hashlib.sha256(repr(said).encode()).hexdigest()[:24]}.npy"
-        )
+        form, folder = files.form, str(files.layout.root.resolve())
+        name = cache.entry_name(VERSION, PIL.__version__, folder, form.white, form.size is None)
+        self.path = cache.cache_folder() / "looked_at" / f"{name}.npy"
 
     def read(self) -> np.ndarray:
         try:

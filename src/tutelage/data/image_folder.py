@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -153,7 +152,7 @@ class ImageFolder(ImageData):
                 f"the {len(files):,} images of {printable(self.root)}, decoded,",
                 "`storage`=stream reads them batch by batch",
             )
-            name = hashlib.sha256(repr((*content, len(files), DECODING)).encode()).hexdigest()[:24]
+            name = cache.entry_name(*content, len(files), DECODING)
             arrays, facts = cache.stored(name, lambda folder: _decode_all(files, folder))
             images, found = torch.from_numpy(arrays["images"]), Found(**facts["found"])
         peak = 255.0 if images.dtype in (torch.uint8, np.uint8) else 1.0

@@ -15,11 +15,11 @@ from tutelage.data import cache, corruption
 from tutelage.data import splits as splitting
 from tutelage.data.augment import build_all
 from tutelage.data.augment_basic import Augmentation
-from tutelage.data.base import ONCE, DataModule
+from tutelage.data.base import DataModule
 from tutelage.data.image_files import Files
 from tutelage.data.image_store import ImageSource, ImageStore, moments
 from tutelage.data.streams import Store
-from tutelage.errors import UserError, choices
+from tutelage.errors import ONCE, UserError, choices
 from tutelage.tasks import Classification, NoTargets
 from tutelage.typed import Count, Rate
 

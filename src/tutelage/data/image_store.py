@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from tutelage.data.image_files import Files
 from tutelage.data.mixing import Mixer
 from tutelage.data.streams import Resident
 from tutelage.tasks import Batch
+
+if TYPE_CHECKING:
+    from tutelage.data.file_stream import FileStore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,18 +71,19 @@ class ImageStore(Resident):
 
     def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
         """See `Resident`."""
-        images = self.images.index_select(0, index)
-        first = 0 if self.augment is None else self.augment.draws
-        if self.augment is not None and noise is not None:
-            images = self.augment(images, noise[:, :first])
-        batch = Batch(
-            images.float().mul_(self.scale).add_(self.shift), self.labels.index_select(0, index), index
-        )
-        return (
-            batch
-            if self.mixer is None or noise is None
-            else self.mixer(batch, noise[:, first:], self.classes)
-        )
+        images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
+        return shown(self, images, labels, index, noise)
+
+
+def shown(
+    how: ImageStore | FileStore, images: Tensor, labels: Tensor, index: Tensor, noise: Tensor | None
+) -> Batch:
+    """Return images (n, C, H, W) as a batch: augmented and mixed by noise (n, draws), unless that is None, scaled and shifted."""
+    first = 0 if how.augment is None else how.augment.draws
+    if how.augment is not None and noise is not None:
+        images = how.augment(images, noise[:, :first])
+    batch = Batch(images.float().mul_(how.scale).add_(how.shift), labels, index)
+    return batch if how.mixer is None or noise is None else how.mixer(batch, noise[:, first:], how.classes)
 
 
 MOMENT_IMAGES, MOMENT_FILES = 10_000, 1_000

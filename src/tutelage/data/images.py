@@ -10,6 +10,7 @@ import torch
 from tutelage.data import cache
 from tutelage.data.image_set import ImageData
 from tutelage.data.image_store import ImageSource
+from tutelage.data.splits import one_after_another
 from tutelage.errors import UserError, choices
 
 
@@ -93,18 +94,14 @@ class TorchvisionImages(ImageData):
         """See `ImageData`."""
 
         def read() -> ImageSource:
-            parts = {name: self._open(name) for name in self._parts()}
+            parts = {name.replace("unlabeled", "unlabelled"): self._open(name) for name in self._parts()}
             images = torch.cat([torch.as_tensor(part.data) for part in parts.values()])
             if images.ndim == 3:
                 images = images[:, None]
             elif images.shape[1] != 3:  # the newer sets come with their channels first
                 images = images.permute(0, 3, 1, 2)
             labels = np.concatenate([_labels(part) for part in parts.values()])
-            ends = np.cumsum([len(part.data) for part in parts.values()])
-            official = {
-                "unlabelled" if name == "unlabeled" else name: np.arange(end - len(part.data), end)
-                for (name, part), end in zip(parts.items(), ends, strict=True)
-            }
+            official = one_after_another({name: len(part.data) for name, part in parts.items()})
             names = [str(name) for name in getattr(parts["train"], "classes", range(10))]
             return ImageSource(images.contiguous(), labels, names, official, 255.0, key)
 

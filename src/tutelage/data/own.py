@@ -15,8 +15,8 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from tutelage.data.base import DataModule
 from tutelage.data.own_source import Arrays, as_targets, number_words, pair_of, parts_of, read_all
 from tutelage.data.row_targets import TaskKind
-from tutelage.data.splits import SPLITS, content_numbers, hold_out
-from tutelage.data.streams import Draw, Reader, Resident
+from tutelage.data.splits import SPLITS, content_numbers, hold_out, one_after_another
+from tutelage.data.streams import ArrayStore, Draw, Reader
 from tutelage.errors import UserError
 from tutelage.tasks import Batch, Binary, Classification, MultiLabel, Regression, Task
 from tutelage.typed import Count
@@ -30,18 +30,6 @@ TASKS: dict[str, Callable[[int], Task]] = {
 }
 CPU = torch.device("cpu")
 ONE_CLASS = "the targets hold one class only: there is nothing to tell apart"
-
-
-@dataclasses.dataclass(frozen=True)
-class ArrayStore(Resident):
-    """Inputs (N, ...) and targets (N, ...)."""
-
-    inputs: Tensor
-    targets: Tensor
-
-    def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
-        """See `Resident`."""
-        return Batch(self.inputs.index_select(0, index), self.targets.index_select(0, index), index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,13 +135,10 @@ class Own(DataModule):
         """See `DataModule`."""
         parts, collate = parts_of(self.source)
         names = number_words(parts.values())
-        official: dict[str, np.ndarray] = {}
-        start = 0
         for name, part in parts.items():
             if not len(part):
                 raise UserError(f"`source` gives no samples{f' for {name}' if name else ''}")
-            official[name] = np.arange(start, start + len(part))
-            start += len(part)
+        official = one_after_another({name: len(part) for name, part in parts.items()})
         whole = next(iter(parts.values())) if len(parts) == 1 else ConcatDataset(list(parts.values()))
         resident = self.storage == "resident" or isinstance(whole, Arrays)
         if resident:
@@ -222,12 +207,8 @@ class Own(DataModule):
             several = targets.ndim == 2 and targets.shape[1] > 1
             labels = several and bool(((targets == 0) | (targets == 1)).all())
             kind = "classification" if whole else "multi_label" if labels else "regression"
-            log.info(
-                "targets of shape %s and %s are taken as %s; data.task says otherwise",
-                tuple(targets.shape),
-                targets.dtype,
-                kind,
-            )
+            found = f"targets of shape {tuple(targets.shape)} and {targets.dtype}"
+            log.info(f"{found} are taken as {kind}; data.task says otherwise")
         if kind in ("classification", "binary"):
             if targets.ndim != 1 or (targets.is_floating_point() and (targets != targets.round()).any()):
                 raise UserError(

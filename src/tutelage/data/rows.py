@@ -202,27 +202,24 @@ class Rows(DataModule):
     def _how(self, frame: Frame) -> row_splits.How:
         groups = times = None
         if self.group is not None:
-            cells = column(frame, self.group, "group", self.named)
-            if cells.isna().any():
-                raise UserError(
-                    f"{self.named}: the column '{self.group}' (`group`) is empty in {int(cells.isna().sum())} rows"
-                )
-            groups = row_targets.as_names(cells).astype(str)
+            groups = row_targets.as_names(self._filled(frame, self.group, "group")).astype(str)
         if self.time is None and self.date_format is not None:
             raise UserError("`date_format` says how the dates of `time` are written: name that column")
         if self.time is not None:
-            times = self._times(column(frame, self.time, "time", self.named))
+            times = self._times(self._filled(frame, self.time, "time"))
         return row_splits.How(
             **self.sizes, seed=self.split_seed, groups=groups, times=times, fold=self.fold, folds=self.folds
         )
 
+    def _filled(self, frame: Frame, name: str, what: str) -> Any:
+        cells = column(frame, name, what, self.named)
+        if empty := int(cells.isna().sum()):
+            raise UserError(f"{self.named}: the column '{name}' (`{what}`) is empty in {empty} rows")
+        return cells
+
     def _times(self, cells: Any) -> np.ndarray:
         import pandas as pd
 
-        if cells.isna().any():
-            raise UserError(
-                f"{self.named}: the column '{self.time}' (`time`) is empty in {int(cells.isna().sum())} rows"
-            )
         if is_text(cells):
             lines = np.arange(len(cells)) + 2  # behind a header
             where = f"{self.named}: the column '{self.time}' (`time`)"

@@ -99,10 +99,7 @@ class GeneratedSequences(DataModule):
         counted_from = [sequences.counted_from for sequences in made if sequences.counted_from is not None]
         counted = torch.from_numpy(np.concatenate(counted_from)) if counted_from else None
         self.store = SequenceStore(tokens, targets, lengths, counted)
-        ends = np.cumsum(list(self.sizes.values()))
-        self.splits = {
-            n: np.arange(end - self.sizes[n], end) for n, end in zip(self.sizes, ends, strict=True)
-        }
+        self.splits = splitting.one_after_another(self.sizes)
         # Short strings must recur, so repeats are recorded here without a warning.
         content = cache.remember(("content", *key), lambda: splitting.content_numbers(tokens.numpy()))
         self.facts["repeated_samples"] = splitting.repeated_samples(content, self.splits)

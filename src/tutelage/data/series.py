@@ -126,12 +126,9 @@ class Series(DataModule):
         ends = np.cumsum(self._rows(len(raw)))
         present = ~np.isnan(raw[: ends[-1]])
         if not present.all():
+            empty = f"{(~present).sum()} of {present.size} cells are empty{_emptiest(present, names)}"
             log.warning(
-                "%s: %d of %d cells are empty%s; as inputs they are their column's mean, as targets they do not count",
-                self.root,
-                (~present).sum(),
-                present.size,
-                _emptiest(present, names),
+                f"{self.root}: {empty}; as inputs they are their column's mean, as targets they do not count"
             )
         mean, deviation = self._scale(np.where(present, raw[: ends[-1]], np.nan)[: ends[0]], names)
         values = np.nan_to_num((raw[: ends[-1]] - mean) / deviation).astype(np.float32)
@@ -206,12 +203,8 @@ class Series(DataModule):
                 )
         self.facts |= {"step": line.step, "missing_rows": line.missing}
         if line.missing:
-            log.warning(
-                "%s: %s; windows across them are left out: %s",
-                self.root,
-                self._holes(file),
-                ", ".join(left_out.values()),
-            )
+            where = ", ".join(left_out.values())
+            log.warning(f"{self.root}: {self._holes(file)}; windows across them are left out: {where}")
         return splits
 
     @staticmethod

@@ -18,6 +18,12 @@ from tutelage.errors import UserError
 SPLITS = ("train", "validation", "test")
 
 
+def one_after_another(lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Return the indices of parts of such lengths that stand one after the other, from 0."""
+    ends = np.cumsum(list(lengths.values()), dtype=np.int64)
+    return {name: np.arange(end - lengths[name], end) for name, end in zip(lengths, ends, strict=True)}
+
+
 def derive_seed(*parts: object) -> int:
     """Return a seed below 2^63 that depends on every part, and on nothing else."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()

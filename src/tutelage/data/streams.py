@@ -81,6 +81,18 @@ class Resident(ABC):
 
 
 @dataclasses.dataclass(frozen=True)
+class ArrayStore(Resident):
+    """Inputs (N, ...) and targets (N, ...)."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
+        """See `Resident`."""
+        return Batch(self.inputs.index_select(0, index), self.targets.index_select(0, index), index)
+
+
+@dataclasses.dataclass(frozen=True)
 class _ResidentReader:
     store: Resident
     plan: Iterable[Draw]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -15,25 +14,12 @@ from tutelage.data import cache, column_features
 from tutelage.data.frame import Frame, column
 from tutelage.data.rows import Rows
 from tutelage.data.splits import content_numbers
-from tutelage.data.streams import Resident
+from tutelage.data.streams import ArrayStore
 from tutelage.errors import ONCE, UserError
-from tutelage.tasks import Batch
 
 log = logging.getLogger("tutelage")
 Embedded = Literal["breast_cancer", "diabetes", "iris", "wine", "linnerud", "digits"]
 """Tables that scikit-learn brings along."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TableStore(Resident):
-    """Features (N, width) float32, and targets (N,) int64 or (N, outputs) float32."""
-
-    inputs: Tensor
-    targets: Tensor
-
-    def batch(self, index: Tensor, noise: Tensor | None) -> Batch:
-        """See `Resident`."""
-        return Batch(self.inputs.index_select(0, index), self.targets.index_select(0, index), index)
 
 
 class Table(Rows):
@@ -60,12 +46,8 @@ class Table(Rows):
             raise UserError(
                 f"give either `root`, a file, or `dataset`, one of scikit-learn's: {', '.join(get_args(Embedded))}"
             )
-        self.dataset, self.columns, self.without, self.categories = (
-            dataset,
-            columns,
-            list(without),
-            list(categories),
-        )
+        self.dataset, self.columns = dataset, columns
+        self.without, self.categories = list(without), list(categories)
         self.encoding: column_features.Encoding | None = None
 
     @property
@@ -82,8 +64,8 @@ class Table(Rows):
         self.target = self.target or targets
         return frame
 
-    def encode(self, frame: Frame, train: np.ndarray, targets: Tensor) -> TableStore:
-        """See `Rows.encode`."""
+    def encode(self, frame: Frame, train: np.ndarray, targets: Tensor) -> ArrayStore:
+        """See `Rows.encode`: features (N, width) float32, and targets (N,) int64 or (N, outputs) float32."""
         for where, names in (
             ("columns", self.columns or ()),
             ("without", self.without),
@@ -119,7 +101,7 @@ class Table(Rows):
         self.tables["features"] = torch.from_numpy(values)
         if self.trained is None:
             self._check_repeats(content_numbers(values))
-        return TableStore(torch.from_numpy(values), targets)
+        return ArrayStore(torch.from_numpy(values), targets)
 
     def _role(self, name: str) -> str:
         return "target" if name in self.target else "`group`" if name == self.group else "`time`"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +18,9 @@ from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.splits import SPLITS
 from tutelage.data.streams import Resident
 from tutelage.data.vocabulary import (
-    NO_TOKENIZER,
     Level,
+    checked_level,
+    masking,
     special_tokens,
     tokeniser,
     tokenizer_file,
@@ -78,12 +78,10 @@ class Text(DataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if level == "tokenizer" and tokenizer is None:
-            raise UserError(NO_TOKENIZER)
         self.root = Path(root).expanduser()
         self.length, self.min_count = length, min_count
         self.tokenizer = None if tokenizer is None else tokenizer_file(tokenizer, self.root)
-        self.level = "tokenizer" if tokenizer is not None else level
+        self.level = checked_level(level, tokenizer)
         self.files = {"train": train, "validation": validation, "test": test}
         self.fractions = {"validation": validation_fraction, "test": test_fraction}
 
@@ -125,12 +123,8 @@ class Text(DataModule):
         """See `TextRows.unlabelled_tokens`: the training windows."""
         if self.tokenizer is None:
             return self.splits["train"], 0, [0]
-        _, _, mask, special = special_tokens(tokeniser(self.tokenizer))
-        if mask is None:
-            raise UserError(
-                f"{self.tokenizer} has a token neither for what is masked nor for what is unknown"
-            )
-        return self.splits["train"], mask, special
+        found = special_tokens(tokeniser(self.tokenizer))
+        return self.splits["train"], masking(found.mask, self.tokenizer), found.all
 
     def vocabulary(self) -> list[str]:
         """Return the words or characters by token number; a tokeniser keeps its own."""
@@ -166,7 +160,7 @@ class Text(DataModule):
             self.min_count,
             self.tokenizer and file_digest(self.tokenizer),
         )
-        name = hashlib.sha256(repr(key).encode()).hexdigest()[:24]
+        name = cache.entry_name(*key)
         return cache.remember(key, lambda: cache.stored(name, lambda folder: self._tokenise(paths, folder)))
 
     def _tokenise(self, paths: dict[str, Path], folder: Path) -> dict[str, Any]:

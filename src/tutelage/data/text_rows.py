@@ -20,10 +20,11 @@ from tutelage.data.rows import Rows
 from tutelage.data.splits import digest
 from tutelage.data.streams import Resident
 from tutelage.data.vocabulary import (
-    NO_TOKENIZER,
     PADDING,
     UNKNOWN,
     Level,
+    checked_level,
+    masking,
     pieces_of,
     special_tokens,
     tokeniser,
@@ -83,11 +84,9 @@ class TextRows(Rows):
         **options: Any,
     ) -> None:
         super().__init__(target=target, **options)
-        if level == "tokenizer" and tokenizer is None:
-            raise UserError(NO_TOKENIZER)
         self.text, self.length, self.min_count, self.special_tokens = text, length, min_count, special_tokens
         self.tokenizer = None if tokenizer is None else Path(tokenizer).expanduser()
-        self.level = "tokenizer" if tokenizer is not None else level
+        self.level = checked_level(level, tokenizer)
         self.tokenizer_digest = tokenizer_digest
         self.entries: list[str] = []
 
@@ -117,7 +116,7 @@ class TextRows(Rows):
             "text rows 2", self.fingerprint, self.named, self.text, self.level, self.min_count, self.length, str(self.tokenizer),
             self.tokenizer_digest, self.special_tokens, digest(known), hashlib.sha256("\0".join(self.entries).encode()).hexdigest(),
         )  # fmt: skip
-        name = hashlib.sha256(repr(key).encode()).hexdigest()[:24]
+        name = cache.entry_name(*key)
         arrays, facts = cache.remember(
             key,
             lambda: cache.stored(name, lambda folder: self._write(folder, cells.astype(str).tolist(), known)),
@@ -142,22 +141,12 @@ class TextRows(Rows):
                     if self.level == "tokenizer"
                     else f"no training text has them, or fewer than {self.min_count} times (data.min_count)"
                 )
-                log.warning(
-                    "%s: %d of the %d tokens of the %s texts are unknown: %s",
-                    self.named,
-                    count,
-                    real[split],
-                    split,
-                    why,
-                )
+                of = f"{count} of the {real[split]} tokens of the {split} texts"
+                log.warning(f"{self.named}: {of} are unknown: {why}")
         self._special, self._mask_token = facts["special"], facts["mask_token"]
         if facts["cut"]:
-            log.info(
-                "%s: %d texts are longer than %d tokens, the rest of them is cut off (data.length)",
-                self.named,
-                facts["cut"],
-                self.length,
-            )
+            long = f"{facts['cut']} texts are longer than {self.length} tokens"
+            log.info(f"{self.named}: {long}, the rest of them is cut off (data.length)")
         if self.trained is None:
             # as written: rare words are all <unk>, which makes different texts alike
             self._check_repeats(cells.astype(str).factorize()[0])
@@ -174,11 +163,7 @@ class TextRows(Rows):
             raise UserError(
                 f"method.unlabelled={which}: all training rows have their targets; say method.unlabelled=all"
             )
-        if self._mask_token is None:
-            raise UserError(
-                f"{self.tokenizer} has a token neither for what is masked nor for what is unknown"
-            )
-        return rows, self._mask_token, self._special
+        return rows, masking(self._mask_token, self.tokenizer), self._special
 
     def _write(self, folder: Path, texts: list[str], train: np.ndarray) -> dict[str, Any]:
         """Write tokens, their numbers and the vocabulary of all rows; return facts."""

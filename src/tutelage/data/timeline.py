@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tutelage.data.moments import Moments
-from tutelage.errors import UserError
+from tutelage.errors import UserError, counted
 
 NAMED_STEPS = ("row", "business day", "month")
 """Steps that are no duration. "row": whatever the times, each row is one step after the one before."""
@@ -171,7 +171,7 @@ def _months(clock: np.ndarray, *, each: bool = False) -> Timeline | None:
         return None
     if each:
         return Timeline(months - months[0], "1 month")
-    return _even(months, lambda step: f"{step} month{'s' if step > 1 else ''}")
+    return _even(months, lambda step: counted(step, "month"))
 
 
 def _business_days(clock: np.ndarray) -> Timeline | None:

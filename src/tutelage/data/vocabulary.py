@@ -12,10 +12,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tutelage.data.splits import SPLITS
-from tutelage.errors import UserError
+from tutelage.errors import UserError, extra
 
 Level = Literal["word", "character", "tokenizer"]
-NO_TOKENIZER = "`tokenizer` must name a tokenizer.json, or a folder with it, where `level`=tokenizer"
 PADDING, UNKNOWN, END_OF_LINE = "<pad>", "<unk>", "<eos>"
 
 
@@ -123,6 +122,22 @@ def _tokenised(paths: Mapping[str, Path], tokenizer: Path) -> tuple[dict[str, np
     return pieces, encoder.get_vocab_size(with_added_tokens=True)
 
 
+def checked_level(level: Level, tokenizer: object) -> Level:
+    """Return the level of the tokens: that of a tokeniser where there is one. Raises UserError where it asks for one that is not given."""
+    if level == "tokenizer" and tokenizer is None:
+        raise UserError(
+            "`tokenizer` must name a tokenizer.json, or a folder with it, where `level`=tokenizer"
+        )
+    return level if tokenizer is None else "tokenizer"
+
+
+def masking(mask: int | None, tokenizer: object) -> int:
+    """Return the token for what is masked. Raises UserError where a tokeniser has none."""
+    if mask is None:
+        raise UserError(f"{tokenizer} has a token neither for what is masked nor for what is unknown")
+    return mask
+
+
 def tokenizer_file(tokenizer: str | os.PathLike[str], root: Path | None = None) -> Path:
     """Return the file that `tokenizer` names: itself, the tokenizer.json of a folder, or of either in the folder `root`."""
     path = Path(tokenizer).expanduser()
@@ -136,10 +151,8 @@ def tokeniser(path: Path, expected: str = "a Hugging Face tokenizer.json, or a f
 
     Settings for batches of sentences, which the file may carry, are left out: nothing is padded or cut off.
     """
-    try:
+    with extra("text", "`tokenizer` needs the package tokenizers"):
         from tokenizers import Tokenizer
-    except ImportError as error:
-        raise UserError("`tokenizer` needs the package tokenizers: pip install 'tutelage[text]'") from error
     if not path.is_file():
         raise UserError(f"there is no tokenizer file {path}: `tokenizer` must name {expected}")
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import io
 import json
 import logging
@@ -100,8 +99,7 @@ class WebDataset(ImageFolder):
         """See `ImageFolder`."""
         self._check_fingerprint(self.now())
         shards = self._shards()
-        key = ("shards", *self.content(), str(self.root))
-        name = hashlib.sha256(repr(key).encode()).hexdigest()[:24]
+        name = cache.entry_name("shards", *self.content(), str(self.root))
         arrays, facts = cache.stored(name, lambda folder: self._list(shards, folder))
         self._index = arrays["places"]
         paths = arrays["names"].tobytes().decode().split("\0")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError, choices, extra
 from tutelage.generators.gan_networks import Modulated, grid_sizes
 from tutelage.generators.protocol import Generator
 
@@ -19,12 +19,8 @@ SOLVERS = ("ddim", "dpm")
 
 def noise_levels(schedule: str = "squaredcos_cap_v2") -> Any:
     """Return diffusers' DDPM scheduler of 1000 steps, for its `add_noise`. UserError where diffusers is not installed."""
-    try:
+    with extra("diffusion", "diffusion models need the package diffusers"):
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-    except ImportError as error:
-        raise UserError(
-            "diffusion models need the package diffusers: pip install 'tutelage[diffusion]'"
-        ) from error
     return DDPMScheduler(num_train_timesteps=TRAIN_STEPS, beta_schedule=schedule)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError, choices, extra
 from tutelage.generators.diffusion_unet import SOLVERS, solver
 from tutelage.generators.protocol import Generator
 
@@ -88,11 +88,9 @@ def dit(
     """
     if solver not in SOLVERS:
         raise UserError(f"solver={solver!r} is not known; {choices(solver, SOLVERS)}")
-    try:
+    with extra("diffusion", "DiT needs the package diffusers"):
         from diffusers import AutoencoderKL, DiTTransformer2DModel
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-    except ImportError as error:
-        raise UserError("DiT needs the package diffusers: pip install 'tutelage[diffusion]'") from error
     folder = Path(source).expanduser()
     place = str(folder) if folder.is_dir() else source
     parts: dict[str, Any] = {"transformer": DiTTransformer2DModel, "vae": AutoencoderKL}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.errors import UserError
+from expected import refused
 from tutelage.models import huggingface, pruning, reused, weights_files
 from tutelage.models.average import Average, loaded, stored
 from tutelage.models.convnet import Block, ConvNet
@@ -26,13 +26,6 @@ from tutelage.models.mobile import MobileNetV2, _Inverted, _Shuffle2, _Shuffle2D
 from tutelage.models.pretrained import timm_model
 from tutelage.models.sequence import input_width, pool
 from tutelage.models.transformer import Transformer, TransformerBlock, sinusoidal
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
-
 
 # --- models of transformers -------------------------------------------------------------------------------------
 
@@ -132,9 +125,10 @@ def test_a_model_answers_two_samples_with_the_shape_of_its_data():
     for answer, shape, classes, vocabulary, per_position in (
         ((2, 3), (4,), 3, 9, False), ((2, 4, 9), (4,), 9, 9, True), ((2, 3), (1, 4, 4), 3, None, False),
     ):  # fmt: skip
-        network = Positions(answer).eval()
-        check("m", network, shape, classes, vocabulary, per_position)
-        assert network.training
+        for mode in (True, False):
+            network = Positions(answer).train(mode)
+            check("m", network, shape, classes, vocabulary, per_position)
+            assert network.training is mode
     assert refused(check, "m", Positions((2, 3)), (4,), 4, 9, False) == (
         "m should answer with the shape (2, 4) here, got (2, 3)"
     )

@@ -10,16 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.errors import UserError
+from expected import refused
 from tutelage.models import pretrained, pruning, weights_files
 from tutelage.models.heads import Head, named_head
 from tutelage.models.weights_files import WeightsMismatch, load_weights, read_states
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 class Small(nn.Module):

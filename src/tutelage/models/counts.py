@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
-from tutelage.models.forward_calls import Call
+from tutelage.models.forward_calls import Call, undisturbed
 from tutelage.models.frozen import FrozenNetwork
 
 
@@ -25,17 +24,13 @@ def operations(network: nn.Module, inputs: Tensor, mask: Tensor | None = None) -
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    modes = [(module, module.training) for module in network.modules()]
     call, compiled = Call.of(network), network._compiled_call_impl
     try:
         network._compiled_call_impl = None  # compiled code is not looked into
-        network.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
+        with undisturbed(network), FlopCounterMode(display=False) as counter:
             network(inputs, mask) if isinstance(network, FrozenNetwork) else call(network, inputs, mask)
     finally:
         network._compiled_call_impl = compiled
-        for module, mode in modes:
-            module.training = mode
     return int(counter.get_total_flops())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -58,13 +59,10 @@ def _pairs(network: nn.Module, run: Run) -> list[tuple[str, str]]:
         for name, module in network.named_modules()
         if name and (isinstance(module, _CONVOLUTIONS) or (isinstance(module, _BatchNorm) and _rests(module)))
     }
-    handles = [module.register_forward_hook(partial(see, name)) for name, module in layers.items()]
-    try:
-        with torch.no_grad():
-            run(network)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in layers.items():
+            hooks.enter_context(module.register_forward_hook(partial(see, name)))
+        run(network)
     return [
         (before, after)
         for after, seen in read.items()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UserError
-from tutelage.models.forward_calls import Call
+from tutelage.models.forward_calls import Call, undisturbed
 
 log = logging.getLogger("tutelage")
 
@@ -63,12 +63,8 @@ def _reorder(label: str, network: Any, order: Sequence[int], example: Tensor) ->
 
 
 def _answers(network: nn.Module, example: Tensor) -> Tensor:
-    mode = network.training
-    network.eval()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        output: Tensor = Call.of(network)(network, example)
-    network.train(mode)
-    return output
+    with undisturbed(network):
+        return Call.of(network)(network, example)
 
 
 def _plain(name: object) -> str:

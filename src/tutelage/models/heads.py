@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -60,14 +60,12 @@ def find_head(
     Modes, buffers and the random state stay as they are. Cost: one forward of two samples.
     Raises UserError where the network does not run on the example, or no parameter leads to its outputs.
     """
-    inputs, mask = (
-        inputs[:2].clone(),
-        None if mask is None else mask[:2],
-    )  # a forward may write into its inputs
+    inputs = inputs[:2].clone()  # a forward may write into them
+    mask = None if mask is None else mask[:2]
     call = Call.of(network)
     trace = _Trace(network, [inputs] if mask is None else [inputs, mask])
     try:
-        with undisturbed(network), _plain_attention(), trace.following(network), trace:
+        with undisturbed(network), plain_attention(), trace.following(network), trace:
             output = as_tensor(run(inputs, mask) if run else call.raw(network, inputs, mask), network)
     except UserError:
         raise
@@ -179,15 +177,11 @@ class _Trace(TorchDispatchMode):
         def leave(*_: Any) -> None:
             self._inside.pop()
 
-        handles = []
-        for name, module in network.named_modules():
-            handles.append(module.register_forward_pre_hook(partial(enter, name)))
-            handles.append(module.register_forward_hook(leave, always_call=True))
-        try:
+        with ExitStack() as hooks:
+            for name, module in network.named_modules():
+                hooks.enter_context(module.register_forward_pre_hook(partial(enter, name)))
+                hooks.enter_context(module.register_forward_hook(leave, always_call=True))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and note it."""
@@ -278,8 +272,8 @@ def _storage(tensor: Tensor) -> int:
 
 
 @contextmanager
-def _plain_attention() -> Any:
-    """Have attention layers computed part by part: their fused form hides which parameters are used where."""
+def plain_attention() -> Any:
+    """Have attention layers computed part by part: their fused form hides their weights, and which parameters are used where."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.arguments import positive
-from tutelage.errors import UserError, choices, reason_of
-from tutelage.models.forward_calls import Call
+from tutelage.errors import UserError, choices, extra, reason_of
+from tutelage.models.forward_calls import Call, undisturbed
 from tutelage.models.head_order import answer_in_order
 from tutelage.models.lora import with_lora
 from tutelage.runs.bounded import parse_json
@@ -103,12 +103,8 @@ _KINDS = {
 
 
 def _transformers() -> Any:
-    try:
+    with extra("huggingface", "model=huggingface needs the package transformers"):
         import transformers
-    except ImportError as error:
-        raise UserError(
-            "model=huggingface needs the package transformers: pip install 'tutelage[huggingface]'"
-        ) from error
     return transformers
 
 
@@ -200,9 +196,7 @@ def _fit_tokens(
         )
     else:
         log.warning(
-            "%s: its folder holds no %s, so whether its tokens mean the data's words is not known",
-            label,
-            TOKENIZER,
+            f"{label}: its folder holds no {TOKENIZER}, so whether its tokens mean the data's words is not known"
         )
     if padding is not None:
         config.pad_token_id = padding
@@ -302,9 +296,8 @@ def _check_fit(
 ) -> None:
     inputs = _example(input_shape, vocab_size)
     expected = (2, *input_shape, output_size) if per_position else (2, output_size)
-    network.eval()
     try:
-        with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with _quiet(), undisturbed(network):
             output = Call.of(network)(network, inputs)
     except UserError:
         raise
@@ -315,8 +308,6 @@ def _check_fit(
         raise UserError(
             f"{label} does not run on inputs of shape {tuple(input_shape)}: {reason_of(error)}{advice}"
         ) from error
-    finally:
-        network.train()
     if tuple(output.shape) != expected:
         raise UserError(f"{label} should answer with the shape {expected} here, got {tuple(output.shape)}")
 

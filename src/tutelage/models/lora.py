@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from tutelage.arguments import fraction, positive
-from tutelage.errors import UserError, choices, reason_of
+from tutelage.errors import UserError, choices, extra, reason_of
 from tutelage.models.heads import declare, find_head
 
 _LORA = ("rank", "alpha", "dropout", "layers")
@@ -38,10 +38,8 @@ def with_lora(network: nn.Module, label: str, lora: Mapping[str, Any], example: 
     alpha, layers = lora.get("alpha", 2 * rank), lora.get("layers")
     if not isinstance(alpha, int | float) or not alpha > 0:
         raise UserError(f"`lora`.alpha must be a number above 0, got {alpha!r}")
-    try:
+    with extra("huggingface", "`lora` needs the package peft"):
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise UserError("`lora` needs the package peft: pip install 'tutelage[huggingface]'") from error
     head = find_head(network, example)
     parameters = dict(network.named_parameters())
     of_head = {id(parameters[key]) for key in head.names if key in parameters and key not in head.shared}

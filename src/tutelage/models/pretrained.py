@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tutelage.arguments import image_shape, positive
 from tutelage.errors import UserError, choices, reason_of
+from tutelage.models.forward_calls import undisturbed
 from tutelage.models.frozen import Normalization
 from tutelage.models.heads import find_head
 from tutelage.models.weights_files import load_weights
@@ -201,14 +202,11 @@ def _build(
 
 def _check_fit(label: str, network: nn.Module, shape: tuple[int, int, int], output_size: int) -> None:
     # Each network has its own least size, known to its forward pass alone, so one image is run.
-    was_training = network.training
-    network.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with undisturbed(network):
             output = network(torch.zeros(1, *shape))
     except Exception as error:
         raise UserError(f"{label} does not run on images of shape {shape}: {reason_of(error)}") from error
-    network.train(was_training)
     if not isinstance(output, Tensor) or output.shape != (1, output_size):
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise UserError(

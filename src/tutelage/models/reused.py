@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -94,12 +95,11 @@ def last_map(
         seen[name], runs[name] = output, runs.get(name, 0) + 1
 
     final = _final(network, inputs, run)
-    handles = [m.register_forward_hook(partial(keep, n)) for n, m in network.named_modules() if n]
-    try:
+    with ExitStack() as hooks:
+        for name, module in network.named_modules():
+            if name:
+                hooks.enter_context(module.register_forward_hook(partial(keep, name)))
         features = _seen_by(final, network, inputs, run)
-    finally:
-        for handle in handles:
-            handle.remove()
     return _map_of(network, {n: x for n, x in seen.items() if runs[n] == 1}, features), final
 
 
@@ -137,12 +137,9 @@ def _seen_by(
     final: nn.Linear, network: nn.Module, inputs: Tensor, run: Callable[..., Any] | None = None
 ) -> Tensor:
     entered: list[Tensor] = []
-    handle = final.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
-    try:
-        with undisturbed(network):
-            (run or network)(inputs)
-    finally:
-        handle.remove()
+    hook = final.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
+    with hook, undisturbed(network):
+        (run or network)(inputs)
     return entered[-1]
 
 

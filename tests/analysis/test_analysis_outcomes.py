@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from expected import refused
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.taps import Layer
 from tutelage.analysis import (
@@ -36,16 +37,9 @@ from tutelage.analysis.attribution_scores import by_chance, curves
 from tutelage.analysis.attributions import SIGNED, cannot
 from tutelage.analysis.network_cost import Cost, Latency
 from tutelage.analysis.question import Question
-from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.reporting.statistics import summarize
 from tutelage.tasks import Batch, Binary, Classification, Forecasting
-
-
-def refused(function, *words, **more):
-    with pytest.raises(UserError) as error:
-        function(*words, **more)
-    return str(error.value)
 
 
 def subject(arm="a", seed=0, role="", label=None, **run):

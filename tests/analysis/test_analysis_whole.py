@@ -27,10 +27,11 @@ from tutelage.analysis import (
     trainability,
 )
 from tutelage.analysis.attack_suite import Budget, Check, Suite
-from tutelage.analysis.drawing import heat_map, lines, mark_cells, save
+from tutelage.analysis.drawing import heat_map, lines, mark_cells
 from tutelage.analysis.gram_blocks import GramBlocks
 from tutelage.analysis.overfitting import Gap
 from tutelage.analysis.similarity_map import SimilarityMap
+from tutelage.reporting.palette import save
 from tutelage.robustness.attacks import cross_entropy
 from tutelage.tasks import Binary
 

@@ -105,7 +105,7 @@ def test_runs_of_different_code_are_said_the_most_first_and_six_by_name():
     names = ", ".join(f"a seed {i}" for i in range(6))
     assert [n for n in notes_on([line("c", other), line("b", new), line("a", old)]) if "code" in n] == [
         f"The runs come from different code: c0 then c1 (7 runs: {names}, ...); "
-        f"unknown (6 runs: {', '.join(f'b seed {i}' for i in range(6))}); c2 (1 runs: c seed 0)"
+        f"unknown (6 runs: {', '.join(f'b seed {i}' for i in range(6))}); c2 (1 run: c seed 0)"
     ]
     assert not [n for n in notes_on([line("a", old)]) if "code" in n]
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from tutelage.errors import UserError
 from tutelage.reporting import arm_labels, costs, curves, page, page_data, page_tables, quantities, render
 from tutelage.reporting.palette import PALETTE, style
 from tutelage.reporting.report_model import Line, Report
@@ -82,7 +81,7 @@ def test_texts_of_files_are_text_in_markdown():
 
 
 def test_cells_of_csv_are_no_formulas():
-    assert render._csv(["=a", "b"], [["=1+1", "-2"], ["@x", "-"]]) == "=a,b\n'=1+1,-2\n'@x,-\n"
+    assert render.csv_text(["=a", "b"], [["=1+1", "-2"], ["@x", "-"]]) == "=a,b\n'=1+1,-2\n'@x,-\n"
 
 
 def test_times_are_read_as_a_person_reads_them():
@@ -368,12 +367,6 @@ def network(parameters, nonzero, operations):
 )
 def test_what_a_network_costs_in_words(found, name, text):
     assert costs._number(found, name) == text
-
-
-def test_columns_of_costs_are_those_that_exist_each_once():
-    assert costs.chosen("flops,size,flops,") == ("flops", "size") and costs.chosen("") == ()
-    with pytest.raises(UserError, match="columns=flop,x: there is no 'flop'; did you mean 'flops'"):
-        costs.chosen("flop,x")
 
 
 def test_costs_are_those_of_the_first_complete_run_of_each_arm(make, store):

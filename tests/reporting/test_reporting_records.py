@@ -576,7 +576,7 @@ def test_what_could_not_be_chosen_is_said_and_what_is_waited_for_is_named():
     one = table(tuning_seeds=(0,))
     values = {(("lr=1",), 0): 0.5, (("lr=2",), 0): State.FAILED}
     found = choose(one, one.arms[0], finding(values))
-    assert found.sentence == "lr=1 (of 1 points, 1 seed, provisional; the grid's smallest lr)"
+    assert found.sentence == "lr=1 (of 1 point, 1 seed, provisional; the grid's smallest lr)"
     assert found.notes == ("a: lr=2 was not eligible (it failed)", "a: lr=3 was not eligible (it missing)")
     assert [cell.point for cell in found.pending] == [("lr=3",)] and [
         c.point for c in unfinished(one, finding(values))

@@ -145,9 +145,9 @@ def test_cells_from_different_code_are_named(make, store):
     make("demo/plain", 2, 0.3, code={"commit": "b" * 40, "changed": True, "digest": "c" * 16})
     (note,) = [note for note in free_report(store).notes if "different code" in note]
     for part in (
-        "aaaaaaaaa (1 runs: plain seed 0)",
-        "bbbbbbbbb (1 runs",
-        "bbbbbbbbb+cccccc (1 runs: plain seed 2)",
+        "aaaaaaaaa (1 run: plain seed 0)",
+        "bbbbbbbbb (1 run",
+        "bbbbbbbbb+cccccc (1 run: plain seed 2)",
     ):
         assert part in note
 
@@ -157,7 +157,7 @@ def test_resumed_under_other_code(make, store):
     with run.lock():
         run.begin(run.config, {"started": "later", "code": {"commit": "b" * 40}})
     make("demo/plain", 1, 0.3)
-    assert "aaaaaaaaa then bbbbbbbbb (1 runs: plain seed 0)" in " ".join(free_report(store).notes)
+    assert "aaaaaaaaa then bbbbbbbbb (1 run: plain seed 0)" in " ".join(free_report(store).notes)
 
 
 def test_arms_measured_differently_name_their_metric(make, store):
@@ -279,8 +279,9 @@ def test_a_figure_shows_what_has_values_of_the_metric_and_nothing_is_no_figure(
     shown = []
 
     class Drawing(curves._Drawing):
-        def write(self, *_):
+        def figure(self):
             shown.append((self.metric, dict(self.points)))
+            return super().figure()
 
     monkeypatch.setattr(curves, "_Drawing", Drawing)
     make("demo/slow", 0, 3.0, metric="loss", mode="min")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tutelage.errors import UserError
+from tutelage.reporting.console import plain_table
 from tutelage.scaling import cases, grid, measure_command, predict_command, stored, verdicts
 from tutelage.scaling.claims import Case, unit_of
 from tutelage.scaling.critical_samples import (
@@ -766,7 +767,5 @@ def test_where_a_report_goes():
         "here"
     )
     assert measure_command.finish(request, [], "r") == 0
-    table = measure_command._table("t", [{"a": "1", "b": "", "c": ""}, {"a": "2", "b": "x", "c": ""}])
-    assert [column.header for column in table.columns] == ["a", "b"] and measure_command._table(
-        "t", []
-    ).columns == []
+    table = plain_table([{"a": "1", "b": "", "c": ""}, {"a": "2", "b": "x", "c": ""}], "t")
+    assert [column.header for column in table.columns] == ["a", "b"] and plain_table([]).columns == []

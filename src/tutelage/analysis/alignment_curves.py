@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.analysis.analysis_request import Outcome, Request
-from tutelage.analysis.drawing import lines, save
+from tutelage.analysis.drawing import lines
 from tutelage.analysis.opening import method_of
 from tutelage.errors import UserError
+from tutelage.reporting.palette import save
 from tutelage.reporting.statistics import summarize
 from tutelage.runs.layer_pairs import MEAN, LayerPairs, layer_pairs
 

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from tutelage.errors import UserError
 from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.models.heads import plain_attention
 
 
 class _Weights(TorchFunctionMode):
@@ -63,13 +64,8 @@ class _Weights(TorchFunctionMode):
 @torch.no_grad()
 def attention_of(network: nn.Module, inputs: Tensor, mask: Tensor | None = None) -> tuple[list[Tensor], bool]:
     """Return the attention weights (n, heads, length, length) of each layer in the order in which they ran, and whether it is causal."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its kernel shows no weights
-    try:
-        with _Weights() as read:
-            Call.of(network)(network, inputs, mask)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with plain_attention(), _Weights() as read:
+        Call.of(network)(network, inputs, mask)
     return read.layers, read.causal
 
 

@@ -85,7 +85,8 @@ def randomised(
         for name in reversed(layers[len(layers) - count : len(layers) - done]):
             _shuffle(_own_parameters(inner.get_submodule(name)), draw)
         if count == len(layers):  # class tokens and positions, which are no layer's
-            _shuffle([p for p in inner.parameters() if not any(p is q for q in _of(inner, layers))], draw)
+            of_layers = {id(p) for name in layers for p in _own_parameters(inner.get_submodule(name))}
+            _shuffle([p for p in inner.parameters() if id(p) not in of_layers], draw)
         done = count
         values = rank_correlations(maps.abs(), explain(asked).abs(), question.real)
         found.append((count, float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")))
@@ -101,10 +102,6 @@ def _runs(network: FrozenNetwork) -> Callable[..., Tensor]:
 
 def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module.parameters(recurse=False) if p.numel() > 1]
-
-
-def _of(network: nn.Module, layers: Sequence[str]) -> list[nn.Parameter]:
-    return [p for name in layers for p in _own_parameters(network.get_submodule(name))]
 
 
 @torch.no_grad()

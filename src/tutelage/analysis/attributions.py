@@ -7,7 +7,7 @@ inputs, or to the unknown token.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -179,7 +179,7 @@ def _points(question: Question) -> Iterator[tuple[Tensor, Tensor, Callable[[Tens
         return
     embedding = _embedding(question, seen)
     given: list[Tensor] = []
-    handle = embedding.register_forward_hook(lambda _module, _inputs, output: given[0] if given else output)
+    hook = embedding.register_forward_hook(lambda _module, _inputs, output: given[0] if given else output)
 
     def score(points: Tensor) -> Tensor:
         given[:] = [points]
@@ -188,12 +188,10 @@ def _points(question: Question) -> Iterator[tuple[Tensor, Tensor, Callable[[Tens
         finally:
             given.clear()
 
-    try:
+    with hook:
         with torch.no_grad():
             points, baseline = embedding(seen), embedding(nothing)
         yield points.clone().requires_grad_(), baseline, score
-    finally:
-        handle.remove()
 
 
 def _embedding(question: Question, tokens: Tensor) -> nn.Module:
@@ -204,14 +202,11 @@ def _embedding(question: Question, tokens: Tensor) -> nn.Module:
         if inputs and isinstance(inputs[0], Tensor) and torch.equal(inputs[0], tokens):
             found.append(module)
 
-    embeddings = [one for one in question.network.network.modules() if isinstance(one, nn.Embedding)]
-    handles = [one.register_forward_hook(note) for one in embeddings]
-    try:
-        with torch.no_grad():
-            question.score(tokens)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for one in question.network.network.modules():
+            if isinstance(one, nn.Embedding):
+                hooks.enter_context(one.register_forward_hook(note))
+        question.score(tokens)
     if not found:
         raise UserError(
             f"{type(question.network.network).__name__} has no torch.nn.Embedding of its tokens to take gradients at"

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from tutelage.analysis.analysis_request import Outcome, Request
-from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.drawing import literal
 from tutelage.analysis.opening import between, on_other, opened
 from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
-from tutelage.reporting.palette import style
+from tutelage.reporting.palette import canvas, save, style
 from tutelage.reporting.statistics import bounds_of, summarize
 from tutelage.tasks import Binary, Classification
 

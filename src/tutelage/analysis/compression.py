@@ -10,12 +10,12 @@ from statistics import median
 from typing import Any
 
 from tutelage.analysis.analysis_request import Outcome, Request
-from tutelage.analysis.drawing import canvas, literal, save
-from tutelage.analysis.opening import between, monitored, opened
+from tutelage.analysis.drawing import literal
+from tutelage.analysis.opening import monitored, opened, over_runs
 from tutelage.engine.export import onnx_of
 from tutelage.engine.quantise import KINDS, quantise
-from tutelage.errors import UserError, choices
-from tutelage.reporting.palette import style
+from tutelage.errors import UserError, counted, named
+from tutelage.reporting.palette import canvas, save, style
 from tutelage.reporting.quantities import direction
 from tutelage.reporting.statistics import Summary, bounds_of, summarize
 from tutelage.runs.provenance import cpu_model
@@ -27,7 +27,7 @@ _MARKERS = {"float": "o", "static": "s", "dynamic": "^", "weights": "D"}
 
 def outcome(request: Request) -> Outcome:
     """Return what is printed, recorded, tabulated and drawn; nothing of the runs is changed."""
-    forms = _forms(request.options["forms"])
+    forms = named("forms", request.options["forms"], FORMS) or USUAL
     rows: list[dict[str, Any]] = []
     metric = ""
     for subject in request.subjects:
@@ -56,23 +56,14 @@ def outcome(request: Request) -> Outcome:
     return lines, record, rows, lambda path: draw(points, path, metric=metric)
 
 
-def _forms(words: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(filter(None, words.split(",")))) or USUAL
-    for name in names:
-        if name not in FORMS:
-            raise UserError(f"forms={words}: there is no '{name}'; {choices(name, FORMS)}")
-    return names
-
-
 def _line(arm: str, form: str, rows: Sequence[dict[str, Any]], metric: str) -> str:
     over = _over(rows, metric)
-    spread = f" (95 % over {over.n} runs {between(over.low, over.high)})" if over.n > 1 else ""
     times = [
         f"{median([row[key] for row in rows]):.3g} ms for {key.removeprefix('latency_ms, ')}"
         for key in _times(rows)
     ]
     size = median([row["size_mb"] for row in rows])
-    return f"{arm}, {form}: {metric} {over.mean:.3f}{spread}; {size:.3g} MiB; {'; '.join(times)}"
+    return f"{arm}, {form}: {metric} {over.mean:.3f}{over_runs(over)}; {size:.3g} MiB; {'; '.join(times)}"
 
 
 def _over(rows: Sequence[dict[str, Any]], metric: str) -> Summary:
@@ -116,6 +107,7 @@ def draw(points: Sequence[tuple[str, str, Sequence[dict[str, Any]]]], path: Path
     last.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     count = min(len(rows) for _, _, rows in points)
     figure.suptitle(
-        f"Mean over at least {count} runs with its 95 % interval, against median latency", fontsize=9
+        f"Mean over at least {counted(count, 'run')} with its 95 % interval, against median latency",
+        fontsize=9,
     )
     save(figure, path)

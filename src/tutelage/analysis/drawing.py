@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tutelage.errors import UserError
-from tutelage.reporting.palette import DIVERGING, PALETTE, RAMP, style
+from tutelage.reporting.palette import DIVERGING, PALETTE, RAMP, canvas, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,16 +17,6 @@ MOST_NUMBERED = 14
 """Rows and columns up to which the cells of a heat map show their numbers."""
 MOST_TICKS = 40
 """Layers up to which every one is named on an axis."""
-
-
-def canvas(width: float, height: float, **options: Any) -> Figure:
-    """Return an empty figure of a size in inches that needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", **options)
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def heat_map(
@@ -135,15 +123,3 @@ def direction(modes: Collection[str | None]) -> str:
 def literal(text: str) -> str:
     """Return a name as matplotlib shows it as it is: a $ begins no formula, a leading _ hides nothing."""
     return ("\u2009" if text.startswith("_") else "") + text.replace("$", r"\$")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically. Raises UserError where the folder cannot be written."""
-    from tutelage.runs.records import replacing
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-    except OSError as error:
-        raise UserError(f"cannot write the figure {path}: {error.strerror}") from error

@@ -18,11 +18,12 @@ import numpy as np
 
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.analysis.analysis_request import Outcome, Request
-from tutelage.analysis.drawing import MOST_NUMBERED, heat_map, literal, save, separate
+from tutelage.analysis.drawing import MOST_NUMBERED, heat_map, literal, separate
 from tutelage.analysis.opening import between, opened
 from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.reporting.palette import save
 from tutelage.reporting.statistics import bounds_of, summarize
 from tutelage.tasks import Batch, Task
 

@@ -19,7 +19,7 @@ from tutelage.analysis.explanation_picture import Picture, draw
 from tutelage.analysis.opening import opened, whole
 from tutelage.analysis.question import Question, joined
 from tutelage.engine.shared_work import shared
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError, named
 from tutelage.reporting.statistics import Summary, bounds_of, summarize
 from tutelage.runs.frozen_networks import ROLES
 
@@ -99,13 +99,7 @@ def _explanation(
 
 def _asked(words: str) -> tuple[str, ...]:
     """Return the explainers asked for; none where those that fit are."""
-    if words in ("", "all"):
-        return tuple(EXPLAINERS) if words else ()
-    names = tuple(dict.fromkeys(words.split(",")))
-    for name in names:
-        if name not in EXPLAINERS:
-            raise UserError(f"explainers={words}: there is no '{name}'; {choices(name, EXPLAINERS)}")
-    return names
+    return tuple(EXPLAINERS) if words == "all" else named("explainers", words, EXPLAINERS)
 
 
 def _fitting(

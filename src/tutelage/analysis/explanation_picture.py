@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.drawing import literal
 from tutelage.analysis.question import Question
-from tutelage.reporting.palette import DIVERGING, RAMP, style
+from tutelage.reporting.palette import DIVERGING, RAMP, canvas, save, style
 from tutelage.tasks import Batch
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def draw(
         label = str(classes[wanted]) if classes and wanted < len(classes) else str(wanted)
         for j, picture in enumerate(pictures):
             axes = grid[i * len(pictures) + j]
-            said = [f"class {label}"] * (j == 0) + [_short(picture.label)] * (len(pictures) > 1)
+            name = picture.label.rpartition("/")[2].replace(" ", "\n")
+            said = [f"class {label}"] * (j == 0) + [name] * (len(pictures) > 1)
             axes[0].set_ylabel(literal("\n".join(said)), fontsize=7)
             if is_image:
                 _image(axes[0], batch.inputs[sample], data)
@@ -80,10 +81,6 @@ def draw(
         meaning += "; one hue: the lighter, the more it matters"
     figure.suptitle(f"{literal(title)}\n{meaning}", fontsize=9)
     save(figure, path)
-
-
-def _short(label: str) -> str:
-    return label.rpartition("/")[2].replace(" ", "\n")
 
 
 def _image(axes: Axes, image: Any, data: Any) -> None:

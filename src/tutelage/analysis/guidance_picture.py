@@ -16,10 +16,10 @@ import numpy as np
 
 from tutelage.analysis.alignment_curves import pairs_of
 from tutelage.analysis.analysis_request import Outcome, Request
-from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.drawing import literal
 from tutelage.analysis.opening import method_of, monitored
 from tutelage.errors import UserError
-from tutelage.reporting.palette import PALETTE, RAMP
+from tutelage.reporting.palette import PALETTE, RAMP, canvas, save
 from tutelage.reporting.quantities import clipped, direction, spoken
 from tutelage.reporting.statistics import summarize
 from tutelage.runs.layer_pairs import LayerPairs

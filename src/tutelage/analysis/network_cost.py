@@ -16,12 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tutelage.analysis.analysis_request import Outcome, Request, Subject
-from tutelage.analysis.drawing import canvas, direction, literal, save
+from tutelage.analysis.drawing import direction, literal
 from tutelage.analysis.opening import monitored, opened
+from tutelage.errors import counted
 from tutelage.models.counts import operations, parameters
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.reporting.costs import MEASURED
-from tutelage.reporting.palette import style
+from tutelage.reporting.palette import canvas, save, style
 from tutelage.reporting.quantities import clipped
 from tutelage.reporting.statistics import summarize
 from tutelage.runs.declared import makes
@@ -238,7 +239,7 @@ def of_run(run: Run, runs_dir: str | Path) -> dict[str, str]:
         found[role] = network_cost(network, next(iter(batches)), threads=threads)
     columns: dict[str, str] = {}
     for place, one in enumerate(found[""].latencies):
-        said = f", {one.threads} thread{'s' * (one.threads > 1)}" if len(threads) > 1 else ""
+        said = f", {counted(one.threads, 'thread')}" if len(threads) > 1 else ""
         for name, value in (
             (
                 f"latency of {one.batch}{said}",

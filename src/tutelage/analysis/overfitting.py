@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.analysis.analysis_request import Outcome, Request
-from tutelage.analysis.drawing import canvas, direction, literal, save
+from tutelage.analysis.drawing import direction, literal
 from tutelage.analysis.opening import SPLITS, on_other, opened, over_runs
 from tutelage.data.base import DataModule
 from tutelage.engine.class_names import classes_apart, names_in
 from tutelage.engine.load import evaluate_network
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.reporting.palette import canvas, save
 from tutelage.reporting.statistics import bounds_of, summarize
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from tutelage.analysis.analysis_request import Request
 from tutelage.analysis.diagnosis import Subject as Network
 from tutelage.analysis.diagnosis import state_of
-from tutelage.analysis.drawing import literal, save
+from tutelage.analysis.drawing import literal
 from tutelage.analysis.signal import Signal
 from tutelage.data.base import DataModule
 from tutelage.engine import trust
@@ -23,7 +23,7 @@ from tutelage.engine.load import stored_config
 from tutelage.engine.networks import build_network, sizes_of
 from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError, choices
-from tutelage.reporting.palette import RAMP
+from tutelage.reporting.palette import RAMP, canvas, save
 from tutelage.reporting.quantities import direction, spoken
 from tutelage.reporting.statistics import summarize
 from tutelage.runs.identity import flatten
@@ -92,17 +92,11 @@ def means(
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path, *, x: str, y: str) -> None:
     """Draw a map for each arm, and one of the gradient ratio at initialisation where the rows have it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     metric, xs, ys = rows[0]["metric"], sorted({row[x] for row in rows}), sorted({row[y] for row in rows})
     has_ratio = any(row.get("gradient_ratio") for row in rows)
     panels = [(arm, means(rows, x, y, "test", arm)) for arm in arms]
-    figure = Figure(
-        figsize=(3.1 * (len(panels) + has_ratio) + 0.8, 0.42 * len(ys) + 1.7), layout="constrained"
-    )
-    FigureCanvasAgg(figure)
+    figure = canvas(3.1 * (len(panels) + has_ratio) + 0.8, 0.42 * len(ys) + 1.7)
     axes = np.atleast_1d(figure.subplots(1, len(panels) + has_ratio, sharey=True))
     tested = [mean for _, found in panels for mean, _, _ in found.values()]
     image: Any = None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tutelage.alignment.taps import Taps, input_of
 from tutelage.analysis.analysis_request import Outcome, Request, Subject
-from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.drawing import literal
 from tutelage.analysis.opening import SPLITS, beside, opened, over_runs
 from tutelage.data.base import DataModule
 from tutelage.engine.data_sets import build_data
@@ -21,6 +21,7 @@ from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.objectives.pretext import pooled
+from tutelage.reporting.palette import canvas, save
 from tutelage.reporting.statistics import summarize
 from tutelage.tasks import Batch, Classification
 

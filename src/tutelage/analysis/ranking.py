@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tutelage.analysis.analysis_request import Outcome, Request, Subject
-from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.drawing import literal
 from tutelage.errors import UserError
+from tutelage.reporting.palette import canvas, save
+from tutelage.runs.identity import flatten
 
 DRAWS = 4000
 LEAST = 4  # networks: of fewer no ranking can be told from chance
@@ -64,7 +65,9 @@ def outcome(request: Request) -> Outcome:
             f"the runs are selected by different metrics: {', '.join(sorted(m for m, _ in monitors))}"
         )
     ((metric, mode),) = monitors
-    first, second = ([_mean(of[key]) for key in shared] for of in (cheap, whole))
+    first, second = (
+        [math.fsum(value for *_, value in of[key]) / len(of[key]) for key in shared] for of in (cheap, whole)
+    )
     tau, (low, high) = kendall_tau(first, second), tau_interval(first, second)
     best = max if mode == "max" else min
     picked = second[first.index(best(first))]
@@ -115,27 +118,13 @@ def _by_network(subjects: Sequence[Subject]) -> dict[str, list[tuple[str, str, f
     return found
 
 
-def _mean(values: Sequence[tuple[str, str, float]]) -> float:
-    return math.fsum(value for _, _, value in values) / len(values)
-
-
 def _labels(keys: Sequence[str]) -> list[str]:
     """Return what tells the networks apart, such as `depth=4, width=32`."""
-    flat = [dict(_flat(json.loads(key))) for key in keys]
+    flat = [dict(flatten(json.loads(key))) for key in keys]
     names = sorted(
         {name for one in flat for name in one if len({str(other.get(name)) for other in flat}) > 1}
     )
     return [", ".join(f"{name}={one[name]}" for name in names if name in one) for one in flat]
-
-
-def _flat(node: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    return [
-        pair
-        for key, value in node.items()
-        for pair in (
-            _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else [(f"{before}{key}", value)]
-        )
-    ]
 
 
 def draw(

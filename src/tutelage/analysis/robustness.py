@@ -251,8 +251,8 @@ _SPOKEN = {"fgsm": "FGSM", "pgd": "PGD", "apgd": "APGD", "square": "Square", "st
 
 def draw(table: Rows, path: Path) -> None:
     """Write a figure: the mean over corruptions by severity, and every condition that is no single corruption, by arm."""
-    from tutelage.analysis.drawing import canvas, literal, save
-    from tutelage.reporting.palette import style
+    from tutelage.analysis.drawing import literal
+    from tutelage.reporting.palette import canvas, save, style
 
     metric = next(key for key in table[0] if key not in ("network", "arm", "seed", "condition", "n"))
     arms: Mapping[str, Rows] = {

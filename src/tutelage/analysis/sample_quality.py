@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tutelage.analysis.analysis_request import Outcome, Request
-from tutelage.analysis.drawing import canvas, literal, save
+from tutelage.analysis.drawing import literal
 from tutelage.analysis.opening import BLOCK, opened, whole
 from tutelage.data import pseudo
 from tutelage.data.base import SplitBatches
@@ -23,6 +23,7 @@ from tutelage.generators.quality import frechet_distance, precision_recall
 from tutelage.models.frozen import FrozenNetwork
 from tutelage.models.heads import HeadInput
 from tutelage.objectives.unlabelled import byte_affine
+from tutelage.reporting.palette import canvas, save
 
 AT_ONCE = 64
 SHOWN = 32  # images of each set in the figure

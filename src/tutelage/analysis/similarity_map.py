@@ -18,12 +18,13 @@ from tutelage.alignment.comparisons import MEASURES, Centred, chance
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.taps import Layer, probe, weight_layers
 from tutelage.analysis.analysis_request import Outcome, Request, Subject
-from tutelage.analysis.drawing import heat_map, literal, mark_cells, save
+from tutelage.analysis.drawing import heat_map, literal, mark_cells
 from tutelage.analysis.gram_blocks import GramBlocks, matrices
 from tutelage.analysis.opening import beside, opened, whole
 from tutelage.engine.shared_work import shared
 from tutelage.errors import UserError, choices
 from tutelage.models.frozen import FrozenNetwork
+from tutelage.reporting.palette import save
 from tutelage.runs.layer_pairs import described
 from tutelage.runs.records import read_json
 from tutelage.tasks import Batch

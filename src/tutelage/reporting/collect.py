@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from tutelage.errors import UserError
@@ -17,6 +17,8 @@ from tutelage.runs.run import Run, State
 from tutelage.runs.store import Store
 
 _MOST_INPUTS = 4_000
+_AS_FACTS = {field.name for field in fields(Row)} & {field.name for field in fields(Facts)}
+"""What a row has of a run's facts as it is."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def row_of(run: Run, store: Store, known: Known | None = None) -> Row:
     """
     known = known or Known()
     facts = known.index.facts(run) if known.index else None
-    state = run.state if facts is None else _state(run, facts)
+    # Its files say whether it is complete, its lock whether it runs.
+    state = State.COMPLETE if facts is not None and facts.complete else run.state
     try:
         if facts is None or facts.complete is not (state is State.COMPLETE) or facts.reason(state) is None:
             try:
@@ -107,11 +110,6 @@ def row_of(run: Run, store: Store, known: Known | None = None) -> Row:
         return Row(run.key, run.name, 0, state, {}, {}, reason=f"its record is damaged: {said:.200}")
 
 
-def _state(run: Run, facts: Facts) -> State:
-    """Return the state of a run whose files say these facts: they say whether it is complete, its lock whether it runs."""
-    return State.COMPLETE if facts.complete else run.state
-
-
 def _row(run: Run, state: State, facts: Facts, store: Store, known: Known) -> Row:
     return Row(
         key=run.key,
@@ -119,23 +117,9 @@ def _row(run: Run, state: State, facts: Facts, store: Store, known: Known) -> Ro
         seed=facts.settings.seed,
         state=state,
         inputs=_inputs(facts.settings, store, known),
-        metrics=facts.metrics,
-        monitor=facts.monitor,
-        mode=facts.mode,
-        directions=facts.directions,
-        best_step=facts.best_step,
         reason=facts.reason(state) or "",
-        commits=facts.commits,
-        started=facts.started,
-        finished=facts.finished,
-        train_s=facts.train_s,
-        machine=facts.machine,
         needs=tuple(key for _, key in facts.settings.needs),
-        tested_on=facts.tested_on,
-        step=facts.step,
-        steps=facts.steps,
-        so_far=facts.so_far,
-        words=facts.words,
+        **{name: getattr(facts, name) for name in _AS_FACTS},
     )
 
 

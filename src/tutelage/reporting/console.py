@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tutelage.errors import visible
@@ -39,6 +39,19 @@ def console(**options: Any) -> Any:
     made = Console(width=None if sys.stdout.isatty() else WIDE, **options)
     made.push_render_hook(Hook())
     return made
+
+
+def plain_table(rows: Sequence[Mapping[str, str]], title: str = "") -> Any:
+    """Return a table without lines, for `console().print`, with those columns of rows of text that hold something."""
+    from rich.table import Table
+
+    table = Table(title=f"\n{title}" if title else None, title_justify="left", box=None, pad_edge=False)
+    shown = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
+    for name in shown:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(row[name] for name in shown))
+    return table
 
 
 def width() -> int:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import UserError, choices
 from tutelage.reporting.report_model import Line, Report
 from tutelage.runs.run import Run, State
 from tutelage.runs.store import Store
@@ -17,15 +16,6 @@ MEASURED = ("latency", "memory")
 Measure = Callable[[Run, Path], dict[str, str]]
 """From a run and the runs folder to columns in words, each beginning with the name of one of `MEASURED`."""
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
-
-def chosen(words: str) -> tuple[str, ...]:
-    """Return the columns that an option names. Raises UserError for one that does not exist."""
-    names = tuple(dict.fromkeys(filter(None, words.split(","))))
-    for name in names:
-        if name not in COLUMNS:
-            raise UserError(f"columns={words}: there is no '{name}'; {choices(name, COLUMNS)}")
-    return names
 
 
 def with_costs(

@@ -13,12 +13,11 @@ from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.reporting import quantities
-from tutelage.reporting.palette import LOOK, logarithmic, style
+from tutelage.reporting.palette import canvas, logarithmic, look, save, style
 from tutelage.reporting.report_model import Line, Report
 from tutelage.reporting.statistics import Summary, bounds_of, summarize
 from tutelage.reporting.verdict import Comparison
 from tutelage.runs.json_lines import read_metrics
-from tutelage.runs.records import replacing
 from tutelage.runs.run import State
 from tutelage.runs.store import Store
 
@@ -72,11 +71,13 @@ def draw(report: Report, store: Store, path: Path) -> bool:
     try:
         if path.is_file() and digest.encode() in path.read_bytes():
             return True
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drawing = _Drawing(metric, report.unit, report.scale, better, curves, points, compared)
-        drawing.write(path, report.title, digest)
     except OSError as error:
         raise UserError(f"cannot write the figure {path}: {error.strerror}") from error
+    drawing = _Drawing(metric, report.unit, report.scale, better, curves, points, compared)
+    with look():
+        figure = drawing.figure()
+        figure.suptitle(_lines(report.title, 110), fontsize=10)
+        save(figure, path, Description=digest)
     return True
 
 
@@ -108,8 +109,7 @@ def _validations(store: Store, key: str, metric: str) -> dict[int, float]:
 
 def _shared_metric(report: Report) -> str | None:
     # Arms measured differently cannot share an axis: the figure shows the metric that most of them have.
-    metrics = [line.metric for line in report.lines if line.values]
-    return max(sorted(set(metrics)), key=metrics.count) if metrics else None
+    return quantities.most_frequent(line.metric for line in report.lines if line.values) or None
 
 
 @dataclass(frozen=True)
@@ -122,59 +122,35 @@ class _Drawing:
     points: Mapping[str, Mapping[int, float]]
     compared: Sequence[Comparison]
 
-    def write(self, path: Path, title: str, digest: str) -> None:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        look: Any = {**dict(matplotlib.rcParamsDefault), **LOOK}  # whatever the user's own style file says
-        with matplotlib.rc_context(look):
-            if len(self.points) > MOST_ROWS:
-                figure = Figure(figsize=(10.0, 4.5), layout="constrained")
-                FigureCanvasAgg(figure)
-                self._ordered(figure.subplots())
-                self._save(figure, path, title, digest)
-                return
-            below, differences = map(_height, (self._arms(), self._pairs()))
-            drawn = [label for label, curve in self.curves.items() if curve]
-            if not any(
-                len(curve) > 1 for curve in self.curves.values()
-            ):  # committed cells, or validated once
-                figure = Figure(figsize=(10.0, max(below, differences) + 0.3), layout="constrained")
-                FigureCanvasAgg(figure)
-                sides = figure.subplots(1, 2 if self.compared else 1, squeeze=False)[0]
-            elif len(drawn) > FEW:
-                rows = -(-len(drawn) // 4)
-                above = 0.5 + 1.65 * rows
-                figure = Figure(figsize=(10.0, above + max(below, differences) + 0.3), layout="constrained")
-                FigureCanvasAgg(figure)
-                parts: Any = figure.subfigures(2, 1, height_ratios=(above, max(below, differences)))
-                upper, lower = parts
-                self._panels(upper, drawn, rows)
-                sides = lower.subplots(1, 2 if self.compared else 1, squeeze=False)[0]
-            else:
-                height = max(3.4, below + differences)
-                figure = Figure(figsize=(10.0, height + 0.3), layout="constrained")
-                FigureCanvasAgg(figure)
-                halves: Any = figure.subfigures(1, 2, width_ratios=(11, 9))
-                left, right = halves
-                self._together(left)
-                sides = right.subplots(
-                    2 if self.compared else 1,
-                    1,
-                    squeeze=False,
-                    height_ratios=[below, differences] if self.compared else None,
-                )[:, 0]
-            self._values(sides[0])
-            if self.compared:
-                self._differences(sides[1])
-            self._save(figure, path, title, digest)
-
-    def _save(self, figure: Any, path: Path, title: str, digest: str) -> None:
-        figure.suptitle(_lines(title, 110), fontsize=10)
-        with replacing(path) as temporary:
-            metadata = {"Software": None, "Description": digest}
-            figure.savefig(temporary, format="png", dpi=120, metadata=metadata)
+    def figure(self) -> Any:
+        if len(self.points) > MOST_ROWS:
+            figure = canvas(10.0, 4.5)
+            self._ordered(figure.subplots())
+            return figure
+        below, differences = map(_height, (self._arms(), self._pairs()))
+        drawn = [label for label, curve in self.curves.items() if curve]
+        panels = 2 if self.compared else 1
+        parts: Any
+        if not any(len(curve) > 1 for curve in self.curves.values()):  # committed cells, or validated once
+            figure = canvas(10.0, max(below, differences) + 0.3)
+            sides = figure.subplots(1, panels, squeeze=False)[0]
+        elif len(drawn) > FEW:
+            rows = -(-len(drawn) // 4)
+            above = 0.5 + 1.65 * rows
+            figure = canvas(10.0, above + max(below, differences) + 0.3)
+            parts = figure.subfigures(2, 1, height_ratios=(above, max(below, differences)))
+            self._panels(parts[0], drawn, rows)
+            sides = parts[1].subplots(1, panels, squeeze=False)[0]
+        else:
+            figure = canvas(10.0, max(3.4, below + differences) + 0.3)
+            parts = figure.subfigures(1, 2, width_ratios=(11, 9))
+            self._together(parts[0])
+            heights = [below, differences][:panels]
+            sides = parts[1].subplots(panels, 1, squeeze=False, height_ratios=heights)[:, 0]
+        self._values(sides[0])
+        if self.compared:
+            self._differences(sides[1])
+        return figure
 
     @property
     def name(self) -> str:

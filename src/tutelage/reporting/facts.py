@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.errors import UserError
+from tutelage.errors import UserError, counted
 from tutelage.reporting.settings_by_section import Inputs
 from tutelage.runs.declared import DECLARATIONS
 from tutelage.runs.identity import canonical, flatten, without_excluded
@@ -219,8 +219,8 @@ def _machine(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 def cores(machine: Mapping[str, Any]) -> str:
     """Return how many cores a recorded machine lets be used, in words."""
-    usable = machine.get("cores_usable", "?")
-    return f"{usable} core{'' if usable == 1 else 's'}"
+    usable = machine.get("cores_usable")
+    return counted(usable, "core") if isinstance(usable, int) else "? cores"
 
 
 def _unfinished(run: Run, state: State, last: Mapping[str, Any]) -> tuple[str, str]:

@@ -75,7 +75,7 @@ def stacked(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) ->
 
 
 class Fitted:
-    """A table with lines around its cells, for rich's `Console.print`; too wide, its rows are stacked.
+    """A table for rich's `Console.print`; too wide, columns are left out that may be, and then its rows are stacked.
 
     Args:
         title: the line above.
@@ -85,8 +85,11 @@ class Fitted:
         wraps: see `shown_columns`.
         drop: see `shown_columns`.
         boxed: whether there are lines around the cells.
-        styles: of a column, the style of its texts.
+        styles: of a column, the style of the texts that begin with a word.
     """
+
+    whole = 0
+    """See `shown_columns`."""
 
     def __init__(
         self,
@@ -98,19 +101,25 @@ class Fitted:
         wraps: Collection[str] = (),
         drop: Sequence[str] = (),
         boxed: bool = True,
-        styles: Mapping[str, str] | None = None,
+        styles: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self.title, self.header, self.rows = title, list(header), rows
-        self.left, self.wraps, self.drop, self.boxed = left, wraps, drop, boxed
+        self.left, self.wraps, self.drop, self.boxed = {*left, *self.header[:1]}, wraps, drop, boxed
         self.styles = styles or {}
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        from rich.table import Table
         from rich.text import Text
 
         gap, edges = (3, 4) if self.boxed else (2, 0)
         places = shown_columns(
-            self.header, self.rows, options.max_width, gap=gap, edges=edges, wraps=self.wraps, drop=self.drop
+            self.header,
+            self.rows,
+            options.max_width,
+            gap=gap,
+            edges=edges,
+            wraps=self.wraps,
+            drop=self.drop,
+            whole=self.whole,
         )
         if places is None:
             if self.title:
@@ -118,22 +127,40 @@ class Fitted:
             for line, first in stacked(self.header, self.rows, options.max_width):
                 yield Text(line, style="bold" if first else "")
             return
-        more: dict[str, Any] = {} if self.boxed else {"box": None, "pad_edge": False}
-        table = Table(title=Text(self.title) if self.title else None, title_justify="left", **more)
-        columns = [[self.header[place], *(row[place] for row in self.rows)] for place in places]
-        least = [max(map(least_width if column[0] in self.wraps else len, column)) for column in columns]
+        header = [self.header[place] for place in places]
+        rows = [[row[place] for place in places] for row in self.rows]
         room = options.max_width - edges - gap * (len(places) - 1)
-        for place, (name, *_), width in zip(places, columns, widths(columns, least, room), strict=True):
-            table.add_column(
-                Text(name),
-                justify="left" if place == 0 or name in self.left else "right",
-                style=self.styles.get(name),
-                overflow="fold",
-                width=width,
+        yield from self._side_by_side(console, header, rows, room)
+
+    def _side_by_side(
+        self, console: Any, header: Sequence[str], rows: Sequence[Sequence[str]], room: int
+    ) -> Iterator[Any]:
+        yield self._by_rich(header, rows, room)
+
+    def _style(self, name: str, cell: str) -> str:
+        return self.styles.get(name, {}).get(cell.partition(" ")[0], "")
+
+    def _by_rich(
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], room: int, least: Sequence[int] = ()
+    ) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        look: dict[str, Any] = {} if self.boxed else {"box": None, "pad_edge": False}
+        table = Table(title=Text(self.title) if self.title else None, title_justify="left", **look)
+        columns = list(zip(header, *rows, strict=True))
+        least = least or [
+            max((least_width(cell, self.whole) if column[0] in self.wraps else len(cell)) for cell in column)
+            for column in columns
+        ]
+        for name, width in zip(header, widths(columns, least, room), strict=True):
+            justify: Any = "left" if name in self.left else "right"
+            table.add_column(Text(name), justify=justify, overflow="fold", width=width)
+        for row in rows:
+            table.add_row(
+                *(Text(cell, style=self._style(name, cell)) for name, cell in zip(header, row, strict=True))
             )
-        for row in self.rows:
-            table.add_row(*(Text(row[place]) for place in places))
-        yield table
+        return table
 
 
 def least_width(text: str, whole: int = 0) -> int:

@@ -230,7 +230,9 @@ def _decode(values: Any, sections: Iterator[Section]) -> Facts:
     seed, names, needs, tested_on, commits, unfinished, words, *others = values
     kept = dict(zip(_PLAIN, others, strict=True))
     texts = (kept["started"], kept["finished"], kept["machine"], *unfinished, *(words or ()), *names)
-    if not all(isinstance(text, str) for text in texts) or not all(map(_is_metric, kept["metrics"].items())):
+    if not all(isinstance(text, str) for text in texts) or any(
+        not isinstance(value, float) for value in kept["metrics"].values()
+    ):
         raise TypeError("facts are not what they were written as")
     inputs = Inputs(dict(zip(names, sections, strict=True)))
     return Facts(
@@ -241,10 +243,6 @@ def _decode(values: Any, sections: Iterator[Section]) -> Facts:
         words=None if words is None else tuple(words),
         **kept,
     )
-
-
-def _is_metric(item: tuple[Any, Any]) -> bool:
-    return isinstance(item[1], float)
 
 
 def _clear(folder: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.errors import visible
+from tutelage.errors import counted, visible
 from tutelage.reporting import quantities
 from tutelage.reporting.arm_labels import is_digest, is_seed, shown
 from tutelage.reporting.differences import SUBJECTS
@@ -103,7 +103,7 @@ def overview(
         left_out.append(f"the curves of {whole - len(drawn)} of {whole} arms")
     if detailed and len(found) < len(shown_cells):
         left_out.append(
-            f"the details of {len(shown_cells) - len(found)} runs (their folders hold them, and reports on them)"
+            f"the details of {counted(len(shown_cells) - len(found), 'run')} (their folders hold them, and reports on them)"
         )
     keys = _offered(arms, report)
     scales = {key: _scale_of(key, report) for key in keys}
@@ -161,13 +161,12 @@ def _cleaned(value: Any) -> Any:
 
 
 def _metric(report: Report) -> str:
-    names = [line.metric for line in report.lines]
-    return max(sorted(set(names)), key=names.count) if names else ""
+    return quantities.most_frequent(line.metric for line in report.lines)
 
 
 def _arm(line: Line, scale: float) -> dict[str, Any]:
     summary = line.summary
-    low, high = (quantities.clipped(end, line.metric, scale) for end in (summary.low, summary.high))
+    low, high = quantities.interval(line, scale)
     times = [row.train_s for row in line.rows if row.state is State.COMPLETE and row.train_s]
     return {
         "label": line.label,
@@ -183,7 +182,7 @@ def _arm(line: Line, scale: float) -> dict[str, Any]:
 
 def _run(cell: Cell, report: Report, own: list[int]) -> dict[str, Any]:
     row = cell.row
-    scale = report.scale
+    validation = row.metrics.get(f"validation/{row.monitor}")
     return {
         "id": cell.id,
         "key": row.key,
@@ -193,7 +192,7 @@ def _run(cell: Cell, report: Report, own: list[int]) -> dict[str, Any]:
         "why": row.reason,
         "done": progress(row),
         "test": cell.value,
-        "validation": _scaled(row.metrics.get(f"validation/{row.monitor}"), scale),
+        "validation": None if validation is None else report.scale * validation,
         "train_s": row.train_s,
         "started": row.started[:16].replace("T", " "),
         "machine": row.machine,
@@ -201,10 +200,6 @@ def _run(cell: Cell, report: Report, own: list[int]) -> dict[str, Any]:
         "needs": [identity_of(key) for key in row.needs],
         "own": own,
     }
-
-
-def _scaled(value: float | None, scale: float) -> float | None:
-    return None if value is None else scale * value
 
 
 # --- curves

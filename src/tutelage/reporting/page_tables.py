@@ -84,7 +84,7 @@ def _arms(report: Report, better: str) -> dict[str, Any]:
             value
             for line in report.lines
             if line.metric == metric
-            for value in (*line.values.values(), *_interval(line, report.scale), *_published(line))
+            for value in (*line.values.values(), *quantities.interval(line, report.scale), *_published(line))
         )
         for metric in metrics
     }
@@ -99,7 +99,7 @@ def _arms(report: Report, better: str) -> dict[str, Any]:
             for seed in sorted(line.values)
             if seed in there
         }
-        low, high = _interval(line, report.scale)
+        low, high = quantities.interval(line, report.scale)
         mean = render.mean_std(line.summary, places_of[line.metric])
         said = f"{line.label}: {mean}" + (
             f", 95 % interval {low:.4g} to {high:.4g}" if math.isfinite(low) else ""
@@ -172,7 +172,7 @@ def _scatter(report: Report, data: Mapping[str, Any]) -> dict[str, Any] | None:
     points, listed, places_of, counted = [], [], render.decimals(report), 0
     for place, (line, arm) in enumerate(zip(report.lines, data["arms"], strict=True)):
         if arm["train_s"] and math.isfinite(line.summary.mean) and line.metric == data["metric"]:
-            ends = _interval(line, report.scale)
+            ends = quantities.interval(line, report.scale)
             counted += 1
             if counted > page_data.MOST_LINES:
                 continue
@@ -221,10 +221,8 @@ def _run(
     validation = row.metrics.get(f"validation/{row.monitor}")
     validation = None if validation is None else report.scale * validation
     return {
-        "id": cell.id,
+        **found,
         "arm": arm,
-        "seed": row.seed,
-        "state": str(row.state),
         "done": "" if done is None else done,
         "done_text": "" if done is None else f"{100 * done:.0f} %",
         "test": render.GAP if cell.value is None else render.number(cell.value, places),
@@ -233,18 +231,8 @@ def _run(
         "validation_v": "" if validation is None else validation,
         "train": _duration(row.train_s) if row.train_s else render.GAP,
         "train_v": row.train_s or "",
-        "started": row.started[:16].replace("T", " "),
-        "code": " then ".join(row.commits),
-        "key": row.key,
         "folder": Path(os.path.relpath(store.at(row.key).path, folder)).as_posix() + "/" if folder else "",
-        "why": row.reason,
     }
-
-
-def _interval(line: Line, scale: float) -> tuple[float, float]:
-    summary = line.summary
-    low, high = (quantities.clipped(end, line.metric, scale) for end in (summary.low, summary.high))
-    return low, high
 
 
 def _published(line: Line) -> list[float]:

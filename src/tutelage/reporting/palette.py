@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tutelage.errors import UserError
+from tutelage.runs.records import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A1FC9", "#000000")
 """After Okabe and Ito (2008), https://jfly.uni-koeln.de/color; with violet in the place of yellow, which is faint on white."""
@@ -22,6 +31,36 @@ LOOK: dict[str, Any] = {
     "legend.frameon": False,
     "text.parse_math": False,  # a $ in a label is a $
 }
+
+
+@contextlib.contextmanager
+def look(**more: Any) -> Iterator[None]:
+    """Have figures look as `LOOK` says, whatever the user's own style file does."""
+    import matplotlib
+
+    settings: Any = {**dict(matplotlib.rcParamsDefault), **LOOK, **more}
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def canvas(width: float, height: float, **options: Any) -> Figure:
+    """Return an empty figure of a size in inches that needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path, **metadata: str) -> None:
+    """Write a figure as PNG, atomically, in a folder that is made. Raises UserError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None, **metadata})
+    except OSError as error:
+        raise UserError(f"cannot write the figure {path}: {error.strerror}") from error
 
 
 def style(place: int) -> tuple[str, str]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
-from typing import Any
 
-from tutelage.reporting.palette import LOOK, logarithmic
+from tutelage.reporting.palette import canvas, logarithmic, look, save
 from tutelage.reporting.quantities import direction
-from tutelage.runs.records import replacing
 
 UNITS = {"latency": "latency (ms, one sample, one thread)", "flops": "operations per sample (forward)"}
 
@@ -27,14 +25,8 @@ def draw(trials: Path) -> Path | None:
     costs = names[names.index("run") + 1 : names.index("pareto")]
     metric = next(name for name in names if name.startswith("validation/"))
 
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    look: Any = {**dict(matplotlib.rcParamsDefault), **LOOK}
-    with matplotlib.rc_context(look):
-        figure = Figure(figsize=(5.2 * len(costs), 3.8), layout="constrained")
-        FigureCanvasAgg(figure)
+    with look():
+        figure = canvas(5.2 * len(costs), 3.8)
         for axes, cost in zip(figure.subplots(1, len(costs), squeeze=False)[0], costs, strict=True):
             places = [(float(row[cost]), float(row[metric]), row) for row in rows]
             places = [place for place in places if math.isfinite(place[0]) and math.isfinite(place[1])]
@@ -60,6 +52,5 @@ def draw(trials: Path) -> Path | None:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
         figure.suptitle("Trials of the search by number; each one seed, judged on validation", fontsize=9)
         path = trials.with_name("pareto.png")
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+        save(figure, path)
     return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tutelage.reporting.report_model import Line
 from tutelage.reporting.statistics import bounds_of
@@ -37,6 +37,18 @@ def better(lines: Sequence[Line]) -> str:
     modes = {row.directions.get(base(line.metric)) for line in lines for row in line.rows} - {None}
     agreed = modes.pop() if len(modes) == 1 else None
     return {"max": "higher is better", "min": "lower is better"}.get(agreed or "", "")
+
+
+def most_frequent(metrics: Iterable[str]) -> str:
+    """Return the name that stands most often, the first by the alphabet of several; "" of none."""
+    names = list(metrics)
+    return max(sorted(set(names)), key=names.count, default="")
+
+
+def interval(line: Line, scale: float) -> tuple[float, float]:
+    """Return the ends of an arm's interval, as far as they are possible values."""
+    low, high = (clipped(end, line.metric, scale) for end in (line.summary.low, line.summary.high))
+    return low, high
 
 
 def base(metric: str) -> str:

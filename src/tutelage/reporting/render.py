@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import visible
@@ -156,7 +156,7 @@ def table_csv(report: Report) -> str:
         std = _plain(summary.std) if summary.n > 1 else ""
         known = [line.costs.get(name, "") for name in costs]
         rows.append([line.label, line.metric, mean, std, str(summary.n), *known])
-    return _csv(["arm", "metric", "mean", "std", "n", *costs], rows)
+    return csv_text(["arm", "metric", "mean", "std", "n", *costs], rows)
 
 
 def cells_csv(report: Report) -> str:
@@ -173,7 +173,7 @@ def cells_csv(report: Report) -> str:
             rows.append(
                 [line.label, row.key, str(row.seed), str(row.state), row.reason, code, step, seconds, *values]
             )
-    return _csv(header, rows)
+    return csv_text(header, rows)
 
 
 def terminal(report: Report) -> Group:
@@ -263,16 +263,14 @@ def _code(text: str) -> str:
     return visible(text).replace("\n", "\\n").replace("```", "` ` `")
 
 
-def _fitted(title: str, header: list[str], rows: list[list[str]]) -> Fitted | LongTable:
+def _fitted(title: str, header: list[str], rows: list[list[str]]) -> Fitted:
     words = (header[0], "metric", "verdict", "published", "chosen on validation")
-    if len(rows) > _LONG:  # rich takes a millisecond for a row of boxes
-        return LongTable(
-            title, header, rows, right=[name for name in header if name not in words], wraps=words
-        )
-    return Fitted(title, header, rows, left=words, wraps=words)
+    kind = LongTable if len(rows) > _LONG else Fitted  # rich takes a millisecond for a row of boxes
+    return kind(title, header, rows, left=words, wraps=words)
 
 
-def _csv(header: list[str], rows: list[list[str]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows as CSV in which no cell is a formula of a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -174,12 +174,7 @@ def _attempts(run: Run) -> list[dict[str, str]]:
             "command": shlex.join(map(str, command)) if isinstance(command, list) else "",
             "commit": f"{code.get('commit') or 'none'}{' with changes' if code.get('changed') else ''}",
             "code": code.get("digest", ""),
-            "machine": ", ".join(
-                map(
-                    str,
-                    [machine.get("cpu", ""), cores(machine), *(gpus or [])[:1]],
-                )
-            ),
+            "machine": ", ".join(map(str, [machine.get("cpu", ""), cores(machine), *(gpus or [])[:1]])),
             "packages": ", ".join(
                 f"{name} {packages[name]}"
                 for name in ("torch", "pytorch-lightning", "numpy")

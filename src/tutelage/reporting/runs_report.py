@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from tutelage.errors import UserError, choices, nearest
-from tutelage.reporting import curves, folds, page, render
+from tutelage.errors import UserError, choices, counted, nearest
+from tutelage.reporting import curves, folds, page, quantities, render
 from tutelage.reporting.collect import Group, collect, group, prerequisites
 from tutelage.reporting.differences import notes_on_differences, same_test_data
 from tutelage.reporting.index import Index
@@ -157,28 +157,27 @@ def _mixed_code(cells: list[tuple[str, Row]]) -> list[str]:
         return []
     ordered = sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0]))
     said = [
-        f"{code} ({len(who)} runs: {', '.join(who[:6])}{', ...' if len(who) > 6 else ''})"
+        f"{code} ({counted(len(who), 'run')}: {', '.join(who[:6])}{', ...' if len(who) > 6 else ''})"
         for code, who in ordered
     ]
     return [f"The runs come from different code: {'; '.join(said)}"]
 
 
 def _cost(shown: list[Row], beside: Mapping[str, Sequence[Row]]) -> list[str]:
-    counted = {row.key: row for row in shown}
+    paid = {row.key: row for row in shown}
     made_for = []
     for purpose, rows in beside.items():
-        more = {row.key: row for row in rows if row.state is State.COMPLETE and row.key not in counted}
-        counted |= more
+        more = {row.key: row for row in rows if row.state is State.COMPLETE and row.key not in paid}
+        paid |= more
         made_for += [f"{len(more)} {purpose}"] if more else []
-    total_s = sum(row.train_s or 0.0 for row in counted.values())
-    machines = sorted({row.machine for row in counted.values() if row.machine})
+    total_s = sum(row.train_s or 0.0 for row in paid.values())
+    machines = sorted({row.machine for row in paid.values() if row.machine})
     if not total_s or not machines:
         return []
-    days = sorted({row.finished[:10] for row in counted.values() if row.finished})
+    days = sorted({row.finished[:10] for row in paid.values() if row.finished})
     when = " to ".join(dict.fromkeys((*days[:1], *days[-1:])))
-    runs = "1 run" if len(counted) == 1 else f"{len(counted)} runs"
-    runs += f" (of these {' and '.join(made_for)})" if made_for else ""
-    known = {need for row in counted.values() for need in row.needs} <= counted.keys()
+    runs = counted(len(paid), "run") + (f" (of these {' and '.join(made_for)})" if made_for else "")
+    known = {need for row in paid.values() for need in row.needs} <= paid.keys()
     spent = f"{total_s / 60:.1f} minutes" if total_s >= 60 else f"{total_s:.0f} seconds"
     spent += " of training" + ("" if known else ", without that of the runs they need")
     return [f"{runs}, {spent}, on: {'; '.join(machines)}{f'; {when} (UTC)' if when else ''}"]
@@ -186,8 +185,7 @@ def _cost(shown: list[Row], beside: Mapping[str, Sequence[Row]]) -> list[str]:
 
 def _usual_monitor(arms: Sequence[Group]) -> str:
     # For arms without a finished run, which cannot say what they are selected by.
-    monitors = [row.monitor for arm in arms for row in arm.rows if row.monitor]
-    return max(sorted(set(monitors)), key=monitors.count) if monitors else "?"
+    return quantities.most_frequent(row.monitor for arm in arms for row in arm.rows if row.monitor) or "?"
 
 
 def _line(arm: Group, seeds: Sequence[int], usual: str) -> Line:

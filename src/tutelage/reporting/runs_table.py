@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from typing import Any
 
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError, choices, counted
 from tutelage.reporting.collect import collect
 from tutelage.reporting.long_table import LongTable
 from tutelage.reporting.render import number
@@ -123,9 +123,9 @@ def render_runs_table(
     digits = shortest(row.key.rpartition("/")[2] for row in found)
     metrics = {row.monitor for row in rows if f"test/{row.monitor}" in row.metrics or row.so_far is not None}
     shared = metrics.pop() if len(metrics) == 1 else ""
-    count = f"{len(rows)} of {len(found)}" if len(rows) < len(found) else f"{len(found)}"
+    few = f"{len(rows)} of " if len(rows) < len(found) else ""
     return LongTable(
-        f"{count} run{'' if count == '1' else 's'} in {store.root}",
+        f"{few}{counted(len(found), 'run')} in {store.root}",
         ("run", "seed", "state", result := shared or "result", "time", "method", "data", "started (UTC)"),
         [
             (
@@ -139,7 +139,7 @@ def render_runs_table(
             )
             for row in rows
         ],
-        right=("seed", "time"),
+        left=("state", result, "method", "data", "started (UTC)"),
         styles={"state": {str(state): colour for state, colour in COLOURS.items()}},
         drop=("data", "method", "started (UTC)", "time"),
         wraps=(result,),

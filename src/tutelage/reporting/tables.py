@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tutelage.errors import NoValue, UserError, choices
+from tutelage.errors import NoValue, UserError, choices, counted
 from tutelage.reporting import measured
 from tutelage.reporting.collect import gap_reason, row_of
 from tutelage.reporting.row import Row
@@ -132,8 +132,8 @@ def choose(table: Table, arm: Arm, find: Find) -> Choice:
     best = (max if mode == "max" else min)(totals, key=lambda point: totals[point])
     provisional = ", provisional" if pending else ""
     edge = f"; the grid's {', '.join(ends)}" if (ends := _edges(best, arm.points)) else ""
-    seeds = "1 seed" if len(table.tuning_seeds) == 1 else f"{len(table.tuning_seeds)} seeds"
-    sentence = f"{_point(best)} (of {len(totals)} points, {seeds}{provisional}{edge})"
+    seeds = counted(len(table.tuning_seeds), "seed")
+    sentence = f"{_point(best)} (of {counted(len(totals), 'point')}, {seeds}{provisional}{edge})"
     return Choice(best, sentence, tuple(notes), tuple(pending))
 
 

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from tutelage.errors import counted
 from tutelage.reporting.statistics import (
     UNBOUNDED,
     Summary,
@@ -81,7 +82,7 @@ class Comparison:
         if self.verdict is not Verdict.UNDECIDED:
             return str(self.verdict)
         if len(self.seeds) < FEWEST_SEEDS:
-            seeds = f"{len(self.seeds)} common seed{'' if len(self.seeds) == 1 else 's'}"
+            seeds = counted(len(self.seeds), "common seed")
             return f"undecided ({seeds}, at least {FEWEST_SEEDS} needed)"
         if not math.isfinite(self.difference.mean):
             return "undecided (a value is no finite number)"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tutelage.reporting.palette import LOOK, PALETTE, RAMP, logarithmic
+from tutelage.reporting.palette import PALETTE, RAMP, canvas, logarithmic, look
 from tutelage.scaling.claims import Case, cases_of, unit_of
 from tutelage.scaling.verdicts import Result, critical, of, specialised
 
@@ -24,12 +24,8 @@ _MARKERS = "osD^v<>*"
 @contextmanager
 def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure to draw in, written as SVG: without a date and with a fixed salt, the same results give the same file."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    look: Any = {**dict(mpl.rcParamsDefault), **LOOK, "svg.hashsalt": "tutelage", "xtick.labelsize": 8}
-    with mpl.rc_context(look):
-        figure = Figure(figsize=(width, height), layout="constrained")
+    with look(**{"svg.hashsalt": "tutelage", "xtick.labelsize": 8}):
+        figure = canvas(width, height)
         yield figure
         figure.savefig(path, format="svg", metadata={"Date": None})
 

@@ -139,28 +139,22 @@ def hardware_of(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def show_points(points: Sequence[tuple[Any, dict[str, Any]]]) -> int:
     """Print what a command would run, and what of it is stored."""
-    from rich.table import Table
-
-    from tutelage.reporting.console import console
+    from tutelage.reporting.console import console, plain_table
     from tutelage.scaling.stored import run_of
 
-    table = Table(box=None, pad_edge=False)
-    for name in ("run", "sizes", "P", "networks", "parameters", "steps", "state"):
-        table.add_column(name, overflow="fold")
-    for point, config in points:
-        run = run_of(config)
-        sizes = ", ".join(f"{name} = {value:g}" for name, value in point.sizes.items())
-        grid = " ".join(map(str, point.samples))
-        table.add_row(
-            run.key,
-            sizes,
-            grid,
-            str(point.members),
-            str(point.network.size),
-            str(point.steps),
-            str(run.state),
-        )
-    console().print(table)
+    rows = [
+        {
+            "run": (run := run_of(config)).key,
+            "sizes": ", ".join(f"{name} = {value:g}" for name, value in point.sizes.items()),
+            "P": " ".join(map(str, point.samples)),
+            "networks": str(point.members),
+            "parameters": str(point.network.size),
+            "steps": str(point.steps),
+            "state": str(run.state),
+        }
+        for point, config in points
+    ]
+    console().print(plain_table(rows))
     return 0
 
 
@@ -240,7 +234,7 @@ def finish(request: Request, results: list[dict[str, Any]], root: str) -> int:
     """Write and print tables and figures of the results; return the exit code."""
     if not results:
         return 0
-    from tutelage.reporting.console import console
+    from tutelage.reporting.console import console, plain_table
     from tutelage.runs.records import write_text
     from tutelage.scaling.summary import analyse
 
@@ -250,7 +244,7 @@ def finish(request: Request, results: list[dict[str, Any]], root: str) -> int:
     if Path(request.cases[0]) != folder:
         write_text(folder / "results.json", results_text(results))
     for name, rows in tables.items():
-        console().print(_table(name.replace("_", " "), rows))
+        console().print(plain_table(rows, name.replace("_", " ")))
     print(f"written: {folder}: results.json, verdicts.md, verdicts.csv, critical_samples.csv and figures")
     return 0
 
@@ -268,15 +262,3 @@ def _folder(request: Request, results: Sequence[Mapping[str, Any]], root: str) -
     experiments = {result["experiment"] for result in results}
     folder = Path(root) / "scale"
     return folder / experiments.pop() if len(experiments) == 1 else folder
-
-
-def _table(title: str, rows: Sequence[Mapping[str, str]]) -> Any:
-    from rich.table import Table
-
-    table = Table(title=f"\n{title}", title_justify="left", box=None, pad_edge=False)
-    shown = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
-    for name in shown:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(row[name] for name in shown))
-    return table

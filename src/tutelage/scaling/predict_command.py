@@ -170,17 +170,15 @@ def axes_of(scales: dict[str, Any], options: dict[str, str]) -> list[str]:
 
 def draw(found: Any, scales: dict[str, Any], drawn: Sequence[str], path: Path) -> str:
     """Draw the phase diagram over two sizes, or the energies over one; return the file's name, "" for none."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
     import numpy as np
 
+    from tutelage.reporting.palette import canvas, save
     from tutelage.scaling.phase_diagram import phase_diagram, plot_phase_diagram, plot_transitions
 
     if not drawn:
         return ""
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    figure = canvas(7.5, 4.5)
+    axes = figure.subplots()
     if len(drawn) == 1:
         plot_transitions(found.candidates, drawn[0], axes, fixed=scales)
         axes.axvline(float(scales[drawn[0]]), color="grey", lw=0.8, ls=":")
@@ -190,9 +188,15 @@ def draw(found: Any, scales: dict[str, Any], drawn: Sequence[str], path: Path) -
         diagram = phase_diagram(found.candidates, x=(drawn[0], grid), y=(drawn[1], grid), fixed=fixed)
         plot_phase_diagram(diagram, axes)
         axes.plot(*(float(scales[name]) for name in drawn), marker="x", color="black")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save(figure, path)
     return path.name
+
+
+def _print(rows: Sequence[dict[str, str]], title: str) -> None:
+    from tutelage.reporting.console import console, plain_table
+
+    shown = [{name: text.replace("**", "^") for name, text in row.items()} for row in rows]
+    console().print(plain_table(shown, title), markup=False)
 
 
 def _names(found: Any) -> set[str]:
@@ -219,17 +223,3 @@ def _folder(request: Request, config: dict[str, Any]) -> Path:
     words = sorted(request.overrides) + [f"{k}={v}" for k, v in sorted(request.options.items())]
     digest = "-" + hashlib.sha256("\n".join(words).encode()).hexdigest()[:6] if words else ""
     return Path(config["runs_dir"]) / "scale" / "predict" / f"{request.label}{digest}"
-
-
-def _print(rows: Sequence[dict[str, str]], title: str) -> None:
-    from rich.table import Table
-
-    from tutelage.reporting.console import console
-
-    table = Table(title=f"\n{title}", title_justify="left", box=None, pad_edge=False)
-    shown = [name for name in rows[0] if any(row[name] for row in rows)]
-    for name in shown:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(row[name].replace("**", "^") for name in shown))
-    console().print(table, markup=False)

@@ -84,14 +84,8 @@ def run_stored(point: Point, config: dict[str, Any], *, rerun: bool = False) -> 
 
 def sample(point: Point, config: dict[str, Any], run: Run) -> None:
     """Make a point's run complete."""
-    log.info(
-        "%s %s: %d networks, P %d to %d",
-        run.key,
-        point.name,
-        point.members,
-        point.samples[0],
-        point.samples[-1],
-    )
+    grid = f"P {point.samples[0]} to {point.samples[-1]}"
+    log.info(f"{run.key} {point.name}: {point.members} networks, {grid}")
     result = _attempt(point, run, "cuda" if config["hardware"]["accelerator"] == "gpu" else "cpu")
     run.complete({**_headline(point, result), "point": result})
 

@@ -184,7 +184,7 @@ def test_what_a_command_would_build(monkeypatch, capsys):
         "build",
         lambda config, data: asked.append(config) or SimpleNamespace(method=method, heads={"model": "out"}),
     )
-    monkeypatch.setattr(doctor, "_without_needs", lambda config: "without needs")
+    monkeypatch.setattr(doctor, "alone", lambda config: "without needs")
     monkeypatch.setattr(doctor, "width", lambda: 100)
     monkeypatch.setattr(doctor, "_pair_table", lambda pairs: f"{len(pairs)} pairs in a table")
     there = {"a/0": True, "b/0": False}
@@ -235,6 +235,7 @@ def test_a_doctor_ends_with_what_is_missing(monkeypatch, capsys, flags, problems
 @pytest.mark.parametrize("files", [["f"], []])
 def test_what_a_network_answers_is_written(monkeypatch, tmp_path, exported, files):
     from tutelage.engine import predictions
+    from tutelage.runs import records
 
     asked: list[Any] = []
     written: list[Any] = []
@@ -245,7 +246,7 @@ def test_what_a_network_answers_is_written(monkeypatch, tmp_path, exported, file
     monkeypatch.setattr(
         predictions, "answers", lambda outputs, answer: [{"p": outputs, "of": answer}] * asked[-1][0]
     )
-    monkeypatch.setattr(predict, "_write", lambda *words: written.append(words))
+    monkeypatch.setattr(records, "write_text", lambda path, text: written.append((path, text)))
     monkeypatch.chdir(tmp_path)
     if exported:
         (tmp_path / "export.json").touch()
@@ -262,5 +263,5 @@ def test_what_a_network_answers_is_written(monkeypatch, tmp_path, exported, file
     assert asked == [
         (".", files, "c") if exported else (".", files, words, "test", "R", "c"), (2, "mask"), (1, None),
     ]  # fmt: skip
-    rows = [{"sample": number, "p": "outputs", "of": "answer"} for number in range(3)]
-    assert written == [(Path("x.csv"), rows)]
+    rows = "".join(f"{number},outputs,answer\n" for number in range(3))
+    assert written == [(Path("x.csv"), f"sample,p,of\n{rows}")]

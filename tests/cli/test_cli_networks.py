@@ -221,5 +221,3 @@ def test_the_line_of_an_evaluation(monkeypatch, tmp_path):
     ]
     evaluate.evaluate("r", [], device="cpu", **(words | {"split": "another"}))
     assert opened[4:] == [1]  # a split that these data have not is named where it is read
-    with pytest.raises(UserError, match=r"^there is no device 'xxxx'; known: cpu, gpu, mps$"):
-        evaluate.evaluate("r", [], device="xxxx", **words)

@@ -99,7 +99,7 @@ def test_tables_that_need_runs_are_those_of_the_folder_but_programmes(monkeypatc
         f"{remove.name_of(tmp_path / 'p/broken.yaml')}/": broken, "x/y": broken, "z": broken,
     }  # fmt: skip
     assert caplog.messages == [
-        "reading what 3 tables need", "a table cannot be read, so all its runs stay: not read",
+        "reading the needs of 3 tables", "a table cannot be read, so all its runs stay: not read",
     ]  # fmt: skip
 
 
@@ -235,7 +235,7 @@ def test_folders_are_set_aside_under_the_lock_of_their_run(monkeypatch, tmp_path
     code = remove.remove(store, folders, runs=kind == "runs")
     if kind == "archive":
         assert events == [("aside", "free/.archive/one"), ("finish", ["aside/.archive"]), ("forget", [])]
-        assert code == 0 and capsys.readouterr().out == "removed 1 folders\n"
+        assert code == 0 and capsys.readouterr().out == "removed 1 folder\n"
         return
     assert code == 1 and capsys.readouterr().out == "removed 3 folders\n"
     if kind == "runs":

@@ -92,12 +92,12 @@ def test_what_a_table_misses_is_run_in_rounds_each_cell_once(monkeypatch, caplog
     assert first == [["a=1", "m=1", "runs_dir=R"], ["a=2", "m=1", "runs_dir=R"]]
     report = ("report", Path("t.yaml"), ["m=1", "runs_dir=R"])
     said = [record.getMessage() for record in caplog.records]
-    assert said[:2] == ["looking for the runs of t.yaml", "2 runs of t.yaml are missing, 2 at a time"]
+    assert said[:2] == ["looking for the runs of t.yaml", "2 runs of t.yaml to make, 2 at a time"]
     if stopped:
         assert rest == [report] and len(said) == 2
     else:
         assert rest == [[["b=1", "m=1", "runs_dir=R"]], ("ranks", words, []), report]
-        assert said[2:] == ["1 runs of t.yaml are missing, 1 at a time", "ranks of 3 runs of t.yaml"]
+        assert said[2:] == ["1 run of t.yaml to make, 1 at a time", "ranks of 3 runs of t.yaml"]
 
 
 def test_what_would_be_run_is_printed(monkeypatch, capsys, caplog):
@@ -107,7 +107,7 @@ def test_what_would_be_run_is_printed(monkeypatch, capsys, caplog):
     assert capsys.readouterr().out == (
         "tutelage train a=1 m=1 runs_dir=R\ntutelage train a=2 m=1 runs_dir=R\n"
     )
-    assert caplog.records[-1].getMessage() == "2 runs of t.yaml are missing"
+    assert caplog.records[-1].getMessage() == "2 runs of t.yaml to make"
     monkeypatch.setattr("tutelage.reporting.tables.unfinished", lambda *_: [])
     assert one.run("--dry") == 0
     assert capsys.readouterr().out == "tutelage analyse ranks r/1\n"

@@ -242,13 +242,12 @@ def test_torch_is_loaded_where_a_column_is_measured(monkeypatch, columns, measur
     from tutelage.cli import report
     from tutelage.reporting import costs
 
-    monkeypatch.setattr(costs, "chosen", lambda words: columns)
     monkeypatch.setattr(
         costs, "with_costs", lambda report, store, names, *measured: (report, names, measured)
     )
     monkeypatch.setattr(network_cost, "machine_said", lambda: "a CPU")
     store: Any = "store"
-    found = report._finish("words", store)("report")  # type: ignore[arg-type]
+    found = report._finish(",".join(columns), store)("report")  # type: ignore[arg-type]
     assert found == ("report", columns, (network_cost.of_run, "a CPU") if measures else ())
 
 

@@ -40,6 +40,7 @@ from tutelage.cli.reader import ANY, Command, Example, Flag, Given, Option
 from tutelage.config.sweeps import SweptCommand
 from tutelage.errors import UserError
 from tutelage.reporting.programme_file import Programme, Stage
+from tutelage.reporting.render import csv_text
 from tutelage.reporting.row import Row
 from tutelage.runs.needs import Plan
 from tutelage.runs.run import State as RunState
@@ -500,11 +501,10 @@ def test_data_that_words_change_have_the_fingerprint_of_their_own_files(monkeypa
     assert found("data=digits")["_target_"].endswith("Digits")
 
 
-def test_the_csv_of_predictions_and_their_rows(tmp_path):
-    predict._write(
-        tmp_path / "p.csv", [{"file": "=a", "class": "x", "p": 0.5}, {"file": "b", "class": "-", "p": 1.0}]
+def test_the_csv_of_predictions_and_their_rows():
+    assert csv_text(["file", "class", "p"], [["=a", "x", 0.5], ["b", "-", 1.0]]) == (
+        "file,class,p\n'=a,x,0.5\nb,-,1.0\n"
     )
-    assert (tmp_path / "p.csv").read_text() == "file,class,p\n'=a,x,0.5\nb,-,1.0\n"
     values, mask = torch.arange(130).view(65, 2), torch.ones(65, 1)
     rows = list(predict._features(values, mask))
     assert (
@@ -861,7 +861,7 @@ def test_how_a_programme_ends_in_words(monkeypatch, capsys):
     assert said([works()]) == (0, "the programme is complete (61 s)")
     assert said([], ["x"], left_out=2) == (
         1,
-        "the programme is complete, but for 2 stages that are left out here (61 s)",
+        "the programme is complete, but for 2 stages left out here (61 s)",
     )
     goes_on = ("The same command continues, here or on another machine to which runs/ was copied: "
                "complete runs are found, begun ones go on from "

@@ -181,7 +181,7 @@ def test_of_tables_the_one_that_changed_is_read_again(runs, caplog):
     other.write_text(other.read_text() + "# more\n")
     for _ in range(2):
         assert owners_of(Path("experiments"), runs) == whole
-    assert caplog.messages == ["reading what 2 tables need", "reading what 1 table needs"]
+    assert caplog.messages == ["reading the needs of 2 tables", "reading the needs of 1 table"]
 
 
 @pytest.mark.parametrize("damage", ["title: [", "arms: 3", TABLE.replace("metric", "metrics")])
@@ -325,6 +325,6 @@ def test_what_cannot_be_moved_or_deleted_is_said(runs, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)
         assert main(["remove", "adhoc", "--yes"]) == 0
-    assert "1 folders that were removed cannot be deleted, such as" in capsys.readouterr().err
+    assert "1 folder cannot be deleted after its removal, such as" in capsys.readouterr().err
     assert main(["remove", "adhoc", "--yes"]) == 2  # no such run; and what was left goes
     assert left_aside(runs.root) == []

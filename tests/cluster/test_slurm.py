@@ -221,12 +221,12 @@ def test_a_sweep_that_is_stopped_two_at_once_a_requeue_a_cancelled_job_and_a_pre
     for sweep in sweeps:
         code, output = end(sweep)
         assert code == 1, output
-        assert "4 jobs of an earlier command wait or run" in output and "submitted;" not in output
+        assert "waiting for 4 jobs of an earlier command" in output and "submitted;" not in output
         assert len(lines(output)) == 4
         assert re.search(r"seed=1: failed: job \S+ of the cluster was cancelled while it ran", output), output
         assert "seed=0: interrupted and queued again" in output and "srun" not in output
     code, output = train("-m", SLURM, *words)
-    assert code == 0 and "1 jobs submitted" in output, output
+    assert code == 0 and "1 job submitted" in output, output
     runs = {run.config["seed"]: run for run in Store("runs").runs()}
     assert set(runs) == {0, 1, 2, 3} and all(run.state is State.COMPLETE for run in runs.values())
     assert all(len(runs[seed].attempts) >= 2 for seed in (0, 1))

@@ -103,7 +103,7 @@ def test_reproduce_runs_the_missing_cells_by_any_launcher(table, capsys, launche
     written = (complete.path / "result.json").stat().st_mtime_ns
     assert main(["reproduce", table, *LAUNCHERS.get(launcher, CLUSTER)]) == 2
     said = capsys.readouterr()
-    assert f"3 runs of {table} are missing" in said.err
+    assert f"3 runs of {table} to make" in said.err
     assert "2 of 3 jobs failed" in said.err and "rulu" in said.err
     assert (complete.path / "result.json").stat().st_mtime_ns == written
     done = {run.config["seed"]: run for run in Store("runs").runs() if run.is_complete}
@@ -247,7 +247,7 @@ def test_a_stored_result_is_not_submitted_again(tmp_path, caplog):
     assert main([*words, "seed=0"]) == 0
     caplog.clear()
     assert main([*words, "seed=0,1"]) == 0
-    assert "1 jobs submitted" in caplog.text
+    assert "1 job submitted" in caplog.text
     caplog.clear()
     assert main([*words, "seed=0,1"]) == 0
     assert "submitted" not in caplog.text
@@ -256,16 +256,16 @@ def test_a_stored_result_is_not_submitted_again(tmp_path, caplog):
 def test_the_same_run_twice_is_one_job(tmp_path, caplog):
     words = ["train", "-m", *QUICK, *CLUSTER, "hydra.launcher.cluster=debug", f"runs_dir={tmp_path}"]
     assert main([*words, "optimizer.lr=0.01,0.010", "seed=0"]) == 0
-    assert "1 jobs submitted" in caplog.text
+    assert "1 job submitted" in caplog.text
 
 
 def test_words_that_mean_nothing_are_not_submitted(tmp_path, capsys, caplog):
     words = ["train", "-m", *QUICK, *CLUSTER, "hydra.launcher.cluster=debug", f"runs_dir={tmp_path}"]
     assert main([*words, "seed=0,x"]) == 2
-    assert "1 jobs submitted" in caplog.text and "seed must be a whole number" in caplog.text
+    assert "1 job submitted" in caplog.text and "seed must be a whole number" in caplog.text
     caplog.clear()
     assert main([*words, "seed=1,x", "on_failure=stop"]) == 2
-    assert "submitted" not in caplog.text and "1 jobs were not begun" in caplog.text
+    assert "submitted" not in caplog.text and "1 job not begun" in caplog.text
 
 
 def test_a_machine_with_srun_is_not_told_to_use_it(allocation, monkeypatch, capsys):

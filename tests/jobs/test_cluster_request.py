@@ -9,21 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from expected import refused
 from made_plans import plan
 from tutelage.config.hydra_choices import CHOICES
-from tutelage.errors import UserError
 from tutelage.jobs import cluster, cluster_request, ray_request, slurm_queue
 from tutelage.jobs.cluster_request import Request
 from tutelage.jobs.slurm_queue import Seen
 
 SLURM = {key: value for key, value in CHOICES["launcher/slurm"].items() if key != "_target_"}
 RAY = {key: value for key, value in CHOICES["launcher/ray"].items() if key != "_target_"}
-
-
-def refused(function, *words):
-    with pytest.raises(UserError) as error:
-        function(*words)
-    return str(error.value)
 
 
 @pytest.mark.parametrize(("key", "value", "kind"), [
@@ -35,10 +29,8 @@ def refused(function, *words):
     ("mem_gb", math.nan, "a number of at least 0 (all of a node)"),
 ])  # fmt: skip
 def test_a_number_that_slurm_cannot_be_asked_for(key, value, kind):
-    assert (
-        refused(cluster_request.check, SLURM | {key: value})
-        == f"hydra.launcher.{key} must be {kind}, got {value!r}"
-    )
+    said = refused(cluster_request.check, SLURM | {key: value})
+    assert said.startswith(f"hydra.launcher.{key} must be {kind}, got {value!r}")
 
 
 @pytest.mark.parametrize("fine", [
@@ -300,14 +292,14 @@ def test_the_last_words_of_a_log(tmp_path, log, words):
 
 
 @pytest.mark.parametrize(("key", "value", "said"), [
-    *((key, value, f"hydra.launcher.{key} must be a number of at least 0, or nothing (null), got {value!r}")
+    *((key, value, f"hydra.launcher.{key} must be a number of at least 0 or nothing (null), got {value!r}")
       for key in ("cpus", "gpus", "memory_gb") for value in (-0.1, True, "1", math.inf, math.nan)),
     ("gpus", 1.5, "hydra.launcher.gpus must be a whole number, or a part of one GPU such as 0.25, got 1.5"),
     ("shared", 1, "hydra.launcher.shared must be true or false, got 1"),
-    ("address", 6379, "hydra.launcher.address must be text such as 10.0.0.1:6379, got 6379"),
+    ("address", 6379, "hydra.launcher.address must be text such as 10.0.0.1:6379 or nothing (null), got 6379"),
 ])  # fmt: skip
 def test_a_setting_that_ray_cannot_be_given(key, value, said):
-    assert refused(ray_request.check, RAY | {key: value}) == said
+    assert refused(ray_request.check, RAY | {key: value}).startswith(said)
 
 
 @pytest.mark.parametrize("fine", [{"cpus": 0}, {"gpus": 0}, {"gpus": 0.25}, {"gpus": 1}, {"gpus": 2.0}, {"memory_gb": 0}, {"shared": False},
@@ -320,9 +312,9 @@ def test_a_setting_that_ray_can_be_given(fine):
     ({**CPU, "devices": 3}, {}, (3, None, None), "3 CPUs"),
     ({**GPU, "devices": 2}, {}, (2, 2, None), "2 CPUs, 2 GPUs"),
     ({**GPU, "devices": 2}, {"gpus": 2, "cpus": 0, "memory_gb": 1.5}, (0, 2, 3 * 2**29), "0 CPUs, 2 GPUs, 1.5 GiB of memory"),
-    ({**GPU, "devices": 1}, {"gpus": 0.25}, (1, 0.25, None), "1 CPUs, 0.25 GPUs"),
-    ({**GPU, "devices": 1}, {"gpus": 0, "memory_gb": 0}, (1, 0, 0), "1 CPUs, 0 GiB of memory"),
-    ({**CPU, "devices": 3}, {"gpus": 1}, (3, 1, None), "3 CPUs, 1 GPUs"),
+    ({**GPU, "devices": 1}, {"gpus": 0.25}, (1, 0.25, None), "1 CPU, 0.25 GPUs"),
+    ({**GPU, "devices": 1}, {"gpus": 0, "memory_gb": 0}, (1, 0, 0), "1 CPU, 0 GiB of memory"),
+    ({**CPU, "devices": 3}, {"gpus": 1}, (3, 1, None), "3 CPUs, 1 GPU"),
 ])  # fmt: skip
 def test_what_a_job_asks_ray_for(hardware, options, asked, words):
     found = ray_request.request_of(

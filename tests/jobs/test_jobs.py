@@ -103,7 +103,7 @@ def test_fail_fast_begins_no_further_job(flaky, capsys, launcher):
     assert main(["train", "-m", *flaky, *launcher, "on_failure=stop", "model.bad=1,0", "seed=0,1"]) == 1
     error = capsys.readouterr().err
     assert "1 of 4 jobs failed" in error
-    assert "3 jobs were not begun" in error
+    assert "3 jobs not begun" in error
     assert len(list(Store("runs").runs())) == 1
 
 
@@ -228,7 +228,7 @@ def test_what_a_killed_process_leaves_of_a_busy_run_is_taken_over(forked, tmp_pa
         time.sleep(0.001)
     os.kill(first.pid, signal.SIGSTOP)  # busy for as long as this test needs
     second = forked("train", "-m", *words, "seed=0,1")
-    while "waiting for a run" not in second.text():
+    while "waiting for 1 run" not in second.text():
         assert second.running
         time.sleep(0.01)
     first.kill()

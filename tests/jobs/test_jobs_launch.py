@@ -17,12 +17,6 @@ from tutelage.runs.run import RunBusy
 from tutelage.runs.store import Store
 
 
-@pytest.fixture
-def lines(caplog):
-    caplog.set_level(logging.INFO, "tutelage")
-    return lambda: [record.getMessage() for record in caplog.records]
-
-
 class NotTheirs(UserError):
     """A failure in words."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from types import SimpleNamespace
 
 import pytest
@@ -11,12 +10,6 @@ from made_plans import stored
 from tutelage.jobs import longer
 from tutelage.runs.records import write_yaml
 from tutelage.runs.store import Store
-
-
-@pytest.fixture
-def lines(caplog):
-    caplog.set_level(logging.INFO, "tutelage")
-    return lambda: [record.getMessage() for record in caplog.records]
 
 
 def config(**more):

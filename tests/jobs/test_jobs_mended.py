@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 
 from made_plans import plan
 from tutelage.jobs import mended
 from tutelage.runs.records import write_json, write_yaml
 from tutelage.runs.store import Store
-
-
-@pytest.fixture
-def lines(caplog):
-    caplog.set_level(logging.INFO, "tutelage")
-    return lambda: [record.getMessage() for record in caplog.records]
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ FAILED, DONE, LEFT = Outcome.FAILED, Outcome.DONE, Outcome.LEFT
     [
         ([], [], 0),
         ([("a/1", DONE)], [], 0),
-        ([("a/1", DONE), ("a/2", LEFT)], ["1 jobs were not begun (on_failure=stop)"], 1),
+        ([("a/1", DONE), ("a/2", LEFT)], ["1 job not begun (on_failure=stop)"], 1),
         (
             [("a/1", DONE), ("a/2", FAILED, "no disk", False, "there/log.txt", ["model=fcn", "seed=2"])],
             [
@@ -71,7 +71,7 @@ FAILED, DONE, LEFT = Outcome.FAILED, Outcome.DONE, Outcome.LEFT
                 "  c/1 (seed=5): no disk; log: 1.txt",
                 "  c/2 (seed=6): no disk; log: 2.txt",
                 "  seed=x: seed must be a number",
-                "1 jobs were not begun (on_failure=stop)",
+                "1 job not begun (on_failure=stop)",
             ],
             1,
         ),
@@ -80,7 +80,7 @@ FAILED, DONE, LEFT = Outcome.FAILED, Outcome.DONE, Outcome.LEFT
             [
                 "1 of 2 jobs failed; the same command tries them again:",
                 "  a/1: no 'x'",
-                "1 jobs were not begun (on_failure=stop)",
+                "1 job not begun (on_failure=stop)",
             ],
             2,
         ),
@@ -399,7 +399,7 @@ def test_every_job_that_ends_here_moves_the_bar(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("busy", "line"), [
     ([], None),
-    (["a"], "waiting for a run that other processes work on"),
+    (["a"], "waiting for 1 run that other processes work on"),
     (["a", "b", "c"], "waiting for 3 runs that other processes work on"),
 ])  # fmt: skip
 def test_busy_jobs_are_waited_for_by_as_many_processes(tmp_path, monkeypatch, said, busy, line):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import time
@@ -13,12 +12,6 @@ import pytest
 from made_plans import plan
 from tutelage.errors import UserError
 from tutelage.jobs import cluster_task, frozen_words, plain_log, slurm_queue
-
-
-@pytest.fixture
-def lines(caplog):
-    caplog.set_level(logging.INFO, "tutelage")
-    return lambda: [record.getMessage() for record in caplog.records]
 
 
 def test_a_network_is_left_out_where_its_method_has_no_place_for_it(lines, monkeypatch):

@@ -342,7 +342,7 @@ def test_one_is_made_here_where_none_runs_and_what_it_cannot_give_is_said(nodes)
     with pytest.raises(UserError) as error:
         ray_cluster.connected(None, [Request(1, 0.5, None)])
     assert str(error.value) == (
-        "no node of the cluster has room for a job that asks for 1 CPUs, 0.5 GPUs: this machine has 4 CPUs and 0 GPUs"
+        "no node of the cluster has room for a job that asks for 1 CPU, 0.5 GPUs: this machine has 4 CPUs and 0 GPUs"
     )
 
 

@@ -247,7 +247,7 @@ def test_the_best_is_that_of_the_tasks_direction(searching, mode, best, directio
 def test_a_search_of_which_nothing_is_complete_says_so(searching):
     given, _ = searching(Settings(1, 1, 0, 1), [{}], ["OSError"])
     assert given.lines[-2:] == [
-        "1 trials, 0 complete; written: <folder>/trials.csv",
+        "1 trial, 0 complete; written: <folder>/trials.csv",
         "ERROR: no trial is complete, so there is no best one",
     ]
 
@@ -271,10 +271,15 @@ def test_what_is_known_of_a_trial_is_not_run_again(searching, tmp_path):
 def test_the_least_of_each_number_of_a_search(name, least):
     given = {"trials": 3, "at_a_time": 3, "seed": 3, "random_trials": 3, "reduction": 3}
     assert getattr(Settings(**given | {name: least}), name) == least
-    for wrong in (least - 1, least + 0.5, True, "3"):
+    for wrong, kind in (
+        (least - 1, ""),
+        (least + 0.5, r" \(float\)"),
+        (True, r" \(bool\)"),
+        ("3", r" \(str\)"),
+    ):
         with pytest.raises(
             UserError,
-            match=rf"^hydra.sweeper.{name} must be a whole number of at least {least}, got {wrong!r}$",
+            match=rf"^hydra.sweeper.{name} must be a whole number of at least {least}, got {wrong!r}{kind}$",
         ):
             Settings(**given | {name: wrong})
 

@@ -57,21 +57,16 @@ def write(
     draw: Callable[[Path], Any],
 ) -> None:
     """Write `<name>.png`, `<name>.csv` and `<name>.json` (and what `draw` writes beside) into the request's folder and say where."""
-    import csv
-    import io
-
+    from tutelage.reporting.render import csv_text
     from tutelage.runs.folders import make_folder
-    from tutelage.runs.records import spreadsheet_safe, write_json, write_text
+    from tutelage.runs.records import write_json, write_text
 
     folder = request.folder
     make_folder(folder)
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    write_text(
+        folder / f"{name}.csv", csv_text(header, ([row.get(key, "") for key in header] for row in rows))
     )
-    writer.writeheader()
-    writer.writerows({key: spreadsheet_safe(value) for key, value in row.items()} for row in rows)
-    write_text(folder / f"{name}.csv", text.getvalue())
     subjects = [
         {"label": s.label, "run": s.run.key, "role": s.role, "seed": s.seed} for s in request.subjects
     ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from tutelage.cli.reader import Given
+from tutelage.cli.speed import alone
 from tutelage.errors import UserError
 from tutelage.reporting.console import console, say, width
 from tutelage.reporting.fitted import Fitted
@@ -16,7 +16,6 @@ from tutelage.runs.identity import flatten
 from tutelage.runs.needs import Plan
 from tutelage.runs.provenance import changed_files, changed_packages
 from tutelage.runs.store import Store
-from tutelage.runs.weights import Weights, networks
 from tutelage.wrapping import wrapped
 
 log = logging.getLogger("tutelage")
@@ -105,7 +104,7 @@ def _build(plan: Plan) -> list[str]:
         say(
             "\nneeded runs are not complete yet, so their weights are shown as scratch: " + ", ".join(missing)
         )
-    config = plan.config if not missing else _without_needs(plan.config)
+    config = plan.config if not missing else alone(plan.config)
     try:
         built = build(config, data)
     except UserError as error:
@@ -163,15 +162,7 @@ def _plain(value: Any) -> str:
 
 
 def _pair_table(pairs: Sequence[dict[str, Any]]) -> Fitted:
-    header = [
-        "",
-        "guide layer",
-        "guide kind",
-        "guide shape",
-        "network layer",
-        "network kind",
-        "network shape",
-    ]
+    header = ["", *(f"{role} {what}" for role in ("guide", "network") for what in ("layer", "kind", "shape"))]
     rows = [
         [
             f"  {number:02d}",
@@ -192,11 +183,3 @@ def _pair_table(pairs: Sequence[dict[str, Any]]) -> Fitted:
         drop=("guide kind", "network kind"),
         boxed=False,
     )
-
-
-def _without_needs(config: dict[str, Any]) -> dict[str, Any]:
-    shown = copy.deepcopy(config)
-    for where, node in networks(shown):
-        if Weights.of(shown, where).need:
-            node["weights"] = "scratch"
-    return shown

@@ -7,7 +7,7 @@ from typing import Any
 
 from tutelage.cli.in_ranks import run_in_ranks
 from tutelage.cli.reader import Given
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError
 from tutelage.reporting.console import say
 
 log = logging.getLogger("tutelage")
@@ -30,15 +30,12 @@ def _evaluate(given: Given) -> int:
 
 def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_dir: str, code: str) -> str:
     """Evaluate a run's network and return the line to print."""
-    from tutelage.runs import provenance
-    from tutelage.runs.json_lines import append_json_line
-
-    if device not in DEVICES:
-        raise UserError(f"there is no device '{device}'; {choices(device, DEVICES)}")
     import torch
 
     from tutelage.engine.load import evaluate_network
     from tutelage.engine.shared_work import is_first
+    from tutelage.runs import provenance
+    from tutelage.runs.json_lines import append_json_line
 
     run, loaded, data, network = opened(name, data_words, runs_dir=runs_dir, code=code)
     data.open_test()
@@ -77,12 +74,8 @@ def opened(name: str, data_words: list[str], *, runs_dir: str, code: str) -> tup
         data = build_data(loaded.config | {"data": overrides}, judged_as=loaded.data)
         theirs, ours = loaded.data.facts.get("classes"), data.facts.get("classes")
         if theirs and ours and list(theirs) != list(ours) and data.renumber(theirs):
-            log.info(
-                "%s: classes are matched by their names: %d of the %d that the network knows",
-                run.key,
-                len(ours),
-                len(theirs),
-            )
+            of = f"{len(ours)} of the {len(theirs)} that the network knows"
+            log.info(f"{run.key}: classes are matched by their names: {of}")
         if (
             tuple(data.input_shape) != tuple(loaded.data.input_shape)
             or data.task.output_size != loaded.data.task.output_size
@@ -113,12 +106,8 @@ def _check_seen(key: str, its: Any, given: Any, split: str) -> None:
     from tutelage.engine.seen import seen_in_training
 
     if seen := seen_in_training(its, given, split):
-        log.warning(
-            "%s was trained on %d of the %d samples judged here: this is no test of it",
-            key,
-            seen,
-            len(given.splits[split]),
-        )
+        count = len(given.splits[split])
+        log.warning(f"{key} was trained on {seen} of the {count} samples judged here: this is no test of it")
     elif its is given and split == "validation":
         log.warning("%s was selected on this split: this is no test of it", key)
 
@@ -134,10 +123,7 @@ def _check_classes(key: str, its: dict[str, Any], given: dict[str, Any]) -> None
         )
     if theirs and ours and apart:
         log.warning(
-            "%s was trained on the classes %s and is judged on %s, number by number",
-            key,
-            listed(theirs),
-            listed(ours),
+            f"{key} was trained on the classes {listed(theirs)} and is judged on {listed(ours)}, number by number"
         )
 
 

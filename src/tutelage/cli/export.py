@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutelage.cli.reader import Given
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError, extra
 from tutelage.reporting.console import say
 
 if TYPE_CHECKING:
@@ -57,8 +57,6 @@ def export(
     from tutelage.engine.load import load_run
     from tutelage.engine.quantise import table
 
-    if format not in engine.FILES:
-        raise UserError(f"there is no format '{format}'; {choices(format, engine.FILES)}")
     check_answers(short(source.key), source.config)
     loaded = load_run(source.path, runs_dir=runs_dir, code=trust.modules(code))
     made = folder.with_name(f".{folder.name}.partial")
@@ -96,12 +94,8 @@ def _folder(runs_dir: Path, key: str, kind: str, quantise: str) -> Path:
 
 def _push(folder: Path, hub: str) -> str:
     """Send a folder to a repository of the Hugging Face hub; where that cannot be, say so: the folder stands."""
-    try:
+    with extra("huggingface", f"the folder {folder} is complete; hub= needs the package huggingface_hub"):
         from huggingface_hub import HfApi
-    except ImportError as error:
-        raise UserError(
-            f"the folder {folder} is complete; hub= needs the package huggingface_hub: pip install 'tutelage[huggingface]'"
-        ) from error
     try:
         api = HfApi()
         api.create_repo(hub, exist_ok=True)

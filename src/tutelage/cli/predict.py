@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutelage.cli.reader import Given
-from tutelage.errors import UserError
+from tutelage.errors import UserError, counted
 from tutelage.reporting.console import say
 
 if TYPE_CHECKING:
@@ -43,27 +43,15 @@ def predict(
         _exported(name, files, code) if is_export else _of_run(name, files, words, split, runs_dir, code)
     )
     from tutelage.engine.predictions import answers
-    from tutelage.jobs.sweep import counted
+    from tutelage.reporting.render import csv_text
+    from tutelage.runs.records import write_text
 
     table = []
     for first, inputs, mask in rows:
         found = answers(network(inputs, mask), answer)
         table += [start | row for start, row in zip(first, found, strict=True)]
-    _write(target, table)
+    write_text(target, csv_text(list(table[0]), (row.values() for row in table)))
     return f"{counted(len(table), 'prediction')} written: {target}"
-
-
-def _write(path: Path, table: list[dict[str, Any]]) -> None:
-    import csv
-    import io
-
-    from tutelage.runs.records import spreadsheet_safe, write_text
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: spreadsheet_safe(value) for key, value in row.items()} for row in table)
-    write_text(path, text.getvalue())
 
 
 def _exported(name: str, files: list[str], code: str) -> tuple[Callable[..., Tensor], dict[str, Any], Rows]:

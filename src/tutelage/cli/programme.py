@@ -24,7 +24,7 @@ from tutelage.cli.reader import Given
 from tutelage.cli.report import report_table
 from tutelage.cli.speed import Speed
 from tutelage.config.groups import PRIMARY, config_folder, groups
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError, choices, counted
 from tutelage.jobs.notes import Outcome
 from tutelage.jobs.outcomes import Jobs
 from tutelage.jobs.plain_log import quietly
@@ -296,7 +296,7 @@ def _end(
         if count:
             left[work.stage.label] = count
     if not left:
-        but = f", but for {left_out} stages that are left out here" if left_out else ""
+        but = f", but for {counted(left_out, 'stage')} left out here" if left_out else ""
         say(f"the programme is complete{but} ({_time(seconds)})")
     else:
         listed = ", ".join(f"{label} ({count})" for label, count in left.items())

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from tutelage.errors import UserError, choices, nearest
+from tutelage.errors import UserError, choices, counted, nearest
 from tutelage.wrapping import wrapped
 
 ANY = ("",)
@@ -167,9 +167,7 @@ def read(name: str, command: Command, words: Sequence[str]) -> Given:
         elif command.settings == ANY:
             given.settings.append(word)  # the reader of settings says what is wrong with it
         else:
-            raise UserError(
-                f"{name} takes {command.names[1]} {'name' if command.names[1] == 1 else 'names'}, got '{word}' too"
-            )
+            raise UserError(f"{name} takes {counted(command.names[1], 'name')}, got '{word}' too")
     if len(given.names) + bool(command.verbs) < command.names[0]:
         raise UserError(f"{name} needs {command.needs} first" + (f"; got {words[0]!r}" if words else ""))
     return given

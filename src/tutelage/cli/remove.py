@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tutelage.cli.listing import filters
 from tutelage.cli.reader import Given
-from tutelage.errors import UserError
+from tutelage.errors import UserError, counted
 from tutelage.reporting.row import Row
 from tutelage.reporting.table_paths import PROGRAMMES, TABLES, name_of
 from tutelage.runs.folders import delete, left_aside, make_folder, set_aside
@@ -58,7 +58,7 @@ def run(given: Given) -> int:
         folders = [store.root / row.key for row in removable(store, rows, name, every)]
     sizes = {folder: size for folder in folders if (size := size_of(folder)) is not None}
     print("".join(f"{folder}  {size / 1e6:.1f} MB\n" for folder, size in sizes.items()), end="")
-    what = f"{len(sizes)} folder{'s' * (len(sizes) != 1)}, {sum(sizes.values()) / 1e6:.1f} MB"
+    what = f"{counted(len(sizes), 'folder')}, {sum(sizes.values()) / 1e6:.1f} MB"
     if dry or not sizes:
         print(f"nothing removed; {what} could be" if sizes else "nothing to remove")
         return 0
@@ -173,7 +173,7 @@ def _names_in(paths: Sequence[Path]) -> tuple[dict[Path, list[str]], set[Path]]:
     if not paths:
         return found, damaged
     names_of = NameFinder()
-    log.info("reading what %d table%s need%s", len(paths), *(("s", "") if len(paths) > 1 else ("", "s")))
+    log.info("reading the needs of %s", counted(len(paths), "table"))
     with files_remembered():
         for path in paths:
             try:
@@ -252,11 +252,13 @@ def remove(store: Store, folders: Sequence[Path], *, runs: bool) -> int:
     finally:
         finish(store, aside)
     store.forget_links(gone)
-    print(f"removed {len(folders) - kept} folders")
+    print(f"removed {counted(len(folders) - kept, 'folder')}")
     return 1 if kept else 0
 
 
 def finish(store: Store, aside: Sequence[Path] = ()) -> None:
     """Delete what was set aside, by this command or by one that was killed; say what cannot be deleted."""
     if left := delete(dict.fromkeys([*aside, *left_aside(store.root)])):
-        log.warning("%d folders that were removed cannot be deleted, such as %s", len(left), left[0])
+        log.warning(
+            "%s cannot be deleted after its removal, such as %s", counted(len(left), "folder"), left[0]
+        )

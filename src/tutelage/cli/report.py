@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tutelage.cli.commands import COMMANDS
 from tutelage.cli.reader import Given, read
-from tutelage.errors import UserError
+from tutelage.errors import UserError, named
 from tutelage.reporting.table_paths import table_path, table_path_unless_runs
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def run(given: Given) -> int:
 
 def _finish(columns: str, store: Store) -> Callable[[Report], Report]:
     """Return what adds the costs that are asked for to a report."""
-    from tutelage.reporting.costs import MEASURED, chosen, with_costs
+    from tutelage.reporting.costs import COLUMNS, MEASURED, with_costs
 
-    names = chosen(columns)
+    names = named("columns", columns, COLUMNS)
     if not set(names) & set(MEASURED):
         return lambda report: with_costs(report, store, names)
     from tutelage.analysis.network_cost import machine_said, of_run  # loads torch, which no other report does

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tutelage.cli.reader import Given
 from tutelage.cli.report import load_table, report_table
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError, choices, counted
 from tutelage.reporting.programme_file import programme_path, programmes
 from tutelage.reporting.table_paths import TABLES, table_path, tables
 
@@ -54,9 +54,8 @@ def run(given: Given) -> int:
             c for c in unfinished(table, finder(extra, planner)) if tuple(c.overrides) not in tried
         ]:
             tried |= {tuple(cell.overrides) for cell in cells}
-            log.info(
-                "%d runs of %s are missing%s", len(cells), path, "" if dry else at_a_time(launch, len(cells))
-            )
+            together = "" if dry else at_a_time(launch, len(cells))
+            log.info("%s of %s to make%s", counted(len(cells), "run"), path, together)
             commands = [[*cell.overrides, *extra] for cell in cells]
             if dry:
                 print("\n".join(shlex.join(["tutelage", "train", *command]) for command in commands))
@@ -81,7 +80,8 @@ def run(given: Given) -> int:
         from tutelage.cli.reader import read
 
         for words in missing:
-            log.info("%s of %d runs of %s", words[0], sum("=" not in word for word in words) - 1, path)
+            runs = counted(sum("=" not in word for word in words) - 1, "run")
+            log.info("%s of %s of %s", words[0], runs, path)
             analyse.run(read("analyse", COMMANDS["analyse"], words))
     report_table(path, extra)
     return code

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tutelage.cli.reader import Given
-from tutelage.errors import UserError
+from tutelage.errors import UserError, counted
 from tutelage.jobs.outcomes import headline
 
 if TYPE_CHECKING:
@@ -37,13 +37,8 @@ def run(given: Given) -> int:
     if sys.stderr.isatty() and (not in_ranks() or global_rank() == 0):
         fit = plan.config["fit"]
         length = f"{fit['max_steps']:,} steps" if fit["max_steps"] is not None else f"{fit['epochs']} epochs"
-        log.info(
-            "%s seed %s: %s on %s",
-            short(plan.key),
-            plan.config["seed"],
-            length,
-            plan.config["hardware"]["accelerator"],
-        )
+        where = plan.config["hardware"]["accelerator"]
+        log.info(f"{short(plan.key)} seed {plan.config['seed']}: {length} on {where}")
     result = run_plan(plan, rerun=plan.config["rerun"])
     if not in_ranks() or global_rank() == 0:
         show(result, plan.key, plan.config["runs_dir"])
@@ -89,7 +84,7 @@ def _commands(overrides: Sequence[str]) -> int:
     from tutelage.cli.sweep_words import arms_of, table_of
     from tutelage.config.planner import Planner
     from tutelage.jobs.frozen_words import fitting
-    from tutelage.jobs.sweep import PLACES, counted, launcher_of, run_commands
+    from tutelage.jobs.sweep import PLACES, launcher_of, run_commands
 
     plan = Planner()
     table, words = table_of(overrides)

@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.engine import progress
-from tutelage.errors import UserError
+from tutelage.errors import UserError, counted
 from tutelage.jobs import cluster_request, slurm_queue
 from tutelage.jobs.cluster_request import Request
 from tutelage.jobs.cluster_task import Task
 from tutelage.jobs.notes import Note, Outcome
-from tutelage.jobs.outcomes import Jobs, headline, monitored, plan_here
+from tutelage.jobs.outcomes import Jobs, monitored, plan_here, run_of, said_of
 from tutelage.jobs.watched import Watch
 from tutelage.runs.needs import Plan
 from tutelage.runs.records import read_json, write_json
-from tutelage.runs.store import Store
 from tutelage.runs.words import distinguishing
 
 log = logging.getLogger("tutelage")
@@ -185,9 +184,7 @@ class _Queue:
                 elif not seen.is_over:
                     job.number, job.folder, job.seen = number, folder, seen
         if taken := [job for job in self.left.values() if job.number]:
-            log.info(
-                "%d jobs of an earlier command wait or run, and are waited for: %s", len(taken), _list(taken)
-            )
+            log.info("waiting for %s of an earlier command: %s", counted(len(taken), "job"), _list(taken))
 
     def _submit(self, jobs: Sequence[_Job]) -> None:
         for job in jobs:
@@ -211,7 +208,7 @@ class _Queue:
             if self.on_slurm:  # elsewhere they end with this command
                 write_json(self.jobs.folder / "jobs" / SUBMITTED, self.submitted)
         if jobs:
-            log.info("%d jobs submitted; logs: %s", len(jobs), self.jobs.folder / "jobs")
+            log.info("%s submitted; logs: %s", counted(len(jobs), "job"), self.jobs.folder / "jobs")
             self.ask_every_s, self.ask_at = ASK_EVERY_S[0], 0.0
 
     def _ended(self) -> list[_Job]:
@@ -262,7 +259,7 @@ class _Queue:
         """Note how a job ended and say it, or submit it again."""
         key = job.plan.key
         note = job.note
-        run = Store(job.plan.config["runs_dir"]).run(job.plan.name, job.plan.identity)
+        run = run_of(job.plan)
         if note is None and run.is_complete and not job.plan.config["rerun"]:
             note = Note(key, Outcome.DONE, words=tuple(job.words))  # it died after its work was done
         if note is None:
@@ -279,14 +276,11 @@ class _Queue:
         self.jobs.note(
             key, note.outcome, note.reason, note.mistake, note.log, job.words, seconds=note.seconds
         )
-        said = f"{note.outcome.value}: {note.reason}" if note.reason else str(note.outcome.value)
         if note.outcome is Outcome.DONE:
-            result = run.result or {}
-            self.values[key], said = monitored(result), headline(result)
-        seconds = note.seconds if note.seconds is not None else job.seen and job.seen.seconds
-        took = f" ({seconds:.0f} s)" if seconds else ""
+            self.values[key] = monitored(run.result or {})
         progress.advance(self.places[key])
-        log.info("[%d/%d] %s: %s%s", self.total - len(self.left), self.total, job.name, said, took)
+        said = said_of(note, run, job.seen.seconds if job.seen else None)
+        log.info("[%d/%d] %s: %s", self.total - len(self.left), self.total, job.name, said)
 
     def _death(self, job: _Job) -> tuple[str, bool]:
         """Return why a job ended without a note, and whether it is to be submitted again."""

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tutelage.errors import UserError, choices
+from tutelage.errors import UserError, choices, extra
 from tutelage.runs.needs import Plan
+from tutelage.typed import Count, Range, checked
 
 CLUSTERS = ("slurm", "local", "debug")
-WHOLE = ("timeout_min", "nodes", "gpus_per_node", "cpus_per_task", "array_parallelism")
+NUMBERS: dict[str, Any] = {
+    **dict.fromkeys(("timeout_min", "nodes", "cpus_per_task", "array_parallelism"), Count),
+    "gpus_per_node": Annotated[int, Range(0)],
+    "mem_gb": Annotated[float, Range(0), "a number of at least 0 (all of a node)"],
+}
+"""What the launcher's numbers must be; all but the first may be left to the cluster."""
 TIMEOUTS = 1000
 """How often a job whose time is over is queued again. One that saves nothing in it is not: see `cluster_task.Task`."""
 
@@ -32,22 +38,9 @@ def check(options: Mapping[str, Any]) -> None:
         raise UserError(
             f"hydra.launcher.cluster must be one of {', '.join(CLUSTERS)}, got {cluster!r}; {choices(str(cluster), CLUSTERS)}"
         )
-    for key in (*WHOLE, "mem_gb"):
-        value, least = options[key], 0 if key == "gpus_per_node" else 1
-        if value is None and key != "timeout_min":
-            continue
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if (
-            not number
-            or (key in WHOLE and value != int(value))
-            or not value >= (least if key in WHOLE else 0)
-        ):
-            kind = (
-                "a number of at least 0 (all of a node)"
-                if key == "mem_gb"
-                else f"a whole number of at least {least}"
-            )
-            raise UserError(f"hydra.launcher.{key} must be {kind}, got {value!r}")
+    for key, hint in NUMBERS.items():
+        if options[key] is not None or key == "timeout_min":
+            checked(f"hydra.launcher.{key}", options[key], hint)
     if not isinstance(options["more"] or {}, Mapping):
         raise UserError(
             f"hydra.launcher.more must be a mapping such as {{account: x, constraint: a100}}, got {options['more']!r}"
@@ -100,10 +93,8 @@ def executor(folder: Path, options: Mapping[str, Any], request: Request) -> Any:
 
     Raises UserError where submitit is missing or refuses the settings.
     """
-    try:
+    with extra("slurm", "hydra/launcher=slurm needs submitit"):
         import submitit
-    except ImportError as error:
-        raise UserError("hydra/launcher=slurm needs submitit: pip install 'tutelage[slurm]'") from error
     cluster = options["cluster"]
     general: dict[str, Any] = {"timeout_min": options["timeout_min"], "name": "tutelage", "tasks_per_node": 1}
     if cluster == "slurm":

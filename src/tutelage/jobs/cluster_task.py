@@ -13,9 +13,8 @@ from typing import Any
 
 from tutelage.errors import UserError
 from tutelage.jobs import slurm_queue
-from tutelage.jobs.outcomes import Jobs
+from tutelage.jobs.outcomes import Jobs, run_of
 from tutelage.runs.needs import Plan
-from tutelage.runs.store import Store
 
 log = logging.getLogger("tutelage")
 KILLED_WITHIN_S = 900.0
@@ -80,10 +79,7 @@ class Task:
 
         self.plan = plan_of(self.words)
         if self.plan.config["rerun"]:
-            config = (
-                Store(self.plan.config["runs_dir"]).run(self.plan.name, self.plan.identity).path
-                / "config.yaml"
-            )
+            config = run_of(self.plan).path / "config.yaml"
             if config.is_file() and config.stat().st_mtime >= self.submitted:
                 # an earlier try of this job has begun it anew: to do so again would lose what that has done
                 self.plan = plan_of([*self.words, "rerun=false"])
@@ -93,12 +89,11 @@ class Task:
         """Whether this job, or a run that it needs first, has got further since it began."""
         if self.plan is None or self.began is None:
             return False
-        store = Store(self.plan.config["runs_dir"])
-        return any(_saved_since(store, one, self.began) for one in (self.plan, *self.plan.prerequisites()))
+        return any(_saved_since(one, self.began) for one in (self.plan, *self.plan.prerequisites()))
 
 
-def _saved_since(store: Store, plan: Plan, moment: float) -> bool:
-    run = store.run(plan.name, plan.identity)
+def _saved_since(plan: Plan, moment: float) -> bool:
+    run = run_of(plan)
     files = (run.checkpoint("last"), run.path / "result.json")
     return any(file.exists() and file.stat().st_mtime >= moment for file in files)
 

@@ -10,8 +10,10 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 from tutelage.errors import UserError
+from tutelage.typed import Range, checked
 
 CONTEXT_BYTES = 600 * 2**20
 """About what CUDA itself takes for each process, which PyTorch's limit does not count."""
@@ -75,8 +77,5 @@ def share(need_gb: float, gpu: Gpu) -> float:
 
 def check(need_gb: object) -> None:
     """Raise UserError for what cannot be an amount of memory."""
-    number = isinstance(need_gb, int | float) and not isinstance(need_gb, bool)
-    if need_gb is not None and not (number and 0 < need_gb < math.inf):  # type: ignore[operator]
-        raise UserError(
-            f"hydra.launcher.gpu_memory_gb must be a number above 0, or nothing (null), got {need_gb!r}"
-        )
+    amount: Any = Annotated[float, Range(0, math.inf, above=True, below=True), "a number above 0"] | None
+    checked("hydra.launcher.gpu_memory_gb", need_gb, amount)

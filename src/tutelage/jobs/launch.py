@@ -91,10 +91,9 @@ def run_plan(
     if run.is_complete and not rerun:
         say(f"{run.key} is complete: its stored result is used")
         if changed := provenance.changed_files(run.attempts, plan.config):
+            other = " and ".join(changed)
             log.warning(
-                "%s was made with another %s: its stored result is of that code; rerun=true makes it anew",
-                run.key,
-                " and ".join(changed),
+                f"{run.key} was made with another {other}: its stored result is of that code; rerun=true makes it anew"
             )
         store.also_called(plan.name, run)
         return run.result or {}

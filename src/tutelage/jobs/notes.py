@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from tutelage.errors import gist
+from tutelage.errors import counted, gist
 from tutelage.runs.records import read_json, write_json
 from tutelage.runs.words import distinguishing
 
@@ -118,26 +118,16 @@ class Notes:
         failed = [note for note in notes if note.outcome is Outcome.FAILED]
         left = [note for note in notes if note.outcome is Outcome.LEFT]
         if failed:
-            log.error("%d of %d jobs failed; the same command tries them again:", len(failed), len(notes))
-        words = dict(
-            zip(
-                (note.key for note in notes),
-                distinguishing([note.words for note in notes]),
-                strict=True,
-            )
-        )
-        for alike in _alike(failed):
-            note = alike[0]
-            more = f", and {len(alike) - 1} more" if len(alike) > 1 else ""
-            log.error(
-                "  %s%s: %s%s",
-                _named(note, words[note.key]),
-                more,
-                note.reason,
-                f"; log: {note.log}" if note.log else "",
-            )
+            of = counted(len(notes), "job")
+            log.error("%d of %s failed; the same command tries them again:", len(failed), of)
+        told = distinguishing([note.words for note in notes])
+        words = {note.key: own for note, own in zip(notes, told, strict=True)}
+        for note, *others in _alike(failed):
+            more = f", and {len(others)} more" if others else ""
+            written = f"; log: {note.log}" if note.log else ""
+            log.error("  %s%s: %s%s", _named(note, words[note.key]), more, note.reason, written)
         if left:
-            log.error("%d jobs were not begun (on_failure=stop)", len(left))
+            log.error("%s not begun (on_failure=stop)", counted(len(left), "job"))
         if not failed:
             return 1 if left else 0
         return 2 if all(note.mistake for note in failed) else 1

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.engine import progress
-from tutelage.errors import StoppedBelow, UserError, exit_code
-from tutelage.jobs.notes import Notes, Outcome
+from tutelage.errors import StoppedBelow, UserError, counted, exit_code
+from tutelage.jobs.notes import Note, Notes, Outcome
 from tutelage.runs.folders import make_folder
 from tutelage.runs.needs import Plan
 from tutelage.runs.run import Run, RunBusy
@@ -213,10 +213,7 @@ class Jobs(Notes):
         """Wait for the jobs that other processes work on, and take over what those leave."""
         busy = [note for note in self.notes() if note.outcome is Outcome.BUSY]
         if busy:
-            log.info(
-                "waiting for %s that other processes work on",
-                "a run" if len(busy) == 1 else f"{len(busy)} runs",
-            )
+            log.info("waiting for %s that other processes work on", counted(len(busy), "run"))
             self.run_all([note.words for note in busy], busy[0].processes, wait=True)
 
 
@@ -247,17 +244,31 @@ def headline(result: dict[str, Any]) -> str:
     )
 
 
+def said_of(note: Note, run: Run, seconds: float | None = None) -> str:
+    """Return how a job ended, in words: its result in a line, or its outcome with the reason, and how long it took."""
+    said = f"{note.outcome.value}: {note.reason}" if note.reason else str(note.outcome.value)
+    if note.outcome is Outcome.DONE:
+        said = headline(run.result or {})
+    seconds = note.seconds if note.seconds is not None else seconds
+    return said + (f" ({seconds:.0f} s)" if seconds else "")
+
+
+def run_of(plan: Plan) -> Run:
+    """Return the run of a plan, whether or not it exists yet."""
+    return Store(plan.config["runs_dir"]).run(plan.name, plan.identity)
+
+
 def is_stored(plan: Plan | None) -> bool:
     """Whether a job's result is there already, and no other is asked for."""
     if plan is None or plan.config["rerun"]:
         return False
-    return Store(plan.config["runs_dir"]).run(plan.name, plan.identity).is_complete
+    return run_of(plan).is_complete
 
 
 def _log_of(plan: Plan | None) -> str | None:
     if plan is None:
         return None
-    path = Store(plan.config["runs_dir"]).run(plan.name, plan.identity).log
+    path = run_of(plan).log
     return str(path) if path.is_file() else None
 
 

@@ -7,7 +7,6 @@ next one. What dies with its node is given again; with the driver all tasks end,
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import os
@@ -19,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.engine import progress
-from tutelage.errors import UserError
+from tutelage.errors import UserError, counted, extra
 from tutelage.jobs import run_parcels
 from tutelage.jobs.notes import Note, Outcome
-from tutelage.jobs.outcomes import Jobs, headline, is_stored, plan_here
+from tutelage.jobs.outcomes import Jobs, is_stored, plan_here, run_of, said_of
 from tutelage.jobs.parallel import cores
 from tutelage.jobs.ray_request import Request, check, request_of
 from tutelage.jobs.watched import EVERY_S, Watch
 from tutelage.runs.needs import Plan
-from tutelage.runs.store import Store
 from tutelage.runs.words import distinguishing
 
 log = logging.getLogger("tutelage")
@@ -151,7 +149,7 @@ class _Work:
     def _parcel(self, plan: Plan) -> Any:
         """Put what there is of a run into the object store; of a complete one once."""
         if plan.key not in self.parcels:
-            packed = self.ray.put(run_parcels.pack(_run(plan)))
+            packed = self.ray.put(run_parcels.pack(run_of(plan)))
             if not is_stored(plan):
                 return packed
             self.parcels[plan.key] = packed
@@ -170,7 +168,7 @@ class _Work:
             self._again(job, job.tries > 0, f"its process ended without a result ({_first(error)})")
         else:
             if parcel is not None:
-                run_parcels.unpack(parcel, _run(job.plan))
+                run_parcels.unpack(parcel, run_of(job.plan))
             if note.outcome is Outcome.DONE:
                 self.values[job.plan.key] = value
             self._finish(job, note)
@@ -189,7 +187,7 @@ class _Work:
 
     def _finish(self, job: _Job, note: Note) -> None:
         """Note how a job ended, and say it."""
-        key, run = job.plan.key, _run(job.plan)
+        key, run = job.plan.key, run_of(job.plan)
         del self.left[key]
         if note.outcome is Outcome.FAILED:
             self.failed[key] = note.reason
@@ -200,12 +198,9 @@ class _Work:
             self.jobs.note(
                 key, note.outcome, note.reason, note.mistake, written, job.words, seconds=note.seconds
             )
-        said = f"{note.outcome.value}: {note.reason}" if note.reason else str(note.outcome.value)
-        if note.outcome is Outcome.DONE:
-            said = headline(run.result or {})
-        took = f" ({note.seconds:.0f} s)" if note.seconds else ""
         progress.advance()
-        log.info("[%d/%d] %s: %s%s", self.total - len(self.left), self.total, job.name, said, took)
+        said = said_of(note, run)
+        log.info("[%d/%d] %s: %s", self.total - len(self.left), self.total, job.name, said)
 
 
 def work(
@@ -228,26 +223,18 @@ def work(
         if not shared:
             plan = _moved(plan, str(here / "runs"))
             for parcel, one in zip(parcels, (*plan.prerequisites(), plan), strict=True):
-                run_parcels.unpack(parcel, _run(one))
+                run_parcels.unpack(parcel, run_of(one))
         (here / "notes").mkdir()
         jobs = Jobs(here / "notes")
-        value = jobs.do(functools.partial(_itself, plan), words=words)
+        value = jobs.do(lambda: plan, words=words)
         (note,) = jobs.notes()
-        return note, value, None if shared else run_parcels.pack(_run(plan))
-
-
-def _itself(plan: Plan) -> Plan:
-    return plan
+        return note, value, None if shared else run_parcels.pack(run_of(plan))
 
 
 def _moved(plan: Plan, runs_dir: str) -> Plan:
     """Return a plan whose runs, those it needs too, lie in another folder; identities know no folder."""
     needs = {role: _moved(need, runs_dir) for role, need in plan.needs.items()}
     return replace(plan, config={**plan.config, "runs_dir": runs_dir}, needs=needs)
-
-
-def _run(plan: Plan) -> Any:
-    return Store(plan.config["runs_dir"]).run(plan.name, plan.identity)
 
 
 def _first(error: BaseException) -> str:
@@ -260,10 +247,8 @@ def connected(address: str | None, requests: Sequence[Request]) -> Any:
     Raises UserError where there is none, or where one made here could never give what the jobs ask for.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it tells its makers nothing
-    try:
+    with extra("ray", "hydra/launcher=ray needs Ray"):
         import ray
-    except ImportError as error:
-        raise UserError("hydra/launcher=ray needs Ray: pip install 'tutelage[ray]'") from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     own = False
     if not ray.is_initialized():
@@ -282,10 +267,7 @@ def connected(address: str | None, requests: Sequence[Request]) -> Any:
             continue
         said = f"no node of the cluster has room for a job that asks for {one}"
         if own:
-            raise UserError(f"{said}: this machine has {cores()} CPUs and {_amount(most, 'GPU')} GPUs")
+            gpus = math.floor(sum(node.get("GPU", 0) for node in most))
+            raise UserError(f"{said}: this machine has {counted(cores(), 'CPU')} and {counted(gpus, 'GPU')}")
         log.warning("%s: it waits until one comes", said)
     return ray
-
-
-def _amount(nodes: Sequence[Mapping[str, float]], resource: str) -> int:
-    return math.floor(sum(node.get(resource, 0) for node in nodes))

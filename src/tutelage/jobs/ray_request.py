@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from tutelage.errors import UserError
+from tutelage.errors import UserError, counted
 from tutelage.jobs import cluster_request
 from tutelage.runs.needs import Plan
+from tutelage.typed import Range, checked
+
+_AMOUNT: Any = Annotated[float, Range(0, math.inf, below=True), "a number of at least 0"] | None
 
 
 @dataclass(frozen=True)
@@ -26,32 +30,21 @@ class Request:
 
     def __str__(self) -> str:
         memory = None if self.memory_bytes is None else f"{self.memory_bytes / 2**30:g} GiB of memory"
-        parts = [f"{self.cpus:g} CPUs", self.gpus and f"{self.gpus:g} GPUs", memory]
+        parts = [counted(self.cpus, "CPU"), self.gpus and counted(self.gpus, "GPU"), memory]
         return ", ".join(part for part in parts if part)
 
 
 def check(options: Mapping[str, Any]) -> None:
     """Raise UserError for settings of the launcher that no job could be given with."""
-    for key, least in (("cpus", 0), ("gpus", 0), ("memory_gb", 0)):
-        value = options[key]
-        if value is None:
-            continue
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not least <= value < float("inf"):
-            raise UserError(
-                f"hydra.launcher.{key} must be a number of at least {least}, or nothing (null), got {value!r}"
-            )
+    for key in ("cpus", "gpus", "memory_gb"):
+        checked(f"hydra.launcher.{key}", options[key], _AMOUNT)
     gpus = options["gpus"]
     if gpus is not None and gpus > 1 and gpus != int(gpus):
         raise UserError(
             f"hydra.launcher.gpus must be a whole number, or a part of one GPU such as 0.25, got {gpus!r}"
         )
-    if not isinstance(options["shared"], bool):
-        raise UserError(f"hydra.launcher.shared must be true or false, got {options['shared']!r}")
-    if options["address"] is not None and not isinstance(options["address"], str):
-        raise UserError(
-            f"hydra.launcher.address must be text such as 10.0.0.1:6379, got {options['address']!r}"
-        )
+    checked("hydra.launcher.shared", options["shared"], bool)
+    checked("hydra.launcher.address", options["address"], Annotated[str, "text such as 10.0.0.1:6379"] | None)
 
 
 def request_of(plan: Plan, options: Mapping[str, Any]) -> Request:

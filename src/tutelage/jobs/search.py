@@ -10,14 +10,15 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tutelage.errors import UserError, choices
-from tutelage.jobs.outcomes import headline
+from tutelage.errors import UserError, choices, counted, extra
+from tutelage.jobs.outcomes import headline, run_of
 from tutelage.runs.needs import Plan
 from tutelage.runs.records import replacing
 from tutelage.runs.run import Run, State
 from tutelage.runs.store import Store
+from tutelage.typed import Range, checked
 
 if TYPE_CHECKING:
     from tutelage.config.planner import Planner
@@ -48,11 +49,7 @@ class Settings:
     def __post_init__(self) -> None:
         counts = (("trials", 1), ("at_a_time", 1), ("seed", 0), ("random_trials", 1), ("reduction", 2))
         for name, least in counts:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(
-                    f"hydra.sweeper.{name} must be a whole number of at least {least}, got {value!r}"
-                )
+            checked(f"hydra.sweeper.{name}", getattr(self, name), Annotated[int, Range(least)])
         if self.stop is not None and self.stop not in STOPS:
             raise UserError(f"hydra.sweeper.stop={self.stop} is not known; {choices(str(self.stop), STOPS)}")
         for name in self.cost:
@@ -185,7 +182,7 @@ class Search:
         """Read what the trial's run has; say whether it is complete."""
         if trial.plan is None:
             return False
-        run = Store(trial.plan.config["runs_dir"]).run(trial.plan.name, trial.plan.identity)
+        run = run_of(trial.plan)
         trial.key, state = run.key, run.state
         trial.curve = self._curve(run)
         if state is State.COMPLETE:
@@ -228,15 +225,8 @@ class Search:
         else:
             study.tell(asked, state=TrialState.PRUNED if trial.state == "stopped" else TrialState.FAIL)
         shown = ", ".join(f"{key}={value}" for key, value in trial.values.items())
-        log.info(
-            "trial %d: %s: %s %.4g on validation%s (%s)",
-            trial.number,
-            shown,
-            self.monitor,
-            trial.metric,
-            self._said(trial),
-            trial.state,
-        )
+        judged = f"{self.monitor} {trial.metric:.4g} on validation{self._said(trial)}"
+        log.info(f"trial {trial.number}: {shown}: {judged} ({trial.state})")
 
     def report(self) -> None:
         """Say which trial is best, or with costs which are on the Pareto front, and write all of them to `trials.csv`."""
@@ -257,9 +247,8 @@ class Search:
                 writer.writerow(
                     [t.number, *t.values.values(), t.state, t.metric, t.test, t.key, *costs, *marked]
                 )
-        log.info(
-            "%d trials, %d complete; written: %s", len(self.done), len(complete), self.folder / "trials.csv"
-        )
+        trials, written = counted(len(self.done), "trial"), self.folder / "trials.csv"
+        log.info("%s, %d complete; written: %s", trials, len(complete), written)
         if not complete:
             log.error("no trial is complete, so there is no best one")
             return
@@ -272,14 +261,8 @@ class Search:
             }  # the first trial of a run
             for trial in sorted(best_of.values(), key=lambda t: t.costs):
                 words = " ".join(f"{key}={value}" for key, value in trial.values.items())
-                log.info(
-                    "  trial %d: %s %.4g%s: %s",
-                    trial.number,
-                    self.monitor,
-                    trial.metric,
-                    self._said(trial),
-                    words,
-                )
+                judged = f"{self.monitor} {trial.metric:.4g}{self._said(trial)}"
+                log.info(f"  trial {trial.number}: {judged}: {words}")
             return
         best = (max if self.mode == "max" else min)(complete, key=lambda trial: trial.metric)
         assert best.plan is not None
@@ -331,10 +314,8 @@ def _first(dimension: Mapping[str, Any]) -> Any:
 
 
 def _optuna() -> Any:
-    try:
+    with extra("search", "hydra/sweeper=optuna needs Optuna"):
         import optuna
-    except ImportError as error:
-        raise UserError("hydra/sweeper=optuna needs Optuna: pip install 'tutelage[search]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna

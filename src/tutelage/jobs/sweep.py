@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.errors import UserError, gist
+from tutelage.errors import UserError, counted, gist
 from tutelage.jobs.outcomes import Jobs, is_stored
 from tutelage.runs.needs import Plan
 from tutelage.runs.run import Run
@@ -120,11 +120,6 @@ def at_a_time(launch: Launch, jobs: int) -> str:
     if processes is None and any(Path(device).exists() for device in _GPU_DEVICES):
         return ", as many at a time as there are GPUs"  # counting them takes torch
     return f", {min(processes or cores(), jobs)} at a time"
-
-
-def counted(number: int, what: str) -> str:
-    """Return "1 run" or "12 runs"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def plans_of(

@@ -97,7 +97,7 @@ def rows(sizes: Sequence[int] = SIZES, repeats: int = 3) -> list[Row]:
         of("per run that is looked at for the first time", first, 10),
         of("per listed run", lists, 0.2),
         of("per reported run, with figure and page", reports, 2),
-        of("per planned command", plans, 10),
+        of("per planned command", plans, 2),
         of("per finished job of a sweep", finished, 10),
         of("per run that `remove --dry` lists", dry, 0.2),
         of("per removed run", removed),

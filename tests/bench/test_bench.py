@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from tutelage.bench.__main__ import BENCHES, main
 from tutelage.bench.throughput import CASES, COMMON, BareLoop
-from tutelage.bench.timing import median_interval, row, until_decided
+from tutelage.bench.timing import median_interval, row, seconds, until_decided
 from tutelage.errors import UserError
 
 
@@ -170,6 +172,12 @@ def test_the_bench_of_distillations_arms_takes_a_step_of_an_arm_and_counts_what_
     before = method.network.state_dict()["conv1.weight"].clone()
     stepping(method, batch)()
     assert not torch.equal(before, method.network.state_dict()["conv1.weight"])
+
+
+def test_the_processors_time_of_a_command_that_was_waited_for_counts(monkeypatch) -> None:
+    monkeypatch.setenv("TUTELAGE_BENCH_CLOCK", "processor")
+    work = "import time\nwhile time.process_time() < 0.2: pass"
+    assert seconds(lambda: subprocess.run([sys.executable, "-c", work], check=True)) >= 0.2
 
 
 def test_losses_are_measured_beside_those_of_another_library(monkeypatch, tmp_path) -> None:

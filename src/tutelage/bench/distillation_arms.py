@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tutelage.bench.timing import Row, row
+from tutelage.bench.timing import Row, processor_s, row
 from tutelage.bench.transfer_step import stepping
 
 TABLE = Path("experiments/distillation/cifar10_small.yaml")
@@ -28,7 +27,7 @@ def rows(rounds: int = 30) -> list[Row]:
         steps = {label: stepping(method, batch) for label, (method, batch) in built.items()}
         for step in [*steps.values()] * 2:
             step()
-        times = [{label: _processor_s(step) for label, step in steps.items()} for _ in range(rounds)]
+        times = [{label: _taken(step) for label, step in steps.items()} for _ in range(rounds)]
     alone, *others = steps
     first = f"{alone}: {1000 * statistics.median(one[alone] for one in times):.1f} ms; {networks(*built[others[-1]])}"
     return [
@@ -99,7 +98,7 @@ def trained(method: Any) -> str:
     return f"trains {own:,} parameters of its own" if own else ""
 
 
-def _processor_s(action: Callable[[], object]) -> float:
-    began = time.process_time()
+def _taken(action: Callable[[], object]) -> float:
+    began = processor_s()
     action()
-    return time.process_time() - began
+    return processor_s() - began

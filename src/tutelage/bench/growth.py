@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tutelage.bench.timing import Row, row
+from tutelage.bench.timing import Row, processor_s, row
 
 SIZES = (10, 100, 1_000)
 SEEDS = 10
@@ -109,16 +109,9 @@ def rows(sizes: Sequence[int] = SIZES, repeats: int = 3) -> list[Row]:
 
 def _seconds(look: Callable[[Any], Any], store: Any) -> tuple[float, float]:
     """Return the seconds that a look takes by the clock, and of the processor's time."""
-    began, used = time.perf_counter(), _processor_s()
+    began, used = time.perf_counter(), processor_s()
     look(store)
-    return time.perf_counter() - began, _processor_s() - used
-
-
-def _processor_s() -> float:
-    import resource
-
-    of = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in of)
+    return time.perf_counter() - began, processor_s() - used
 
 
 def _slope(sizes: Sequence[int], seconds: list[float]) -> float:

@@ -161,7 +161,6 @@ def test_of_many_stored_runs_the_number_is_said(tmp_path, monkeypatch, lines, nu
 def test_a_cluster_is_given_words_plans_and_what_is_stored(tmp_path, monkeypatch):
     submitted = []
     monkeypatch.setattr(cluster, "submit", lambda *words: submitted.append(words))
-    monkeypatch.setattr(outcomes, "plan_or_none", lambda words: None)
     known = plan(tmp_path, 1)
     stored(tmp_path / known.key)
     jobs = Jobs(tmp_path)

@@ -41,9 +41,8 @@ AIDS = ("chain",)
 """Groups whose values others are composed of, and which are no part of a resolved configuration."""
 _SPECIAL = set(",[]{}()'\"\\$")
 """Characters that mean something in the value of a word."""
-_UNUSUAL = re.compile(r"[^\w./:+\-@%*?| ]", re.ASCII)
-"""Characters that Hydra takes within quotes only, and those that mean something."""
 _USUAL = re.compile(r"[^=]*=[\w./:+\-@%*?| ]*", re.ASCII)
+"""A word whose value Hydra takes without quotes, and in which no character means something."""
 
 
 def search_path() -> list[str]:
@@ -88,7 +87,7 @@ def _readable(word: str) -> str:
         return word
     key, equals, value = word.partition("=")
     odd = set(value) & _SPECIAL
-    if not equals or value == "~" or not (odd or _UNUSUAL.search(value)) or (odd and not _is_path(value)):
+    if not equals or value == "~" or (odd and not _is_path(value)):
         return word
     escaped = value.replace('"', r"\"")
     return f'{key}{equals}"{escaped}"'

@@ -216,8 +216,8 @@ def _submit(
     module: str,
     options: dict[str, Any],
 ) -> None:
-    from tutelage.jobs.outcomes import plan_or_none
-
-    wanted = [(words, plans.get(tuple(words)) or plan_or_none(words)) for words in commands]
+    wanted = [
+        (words, plans.get(tuple(words))) for words in commands
+    ]  # who plans a job that has none says why
     submit = importlib.import_module(module).submit
     submit(jobs, [(list(words), plan, is_stored(plan)) for words, plan in wanted], options)

@@ -84,7 +84,7 @@ def _by_onednn(rows: Tensor) -> bool:
     """
     large = len(rows) == 1 and rows.shape[1] >= 128 and rows.dtype == torch.float32
     few = large and on_cpu(rows) and torch.get_num_threads() <= 4
-    return few and torch.backends.mkldnn.enabled and _has_onednn()
+    return few and bool(torch.backends.mkldnn.enabled) and _has_onednn()
 
 
 def _onednn(left: Tensor, right: Tensor) -> Tensor:

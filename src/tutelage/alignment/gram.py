@@ -78,7 +78,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _by_onednn(rows: Tensor) -> bool:
-    """Whether products of (k, n, d) rows go through oneDNN, which has AVX-512 on every processor; MKL, on AMD's, half its speed.
+    """Whether products of (k, n, d) rows go through oneDNN, with AVX-512 wherever a processor has it; MKL uses it on Intel's alone.
 
     Not with many threads, which were not measured, nor where `torch.backends.mkldnn.enabled` is off.
     """

@@ -21,7 +21,7 @@ def soft_target(student: Tensor, teacher: Tensor, *, temperature: float) -> Tens
     where the logits differ by a constant per row. Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531. Raises UserError on unequal shapes.
     """
     check_classes(student, teacher)
-    return softened_divergence(student, teacher, temperature)
+    return softened_divergence(student, teacher, temperature) * temperature**2
 
 
 @in_single

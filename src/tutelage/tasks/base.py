@@ -177,11 +177,12 @@ def mean_of_counted(values: Tensor, batch: Batch) -> Tensor:
 
 def kl_at_temperature(output: Tensor, teacher_output: Tensor, temperature: float, batch: Batch) -> Tensor:
     """KL(teacher || output) of the softened distributions, times T^2, mean over rows (Hinton et al. 2015, arXiv 1503.02531)."""
-    return mean_of_counted(softened_divergence(output.float(), teacher_output.float(), temperature), batch)
+    rows = softened_divergence(output.float(), teacher_output.float(), temperature)
+    return mean_of_counted(rows, batch) * temperature**2
 
 
 def softened_divergence(output: Tensor, teacher_output: Tensor, temperature: float) -> Tensor:
-    """KL(teacher || output) of the distributions along the last axis, softened, times T^2, of each row; in float32 or float64."""
+    """KL(teacher || output) of the distributions along the last axis, softened, of each row; in float32 or float64."""
     log_p = F.log_softmax(output / temperature, dim=-1)
     log_q = F.log_softmax(teacher_output / temperature, dim=-1)
-    return (log_q.exp() * temperature**2 * (log_q - log_p)).sum(dim=-1)  # T^2 where no gradient passes
+    return (log_q.exp() * (log_q - log_p)).sum(dim=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,9 +15,6 @@ from tutelage.data.image_files import Files
 from tutelage.data.mixing import Mixer
 from tutelage.data.streams import Resident
 from tutelage.tasks import Batch
-
-if TYPE_CHECKING:
-    from tutelage.data.file_stream import FileStore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +72,22 @@ class ImageStore(Resident):
         return shown(self, images, labels, index, noise)
 
 
-def shown(
-    how: ImageStore | FileStore, images: Tensor, labels: Tensor, index: Tensor, noise: Tensor | None
-) -> Batch:
+class _Showing(Protocol):
+    """Of a store of images, what `shown` asks for."""
+
+    @property
+    def augment(self) -> Augmentation | None: ...
+    @property
+    def mixer(self) -> Mixer | None: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def scale(self) -> Tensor: ...
+    @property
+    def shift(self) -> Tensor: ...
+
+
+def shown(how: _Showing, images: Tensor, labels: Tensor, index: Tensor, noise: Tensor | None) -> Batch:
     """Return images (n, C, H, W) as a batch: augmented and mixed by noise (n, draws), unless that is None, scaled and shifted."""
     first = 0 if how.augment is None else how.augment.draws
     if how.augment is not None and noise is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tutelage.errors import UserError
+from tutelage.runs import records
 from tutelage.runs.folders import lock_of
 from tutelage.runs.identity import identify
 from tutelage.runs.run import RunBusy, State
@@ -95,6 +96,22 @@ def test_the_first_news_of_a_failure_stays_unless_later_news_can_be_acted_on(sto
     run.fail("UserError", "cannot read the image", mistake=True)
     run.fail("RuntimeError", "connection closed by peer", mistake=False)
     assert run.failure["message"] == "cannot read the image"
+
+
+def test_a_picture_that_is_being_written_keeps_no_run_from_its_end(store, monkeypatch):
+    """A mirror's thread gives a file its name between the moments at which the run's files are listed and put on the disk."""
+    run = start(store, config())
+    (run.path / ".pairs.png.7.tmp").write_bytes(b"half")
+    sync_all = records.sync_all
+
+    def later(paths):
+        (run.path / ".pairs.png.7.tmp").rename(run.path / "pairs.png")
+        sync_all(paths)
+
+    with monkeypatch.context() as patch, run.lock():
+        patch.setattr(records, "sync_all", later)
+        run.complete({"best": {"step": 3}})
+    assert run.state is State.COMPLETE and (run.path / "pairs.png").read_bytes() == b"half"
 
 
 def test_damaged_result_is_not_complete(store):

@@ -260,7 +260,8 @@ class Run:
     def complete(self, result: Mapping[str, Any]) -> None:
         """Store the result; from this moment the run is complete."""
         self._note_end()
-        files = [path for path in self.path.iterdir() if path.is_file()]
+        # what is still being written, a mirror's picture, may have another name the next moment
+        files = [path for path in self.path.iterdir() if path.suffix != TEMPORARY_SUFFIX and path.is_file()]
         write_json(self.path / "result.json", {"state": str(State.COMPLETE), **result}, after=files)
 
     def drop_checkpoints(self) -> None:

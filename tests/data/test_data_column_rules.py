@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from expected import refused
-from tutelage.data import csv_cells, frame, image_depth, row_targets, series_file
+from tutelage.data import column_cells, csv_cells, image_depth, row_targets, series_file
 from tutelage.data.column_features import Category, Encoding, Number, learn
 from tutelage.data.frame import Frame
 
@@ -217,7 +217,7 @@ def test_numbers_as_words_are_written_shortly():
 ])  # fmt: skip
 def test_the_cells_of_a_column(cells, kept, notes):
     said: list[str] = []
-    found = frame.plain("f", "c", pd.Series(cells), ["-"], said)
+    found = column_cells.plain("f", "c", pd.Series(cells), ["-"], said)
     assert [None if pd.isna(cell) else cell for cell in found] == kept and said == notes
     assert (
         not (set(map(type, kept)) <= {float, type(None)} and float in map(type, kept))
@@ -230,7 +230,7 @@ def test_the_cells_of_a_column(cells, kept, notes):
     (["x", "1", "y", "2", "3", "x"], "3 numbers with 3 texts ('x' in row 1 and 1 others)"),
 ])  # fmt: skip
 def test_numbers_and_texts_in_one_column(cells, said):
-    assert refused(frame.plain, "f", "c", pd.Series(cells), [], []) == (
+    assert refused(column_cells.plain, "f", "c", pd.Series(cells), [], []) == (
         f"f: the column 'c' mixes {said}: say that it stands for an empty cell (`empty`=['x']), mend the file, or leave the column out "
         "(`without`=[c])"
     )

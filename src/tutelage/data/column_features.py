@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tutelage.data.frame import EXACT, column, is_text, number_as_name
+from tutelage.data.column_cells import EXACT, is_text, number_as_name
+from tutelage.data.frame import column
 from tutelage.data.memory import check_fits
 from tutelage.errors import UserError
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tutelage.data import csv_cells
+from tutelage.data.column_cells import is_text, plain, rounded_columns, too_long
 from tutelage.data.splits import one_after_another
 from tutelage.errors import UserError, choices
 
@@ -125,7 +126,7 @@ def _file(
     try:
         if kind in _PARQUET:
             frame = pd.read_parquet(path)
-            if rounded := _rounded(frame):
+            if rounded := rounded_columns(frame):
                 exact = pd.read_parquet(path, columns=rounded, dtype_backend="numpy_nullable")
                 frame[rounded] = exact[rounded].set_axis(frame.index)
         elif kind in _LINES:
@@ -134,7 +135,7 @@ def _file(
                     "ignore"
                 )  # dates stay words, by a keyword that pandas 3 announces to drop
                 frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
-            if rounded := _rounded(frame):
+            if rounded := rounded_columns(frame):
                 rows = [
                     json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
                 ]
@@ -201,10 +202,10 @@ def _csv(
         frame = pd.read_csv(
             content, dtype={place: str for place, name in enumerate(header) if name in texts}, **options
         )
-        if rounded := _rounded(frame):
+        if rounded := rounded_columns(frame):
             content.seek(0)
             words = pd.read_csv(content, dtype=str, usecols=rounded, **options)
-            for place in filter(lambda place: _too_long(words[place]), rounded):
+            for place in filter(lambda place: too_long(words[place]), rounded):
                 frame[place] = words[place]
     except ValueError as error:
         raise UserError(f"{path} is no CSV file: {error}") from error
@@ -223,18 +224,6 @@ def _csv(
         if name not in texts:
             frame[name] = plain(path, name, frame[name], empty, notes)
     return frame, notes
-
-
-def _rounded(frame: pd.DataFrame) -> list[Any]:
-    """Return the columns of whole numbers that pandas may have rounded: with an empty cell it makes float64 of them."""
-    found = []
-    for place, name in enumerate(frame.columns):
-        cells = frame.iloc[:, place]
-        if cells.dtype == np.float64 and cells.isna().any():
-            there = cells.dropna()
-            if (there.abs() >= EXACT).any() and (there == np.floor(there)).all():
-                found.append(name)
-    return found
 
 
 def without_index(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
@@ -259,7 +248,7 @@ def _decimals(
     for name in frame.columns:
         if name not in texts and is_text(frame[name]):
             cells = csv_cells.cleaned(frame[name].astype("string").astype(object))
-            if any(csv_cells.fits(cells, sign).all() for sign in csv_cells.DECIMALS) and not _too_long(cells):
+            if any(csv_cells.fits(cells, sign).all() for sign in csv_cells.DECIMALS) and not too_long(cells):
                 found[name] = cells
     if not found:
         return
@@ -269,99 +258,3 @@ def _decimals(
             frame[name] = csv_cells.parsed(cells, sign)
     if sign == "comma":
         notes.append("the decimal sign is the comma")
-
-
-def _too_long(words: pd.Series) -> bool:
-    """Whether there are whole numbers among words that float64 would round."""
-    return bool(words.str.fullmatch(r"[+-]?\d{16,}", na=False).any())
-
-
-def is_text(series: pd.Series) -> bool:
-    """Say whether a column holds words (or mixes them with others), rather than numbers, truths or times."""
-    from pandas.api import types
-
-    return bool(
-        types.is_object_dtype(series)
-        or types.is_string_dtype(series)
-        or isinstance(series.dtype, types.CategoricalDtype)
-    )
-
-
-def number_as_name(value: float) -> str:
-    """Return what a number is called as a class, a category or a group: all its digits, and no decimal point if it is whole.
-
-    One that came as float32 is called as in a text: 0.1, not 0.10000000149011612.
-    """
-    if np.isfinite(value) and value == np.floor(value):
-        return str(int(value))
-    short = np.float32(value) if abs(value) < 1e38 else value
-    return str(short) if float(short) == value else repr(float(value))
-
-
-EXACT = 2**53
-"""Whole numbers from here on are not all their own float64."""
-
-
-def _written_out(cells: pd.Series) -> pd.Series:
-    import pandas as pd
-
-    words = [None if empty else str(cell) for cell, empty in zip(cells, cells.isna(), strict=True)]
-    return pd.Series(words, index=cells.index, dtype=object)
-
-
-def plain(path: Any, name: str, series: pd.Series, empty: Sequence[str], notes: list[str]) -> pd.Series:
-    """Return a column as float64, bool or text (object, None for an empty cell); times stay. UserError for what mixes them.
-
-    Whole numbers that are not all their own float64 stay integers, or texts, as they came: they name things.
-    """
-    import pandas as pd
-    from pandas.api import types
-
-    if types.is_bool_dtype(series) and not series.isna().any():
-        return series.astype(bool)
-    if types.is_bool_dtype(series) or types.is_numeric_dtype(series):
-        large = types.is_integer_dtype(series) and bool((series.abs() > EXACT).fillna(False).any())
-        if large and series.isna().any():
-            return _written_out(series)
-        return series if large else series.astype("float64")
-    if not is_text(series):
-        return series
-    cells = series.astype(object).where(series.notna(), None)
-    there = cells.dropna()
-    if not len(there):
-        return (
-            series.astype("float64")
-            if types.is_numeric_dtype(series)
-            else pd.Series(np.nan, index=series.index)
-        )
-    kinds = {type(cell) for cell in there}
-    if {bool, np.bool_}.issuperset(kinds) and len(there) == len(cells):
-        return cells.astype(bool)
-    if {int, float, bool, np.bool_}.issuperset(kinds):
-        if kinds == {int} and max(map(abs, there)) > EXACT:
-            return _written_out(cells)
-        return cells.astype("float64")
-    if odd := [kind for kind in kinds if kind not in (str, int, float, bool, np.bool_)]:
-        if all(getattr(kind, "__module__", "") == "decimal" for kind in odd):
-            return pd.to_numeric(cells, errors="coerce").astype("float64")
-        return cells  # lists, pictures: its reader knows, or says, what it is
-    words = there.astype(str).str.strip()
-    words = words[~words.isin([*csv_cells.DEFAULT_EMPTY, *csv_cells.EMPTY, *empty])]
-    numbers = pd.to_numeric(words, errors="coerce")
-    share = float(numbers.notna().mean()) if len(words) else 0.0
-    if share == 1.0 and (_too_long(words) or words.str.fullmatch(r"[+-]?0\d+").any()):
-        notes.append(
-            f"the digits of the column '{name}' are taken as words, for they would not all last as numbers"
-        )
-    elif share == 1.0 and len(words):
-        notes.append(f"the numbers of the column '{name}' are written as text: taken as numbers")
-        return numbers.reindex(series.index).astype("float64")
-    elif share >= 0.5:
-        wrong = words[numbers.isna()]
-        more = f" and {wrong.nunique() - 1} others" if wrong.nunique() > 1 else ""
-        raise UserError(
-            f"{path}: the column '{name}' mixes {int(numbers.notna().sum())} numbers with {len(wrong)} texts ('{wrong.iloc[0]}' in row "
-            f"{int(wrong.index[0]) + 1}{more}): say that it stands for an empty cell (`empty`=['{wrong.iloc[0]}']), mend the file, or "
-            f"leave the column out (`without`=[{name}])"
-        )
-    return words.reindex(series.index).astype(object).where(lambda column: column.notna(), None)

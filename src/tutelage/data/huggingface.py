@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tutelage.data import cache, frame
+from tutelage.data import cache, column_cells, frame
 from tutelage.data.base import DataModule
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.image_pixels import Form, read
@@ -157,7 +157,7 @@ class _Source:
         official = one_after_another({part: len(rows) for part, rows in parts.items()})
         whole = pd.concat([rows[columns] for rows in parts.values()], ignore_index=True)
         for column in columns:
-            whole[column] = frame.plain(self.said, column, whole[column], (), notes)
+            whole[column] = column_cells.plain(self.said, column, whole[column], (), notes)
         return frame.Frame(whole, {} if "" in official else official, list(dict.fromkeys(notes)))
 
 

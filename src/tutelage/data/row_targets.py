@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tutelage.data.frame import Frame, column, is_text, number_as_name
+from tutelage.data.column_cells import is_text, number_as_name
+from tutelage.data.frame import Frame, column
 from tutelage.errors import UserError, choices
 
 TaskKind = Literal["classification", "binary", "multi_label", "regression"]

@@ -16,10 +16,11 @@ from torch import Tensor
 from tutelage.data import cache, moments, row_splits, row_targets
 from tutelage.data import splits as splitting
 from tutelage.data.base import DataModule
+from tutelage.data.column_cells import is_text
 from tutelage.data.csv_cells import Decimal
 from tutelage.data.fingerprint import check_same
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
-from tutelage.data.frame import Frame, column, is_text
+from tutelage.data.frame import Frame, column
 from tutelage.data.frame import read as read_frame
 from tutelage.data.streams import Store
 from tutelage.errors import ONCE, UserError

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from tutelage.data import cache
-from tutelage.data.frame import Frame, column, is_text
+from tutelage.data.column_cells import is_text
+from tutelage.data.frame import Frame, column
 from tutelage.data.rows import Rows
 from tutelage.data.splits import digest
 from tutelage.data.streams import Resident

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from tutelage.data.base import DataModule
+from tutelage.data.column_cells import is_text
 from tutelage.data.column_features import HOLES, UNSEEN, Category, Encoding, Number
-from tutelage.data.frame import column, is_text
+from tutelage.data.frame import column
 from tutelage.data.table import Table
 from tutelage.data.text_rows import TextRows
 from tutelage.data.vocabulary import pieces_of, tokeniser

@@ -201,17 +201,16 @@ def delete(folders: Iterable[Path]) -> list[Path]:
 
 def _delete(folder: Path) -> None:
     """Delete a folder: the files in it, as most hold nothing else, and what is left by `rmtree`, which takes three times as long."""
-    with contextlib.suppress(
-        OSError, NotImplementedError, AttributeError
-    ):  # Windows knows no such descriptors
-        here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            for name in os.listdir(here):  # noqa: PTH208 - of a descriptor
-                os.unlink(name, dir_fd=here)  # a folder is refused
-        finally:
-            os.close(here)
-        folder.rmdir()
-        return
+    if os.unlink in os.supports_dir_fd:  # Windows knows no such descriptors
+        with contextlib.suppress(OSError):
+            here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                for name in os.listdir(here):  # noqa: PTH208 - of a descriptor
+                    os.unlink(name, dir_fd=here)  # a folder is refused
+            finally:
+                os.close(here)
+            folder.rmdir()
+            return
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -227,7 +227,7 @@ class Method:
     """A method at a step, with batches that wait to be recorded."""
 
     def __init__(self, step=0, pending=0, **validation):
-        self.step, self.pending, self.max_steps = step, pending, 100
+        self.step, self.history, self.max_steps = step, range(pending), 100
         self.values = {"validation": validation}
         self.flushed = []
 

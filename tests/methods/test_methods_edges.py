@@ -10,10 +10,12 @@ import torch
 
 from made_methods import made
 from tutelage.errors import UserError
-from tutelage.methods.base import NonFiniteLoss, own_name, step_seed
+from tutelage.methods import generation, history
+from tutelage.methods.base import own_name, step_seed
 from tutelage.methods.fitnets import FitNets
 from tutelage.methods.gan import Gan
 from tutelage.methods.generation import Generation, check_range
+from tutelage.methods.history import NonFiniteLoss
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.methods.self_supervised import SelfSupervised, _MeanLoss
 from tutelage.methods.supervised import Supervised
@@ -90,7 +92,7 @@ def test_a_training_step_is_the_weighted_sum_and_draws_by_its_place():
         total = method.training_step(BATCH, index)
         assert float(total.detach()) == pytest.approx(11.5 * float(method.network(X).sum()), rel=1e-5)
         assert torch.initial_seed() == step_seed(7, index % 3, 0)
-    assert method.pending == 3
+    assert len(method.history) == 3
     output = float(method.network(X).sum().detach())
     found = method.flush(BATCH)
     answers = method.network(X).argmax(1)
@@ -98,7 +100,7 @@ def test_a_training_step_is_the_weighted_sum_and_draws_by_its_place():
         {"train/loss": 11.5 * output, "train/a": 2 * output, "train/b": 3 * output, "train/own": 3.0,
          "train/accuracy": float((answers == BATCH.targets).float().mean())}, rel=1e-5
     )  # fmt: skip
-    assert method.flush(BATCH) == {} and method.pending == 0
+    assert method.flush(BATCH) == {} and not method.history
     method.training_step(BATCH, 0)
     assert "train/accuracy" not in method.flush()
     with pytest.raises(UserError, match=r"an objective's loss must be one number, got b \(4,\)"):
@@ -189,17 +191,20 @@ def test_a_step_seeds_the_generator_of_its_device_too(monkeypatch, kind):
 )
 def test_a_loss_that_is_not_finite_says_what_to_do(step, advice):
     method = supervised({"a": Term(), "b": Term()})
-    method._history = [(step, ("a", "b"), torch.tensor([math.inf, 2.0, math.inf]))]
+    method.history.rows = [(step, ("a", "b"), torch.tensor([math.inf, 2.0, math.inf]))]
     with pytest.raises(
         NonFiniteLoss, match=rf"not finite at step {step}: b \(terms: {{'a': 2\.0, 'b': inf}}\)\. {advice}"
     ):
         method.flush()
-    assert method.pending == 0
+    assert not method.history
 
 
 def test_terms_that_come_and_go_are_means_over_the_steps_that_had_them():
     method = supervised({"a": Term(), "b": Term()})
-    method._history = [(0, ("a",), torch.tensor([1.0, 2.0])), (1, ("a", "b"), torch.tensor([3.0, 4.0, 10.0]))]
+    method.history.rows = [
+        (0, ("a",), torch.tensor([1.0, 2.0])),
+        (1, ("a", "b"), torch.tensor([3.0, 4.0, 10.0])),
+    ]
     assert method.flush() == {"train/loss": 2.0, "train/a": 3.0, "train/b": 10.0, "train/own": 3.0}
 
 
@@ -312,14 +317,16 @@ def test_images_of_generators_are_black_at_minus_1_and_white_at_1(low, high, nor
 
 def test_terms_are_means_over_ranks(monkeypatch):
     method = supervised({"a": Term(), "b": Term()})
-    method._history = [(0, ("a", "b"), torch.tensor([1.0, 2.0, 3.0])), (1, ("a",), torch.tensor([5.0, 6.0]))]
-    alone = method._stack_history()
-    monkeypatch.setattr(Supervised, "_distributed", staticmethod(lambda: True))
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    method.history.rows = [
+        (0, ("a", "b"), torch.tensor([1.0, 2.0, 3.0])),
+        (1, ("a",), torch.tensor([5.0, 6.0])),
+    ]
+    alone = method.history._over_ranks()
+    monkeypatch.setattr(history, "world_size", lambda: 2)
     monkeypatch.setattr(
         torch.distributed, "all_reduce", lambda values, op: values.mul_(2)
     )  # the other rank has the same
-    assert method._stack_history().tolist() == alone.tolist() == [[1, 2, 3], [5, 6, 0]]
+    assert method.history._over_ranks().tolist() == alone.tolist() == [[1, 2, 3], [5, 6, 0]]
 
 
 def test_features_are_what_enters_the_final_layer_or_the_answers_and_are_put_together_over_ranks(monkeypatch):
@@ -334,13 +341,10 @@ def test_features_are_what_enters_the_final_layer_or_the_answers_and_are_put_tog
     def gather(parts, rows):
         parts[:] = [rows, rows + 1]
 
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    for distributed, wanted in ((True, torch.cat([answers, answers + 1])), (False, answers)):
-        found = Generation._over_ranks(
-            SimpleNamespace(_distributed=lambda distributed=distributed: distributed), answers
-        )
-        assert torch.equal(found, wanted)
+    for ranks, wanted in ((2, torch.cat([answers, answers + 1])), (1, answers)):
+        monkeypatch.setattr(generation, "world_size", lambda ranks=ranks: ranks)
+        assert torch.equal(Generation._over_ranks(SimpleNamespace(), answers), wanted)
 
 
 def test_the_range_of_images_channel_by_channel():

@@ -13,7 +13,7 @@ from tutelage.config.compose import compose
 from tutelage.config.groups import group_options
 from tutelage.engine.build import build
 from tutelage.errors import UserError
-from tutelage.methods.base import NonFiniteLoss
+from tutelage.methods.history import NonFiniteLoss
 from tutelage.objectives.base import NotPrepared, Reading
 
 GUIDE = ["model@guide=residual_convnet", "guide.width=4", "guide.blocks=1"]
@@ -264,7 +264,7 @@ def test_a_loss_that_is_not_finite_is_named_by_its_first_step_and_its_terms(tmp_
     history = [
         (step, ("task", "soft"), torch.tensor(row, dtype=torch.float)) for step, row in enumerate(values)
     ]
-    method._history = history
+    method.history.rows = history
     with pytest.raises(NonFiniteLoss) as error:
         method.flush()
     assert named in str(error.value)

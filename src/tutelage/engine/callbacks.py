@@ -67,7 +67,7 @@ class Recording(pl.Callback):
     ) -> None:
         self._batch = batch
         step = method.step
-        if step % self.log_every == 0 and method.pending >= self._batches:
+        if step % self.log_every == 0 and len(method.history) >= self._batches:
             self._write(trainer, step, method.flush(batch))
 
     def on_validation_start(self, trainer: pl.Trainer, method: Any) -> None:

@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from tutelage.alignment.gather import world_size
-from tutelage.errors import RunFailed, UserError
+from tutelage.errors import UserError
+from tutelage.methods.history import History
 from tutelage.methods.optim import OptimizerSpec
 from tutelage.methods.rates import Plateau
 from tutelage.models.average import Average, loaded, stored
@@ -30,12 +30,6 @@ _OF_A_STEP = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
-
-
-class NonFiniteLoss(RunFailed):
-    """A loss term became NaN or infinite: the run stops and is shown as failed, its last good checkpoint stays."""
-
-    facts: ClassVar[dict[str, bool]] = {"began": True}
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
@@ -110,7 +104,7 @@ class Method(pl.LightningModule):
         self.resting: tuple[nn.Module, ...] = ()
         """Parts of the network that are not trained, and stay in eval mode."""
         self.values: dict[str, dict[str, float]] = {}  # split -> metrics of the last complete evaluation
-        self._history: list[tuple[int, tuple[str, ...], Tensor]] = []
+        self.history = History(len(objectives.names))
         self._call = Call.of(network)
         self._last_output: Tensor | None = None
         self._place = 0  # of the batch within its update
@@ -259,75 +253,31 @@ class Method(pl.LightningModule):
             torch.mps.manual_seed(seed)
         terms = self.losses(batch)
         weights = self.term_weights()
-        values = list(terms.values())
-        if any(value.ndim for value in values):
+        if any(value.ndim for value in terms.values()):
             shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in terms.items() if value.ndim)
             raise UserError(f"an objective's loss must be one number, got {shapes}")
         total = weighted_sum(terms, weights)
-        self._history.append(
-            (step, tuple(terms), torch.stack([value.detach() for value in (total, *values)]))
-        )
+        self.history.add(step, total, terms)
         return total
 
     # Lightning reads it at each step; what it finds noted, it need not find out.
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
-    @property
-    def pending(self) -> int:
-        """How many batches' terms wait for the next flush."""
-        return len(self._history)
-
     def flush(self, batch: Batch | None = None) -> dict[str, float]:
-        """Return the mean of each term since the last flush, and forget them.
+        """Return the mean of each term since the last flush, over all ranks, and forget them.
 
-        batch: the latest training batch, to add its metrics. One device synchronisation. Means are over all ranks.
+        batch: the latest training batch, to add its metrics. One device synchronisation.
         Raises NonFiniteLoss naming the first step and term that is not finite.
         """
-        if not self._history:
+        if not self.history:
             return {}
-        sums: dict[str, list[float]] = {}
-        stacked = self._stack_history()
-        for (step, names, _), values in zip(self._history, stacked, strict=True):
-            for name, value in zip(("loss", *names), values, strict=False):
-                sums.setdefault(name, []).append(value)
-            finite = np.isfinite(values[: len(names) + 1])
-            if not finite.all():
-                bad = [n for n, ok in zip(names, finite[1:], strict=True) if not ok] or ["the weighted sum"]
-                self._history.clear()
-                raise NonFiniteLoss(
-                    f"the loss is not finite at step {step}: {', '.join(bad)} "
-                    f"(terms: {dict(zip(names, [float(v) for v in values[1:]], strict=False))}). "
-                    + (
-                        "Lower optimizer.lr or clip gradients (fit.gradient_clip); what was saved before is kept"
-                        if step
-                        else "No update came before: look at the data and at the network's outputs at its initialisation"
-                    )
-                )
-        self._history.clear()
-        row = {f"train/{name}": float(np.mean(values)) for name, values in sums.items()}
+        row = {f"train/{name}": value for name, value in self.history.means().items()}
         if batch is not None and self._last_output is not None:
             self._start("train")
             metrics = self.metrics_of["train"]
             metrics.update(self._last_output, batch)
             row |= {f"train/{k}": v for k, v in metrics.compute().items() if k != "loss"}
         return row | {f"train/{k}": v for k, v in self.objectives.record().items()}
-
-    def _stack_history(self) -> np.ndarray:
-        width = 1 + len(self.objectives.names)
-        rows = [nn.functional.pad(values.float(), (0, width - len(values))) for _, _, values in self._history]
-        stacked = torch.stack(rows)
-        if self._distributed():
-            torch.distributed.all_reduce(
-                stacked,
-                op=torch.distributed.ReduceOp.AVG if stacked.is_cuda else torch.distributed.ReduceOp.SUM,
-            )
-            if not stacked.is_cuda:
-                stacked /= torch.distributed.get_world_size()
-        return stacked.double().cpu().numpy()
-
-    @staticmethod
-    def _distributed() -> bool:
-        return torch.distributed.is_available() and torch.distributed.is_initialized()
 
     def on_validation_epoch_start(self) -> None:
         """Start the validation metrics afresh."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.alignment.gather import world_size
 from tutelage.errors import UserError
 from tutelage.generators.protocol import Generator, image_seeds
 from tutelage.generators.quality import frechet_distance, precision_recall
@@ -170,9 +171,9 @@ class Generation(Method):
         return values
 
     def _over_ranks(self, rows: Tensor) -> Tensor:
-        if not self._distributed():
+        if world_size() == 1:
             return rows
-        parts: list[Any] = [None] * torch.distributed.get_world_size()
+        parts: list[Any] = [None] * world_size()
         torch.distributed.all_gather_object(parts, rows)
         return torch.cat(parts)
 

@@ -6,11 +6,12 @@ import dataclasses
 import errno
 import resource
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import pytest
 
 from tutelage import errors
+from tutelage.config.settings import Hardware
 from tutelage.errors import (
     RunFailed,
     StoppedBelow,
@@ -155,6 +156,24 @@ def test_the_choices_in_words(name, known, said):
 )
 def test_the_name_that_was_probably_meant(name, known, found):
     assert nearest(name, known) == found
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("cuda", "gpu"),
+        ("CUDA", "gpu"),
+        ("fp16", "16-mixed"),
+        ("bfloat16", "bf16-mixed"),
+        ("float32", "32-true"),
+    ],
+)
+def test_what_other_frameworks_call_it_is_known(word, name):
+    hardware = get_type_hints(Hardware)
+    key = "accelerator" if name == "gpu" else "precision"
+    with pytest.raises(UserError, match=rf"got '{word}'; did you mean '{name}'\?$"):
+        checked(f"hardware.{key}", word, hardware[key])
+    assert nearest("float32", ["float64"]) == "float64"  # only where there is such a name
 
 
 def test_a_message_without_what_there_is():

@@ -178,9 +178,24 @@ def gist(message: str) -> str:
     return re.sub(r"[ ;?]*\b(Known|known): .*", "", message, flags=re.DOTALL)
 
 
+_ELSEWHERE = {"cuda": "gpu"} | {
+    word: name
+    for name, words in {
+        "16-mixed": ("fp16", "float16", "half"),
+        "bf16-mixed": ("bf16", "bfloat16"),
+        "32-true": ("fp32", "float32", "single"),
+        "64-true": ("fp64", "float64", "double"),
+    }.items()
+    for word in words
+}
+"""What other frameworks call it."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the name that was probably meant, or None. Of names that all lie in one section, the section counts for nothing."""
     names = list(known)
+    if _ELSEWHERE.get(name.lower()) in names:
+        return _ELSEWHERE[name.lower()]
     same = [one for one in names if _spelled(one) == _spelled(name)]
     same = same or [one for one in names if _is_short_for(one, name) or _is_short_for(name, one)]
     same = same or [one for one in names if sorted(one) == sorted(name)]  # letters that changed places

@@ -110,7 +110,7 @@ IDS = [f"{number:012x}" for number in range(1, 5)]
     ("under", "rows", "owners", "going", "kept"),
     [
         ("b", ["b/other/0"], {}, ["b/other/0"], {}),  # the name goes, its run stays
-        ("a", ["a/x/0"], {}, [], {"a/x/0": "also called b/other"}),
+        ("a", ["a/x/0"], {}, [], {"also called b/other": "a/x/0"}),
         ("a", ["a/x/1"], {}, ["a/x/1"], {}),
         ("", ["a/x/0", "b/other/0"], {}, ["a/x/0", "b/other/0"], {}),
         (
@@ -118,9 +118,9 @@ IDS = [f"{number:012x}" for number in range(1, 5)]
             ["a/x/0", "b/other/0"],
             {"b/other": "a table"},
             [],
-            {"a/x/0": "a table", "b/other/0": "a table"},
+            {"a table": "a/x/0 b/other/0"},
         ),
-        ("a/x/0", ["a/x/0"], {}, [], {"a/x/0": "also called b/other"}),  # one run, by its identity
+        ("a/x/0", ["a/x/0"], {}, [], {"also called b/other": "a/x/0"}),  # one run, by its identity
         ("a/x/1", ["a/x/1"], {"a": "not this one"}, ["a/x/1"], {}),
         ("a/x/2", ["a/x/2"], {}, ["a/x/2"], {}),  # its other name lies beside it
     ],
@@ -140,7 +140,35 @@ def test_of_runs_with_several_names(monkeypatch, caplog, under, rows, owners, go
     given = [Row(full(key), key.rpartition("/")[0], 0, State.COMPLETE, {}, {}) for key in rows]
     found = remove.removable(store, given, under, given)
     assert [row.key for row in found] == [full(key) for key in going]
-    assert caplog.messages == [f"kept: {full(key)} ({why})" for key, why in kept.items()]
+    assert caplog.messages == [
+        f"kept: {', '.join(full(key) for key in keys.split())} ({why})" for why, keys in kept.items()
+    ]
+
+
+def test_of_many_runs_that_stay_for_one_reason_three_are_named(monkeypatch, caplog):
+    from tutelage.cli import remove
+    from tutelage.reporting.row import Row
+    from tutelage.runs.run import State
+
+    caplog.set_level(logging.INFO, "tutelage")
+    monkeypatch.setattr(remove, "owners_of", lambda tables, store: {"a": "a table", "b": "another"})
+    store: Any = SimpleNamespace(other_names=dict, name_in=lambda what: what)
+    rows = [
+        Row(f"{name}/{number:012x}", name, 0, state, {}, {})
+        for name, count, state in (
+            ("b", 3, State.COMPLETE),
+            ("a", 5, State.COMPLETE),
+            ("c", 1, State.RUNNING),
+        )
+        for number in range(count)
+    ]
+    assert remove.removable(store, rows, "", rows) == []
+    ids = [f"{number:012x}" for number in range(3)]
+    assert caplog.messages == [
+        f"kept: {', '.join(f'a/{one}' for one in ids)} and 2 others (a table)",
+        f"kept: {', '.join(f'b/{one}' for one in ids)} (another)",
+        f"kept: c/{ids[0]} (running)",
+    ]
 
 
 def test_what_a_table_needs_is_remembered_while_nothing_that_it_follows_from_changes(monkeypatch, tmp_path):

@@ -195,7 +195,9 @@ def _no_setting(name: str, command: Command, word: str, options: dict[str, Optio
         *(f"{option}=" for option in options),
         *(f"{one}<key>=" if one.endswith(".") else one for one in command.settings),
     ]
-    return f"{name} takes {', '.join(takes) or 'no settings'}, got {word!r}; {choices(key, options)}"
+    near = nearest(key, [*options, *(one.rstrip(".=") for one in command.settings)])
+    hint = f"; did you mean '{near}'?" if near else ""
+    return f"{name} takes {', '.join(takes) or 'no settings'}, got {word!r}{hint}"
 
 
 def help_of(name: str, command: Command) -> str:

@@ -100,11 +100,15 @@ def removable(store: Store, rows: Sequence[Row], under: str, everything: Sequenc
     }:
         for identity, by in found.items():
             kept[gone.pop(identity)] = f"needed by {by}"
-    for key, why in sorted(kept.items()):
-        log.info("kept: %s (%s)", key, why)
-    for row in rows:
-        if row.state is State.RUNNING:
-            log.info("kept: %s (running)", row.key)
+    reasons: dict[str, list[str]] = {}  # a table of a thousand runs is one of them
+    for key, why in [
+        *sorted(kept.items()),
+        *((row.key, "running") for row in rows if row.state is State.RUNNING),
+    ]:
+        reasons.setdefault(why, []).append(key)
+    for why, keys in reasons.items():
+        more = f" and {counted(len(keys) - 3, 'other')}" if len(keys) > 3 else ""
+        log.info("kept: %s%s (%s)", ", ".join(keys[:3]), more, why)
     going = set(gone.values())
     return [row for row in candidates if row.key in going or (row.key in links and row.key not in kept)]
 

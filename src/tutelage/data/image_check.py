@@ -24,7 +24,7 @@ from tutelage.data.image_depth import FULL
 from tutelage.data.image_files import Files, UnreadableImages
 from tutelage.data.image_pixels import Fact
 from tutelage.data.walk import printable
-from tutelage.errors import UserError
+from tutelage.errors import UserError, counted
 
 log = logging.getLogger("tutelage")
 VERSION = 1
@@ -69,7 +69,7 @@ def check(files: Files) -> Found:
     rows = table.read()
     fresh = np.flatnonzero(here & ~np.isin(stamps, rows["file"]))
     if len(fresh):
-        log.info("looking at %s images of %s, once", f"{len(fresh):,}", printable(files.layout.root))
+        log.info("looking at %s of %s, once", counted(len(fresh), "image"), printable(files.layout.root))
         added, reasons = _look_at(files, fresh.tolist(), stamps)
         rows = np.unique(np.concatenate([rows, added]))
         table.write(rows)

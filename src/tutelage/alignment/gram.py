@@ -55,7 +55,7 @@ def gram(features: Tensor) -> Tensor:
         chunks = next((c for c in (64, 32, 16, 8, 4, 2) if d % c == 0 and d // c >= 1024), 1)
         split = features.unflatten(-1, (chunks, d // chunks)).transpose(1, 2)
         return (split @ split.mT).sum(1) if chunks > 1 else features @ features.mT
-    rows, by_onednn = features[0], _by_onednn(features)
+    rows, by_onednn = features[0], _by_onednn(features, n)
     if k > 1 or n < (256 if by_onednn else 128) or d < (1024 if by_onednn else 2048):
         return _product(features, features.mT)
     parts = rows.unflatten(1, (math.gcd(d, torch.get_num_threads()), -1)).transpose(0, 1)
@@ -74,15 +74,17 @@ def gram(features: Tensor) -> Tensor:
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """Return left @ right of (k, n, m) and (k, m, d)."""
-    return _onednn(left[0], right[0].T).unsqueeze(0) if _by_onednn(left) else left @ right
+    by_onednn = _by_onednn(left, right.shape[-1])
+    return _onednn(left[0], right[0].T).unsqueeze(0) if by_onednn else left @ right
 
 
-def _by_onednn(rows: Tensor) -> bool:
-    """Whether products of (k, n, d) rows go through oneDNN, with AVX-512 wherever a processor has it; MKL uses it on Intel's alone.
+def _by_onednn(rows: Tensor, columns: int) -> bool:
+    """Whether (k, n, d) rows are multiplied by oneDNN, with AVX-512 wherever a processor has it; MKL uses it on Intel's alone.
 
-    Not with many threads, which were not measured, nor where `torch.backends.mkldnn.enabled` is off.
+    Small products are not, whose call costs more, nor those of many threads, which were not measured, nor any where
+    `torch.backends.mkldnn.enabled` is off.
     """
-    large = len(rows) == 1 and rows.shape[1] >= 128 and rows.dtype == torch.float32
+    large = len(rows) == 1 and rows[0].numel() * columns >= 1 << 21 and rows.dtype == torch.float32
     few = large and on_cpu(rows) and torch.get_num_threads() <= 4
     return few and bool(torch.backends.mkldnn.enabled) and _has_onednn()
 

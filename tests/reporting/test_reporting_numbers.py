@@ -349,6 +349,16 @@ def test_panels_are_as_high_as_their_labels(labels, height):
     assert curves._height(labels) == pytest.approx(height)
 
 
+@pytest.mark.parametrize("last", [1200, 20_000, 31_200])
+def test_numbers_below_a_small_panel_are_few_enough_not_to_touch(last):
+    found = {str(arm): [(last * i // 6, 0.5, 0.0, 3) for i in range(1, 7)] for arm in range(7)}
+    points = {label: {0: 0.5} for label in found}
+    figure = curves._Drawing("test/accuracy", "", 1.0, "", found, points, ()).figure()
+    for panel in figure.subfigs[0].axes:
+        low, high = panel.get_xlim()
+        assert sum(low <= tick <= high for tick in panel.get_xticks()) <= 4
+
+
 def network(parameters, nonzero, operations):
     return {"parameters": parameters, "nonzero": nonzero, "operations": operations}
 

@@ -26,7 +26,7 @@ FEW = 5
 MOST_PANELS = 24
 MOST_ROWS = 60
 """Beyond so many arms, no curve and no row of values is drawn, but the arms' means in their order: no picture could be read otherwise."""
-_DRAWING = 5
+_DRAWING = 6
 """Raise it when the drawing changes, so that figures of unchanged data are drawn again."""
 
 Curve = list[tuple[int, float, float, int]]
@@ -190,6 +190,7 @@ class _Drawing:
             axes.axis("off")
         for axes in grid[: len(shown)][-4:]:  # the lowest of each column
             axes.tick_params(labelbottom=True)
+        grid[0].locator_params(axis="x", nbins=4)  # of all: more would touch, and the last be cut at the edge
         rest = (
             f"; the first {len(shown)} of {len(self.points)} arms"
             if len(shown) == MOST_PANELS < len(self.points)

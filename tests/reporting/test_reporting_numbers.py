@@ -356,7 +356,7 @@ def test_numbers_below_a_small_panel_are_few_enough_not_to_touch(last):
     figure = curves._Drawing("test/accuracy", "", 1.0, "", found, points, ()).figure()
     for panel in figure.subfigs[0].axes:
         low, high = panel.get_xlim()
-        assert sum(low <= tick <= high for tick in panel.get_xticks()) <= 4
+        assert sum(low <= tick <= high for tick in panel.get_xticks()) <= 3
 
 
 def network(parameters, nonzero, operations):

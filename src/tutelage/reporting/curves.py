@@ -190,7 +190,7 @@ class _Drawing:
             axes.axis("off")
         for axes in grid[: len(shown)][-4:]:  # the lowest of each column
             axes.tick_params(labelbottom=True)
-        grid[0].locator_params(axis="x", nbins=4)  # of all: more would touch, and the last be cut at the edge
+        grid[0].locator_params(axis="x", nbins=3)  # of all: more would touch, and the last be cut at the edge
         rest = (
             f"; the first {len(shown)} of {len(self.points)} arms"
             if len(shown) == MOST_PANELS < len(self.points)

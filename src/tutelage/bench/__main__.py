@@ -32,6 +32,12 @@ def main(names: list[str]) -> int:
     from tutelage.reporting.console import console
     from tutelage.runs import provenance, records
 
+    folder = Path("runs")
+    folder.mkdir(exist_ok=True)
+    machine = provenance.machine() | {
+        "date": provenance.now()[:10],
+        "torch_threads": os.environ.get("OMP_NUM_THREADS"),
+    }
     rows: list[Row] = []
     for name in names or BENCHES:
         if name not in BY_NAME:
@@ -44,14 +50,9 @@ def main(names: list[str]) -> int:
         # a process of its own, as a command has: after the others, in theirs, the ensemble ran at two thirds of its speed
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             rows += process.submit(rows_of, name).result()
+        # after each: all of them take most of an hour
+        records.write_json(folder / "bench.json", {"machine": machine, "rows": [asdict(row) for row in rows]})
     console().print(_table(rows))
-    folder = Path("runs")
-    folder.mkdir(exist_ok=True)
-    machine = provenance.machine() | {
-        "date": provenance.now()[:10],
-        "torch_threads": os.environ.get("OMP_NUM_THREADS"),
-    }
-    records.write_json(folder / "bench.json", {"machine": machine, "rows": [asdict(row) for row in rows]})
     print(f"written: {folder}/bench.json")
     return 0 if all(row.met is not False for row in rows) else 1
 

@@ -29,7 +29,7 @@ def main(names: list[str]) -> int:
     from multiprocessing import get_context
 
     from tutelage.bench.timing import Row, rows_of
-    from tutelage.errors import UserError, choices
+    from tutelage.errors import choices
     from tutelage.reporting.console import console
     from tutelage.runs import provenance, records
 
@@ -41,13 +41,11 @@ def main(names: list[str]) -> int:
     }
     rows: list[Row] = []
     broken: list[str] = []
+    if unknown := next((name for name in names if name not in BY_NAME), None):
+        known = choices(unknown, BY_NAME, limit=len(BY_NAME))
+        print(f"there is no bench '{unknown}'; {known}", file=sys.stderr)
+        return 2
     for name in names or BENCHES:
-        if name not in BY_NAME:
-            print(
-                UserError(f"there is no bench '{name}'; {choices(name, BY_NAME, limit=len(BY_NAME))}"),
-                file=sys.stderr,
-            )
-            return 2
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         # a process of its own, as a command has: after the others, in theirs, the ensemble ran at two thirds of its speed
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
@@ -56,7 +54,7 @@ def main(names: list[str]) -> int:
             except Exception:  # the others are worth their time without it
                 traceback.print_exc()
                 broken.append(name)
-        # after each: all of them take most of an hour
+        # after each: all of them take a quarter of an hour
         records.write_json(folder / "bench.json", {"machine": machine, "rows": [asdict(row) for row in rows]})
     console().print(_table(rows))
     print(f"written: {folder}/bench.json")

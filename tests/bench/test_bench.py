@@ -48,6 +48,7 @@ def test_a_target_inside_the_noise_is_measured_on_and_one_outside_is_not() -> No
     calls.clear()
     assert len(until_decided(measure, 2.0, pairs=8)) == 8 and calls == [8]
     assert len(until_decided(lambda pairs: [1.0] * pairs, 1.0, pairs=3, most=4)) == 12
+    assert until_decided(lambda pairs: [1.0] * pairs, None, pairs=3) == [1.0] * 3
 
 
 def test_a_wrong_name_is_refused_with_the_choices(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.bench.timing import Row, in_turn, row
+from tutelage.bench.timing import Row, in_turn, row, until_decided
 
 CASES = ("conv to FCN", "Transformer to RNN", "Transformer to RNN, per token")
 TARGETS = {"conv to FCN": 1.25, "Transformer to RNN": 1.25, "Transformer to RNN, per token": 1.5}
@@ -49,8 +49,13 @@ def rows(pairs: int = 7) -> list[Row]:
 
 
 def _measured(name: str, steps: Steps, pairs: int, at_most: float | None = None) -> list[Row]:
-    times = in_turn(steps.guided, steps.floor, pairs=pairs, warmup=2)
-    ratios = [ours / theirs for ours, theirs in times]
+    times: list[tuple[float, float]] = []
+
+    def measured(pairs: int) -> list[float]:
+        times.extend(in_turn(steps.guided, steps.floor, pairs=pairs, warmup=2))
+        return [ours / theirs for ours, theirs in times[-pairs:]]
+
+    ratios = until_decided(measured, at_most, pairs=pairs)
     floor_s = statistics.median(theirs for _, theirs in times)
     note = f"{steps.pairs} layer pairs, floor {floor_s:.2f} s"
     result = [row(f"guided step over floor: {name}", ratios, at_most=at_most, note=note)]

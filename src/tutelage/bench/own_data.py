@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.bench.guided_step import peak_mib
-from tutelage.bench.timing import Row, in_turn, row
+from tutelage.bench.timing import Row, in_turn, row, until_decided
 
 STREAMED, STEP, MEMORY = 0.95, 1.10, 16.0
 """Targets. The last: bytes at most, at the peak of reading, for each byte of a file; pandas holds each text as an object of its own."""
@@ -52,10 +52,11 @@ def rows(pairs: int = 5) -> list[Row]:
 
 
 def _streamed(name: str, ours: Callable[[], object], theirs: Callable[[], object], pairs: int) -> Row:
-    times = in_turn(ours, theirs, pairs=pairs)
-    return row(
-        f"samples a second, ours over a bare DataLoader: {name}", [b / a for a, b in times], at_least=STREAMED
-    )
+    def measured(pairs: int) -> list[float]:
+        return [b / a for a, b in in_turn(ours, theirs, pairs=pairs)]
+
+    ratios = until_decided(measured, STREAMED, pairs=pairs)
+    return row(f"samples a second, ours over a bare DataLoader: {name}", ratios, at_least=STREAMED)
 
 
 def _tar_files(root: Path, workers: int, pairs: int, count: int = 1_000, pixels: int = 64) -> Row:
@@ -258,9 +259,11 @@ def _step(folder: Path, method: str, pairs: int, batch: int = 16, length: int = 
             )
         finish(loss, optimizers[1])
 
-    times = in_turn(lambda: finish(total(data), optimizers[0]), floor, pairs=pairs, warmup=2)
+    def measured(pairs: int) -> list[float]:
+        times = in_turn(lambda: finish(total(data), optimizers[0]), floor, pairs=pairs, warmup=2)
+        return [a / b for a, b in times]
+
+    ratios = until_decided(measured, STEP, pairs=pairs)
     return row(
-        f"{method} step over floor: Hugging Face's BERT of 2 layers under one of 4",
-        [a / b for a, b in times],
-        at_most=STEP,
+        f"{method} step over floor: Hugging Face's BERT of 2 layers under one of 4", ratios, at_most=STEP
     )

@@ -43,16 +43,19 @@ def measure(name: str, words: list[str], epochs: int, target: float, *, pairs: i
         built = build(plan_of([*own, "fit.epochs=1"]).config)
         bare = BareLoop(built)
         bare.run(1)
-        whole, steps_alone = [], []
-        for seed in range(pairs):
+        steps_alone: list[float] = []
+
+        def ratio() -> float:
             training, validation = bare.run(epochs)
-            plan = plan_of([*own, f"fit.epochs={1 + epochs}", f"seed={seed}"])
+            plan = plan_of([*own, f"fit.epochs={1 + epochs}", f"seed={len(steps_alone)}"])
             with validations() as ends:
                 run_plan(plan, say=lambda _: None)
             taken = ends[-1] - ends[0]
             assert len(ends) == 1 + epochs, ends
-            whole.append((training + validation) / taken)
             steps_alone.append(training / taken)
+            return (training + validation) / taken
+
+        whole = timing.until_decided(lambda pairs: [ratio() for _ in range(pairs)], target, pairs=pairs)
     title = f"throughput, framework over bare loop: {name}"
     return [
         row(

@@ -68,14 +68,14 @@ def in_turn(
 
 
 def until_decided(
-    measure: Callable[[int], list[float]], target: float, *, pairs: int, most: int = 5
+    measure: Callable[[int], list[float]], target: float | None, *, pairs: int, most: int = 5
 ) -> list[float]:
     """Return ratios of `pairs` pairs, and of as many again while the target lies within the 95 % interval of their median.
 
-    measure: returns the ratios of so many pairs. most: how often at most.
+    measure: returns the ratios of so many pairs. target: None asks for no more. most: how often at most.
     """
     ratios = measure(pairs)
-    while len(ratios) < most * pairs:
+    while target is not None and len(ratios) < most * pairs:
         low, high = median_interval(ratios)
         if not low <= target <= high:
             break

@@ -33,6 +33,10 @@ def main(names: list[str]) -> int:
     from tutelage.reporting.console import console
     from tutelage.runs import provenance, records
 
+    if unknown := next((name for name in names if name not in BY_NAME), None):
+        known = choices(unknown, BY_NAME, limit=len(BY_NAME))
+        print(f"there is no bench '{unknown}'; {known}", file=sys.stderr)
+        return 2
     folder = Path("runs")
     folder.mkdir(exist_ok=True)
     machine = provenance.machine() | {
@@ -41,10 +45,6 @@ def main(names: list[str]) -> int:
     }
     rows: list[Row] = []
     broken: list[str] = []
-    if unknown := next((name for name in names if name not in BY_NAME), None):
-        known = choices(unknown, BY_NAME, limit=len(BY_NAME))
-        print(f"there is no bench '{unknown}'; {known}", file=sys.stderr)
-        return 2
     for name in names or BENCHES:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         # a process of its own, as a command has: after the others, in theirs, the ensemble ran at two thirds of its speed

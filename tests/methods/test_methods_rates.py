@@ -133,6 +133,16 @@ def test_groups_are_pairs_of_rate_and_decay_in_the_order_of_parameters():
     assert [(g["lr"], g["weight_decay"]) for g in alone] == [(1.0, 0.0)]
 
 
+@pytest.mark.parametrize(("name", "decay"), [("adamw", 0.01), ("adam", 0.0), ("lamb", 0.01)])
+@pytest.mark.parametrize("more", [{"layer_decay": 0.5}, {"lr_factors": [["head.*", 2.0]]}])
+def test_groups_keep_the_weight_decay_of_the_optimiser_where_none_is_named(name, decay, more):
+    network = Net()
+    optimizer, _ = OptimizerSpec(name=name, lr=0.1, **more).build(
+        network.named_parameters(), 10, network=network
+    )
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {decay}
+
+
 def test_what_rests_is_in_evaluation_and_something_is_left_to_train():
     network = Net()
     resting = freeze(network, ["blocks.0.*", "stem.weight"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -169,7 +170,7 @@ class OptimizerSpec:
             groups = grouped(
                 named,
                 lr=self.lr,
-                weight_decay=self.options.get("weight_decay", 0.0),
+                weight_decay=self.options.get("weight_decay", _own_decay(self._class)),
                 decay_all=self.decay_all,
                 layer_decay=self.layer_decay,
                 lr_factors=self.lr_factors,
@@ -201,6 +202,12 @@ class OptimizerSpec:
             else lambda step: learning_rate_factor(step, max_steps=max_steps, **self.schedule)
         )
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _own_decay(kind: Callable[..., torch.optim.Optimizer]) -> float:
+    """Return the weight decay that an optimiser has where none is named: groups of parameters keep it (AdamW's is 0.01)."""
+    found = inspect.signature(kind).parameters.get("weight_decay")
+    return 0.0 if found is None or found.default is found.empty else float(found.default or 0.0)
 
 
 def _nothing() -> None:

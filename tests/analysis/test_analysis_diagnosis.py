@@ -259,6 +259,16 @@ def test_a_range_test_is_of_the_commands_own_training_and_opens_no_test_set(
     assert not any(tmp_path.glob("*/*/config.yaml"))
 
 
+def test_a_range_test_shorter_than_a_phase_of_the_training_is_of_that_phase(tmp_path, capfd):
+    words = [*SMALL, "method=guidance", *METHODS["guidance"], f"runs_dir={tmp_path}", "fit.max_steps=500"]
+    words += [
+        "method.objectives.alignment.schedule.name=alone_first",
+        "method.objectives.alignment.schedule.steps=100",
+    ]
+    assert main(["diagnose", *words, "steps=0", "rates=24"]) == 0
+    assert "the training loss fell fastest at" in " ".join(capfd.readouterr().out.split())
+
+
 def test_what_cannot_be_diagnosed_is_a_message(capfd):
     for words, said in (
         (["steps=many"], "steps must be a whole number"),

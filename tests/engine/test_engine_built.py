@@ -99,6 +99,7 @@ class Bench:
             "_fold_norms": lambda networks, example: put(folded=sorted(networks)),
             "recompute": lambda network: put(recompute=network),
             "_warn_of_plain_labelled": lambda data, objectives: put(warned=True),
+            "_warn_of_unread": lambda data, objectives: None,
             "check_patterns": lambda factors, names, where: put(patterns=(factors, names, where)),
             "_heads": lambda method, example: {"model": "head"},
         }.items():  # fmt: skip

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from expected import refused
+from small_runs import METHODS, SMALL
+from tutelage.config.planner import plan_of
 from tutelage.engine import build, inherited, mirror_kinds
 from tutelage.errors import UserError
 
@@ -90,6 +92,15 @@ def test_labelled_images_that_are_seen_as_they_are_beside_augmented_ones(
         "labelled images are seen as they are, unlabelled ones through method.objectives.same.weak (flip, crop)"
     ] * warned
     assert not warned or caplog.messages[0].endswith("such as +data.augment.flip={}")
+
+
+@pytest.mark.parametrize("method", ["self_supervised", "masked_images", "supervised"])
+def test_what_a_method_without_labels_does_not_read_of_the_data_is_said(method, tmp_path, caplog):
+    words = [*SMALL, f"method={method}", *METHODS[method], f"runs_dir={tmp_path}"]
+    words += ["data.sampling=balanced", "+data.augment.mixup.alpha=0.2"]
+    build.build(plan_of(words).config)
+    said = [one.split(" has no effect")[0] for one in caplog.messages if "has no effect" in one]
+    assert said == ([] if method == "supervised" else ["data.sampling", "data.augment's mixing"])
 
 
 @pytest.mark.parametrize(("kind", "suffix", "metadata", "published", "expected", "noted"), [

@@ -85,6 +85,49 @@ def test_depths_count_from_the_last_part():
     }
 
 
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        # Hugging Face's ViT and BERT: a last norm, a pooler after the blocks, under their prefix
+        (["vit.embeddings.w", "vit.encoder.layer.0.w", "vit.encoder.layer.1.w", "vit.layernorm.w", "classifier.w"], [4, 3, 2, 1, 0]),
+        (["bert.embeddings.word.w", "bert.embeddings.norm.w", "bert.encoder.layer.0.w", "bert.pooler.w", "classifier.w"], [3, 3, 2, 1, 0]),
+        # torchvision's ViT: its last norm stands beside the list of blocks
+        (["conv_proj.w", "encoder.pos_embedding", "encoder.layers.layer_0.w", "encoder.layers.layer_1.w", "encoder.ln.w", "heads.w"],
+         [5, 4, 3, 2, 1, 0]),
+        (["wte.w", "h.0.a.w", "h.0.b.w", "h.1.w", "ln.w"], [3, 2, 2, 1, 0]),
+    ],
+)  # fmt: skip
+def test_what_follows_the_blocks_is_no_part_of_what_precedes_them(names, wanted):
+    network = nn.Module()
+    for name in names:
+        *path, last = name.split(".")
+        at = network
+        for step in path:
+            if step not in dict(at.named_children()):
+                at.add_module(step, nn.Module())
+            at = at.get_submodule(step)
+        at.register_parameter(last, nn.Parameter(torch.zeros(1)))
+    assert [depths(network)[name] for name in names] == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "momentum"),
+    [("momentum", {}, 0.9), ("lars", {}, 0.9), ("sgdw", {}, 0.9), ("rmsproptf", {}, 0.9), ("momentum", {"momentum": 0.5}, 0.5),
+     ("muon", {}, 0.95), ("sgd", {}, 0)],
+)  # fmt: skip
+def test_timms_optimisers_have_the_momentum_of_timms_factory(name, more, momentum):
+    optimizer, _ = OptimizerSpec(name=name, lr=0.1, weight_decay=0.0, **more).build(Net().parameters(), 10)
+    assert {group["momentum"] for group in optimizer.param_groups} == {momentum}
+
+
+def test_no_weight_decay_is_no_argument_for_an_optimiser_without_one():
+    assert OptimizerSpec(name="rprop", lr=0.1, weight_decay=0.0).build(Net().parameters(), 10)
+    with pytest.raises(UserError, match="rprop does not take"):
+        OptimizerSpec(name="rprop", lr=0.1, weight_decay=0.1).build(Net().parameters(), 10)
+    with pytest.raises(UserError, match="no optimizer is named 'adahessian'"):
+        OptimizerSpec(name="adahessian", lr=0.1)
+
+
 def shown(groups, network):
     names = {id(p): name for name, p in network.named_parameters()}
     return {(round(g["lr"], 6), g["weight_decay"]): [names[id(p)] for p in g["params"]] for g in groups}

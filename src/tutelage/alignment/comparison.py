@@ -76,7 +76,8 @@ class Comparison:
             if len(layer.shape) != 3 or any(length % side for length in layer.shape[1:]):
                 raise UserError(
                     f"similarity by patches needs maps (channels, height, width) that can be cut into {side} x {side}: the layer "
-                    f"'{layer.name}' is {layer.shape}. Name others by pairing.pairs, or set `patches` to what divides all"
+                    f"'{layer.name}' is {layer.shape}. Leave outputs out (pairing.exclude_output=true), name others by pairing.pairs, or "
+                    "set `patches` to what divides all"
                 )
 
     def describe(self) -> list[dict[str, Any]]:

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytorch_lightning as pl
 
+from tutelage.config.settings import Fit
 from tutelage.engine.build import build
+from tutelage.engine.fit import plan_steps
 from tutelage.engine.trainer import make_trainer, quiet_lightning
+from tutelage.typed import read as settings_of
 
 if TYPE_CHECKING:
     from tutelage.analysis.diagnosis import Subject
@@ -69,7 +72,10 @@ def range_test(subject: Subject, *, steps: int) -> RateRange:
     }
     built = build(config, subject.data)
     method = built.method
-    method.max_steps, method.accumulate = steps, config["fit"]["accumulate"]
+    planned, _ = plan_steps(
+        settings_of(Fit, config["fit"], "fit"), built
+    )  # phases of objectives begin and end as in the training itself
+    method.max_steps = max(planned, steps)
     rising = _Rising(np.geomspace(LOW, HIGH, steps))
     quiet_lightning()
     with tempfile.TemporaryDirectory() as folder:

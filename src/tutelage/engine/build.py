@@ -29,6 +29,7 @@ from tutelage.models.frozen import FrozenNetwork, channels_last
 from tutelage.models.heads import head_of
 from tutelage.objectives.base import NotPrepared, Objective, missing
 from tutelage.objectives.consistency import Consistency
+from tutelage.objectives.pretext import Pretext
 from tutelage.objectives.total import Objectives
 from tutelage.runs.frozen_networks import (
     ROLES,
@@ -123,6 +124,21 @@ def _warn_of_plain_labelled(data: DataModule, objectives: dict[str, Objective]) 
                 ", ".join(objective.weak),
                 next(iter(objective.weak)),
             )
+
+
+def _warn_of_unread(data: DataModule, objectives: dict[str, Objective]) -> None:
+    """Say what of the data's settings has no effect: an objective without labels makes its own samples, each as often."""
+    name = next((name for name, objective in objectives.items() if isinstance(objective, Pretext)), None)
+    if name is None:
+        return
+    unread = ["data.sampling"] * bool(data.sampling)
+    unread += ["data.augment's mixing"] * (isinstance(data, ImageData) and bool(data.mixer))
+    for setting in unread:
+        log.warning(
+            "%s has no effect: method.objectives.%s sees images by views of its own, each as often, and no label",
+            setting,
+            name,
+        )
 
 
 def _on_accelerator(name: str) -> bool:
@@ -227,6 +243,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     if config["hardware"].get("recompute"):
         recompute(method.network)
     _warn_of_plain_labelled(data, objectives)
+    _warn_of_unread(data, objectives)
     named = [own_name(name) for name, _ in method.named_parameters()]
     check_patterns(spec.lr_factors, named, "optimizer.lr_factors")
     return Built(data=data, method=method, heads=_heads(method, example_of(data)))

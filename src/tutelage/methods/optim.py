@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import math
@@ -29,15 +30,22 @@ NUMBERS = ("weight_decay", "momentum", "dampening", "eps")
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
-    """Return what makes an optimiser: of PyTorch, else of timm, with timm's own defaults. Raises UserError for an unknown name."""
+    """Return what makes an optimiser: of PyTorch, else of timm, as timm's factory gives it. Raises UserError for an unknown name."""
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
-    from timm.optim import get_optimizer_class, list_optimizers
+    from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
 
-    known = [str(n) for n in list_optimizers() if not str(n).startswith(("fused", "bnb", "lookahead"))]
+    # AdaHessian asks for gradients of gradients, which a step does not keep; the others are no optimisers of their own here.
+    left_out = ("fused", "bnb", "lookahead", "adahessian")
+    known = [str(n) for n in list_optimizers() if not str(n).startswith(left_out)]
     if name not in known:
         raise UserError(f"no optimizer is named {name!r}; {choices(name, [*OPTIMIZERS, *known])}")
-    return get_optimizer_class(name)
+    found = get_optimizer_class(name)
+    if get_optimizer_info(name).has_momentum and not _default(found, "momentum"):
+        return functools.partial(
+            found, momentum=0.9
+        )  # as timm's own factory gives it; the classes alone have none
+    return found
 
 
 class OptimizerSpec:
@@ -130,6 +138,11 @@ class OptimizerSpec:
                 isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf
             ):
                 raise UserError(f"optimizer.{key} must be a number from 0 on, got {value!r}")
+        if (
+            options.get("weight_decay") == 0
+            and "weight_decay" not in inspect.signature(self._class).parameters
+        ):
+            options = {key: value for key, value in options.items() if key != "weight_decay"}  # Rprop
         self.name, self.lr, self.options = name, lr, options
         self.schedule: dict[str, Any] = {
             "schedule": schedule,
@@ -170,7 +183,7 @@ class OptimizerSpec:
             groups = grouped(
                 named,
                 lr=self.lr,
-                weight_decay=self.options.get("weight_decay", _own_decay(self._class)),
+                weight_decay=self.options.get("weight_decay", _default(self._class, "weight_decay")),
                 decay_all=self.decay_all,
                 layer_decay=self.layer_decay,
                 lr_factors=self.lr_factors,
@@ -204,9 +217,9 @@ class OptimizerSpec:
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _own_decay(kind: Callable[..., torch.optim.Optimizer]) -> float:
-    """Return the weight decay that an optimiser has where none is named: groups of parameters keep it (AdamW's is 0.01)."""
-    found = inspect.signature(kind).parameters.get("weight_decay")
+def _default(kind: Callable[..., torch.optim.Optimizer], argument: str) -> float:
+    """Return what an optimiser takes where an argument is not named (AdamW's weight decay is 0.01), 0 where it has none."""
+    found = inspect.signature(kind).parameters.get(argument)
     return 0.0 if found is None or found.default is found.empty else float(found.default or 0.0)
 
 

@@ -64,10 +64,24 @@ def depths(network: nn.Module) -> dict[str, int]:
 
         numbers = group_parameters(network, network.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
     else:
-        parts = list(dict.fromkeys(part_of(name) for name, _ in network.named_parameters()))
-        numbers = {name: parts.index(part_of(name)) for name, _ in network.named_parameters()}
+        numbers = _in_order([name for name, _ in network.named_parameters()])
     last = max(numbers.values())
     return {name: last - number for name, number in numbers.items()}
+
+
+def _in_order(names: Sequence[str]) -> dict[str, int]:
+    """Return the number of each parameter's part, from 0; what follows numbered blocks under their prefix is a part of its own."""
+    numbers: dict[str, int] = {}
+    found: dict[str, int] = {}
+    blocks: str | None = None
+    for name in names:
+        part = part_of(name)
+        if part[-1].isdigit() and part != name:
+            blocks = part
+        elif blocks is not None and blocks.startswith(f"{part}."):
+            part = f"{part} after {blocks}"
+        numbers[name] = found.setdefault(part, len(found))
+    return numbers
 
 
 def grouped(

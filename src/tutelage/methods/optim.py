@@ -40,7 +40,7 @@ def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     known = [str(n) for n in list_optimizers() if not str(n).startswith(left_out)]
     if name not in known:
         raise UserError(f"no optimizer is named {name!r}; {choices(name, [*OPTIMIZERS, *known])}")
-    found = get_optimizer_class(name)
+    found: Callable[..., torch.optim.Optimizer] = get_optimizer_class(name)
     if get_optimizer_info(name).has_momentum and not _default(found, "momentum"):
         return functools.partial(
             found, momentum=0.9

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,7 @@ def test_files_are_answered_alike_by_run_and_export(runs, tmp_path, capsys):
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 255, (16, 16), dtype=np.uint8)
         Image.fromarray(pixels).save(images / f"{number}.png")
+    (images / "2.png").rename(os.fsdecode(os.fsencode(images) + b"/\xe4.png"))
     main("export", runs["digits"], f"out={tmp_path / 'x'}")
     for normalise in ("true", "false"):
         main("export", runs["digits"], f"out={tmp_path / 'x'}", f"normalise={normalise}")
@@ -130,6 +132,7 @@ def test_files_are_answered_alike_by_run_and_export(runs, tmp_path, capsys):
         main("predict", tmp_path / "x", images, f"out={tmp_path / 'export.csv'}")
         ours, theirs = rows(tmp_path / "run.csv"), rows(tmp_path / "export.csv")
         assert len(ours) == 3 and [r["prediction"] for r in ours] == [r["prediction"] for r in theirs]
+        assert ours[2]["file"] == theirs[2]["file"] == rf"{images}/\xe4.png"
         for own, other in zip(ours, theirs, strict=True):
             p = [float(own[f"p({k})"]) for k in range(10)]
             assert sum(p) == pytest.approx(1, abs=1e-4) and float(own["probability"]) == max(p)

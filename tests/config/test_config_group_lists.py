@@ -25,6 +25,10 @@ def test_several_loggers_are_kept_at_once(tmp_path):
     [
         ("data=[digits,synthetic]", "Write data=digits, or for a run of each: -m data=digits,synthetic"),
         ("model@teacher=[convnet,fcn]", "Write model@teacher=convnet"),
+        (
+            "model@teacher=[convnet,fcn]",
+            "-m model@teacher=convnet,fcn; for both at once: +model@frozen.second=fcn, and",
+        ),
         ("experiment=[demo/plain,demo/cnn]", "this group takes one choice"),
         ("+model@frozen.second=[convnet,fcn]", "Write +model@frozen.second=convnet"),
         ("+objective@method.objectives.hint=[hint,logits]", "this group takes one choice"),

@@ -266,7 +266,9 @@ def test_a_set_decoded_with_other_settings_is_another(tmp_path: Path) -> None:
 
 
 @STORAGE
-def test_names_that_are_no_utf8_are_read_and_recorded(tmp_path: Path, storage: str) -> None:
+def test_names_that_are_no_utf8_are_read_and_recorded(
+    tmp_path: Path, storage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     root = draw(tmp_path / "set")
     os.rename(root / "a" / "0.png", os.fsencode(root) + b"/a/caf\xe9.png")  # noqa: PTH104
     os.rename(root / "b", os.fsencode(root) + b"/\xe4pfel")  # noqa: PTH104
@@ -275,8 +277,9 @@ def test_names_that_are_no_utf8_are_read_and_recorded(tmp_path: Path, storage: s
     assert sum(summary["sizes"].values()) == 20 and summary["classes"] == ["\\xe4pfel", "a"]
     str(summary).encode()  # it can be written and printed
     Path(os.fsdecode(os.fsencode(root) + b"/a/caf\xe9.png")).write_bytes(b"")
-    with pytest.raises(UserError, match=r"caf\\xe9\.png"):
+    with caplog.at_level("DEBUG", "tutelage"), pytest.raises(UserError, match=r"caf\\xe9\.png"):
         ready(root, storage=storage, image_size=8, split_seed=1, fingerprint="other")
+    caplog.text.encode()  # its traceback is kept, in a log of UTF-8
 
 
 def test_links_that_cannot_be_followed_are_named_and_others_are_followed(tmp_path: Path) -> None:

@@ -119,6 +119,25 @@ def test_shards_say_their_part_and_the_library_s_own_writer_is_read(tmp_path: Pa
     assert data.facts["classes"] == ["0", "1", "2"] and len(data.splits["test"]) == 5
 
 
+@pytest.mark.parametrize("storage", ["stream", "resident"])
+def test_names_that_are_no_utf8_and_every_ending_of_pillow_s_are_images(
+    tmp_path: Path, storage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    jpeg, mask = io.BytesIO(), {"seg.png": png(99)}
+    Image.new("RGB", (8, 8), "red").save(jpeg, "jpeg")
+    odd = [(f"caf\udce9{i}", {"jfif": jpeg.getvalue(), "cls": b"cat"} | mask) for i in range(8)]
+    even = [(f"{i}", {"png": png(i), "jfif": b"not looked at", "cls": b"dog"}) for i in range(8)]
+    shard(tmp_path / "set" / "0.tar", [*odd, *even, ("gon\udce9", {"cls": b"dog"})])
+    data = loaded(WebDataset, tmp_path / "set", storage=storage)
+    summary = data.summary()
+    assert sum(summary["sizes"].values()) == 16 and summary["classes"] == ["cat", "dog"]
+    assert r"0.tar:gon\xe9 (cls)" in summary["left_out"][0]
+    shard(tmp_path / "bad" / "0.tar", [*odd, ("\udce4", {"jfif": b"cut", "cls": b"dog"})])
+    with caplog.at_level("DEBUG", "tutelage"), pytest.raises(UserError, match=r"0\.tar:\\xe4"):
+        loaded(WebDataset, tmp_path / "bad", storage=storage)
+    (str(summary) + caplog.text).encode()  # they can be written and printed
+
+
 def test_changed_shards_are_other_data(tmp_path: Path) -> None:
     first = loaded(WebDataset, shards(tmp_path)).fingerprint
     shards(tmp_path, start=1)

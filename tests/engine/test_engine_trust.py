@@ -49,6 +49,11 @@ def test_what_a_command_named_is_noted_with_its_place_and_trusted_there_alone(tm
     assert "which is not found here" in refused(
         trust.check_stored, {"a": {"_target_": "no_such_module.Net"}}, tmp_path
     )
+    (tmp_path / "own_code").mkdir()
+    (tmp_path / "own_code" / "no_such_module.py").touch()
+    assert f"which is not found here ({tmp_path / 'own_code'} holds a copy" in refused(
+        trust.check_stored, {"a": {"_target_": "no_such_module.Net"}}, tmp_path
+    )
     trust.check_stored(stored, tmp_path, code=["mine_nets"])
     trust.note(config)
     trust.note(config)

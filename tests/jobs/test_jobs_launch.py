@@ -219,11 +219,13 @@ def test_what_is_logged_goes_into_the_runs_log_while_it_runs(tmp_path):
         assert log.level == logging.DEBUG
         log.debug("ours")
         library.warning("theirs")
+        log.debug("a file called caf\udce9")
     log.error("afterwards")
     text = (tmp_path / "deep" / "log.txt").read_text()
     assert [line.split(" ", 2)[2] for line in text.splitlines()] == [
         "DEBUG tutelage: ours",
         "WARNING lightning.pytorch: theirs",
+        r"DEBUG tutelage: a file called caf\udce9",
     ]
     assert (list(log.handlers), list(logging.root.handlers)) == before and log.level == level
 

@@ -126,6 +126,7 @@ def _images(files: list[str], shape: tuple[int, ...], form: Any, prepare: Callab
 
     from tutelage.data.image_kinds import is_image, known_endings
     from tutelage.data.image_pixels import Form, read
+    from tutelage.data.walk import printable
 
     paths: list[Path] = []
     for word in files:
@@ -147,16 +148,16 @@ def _images(files: list[str], shape: tuple[int, ...], form: Any, prepare: Callab
             except UnidentifiedImageError as error:
                 size = path.stat().st_size
                 found = "which is no image that Pillow reads" if size else "which is empty"
-                raise UserError(f"{_IMAGES}, got {path}, {found}") from error
+                raise UserError(f"{_IMAGES}, got {printable(path)}, {found}") from error
             except Exception as error:  # what Pillow raises for what a file may hold is of every kind
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise UserError(f"cannot read the image {path}: {reason}") from error
+                raise UserError(f"cannot read the image {printable(path)}: {reason}") from error
             if pixels.shape != shape:
                 raise UserError(
-                    f"{path} is {pixels.shape[2]} x {pixels.shape[1]} pixels, the network takes {width} x {height}"
+                    f"{printable(path)} is {pixels.shape[2]} x {pixels.shape[1]} pixels, the network takes {width} x {height}"
                 )
             images.append(pixels.astype(np.float32) / (255 if pixels.dtype == np.uint8 else 1))
-        yield [{"file": str(path)} for path in part], prepare(torch.from_numpy(np.stack(images))), None
+        yield [{"file": printable(path)} for path in part], prepare(torch.from_numpy(np.stack(images))), None
 
 
 def _frame(files: list[str], **reading: Any) -> Any:

@@ -44,9 +44,15 @@ def _read(word: str) -> list[str]:
 
 def _one_choice(group: str, names: Sequence[str]) -> str:
     listed = ",".join(names)
+    second = names[1] if len(names) > 1 else "<choice>"
+    both = (
+        f"; for both at once: +model@frozen.second={second}, and an objective that reads it with network=second"
+        if group in ("model@guide", "model@teacher")
+        else ""
+    )
     return (
         f"{group}=[{listed}]: this group takes one choice; of a list the last would win without a word. "
-        f"Write {group}={names[0] if names else '<choice>'}, or for a run of each: -m {group}={listed or '<choice>,<choice>'}"
+        f"Write {group}={names[0] if names else '<choice>'}, or for a run of each: -m {group}={listed or '<choice>,<choice>'}{both}"
     )
 
 

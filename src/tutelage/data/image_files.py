@@ -127,7 +127,7 @@ class Files:
             with open(path, "rb") if data is None else io.BytesIO(data) as file:  # noqa: PTH123
                 array, seen = read(file, self.form, box)
         except Exception as error:  # what Pillow raises for what a file may hold is of every kind
-            log.debug("%s", path, exc_info=True)
+            log.debug("%s", printable(path), exc_info=True)
             return None, Seen(), _reason(self.path(index), error)
         return array, seen, ""
 

@@ -7,25 +7,29 @@ import functools
 import io
 import json
 import logging
+import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 
 from tutelage.data import cache
 from tutelage.data.fingerprint import fingerprint as fingerprint_of
 from tutelage.data.frame import PARTS
 from tutelage.data.image_files import Files
 from tutelage.data.image_folder import ImageFolder
+from tutelage.data.image_kinds import endings
 from tutelage.data.image_layout import Layout
 from tutelage.data.image_pixels import Seen, read
+from tutelage.data.walk import printable
 from tutelage.errors import UserError, choices
 
 log = logging.getLogger("tutelage")
 IMAGES = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff", "gif")
-"""Endings of the images of a sample."""
+"""Endings that are looked for first where a sample has several images; after them all others that `image_kinds` knows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +70,7 @@ class TarFiles(Files):
             raw = self.bytes_of(index) if data is None else data
             array, seen = read(io.BytesIO(raw), self.form, box)
         except Exception as error:  # what Pillow raises for what a file may hold is of every kind
-            log.debug("%s", self.layout.paths[index], exc_info=True)
+            log.debug("%s", printable(self.layout.paths[index]), exc_info=True)
             return None, Seen(), str(error).rstrip(".") or type(error).__name__
         return array, seen, ""
 
@@ -99,10 +103,10 @@ class WebDataset(ImageFolder):
         """See `ImageFolder`."""
         self._check_fingerprint(self.now())
         shards = self._shards()
-        name = cache.entry_name("shards", *self.content(), str(self.root))
+        name = cache.entry_name("shards 2", PIL.__version__, *self.content(), str(self.root))
         arrays, facts = cache.stored(name, lambda folder: self._list(shards, folder))
         self._index = arrays["places"]
-        paths = arrays["names"].tobytes().decode().split("\0")
+        paths = os.fsdecode(arrays["names"].tobytes()).split("\0")
         official = {part: np.arange(*ends) for part, ends in facts["parts"].items()} if facts["parts"] else {}
         return Layout(
             self.root,
@@ -146,9 +150,9 @@ class WebDataset(ImageFolder):
         for number, (part, path) in enumerate(shards):
             parts.setdefault(part, [len(names), 0])
             for key, sample in _samples(path).items():
-                image = next((sample[ending] for ending in IMAGES if ending in sample), None)
+                image = _image_of(sample)
                 if image is None or (self.label is not None and self.label not in sample):
-                    without.append(f"{path.name}:{key} ({', '.join(sorted(sample))})")
+                    without.append(printable(f"{path.name}:{key} ({', '.join(sorted(sample))})"))
                     continue
                 places.append((number, *image))
                 names.append(f"{path.name}:{key}")
@@ -171,7 +175,7 @@ class WebDataset(ImageFolder):
         labels = np.zeros(len(names), dtype=np.int64)  # without classes, all 0
         labels[: len(said)] = [number_of[name] for name in said]
         np.save(folder / "labels.npy", labels)
-        np.save(folder / "names.npy", np.frombuffer("\0".join(names).encode(), dtype=np.uint8))
+        np.save(folder / "names.npy", np.frombuffer(os.fsencode("\0".join(names)), dtype=np.uint8))
         notes = (
             [f"{len(without)} samples without an image or a class are left out, such as {without[0]}"]
             if without
@@ -192,6 +196,12 @@ class WebDataset(ImageFolder):
             raise UserError(
                 f"{path}: the class of '{key}' in its .{self.label} cannot be read: {error!r:.200}"
             ) from error
+
+
+def _image_of(sample: dict[str, tuple[int, int]]) -> tuple[int, int] | None:
+    """Return where a sample's image lies; None where it has none."""
+    others = sorted(ending for ending in sample if f".{ending}" in endings())
+    return next((sample[ending] for ending in (*IMAGES, *others) if ending in sample), None)
 
 
 def _part(path: Path) -> str:

@@ -95,6 +95,11 @@ def check_stored(config: Mapping[str, Any], run: Path, *, code: Collection[str] 
         place = place_of(top)
         if place is None or (target, place) not in vouched:
             lies = f"which would be imported from {place}" if place else "which is not found here"
+            kept = run / "own_code"
+            if place is None and any((kept / name).exists() for name in (top, f"{top}.py")):
+                lies += (
+                    f" ({kept} holds a copy from its training: read it, then give the command in that folder)"
+                )
             raise UserError(
                 f"the configuration in {run} names {where}={target}, {lies}. Importing it executes it, and no command of yours has named "
                 f"it from there before, so it is refused. If you know that code, say so: code={top}"

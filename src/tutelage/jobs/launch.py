@@ -265,7 +265,8 @@ def _in_words(error: BaseException) -> BaseException:
 def logging_to(path: Path) -> Iterator[None]:
     """Copy what is logged (warnings included) into the run's log while it runs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    # A name of a user's file may be no UTF-8.
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     apart = [
         logging.getLogger(name)

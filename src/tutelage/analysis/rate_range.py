@@ -72,9 +72,8 @@ def range_test(subject: Subject, *, steps: int) -> RateRange:
     }
     built = build(config, subject.data)
     method = built.method
-    planned, _ = plan_steps(
-        settings_of(Fit, config["fit"], "fit"), built
-    )  # phases of objectives begin and end as in the training itself
+    # Phases of objectives begin and end as in the training itself.
+    planned, _ = plan_steps(settings_of(Fit, config["fit"], "fit"), built)
     method.max_steps = max(planned, steps)
     rising = _Rising(np.geomspace(LOW, HIGH, steps))
     quiet_lightning()

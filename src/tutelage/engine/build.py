@@ -135,7 +135,7 @@ def _warn_of_unread(data: DataModule, objectives: dict[str, Objective]) -> None:
     unread += ["data.augment's mixing"] * (isinstance(data, ImageData) and bool(data.mixer))
     for setting in unread:
         log.warning(
-            "%s has no effect: method.objectives.%s sees images by views of its own, each as often, and no label",
+            "%s has no effect: method.objectives.%s makes its own of each sample, each as often, and reads no label",
             setting,
             name,
         )

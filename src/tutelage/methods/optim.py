@@ -42,9 +42,7 @@ def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
         raise UserError(f"no optimizer is named {name!r}; {choices(name, [*OPTIMIZERS, *known])}")
     found: Callable[..., torch.optim.Optimizer] = get_optimizer_class(name)
     if get_optimizer_info(name).has_momentum and not _default(found, "momentum"):
-        return functools.partial(
-            found, momentum=0.9
-        )  # as timm's own factory gives it; the classes alone have none
+        return functools.partial(found, momentum=0.9)  # the factory's; the class alone has none
     return found
 
 

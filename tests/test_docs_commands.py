@@ -1,6 +1,6 @@
 """Every command of README.md, docs/ and experiments/ exists and takes its words; every `tutelage train` and `doctor` composes as printed.
 
-What has placeholders is left out, and so are the pages of experiments/*/results, which commands wrote.
+What has placeholders is left out; of the pages of experiments/*/results, which commands wrote, every name of a group is asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 
 from tutelage.cli.commands import COMMANDS as EXISTING
 from tutelage.cli.reader import read
+from tutelage.config.groups import group_options, groups
 from tutelage.config.planner import plan_of
 from tutelage.errors import UserError
 from tutelage.reporting.table_paths import table_path
@@ -119,3 +120,20 @@ def test_a_command_of_the_pages_composes(line, tmp_path, monkeypatch):
     except UserError as error:
         if not any(said in str(error) for said in ABSENT):
             pytest.fail(f"{line}\n{error}")
+
+
+def test_the_commands_of_committed_results_name_what_exists():
+    wrong, checked = [], 0
+    known = {group: group_options(group) for group in groups()}
+    for page in sorted((ROOT / "experiments").glob("*/results/*.md")):
+        for line in re.findall(r"^tutelage train .*", page.read_text(encoding="utf-8"), re.MULTILINE):
+            for word in shlex.split(line):
+                group, _, value = word.lstrip("+").partition("=")
+                group = group.partition("@")[0]
+                if group not in known or not re.fullmatch(r"[\w./-]+", value):
+                    continue
+                checked += 1
+                if value not in known[group]:
+                    wrong.append(f"{page.relative_to(ROOT)}: {group}={value}")
+    assert not wrong, "\n".join(wrong)
+    assert checked > 500

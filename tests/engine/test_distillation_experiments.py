@@ -16,7 +16,12 @@ from tutelage.reporting.table_file import load
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-TABLES = ("distillation/cifar10_small", "distillation/cifar10_small_cnn", "distillation/cifar100")
+TABLES = (
+    "distillation/cifar10_small",
+    "distillation/cifar10_small_cnn",
+    "distillation/simkd",
+    "distillation/cifar100",
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def words_for(command, root: Path, runs: Path) -> list[str]:
 @pytest.mark.parametrize("table", TABLES)
 def test_every_arm_plans_and_all_share_recipe_and_teachers(table, tmp_path, monkeypatch):
     monkeypatch.setattr("tutelage.data.fingerprint.fingerprint", lambda *_: "some data")
-    given = [f"data.root={tmp_path}"] if "small" in table else []
+    given = [] if "100" in table else [f"data.root={tmp_path}"]
     plan, recipes, teachers = Planner(), set(), {}
     with hydra_ready():
         plans = {label: plan([*command, *given, "seed=1"]) for label, command in arms(table).items()}
@@ -85,7 +90,9 @@ def take_a_step(words) -> None:
     method.max_steps = 100
     method.on_fit_start()
     batch = next(iter(built.data.train_stream(seed=0, device="cpu")))
-    last = list(method.network.parameters())[-1]
+    last = [p for p in method.network.parameters() if p.requires_grad][
+        -1
+    ]  # SimKD ends in a layer of the teacher's
     before = last.detach().clone()
     optimizer = method.configure_optimizers()
     optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
@@ -95,9 +102,11 @@ def take_a_step(words) -> None:
     assert loss.isfinite() and last.isfinite().all() and not torch.equal(last, before)
 
 
-SMALL = arms("distillation/cifar10_small") | arms("distillation/cifar10_small_cnn")
+SMALL = (
+    arms("distillation/simkd") | arms("distillation/cifar10_small") | arms("distillation/cifar10_small_cnn")
+)
 LARGE = arms("distillation/cifar100")
-QUICK = ("CNN, ReviewKD", "CNN, OFA-KD", "ResNet-8, USKD (no teacher)", "ResNet-8, CKA")
+QUICK = ("CNN, ReviewKD", "CNN, OFA-KD", "ResNet-8, USKD (no teacher)", "ResNet-8, CKA", "CNN, SimKD")
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,9 @@ _ELSEWHERE = {"cuda": "gpu"} | {
         "bf16-mixed": ("bf16", "bfloat16"),
         "32-true": ("fp32", "float32", "single"),
         "64-true": ("fp64", "float64", "double"),
+        "stable_decay": ("wsd", "warmup_stable_decay"),
+        "plateau": ("reduce_on_plateau", "reducelronplateau"),
+        "step": ("multistep", "multi_step", "multisteplr"),
     }.items()
     for word in words
 }

@@ -283,6 +283,21 @@ def said(text, words=(), error=ValueError):
          "model@guide.depth=3: the @ is for the choice of a model; a setting of it is guide.depth=3"),
         ("Missing mandatory value: data.root", (), "the setting 'data.root' has no value: give data.root=<value>"),
         ("Missing mandatory value: data.root\n  full_key: needs.z[0]", (), "the setting 'data.root' has no value: give data.root=<value>"),
+        ("Could not override 'fit.early_stopping'", (),
+         "there is no setting 'fit.early_stopping' in this command; here it is fit.patience=<validations without a better metric>"),
+        ("Could not override 'trainer.max_epochs'", (),
+         "there is no setting 'trainer.max_epochs' in this command; here it is fit.epochs=<number> fit.max_steps=null"),
+        ("Could not override 'data.augment.mixup'", (),
+         "there is no setting 'data.augment.mixup' in this command; here it is +data.augment.mixup.alpha=<value>"),
+        ("Could not override 'color_jitter'", (),
+         "there is no setting 'color_jitter' in this command; here it is +data.augment.colour_jitter={}"),
+        ("Could not override 'optimizer.momentum'", ("optimizer=any",),
+         "there is no setting 'optimizer.momentum' in this command; an argument of the optimiser's own is added with a plus: "
+         "+optimizer.momentum=<value>"),
+        ("Error merging override optimizer.lr_factors={a: 10}", (),
+         "optimizer.lr_factors={a: 10} is not of the setting's kind: one is a value, a list [a,b] or a mapping {a: b}. "
+         "`tutelage doctor` with the same words, but for this one, shows what it holds; "
+         "here pairs of a pattern and a factor, [[head.*,10]]"),
         ("any other\n  text", (), "any other text"),
     ],
 )  # fmt: skip
@@ -666,3 +681,10 @@ def test_files_are_remembered_unless_a_folder_of_the_users_adds_to_them(tmp_path
         (tmp_path / "conf").mkdir()
     with compose.hydra_ready(), names.files_remembered():
         assert isinstance(GlobalHydra.instance().config_loader().repository, names._Remembering) is not own
+
+
+def test_augmentations_are_described_once_each_without_torch():
+    from tutelage.config.elsewhere import AUGMENTATIONS as described
+    from tutelage.data.augment import AUGMENTATIONS
+
+    assert list(described) == list(AUGMENTATIONS)

@@ -9,6 +9,7 @@ from torchvision.models import resnet18
 from small_runs import METHODS, C
 from tutelage.engine.recompute import recompute
 from tutelage.errors import UserError
+from tutelage.models.cifar import cifar
 from tutelage.models.convnet import ConvNet
 from tutelage.models.fcn import FCN
 
@@ -75,3 +76,12 @@ def test_blocks_are_the_outermost_and_less_is_kept():
     assert recompute(FCN((4,), 2, depth=2, width=4)) == ["layers.0", "layers.1"]
     with pytest.raises(UserError, match="Linear has no list of blocks"):
         recompute(nn.Linear(2, 2))
+
+
+def test_a_network_of_lists_of_layers_alone_has_these_computed_again():
+    network = cifar((3, 32, 32), 10, "vgg8")
+    assert recompute(network) == [f"block{number}" for number in range(5)]
+    one_list = nn.Module()
+    one_list.layers = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(UserError, match="Module has no list of blocks"):
+        recompute(one_list)

@@ -109,6 +109,11 @@ class ClassHierarchy(FeatureGuide):
         if batch.targets.ndim != 1:
             raise UserError(
                 f"a class hierarchy needs one class a sample, got targets of shape {tuple(batch.targets.shape)}"
+                + (
+                    ", as mixed images have: leave mixup and cutmix out"
+                    if batch.targets.is_floating_point()
+                    else ""
+                )
             )
         rows = self.nodes[batch.targets]
         return {f"level {number}": rows[:, :width] for number, width in enumerate(self.widths, start=1)}

@@ -32,8 +32,10 @@ def run(given: Given) -> int:
     what, name = given.names[0], given.names[1] if len(given.names) > 1 else ""
     if what == "runs":
         return _runs(given, name)
-    if what not in (*GROUPS, "tables"):
-        raise UserError(f"cannot list '{what}'; {choices(what, [*GROUPS, 'tables', 'runs'])}")
+    if what not in (*GROUPS, "tables", "augmentations"):
+        raise UserError(
+            f"cannot list '{what}'; {choices(what, [*GROUPS, 'augmentations', 'tables', 'runs'], limit=20)}"
+        )
     said = [word for word in ("--watch", *OF_RUNS) if word in given.flags | given.spoken]
     if misplaced := [*said, *given.settings]:
         raise UserError(f"{misplaced[0]} belongs to `list runs`")
@@ -55,8 +57,12 @@ def run(given: Given) -> int:
 
 
 def _options(what: str) -> Iterator[tuple[str, str]]:
+    from tutelage.config.elsewhere import AUGMENTATIONS
     from tutelage.config.groups import abouts
 
+    if what == "augmentations":
+        yield from AUGMENTATIONS.items()
+        return
     yield from abouts(GROUPS[what]).items()
     if what == "sweeps":  # every table is one
         yield from _tables()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from hydra.errors import OverrideParseException
 
+from tutelage.config.elsewhere import here
 from tutelage.config.group_lists import files_with_lists
 from tutelage.config.groups import abouts, group_options, groups
 from tutelage.errors import NoValue, UserError, choices
@@ -65,6 +66,12 @@ def in_words(error: Exception, overrides: Sequence[str], known_keys: Callable[[s
         section, _, last = key.rpartition(".")
         if deeper := _deeper(section, last, known):
             return UserError(f"there is no setting '{key}' in this command; did you mean '{deeper}'?")
+        if word := here(key):
+            return UserError(f"there is no setting '{key}' in this command; here it is {word}")
+        if section == "optimizer" and "optimizer=any" in overrides:
+            return UserError(
+                f"there is no setting '{key}' in this command; an argument of the optimiser's own is added with a plus: +{key}=<value>"
+            )
         beside = [name for name in known if name.startswith(f"{section}.")] if section else []
         return UserError(f"there is no setting '{key}' in this command; {choices(key, beside or known)}")
     if match := re.search(r"Could not delete from config\. '([^']+)' does not exist", text):
@@ -77,6 +84,16 @@ def in_words(error: Exception, overrides: Sequence[str], known_keys: Callable[[s
     if match := re.search(r"Error merging override \+([^=]+)=", text):
         return UserError(
             f"the setting '{match[1]}' is there already, and is no mapping: give {match[1]}=<value>, without the plus"
+        )
+    if match := re.search(r"Error merging override ([^+=][^=]*)=(.*)", text, re.DOTALL):
+        return UserError(
+            f"{match[1]}={match[2].strip()} is not of the setting's kind: one is a value, a list [a,b] or a mapping {{a: b}}. "
+            "`tutelage doctor` with the same words, but for this one, shows what it holds"
+            + (
+                "; here pairs of a pattern and a factor, [[head.*,10]]"
+                if match[1].endswith("lr_factors")
+                else ""
+            )
         )
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, name = match.group(1).partition("/") if "/" in match.group(1) else ("", "", match.group(1))

@@ -19,10 +19,11 @@ def recompute(network: nn.Module) -> list[str]:
     """Let each block of a network keep its inputs alone, and return the blocks' names.
 
     Blocks are the members of its lists (`nn.Sequential`, `nn.ModuleList`) that have parts and parameters; of lists in lists, the innermost
-    ones'. The numbers stay the same bit for bit: dropout draws the same again, and batch norms move their statistics once.
+    ones'. Where there are none, they are the network's lists of layers, if it has several, as VGG. The numbers stay the same bit for bit:
+    dropout draws the same again, and batch norms move their statistics once.
     Raises UserError where there is no such list.
     """
-    names = list(_blocks(network, ""))
+    names = list(_blocks(network, "")) or _lists(network)
     if not names:
         raise UserError(
             f"hardware.recompute: {type(network).__name__} has no list of blocks (nn.Sequential, nn.ModuleList) to compute again"
@@ -42,6 +43,16 @@ def _blocks(module: nn.Module, prefix: str) -> Iterator[str]:
         if not inner and is_block and next(child.parameters(), None) is not None:
             inner = [prefix + name]
         yield from inner
+
+
+def _lists(network: nn.Module) -> list[str]:
+    """Names of a network's lists of layers that have parameters; of one alone nothing would be saved."""
+    names = [
+        name
+        for name, child in network.named_children()
+        if isinstance(child, nn.Sequential) and next(child.parameters(), None) is not None
+    ]
+    return names if len(names) > 1 else []
 
 
 def _again(block: nn.Module, forward: Any, *inputs: Any, **named: Any) -> Any:

@@ -15,11 +15,11 @@ from torch import nn
 from small_runs import METHODS, SMALL
 from tutelage.analysis import rate_range, trainability
 from tutelage.analysis.diagnosis import Probe, State, nearest_mean, ranked, state_of, told_apart
-from tutelage.analysis.signal import mean_cosine, participation_ratio, signal
 from tutelage.cli.main import main
 from tutelage.config.compose import compose
 from tutelage.data.base import DataModule
 from tutelage.engine.data_sets import build_data
+from tutelage.engine.signal import mean_cosine, participation_ratio, signal
 from tutelage.errors import UserError
 from tutelage.models.fcn import FCN
 from tutelage.tasks import Batch, Classification

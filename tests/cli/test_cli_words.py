@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 
 from tutelage.analysis.diagnosis import Probe, State
-from tutelage.analysis.signal import LayerSignal, Signal
 from tutelage.cli import (
     added,
     diagnose,
@@ -38,6 +37,7 @@ from tutelage.cli import (
 from tutelage.cli.programme_stages import Work
 from tutelage.cli.reader import ANY, Command, Example, Flag, Given, Option
 from tutelage.config.sweeps import SweptCommand
+from tutelage.engine.signal import LayerSignal, Signal
 from tutelage.errors import UserError
 from tutelage.reporting.programme_file import Programme, Stage
 from tutelage.reporting.render import csv_text

@@ -48,6 +48,12 @@ ANALYSES = {
     "alignment": Analysis(
         "alignment_curves", "<runs> ...", "similarity to the guide over training", shares=False
     ),
+    "layers": Analysis(
+        "layer_curves",
+        "<runs> ...",
+        "gradients, effective rank and agreement by layer over training, of runs with fit.watch_layers=true",
+        shares=False,
+    ),
     "guidance": Analysis(
         "guidance_picture",
         "<runs> ...",

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.alignment.taps import Taps, input_of
-from tutelage.analysis.signal import Signal, rows_of, signal
 from tutelage.data.base import DataModule, SplitBatches
 from tutelage.engine.data_sets import build_data
 from tutelage.engine.networks import build_network, sizes_of
+from tutelage.engine.signal import Signal, rows_of, signal
 from tutelage.errors import UserError
 from tutelage.jobs.plain_log import quietly
 from tutelage.methods.base import step_seed

@@ -15,13 +15,13 @@ from tutelage.analysis.analysis_request import Request
 from tutelage.analysis.diagnosis import Subject as Network
 from tutelage.analysis.diagnosis import state_of
 from tutelage.analysis.drawing import literal
-from tutelage.analysis.signal import Signal
 from tutelage.data.base import DataModule
 from tutelage.engine import trust
 from tutelage.engine.data_sets import build_data
 from tutelage.engine.load import stored_config
 from tutelage.engine.networks import build_network, sizes_of
 from tutelage.engine.shared_work import shared
+from tutelage.engine.signal import Signal
 from tutelage.errors import UserError, choices
 from tutelage.reporting.palette import RAMP, canvas, save
 from tutelage.reporting.quantities import direction, spoken

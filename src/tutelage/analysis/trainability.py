@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tutelage.analysis.signal import Signal
+from tutelage.engine.signal import Signal
 
 INTERCEPT, SLOPE = 11.22, -7.65
 """Of the logarithm of the odds by log10 of the gradient ratio: `calibrate` of experiments/guidance/results/phase_diagram.csv."""

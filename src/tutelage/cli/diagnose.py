@@ -15,7 +15,7 @@ from tutelage.reporting.console import console, say
 if TYPE_CHECKING:
     from tutelage.analysis.diagnosis import Probe, State, Subject
     from tutelage.analysis.rate_range import RateRange
-    from tutelage.analysis.signal import Signal
+    from tutelage.engine.signal import Signal
 
 FEWEST_RATES = 20
 """Steps of a range test, a factor of 2 apart, below which its slopes are noise."""

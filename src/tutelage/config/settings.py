@@ -34,6 +34,7 @@ class Fit:
     metrics: list[str]
     monitor: str | None
     patience: Count | None
+    watch_layers: bool = False
 
     def __post_init__(self) -> None:
         if (self.max_steps is None) == (self.epochs is None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,7 +26,7 @@ class Recording(pl.Callback):
 
     steps_per_epoch: updates per pass over the training data, for the `epoch` column. accumulate: batches per update. threads: how many CPU
     threads the user asked for. Without, a resumed run goes on with as many as it began with: sums are split among threads, and round by
-    how.
+    how. watch: further columns of a method before its first step and after each validation.
     """
 
     def __init__(
@@ -38,8 +38,9 @@ class Recording(pl.Callback):
         steps_per_epoch: float,
         accumulate: int = 1,
         threads: int | None = None,
+        watch: Callable[[Any], dict[str, float]] | None = None,
     ) -> None:
-        self.writer, self.mirrors, self.threads = writer, mirrors, threads
+        self.writer, self.mirrors, self.threads, self.watch = writer, mirrors, threads, watch
         self.log_every, self.steps_per_epoch = log_every, steps_per_epoch
         self._batches = log_every * accumulate
         self.train_s = 0.0
@@ -59,6 +60,10 @@ class Recording(pl.Callback):
             )  # fmt: skip
             self.rows -= lost
 
+    def on_train_start(self, trainer: pl.Trainer, method: Any) -> None:
+        if self.watch is not None and method.step == 0 and not self.rows:
+            self._write(trainer, 0, self.watch(method))
+
     def on_train_epoch_start(self, trainer: pl.Trainer, method: Any) -> None:
         self._resumed_at = time.perf_counter()
 
@@ -77,6 +82,7 @@ class Recording(pl.Callback):
         self.step = method.step
         row = method.flush(self._batch)  # before any checkpoint: a loss that is not finite must not be saved
         row |= {f"validation/{name}": value for name, value in method.values["validation"].items()}
+        row |= self.watch(method) if self.watch is not None else {}
         self._write(trainer, method.step, row)
         if self.writer is not None:
             self.writer.flush()

@@ -19,6 +19,7 @@ from tutelage.engine.build import Built, build
 from tutelage.engine.callbacks import EndEarly, Progress, Recording, StopBelow
 from tutelage.engine.checkpoints import Checkpoints, latest_checkpoint
 from tutelage.engine.cpu import prepared_cpu
+from tutelage.engine.layer_watch import LayerWatch
 from tutelage.engine.mirror_kinds import about
 from tutelage.engine.mirrors import Mirrors, open_mirrors, summary_of
 from tutelage.engine.outcome import cost, evaluate_and_save, networks
@@ -144,6 +145,7 @@ def assemble(
         accumulate=settings.accumulate,
         steps_per_epoch=per_epoch,
         threads=config["hardware"]["threads"],
+        watch=LayerWatch(built.method, built.data, config["seed"]) if settings.watch_layers else None,
     )
     checkpoints = Checkpoints(
         run.path / "checkpoints",

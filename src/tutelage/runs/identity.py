@@ -86,6 +86,7 @@ ABSENT_WHEN: dict[str, Any] = {
     "fit.metrics": [],
     "fit.monitor": None,
     "fit.patience": None,
+    "fit.watch_layers": False,
     "data.sampling": None,
 }
 """Dotted patterns of keys that came later, with the value that says nothing: runs made before keep their identity."""

@@ -22,7 +22,6 @@ from tutelage.analysis import (
     overfitting,
     probe,
     robustness,
-    signal,
     similarity_map,
     trainability,
 )
@@ -31,6 +30,7 @@ from tutelage.analysis.drawing import heat_map, lines, mark_cells
 from tutelage.analysis.gram_blocks import GramBlocks
 from tutelage.analysis.overfitting import Gap
 from tutelage.analysis.similarity_map import SimilarityMap
+from tutelage.engine import signal
 from tutelage.reporting.palette import save
 from tutelage.robustness.attacks import cross_entropy
 from tutelage.tasks import Binary

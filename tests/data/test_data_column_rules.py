@@ -178,6 +178,17 @@ def test_words_that_name_single_rows_are_no_feature(words, rows, fine):
     assert learnt({"w": cells}, categories=["w"])[0].columns[0].width == words
 
 
+def test_a_column_of_dates_is_offered_as_time():
+    for form in ("2024-01-{:02d}", "{}.3.2024 12:30", "2024/3/{}"):
+        days = [form.format(day) for day in range(1, 29)]
+        assert refused(learnt, {"day": days}).endswith(
+            "; `time`=day leaves it out, too, and makes the latest rows the test"
+        )
+    assert "`time`" not in refused(
+        learnt, {"day": [*days[:-1], "never"], "code": [f"2024-{n:05d}" for n in range(28)]}
+    )
+
+
 @pytest.mark.parametrize(("columns", "said"), [
     ({"a": [1.0, 1.0]}, "f: no column is left to predict from"),
     ({"a": [[1], [2]]}, "f: the column 'a' holds list objects, no features: `without`=[a] leaves it out"),

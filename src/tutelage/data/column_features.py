@@ -11,6 +11,7 @@ import numpy as np
 from tutelage.data.column_cells import EXACT, is_text, number_as_name
 from tutelage.data.frame import column
 from tutelage.data.memory import check_fits
+from tutelage.data.moments import looks_like_time
 from tutelage.errors import UserError
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def learn(
     """
     kept: list[Number | Category] = []
     notes: list[str] = []
-    constant, single = [], []
+    constant, single, times = [], [], []
     for name in names:
         cells = frame[name]
         rows = cells.iloc[train]
@@ -167,6 +168,7 @@ def learn(
                 constant.append(name)
             elif len(words) > max(FEW_CATEGORIES, len(rows) // 2) and name not in categories:
                 single.append(f"{name} ({len(words)} in {len(rows)} rows)")
+                times += [name] if all(map(looks_like_time, words)) else []
             else:
                 kept.append(Category(name, tuple(words)))
             continue
@@ -203,6 +205,7 @@ def learn(
         raise UserError(
             f"{root}: words that hardly occur twice tell nothing of new rows: {', '.join(single)}. Leave these columns out: "
             f"`without`=[{left}], or keep them: `categories`=[{left}]"
+            + (f"; `time`={times[0]} leaves it out, too, and makes the latest rows the test" if times else "")
         )
     if constant:
         notes.append(f"columns that are the same in all training rows are left out: {', '.join(constant)}")

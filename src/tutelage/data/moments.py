@@ -33,6 +33,11 @@ _LIKELY = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 10: "unix", 12: "%Y%m%d%H%M", 13: "u
 """The format that a whole number of so many digits probably has."""
 
 
+def looks_like_time(text: str) -> bool:
+    """Say whether a text has the form of a date in digits, with or without a time."""
+    return any(re.fullmatch(form, text.strip()) for form in (_YEAR_FIRST, _YEAR_LAST, _STRICT))
+
+
 @dataclasses.dataclass(frozen=True)
 class Moments:
     """instants: (rows,) microseconds since 1970, of UTC where the texts say their offset. clock: (rows,) datetime64[us], what clocks read.

@@ -40,7 +40,20 @@ def rows(pairs: int = 7) -> list[Row]:
                 pairs,
                 1.1,
             ),
-            _step("step with channels last over the step without: ResNet-20", laid_out(folder), pairs, 0.95),
+            _step(
+                "step with channels last over the step without: ResNet-20",
+                with_and_without(folder, "channels_last", ["method=supervised"]),
+                pairs,
+                0.95,
+            ),
+            _step(
+                "distillation step whose teacher has folded norms over one whose has not: ResNet-20, teacher ResNet-20",
+                with_and_without(
+                    folder, "fold_norms", ["method=distillation", "model@teacher=residual_convnet"]
+                ),
+                pairs,
+                1.0,
+            ),
             _step(
                 "P-SSL step whose weak view has no gradient over one whose has: ResNet-20",
                 p_ssl_views(folder),
@@ -191,12 +204,12 @@ def three(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
     return _ours(method, batch, optimizer), floor
 
 
-def laid_out(folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Return our step with channels last, and without."""
-    last, usual = (
-        built(folder, ["method=supervised", f"hardware.channels_last={value}"]) for value in ("true", "false")
-    )
-    return tuple(_ours(method, batch, optimizer_of(method)) for method, batch in (last, usual))  # type: ignore[return-value]
+def with_and_without(
+    folder: str, setting: str, words: list[str]
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return our step with a setting of the hardware, and without."""
+    pair = (built(folder, [*words, f"hardware.{setting}={value}"]) for value in ("true", "false"))
+    return tuple(_ours(method, batch, optimizer_of(method)) for method, batch in pair)  # type: ignore[return-value]
 
 
 def built(folder: str, words: list[str]) -> tuple[Any, Any]:

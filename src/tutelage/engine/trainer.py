@@ -143,6 +143,7 @@ def quiet_lightning() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)`.*",
         "The `srun` command is available on your system but is not used",  # it looks for it at each fit
         ".*module\\(s\\) in eval mode at the start of training.*",  # an average is so on purpose
+        ".*You defined a `validation_step` but have no `val_dataloader`.*",  # a range test trains alone
         ".*It is recommended to use `self.log\\(.*sync_dist=True.*",  # our metrics are over all ranks already
     ):
         warnings.filterwarnings("ignore", pattern)

@@ -29,13 +29,16 @@ def collect(*, command: Sequence[str] | None = None, gpus: Sequence[str] | None 
     """Return the provenance of an attempt that starts now.
 
     Everything but the time is gathered once per process: a sweep's jobs share one reading. `gpus` are the
-    names of the devices if the caller knows them; otherwise nvidia-smi is asked, if it exists.
+    names of the devices if the caller knows them; otherwise nvidia-smi is asked, if it exists. Of the program its name alone is kept:
+    where it lies says nothing of the run, and records travel.
     """
     import platform  # here, as below what else gathering alone needs: commands that look at runs do not wait for it
 
+    words = list(sys.argv if command is None else command)
+    program = [Path(word).name for word in words[:1]]
     return {
         "started": now(),
-        "command": [scrub(word) for word in (sys.argv if command is None else command)],
+        "command": [*program, *map(scrub, words[1:])],
         "code": code(),
         "working_folder": repository(Path.cwd()),
         "packages": packages(),

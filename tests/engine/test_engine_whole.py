@@ -232,8 +232,9 @@ def test_the_callbacks_of_a_run(monkeypatch, tmp_path, rank, by_hand):
     monkeypatch.setattr(fit, "read", lambda kind, node, key: node)
     given = SimpleNamespace(
         accumulate=4, log_every_steps=5, checkpoint_every_s=60.0, protocol="best_on_test", keep_checkpoints=True,
-        stop_below=[[3, 0.5]],
+        stop_below=[[3, 0.5]], watch_layers=False,
     )  # fmt: skip
+    monkeypatch.setattr(fit, "LayerWatch", lambda *words: words)
     method = SimpleNamespace(
         automatic_optimization=not by_hand, all_parameters_get_gradients=by_hand, describe=lambda: "described"
     )
@@ -248,7 +249,11 @@ def test_the_callbacks_of_a_run(monkeypatch, tmp_path, rank, by_hand):
         "Recording", "Checkpoints", "Progress", "StopBelow",
     ]  # fmt: skip
     assert (recording.steps_per_epoch, recording.log_every, recording.threads) == (2.5, 5, 3)
-    assert recording._batches == 20 and recording.writer == (None if rank else "writer")
+    assert (
+        recording.watch is None
+        and recording._batches == 20
+        and recording.writer == (None if rank else "writer")
+    )
     assert (checkpoints.monitor, checkpoints.mode, checkpoints.every_s) == ("loss", "min", 60.0)
     assert checkpoints.folder == tmp_path / "0123/checkpoints" and checkpoints.keep_last
     assert checkpoints.keep_all and made["callbacks"][2].title == "n seed 2"
@@ -257,8 +262,9 @@ def test_the_callbacks_of_a_run(monkeypatch, tmp_path, rank, by_hand):
         return
     assert mirrors == "mirrors of facts" and told == [(config, "0123", {}, "described")]
     run.attempts = [{"code": {"commit": "old"}}, {"code": {"commit": "new"}}]
-    given.protocol, given.stop_below, given.keep_checkpoints = "", [], False
-    _, _, checkpoints, _ = fit.assemble(config, run, built, 70)
+    given.protocol, given.stop_below, given.keep_checkpoints, given.watch_layers = "", [], False, True
+    _, recording, checkpoints, _ = fit.assemble(config, run, built, 70)
+    assert recording.watch == (method, built.data, 2)
     assert told[1][2] == {"commit": "new"} and len(made["callbacks"]) == 3
     assert not checkpoints.keep_all and not checkpoints.keep_last
     run.attempts = [{"code": None}]

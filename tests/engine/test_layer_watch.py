@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -69,3 +73,30 @@ def test_a_method_without_a_task_is_refused(command):
         command(
             "method=self_supervised", *METHODS["self_supervised"], "fit.max_steps=2", "fit.watch_layers=true"
         )
+
+
+@pytest.mark.parametrize("killed_after", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_killed_run_that_goes_on_has_each_look_once(tmp_path, killed_after):
+    words = [
+        "train", "data=digits", "model=fcn", "model.width=16", "fit.max_steps=60", "fit.validate_every_steps=10",
+        "fit.checkpoint_every_s=0", "fit.watch_layers=true", "logger=none",
+    ]  # fmt: skip
+
+    def rows(folder):
+        found = [*(tmp_path / folder).rglob("metrics.jsonl")]
+        return [json.loads(line) for line in found[0].read_text().splitlines()] if found else []
+
+    def begun(folder):
+        told = subprocess.DEVNULL
+        command = [sys.executable, "-m", "tutelage", *words, f"runs_dir={tmp_path / folder}"]
+        return subprocess.Popen(command, stdout=told, stderr=told)
+
+    assert begun("whole").wait() == 0
+    run = begun("killed")
+    while run.poll() is None and len(rows("killed")) < killed_after:
+        time.sleep(0.002)
+    run.kill()
+    run.wait()
+    assert begun("killed").wait() == 0
+    whole, again = ([{**row, "train_s": 0} for row in rows(folder)] for folder in ("whole", "killed"))
+    assert whole[0]["step"] == 0 and again == whole

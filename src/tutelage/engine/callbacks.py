@@ -61,8 +61,15 @@ class Recording(pl.Callback):
             self.rows -= lost
 
     def on_train_start(self, trainer: pl.Trainer, method: Any) -> None:
-        if self.watch is not None and method.step == 0 and not self.rows:
-            self._write(trainer, 0, self.watch(method))
+        if self.watch is None or method.step > 0 or self.rows:
+            return
+        found = self.watch(method)  # every rank looks: some networks need all
+        if (
+            self.writer is not None and self.writer.rows
+        ):  # begun again before its first checkpoint: the same row is there
+            self.rows = self.writer.rows
+        else:
+            self._write(trainer, 0, found)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, method: Any) -> None:
         self._resumed_at = time.perf_counter()

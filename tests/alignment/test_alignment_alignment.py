@@ -168,6 +168,8 @@ class Sequences(nn.Module):
 @pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize("name", SIMILARITIES)
 def test_padding_has_no_part_in_sequences(name: str, per_token: bool) -> None:
+    if per_token and name == "cka_bfloat16":
+        pytest.skip("refused for tokens, see the similarity's own test")
     torch.manual_seed(1)
     network, guide = Sequences(6), Sequences(7)
     x = torch.randn(8, 5, 3)

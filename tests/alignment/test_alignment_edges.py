@@ -258,7 +258,7 @@ def test_value_and_gradient_are_the_same_without_onednn_but_for_the_last_bits(mo
         x = random(130, 140).requires_grad_()
         monkeypatch.setattr(torch.backends.mkldnn, "enabled", enabled)
         reference = gram.embed(guide.unsqueeze(0), kind).unit[0]
-        score = gram.GramScores.apply(kind, [[reference]], [None], x)
+        score = gram.GramScores.apply(kind, "float32", [[reference]], [None], x)
         score.sum().backward()
         found.append((score.detach(), x.grad))
     for one, other in zip(*found, strict=True):

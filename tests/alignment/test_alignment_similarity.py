@@ -16,6 +16,7 @@ from tutelage.alignment.comparisons import Centred, procrustes
 from tutelage.alignment.gram import gram
 from tutelage.alignment.ridge import projection
 from tutelage.alignment.similarity import (
+    CKA,
     Gram,
     GramSimilarity,
     Procrustes,
@@ -88,6 +89,7 @@ FUNCTIONS = {
     "ridge": ridge,
     "procrustes": Procrustes(),
     "gram": Gram(),
+    "cka, bfloat16": CKA(precision="bfloat16"),
 }
 
 
@@ -128,6 +130,34 @@ def test_biased_cka_agrees_with_float64_to_1e5(n: int, d: int, e: int, mean: flo
         value, gradient = value_and_gradient(measure, x, y)
         assert abs(float(value - expected)) < 1e-5
         assert relative(gradient.double() * scale, slope) < 1e-5
+
+
+@pytest.mark.usefixtures("road")
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("n, d, e", [(32, 700, 40), (64, 20, 9000), (150, 5000, 6), (256, 4096, 4096)])
+@pytest.mark.parametrize("mean, scale", [(0, 1), (30, 1), (2000, 1e-3), (1, 1e-20), (5, 1e20)])
+def test_cka_from_bfloat16_is_near_float64(
+    unbiased: bool, n: int, d: int, e: int, mean: float, scale: float
+) -> None:
+    x, y = features(n, d, seed=1, mean=mean, scale=scale), features(n, e, seed=2, mean=-mean, scale=scale)
+    y[:, 0] = x[:, 0]
+    exact = cka(x.double() / scale, y.double() / scale, unbiased=unbiased)
+    _, slope = value_and_gradient(lambda z: cka(z, y.double() / scale, unbiased=unbiased), x.double() / scale)
+    value, gradient = value_and_gradient(CKA(unbiased=unbiased, precision="bfloat16"), x, y)
+    assert value.dtype is torch.float32
+    assert abs(float(value - exact)) < 1e-3
+    assert relative(gradient.double() * scale, slope) < 5e-3
+
+
+def test_cka_from_bfloat16_differs_where_it_should_and_nowhere_else() -> None:
+    wide, flat = features(256, 4096, seed=1).relu(), features(256, 9, seed=2)
+    low = CKA(precision="bfloat16")
+    assert low(wide, flat) != cka(wide, flat)
+    assert torch.equal(CKA()(wide, flat), cka(wide, flat))
+    with pytest.raises(UserError, match=r"bfloat16 is for samples.*precision=float32"):
+        low.for_tokens()
+    with pytest.raises(UserError, match=r"`precision`='half' is not known.*bfloat16, float32"):
+        CKA(precision="half")  # type: ignore[arg-type]
 
 
 def test_unbiased_cka_equals_a_loop_over_index_tuples() -> None:
@@ -237,18 +267,18 @@ def test_gradients_pass_finite_differences(name: str) -> None:
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), scale=st.floats(1e-3, 1e3), d=st.integers(2, 24))
 def test_invariance_range_and_symmetry(name: str, seed: int, scale: float, d: int) -> None:
-    function = FUNCTIONS[name]
+    function, near = FUNCTIONS[name], 1e-3 if name == "cka, bfloat16" else 1e-4
     x, y = features(20, d, seed=seed), features(20, 9, seed=seed + 1)
     rotation = torch.linalg.qr(torch.randn(d, d, generator=torch.Generator().manual_seed(seed)))[0]
     value = float(function(x, y))
     assert -1 - 1e-5 <= value <= 1 + 1e-5
-    assert float(function(x @ rotation * scale, y)) == pytest.approx(value, abs=1e-4)
-    assert float(function(x, y * scale)) == pytest.approx(value, abs=1e-4)
+    assert float(function(x @ rotation * scale, y)) == pytest.approx(value, abs=near)
+    assert float(function(x, y * scale)) == pytest.approx(value, abs=near)
     if name != "ridge":
-        assert float(function(y, x)) == pytest.approx(value, abs=1e-4)
-        assert float(function(x, x @ rotation)) == pytest.approx(1, abs=1e-4)
+        assert float(function(y, x)) == pytest.approx(value, abs=near)
+        assert float(function(x, x @ rotation)) == pytest.approx(1, abs=near)
     if name not in ("rsa", "ridge"):
-        assert float(function(x + 7.0, y)) == pytest.approx(value, abs=1e-4)
+        assert float(function(x + 7.0, y)) == pytest.approx(value, abs=near)
 
 
 def test_independent_features_saturate_the_biased_estimate_alone() -> None:

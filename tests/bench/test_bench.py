@@ -120,7 +120,7 @@ def test_the_bench_of_the_hardware_has_words_for_every_kind_of_method_and_they_c
     from tutelage.config.compose import compose, hydra_ready
     from tutelage.config.groups import group_options
 
-    measured = {name.partition("/")[0] for name in hardware.METHODS}
+    measured = {hardware.method_of(name).partition("/")[0] for name in hardware.METHODS}
     assert measured == {name.partition("/")[0] for name in group_options("method")} - {
         "synthesis",
         "guidance_released",  # guidance in other words
@@ -136,7 +136,7 @@ def test_the_bench_of_the_hardware_has_words_for_every_kind_of_method_and_they_c
                 compose(
                     [
                         *hardware.COMMON,
-                        f"method={method}",
+                        f"method={hardware.method_of(method)}",
                         "hardware=gpu",
                         *(word.format(pseudo=pseudo) for word in words),
                         *more,

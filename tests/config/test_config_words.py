@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tutelage.config.compose import compose, readable, setting_value
+from tutelage.config.groups import group_options
 from tutelage.config.sweeps import expand
 from tutelage.errors import UserError
+
+CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.mark.parametrize(
@@ -79,3 +83,21 @@ def test_a_file_of_ones_own_counts_over_a_shipped_variant_of_its_name(tmp_path, 
     assert compose(["optimizer=adam"])["optimizer"] == shipped | {"lr": 0.25}
     file.unlink()
     assert compose(["optimizer=adam"])["optimizer"] == shipped
+
+
+def named_choices() -> list[tuple[str, str]]:
+    """The (group, choice) that the comments of configuration files name: beside a default, and as words to give."""
+    found = set()
+    for file in sorted(CONF.rglob("*.yaml")):
+        text = file.read_text()
+        for group, comment in re.findall(r"^ *- (?:override )?/?([a-z]+)@.*#(.*\|.*)$", text, re.MULTILINE):
+            words = (re.fullmatch(r"([a-z_0-9]+)(?: \(.*)?", word.strip()) for word in comment.split("|"))
+            found |= {(group, word[1]) for word in words if word}  # not: one of your own
+        for group, listed in re.findall(r"\b([a-z]+)@[a-z_.]+=([a-z_0-9]+(?: \| [a-z_0-9]+)*)", text):
+            found |= {(group, word) for word in listed.split(" | ")}
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("group", "choice"), named_choices())
+def test_the_choices_that_comments_name_are_there(group: str, choice: str) -> None:
+    assert choice in group_options(group)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from tutelage.alignment.feature_rows import Padding, bounded, emptied, on_cpu, r
 
 _BANDS = 4  # of rows: a band meets itself and those above, 10 of the 16 blocks
 Kind = Literal["cka", "unbiased_cka", "rsa", "rsa_whole"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass
@@ -42,8 +43,8 @@ class Embedding:
     inverse_lengths: Tensor | None = None
 
 
-def gram(features: Tensor) -> Tensor:
-    """Return X X^T of (k, n, d) features, (k, n, n).
+def gram(features: Tensor, precision: Precision = "float32") -> Tensor:
+    """Return X X^T of (k, n, d) features, (k, n, n). precision: "bfloat16" needs features near their centre, see `CKA`.
 
     On the CPU the lower triangle is computed in bands and mirrored. A product with a long inner axis and few outputs suits no library's
     own split, so many threads get as many parts of the columns: a batch of products, of which each takes one and waits for none.
@@ -51,25 +52,73 @@ def gram(features: Tensor) -> Tensor:
     for each other's cores.) On a GPU the parts are a batch that fills the processors.
     """
     k, n, d = features.shape
+    if precision == "bfloat16":
+        return _half_gram(features.to(torch.bfloat16), features.dtype)
     if not on_cpu(features):
-        chunks = next((c for c in (64, 32, 16, 8, 4, 2) if d % c == 0 and d // c >= 1024), 1)
-        split = features.unflatten(-1, (chunks, d // chunks)).transpose(1, 2)
-        return (split @ split.mT).sum(1) if chunks > 1 else features @ features.mT
+        split = _split(features)
+        return _summed(split @ split.mT)
     rows, by_onednn = features[0], _by_onednn(features, n)
     if k > 1 or n < (256 if by_onednn else 128) or d < (1024 if by_onednn else 2048):
         return _product(features, features.mT)
     parts = rows.unflatten(1, (math.gcd(d, torch.get_num_threads()), -1)).transpose(0, 1)
-    product = features.new_empty(1, n, n)
-    edges = [n * i // _BANDS for i in range(_BANDS + 1)]
-    for start, end in pairwise(edges):
-        band = (
-            _onednn(rows[start:end], rows[:end])
-            if by_onednn
-            else torch.bmm(parts[:, start:end], parts[:, :end].mT).sum(0)
+
+    def product(start: int, end: int) -> Tensor:
+        if by_onednn:
+            return _onednn(rows[start:end], rows[:end])
+        return torch.bmm(parts[:, start:end], parts[:, :end].mT).sum(0)
+
+    return _in_bands(product, features, n)
+
+
+def _in_bands(product: Callable[[int, int], Tensor], like: Tensor, n: int) -> Tensor:
+    """Return the symmetric matrix (1, n, n) of which `product(start, end)` gives rows start to end, as far as column end."""
+    result = like.new_empty(1, n, n)
+    for start, end in pairwise(n * i // _BANDS for i in range(_BANDS + 1)):
+        band = product(start, end)
+        result[0, start:end, :end] = band
+        result[0, :start, start:end] = band[:, :start].T
+    return result
+
+
+def _split(features: Tensor) -> Tensor:
+    """Return (k, n, d) features as (k, parts, n, d / parts), of a thousand columns or more each."""
+    d = features.shape[-1]
+    parts = next((c for c in (64, 32, 16, 8, 4, 2) if d % c == 0 and d // c >= 1024), 1)
+    return features.unflatten(-1, (parts, d // parts)).transpose(1, 2)
+
+
+def _summed(products: Tensor) -> Tensor:
+    """Return the sum over the parts of (k, parts, n, n), without a copy where there is one."""
+    return products.sum(1) if products.shape[1] > 1 else products.squeeze(1)
+
+
+def _half_gram(low: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return X X^T of (k, n, d) bfloat16 features, summed in float32; on the CPU each sum is rounded to bfloat16 in the end."""
+    if low.device.type == "cuda":
+        split = _split(low)
+        flat = split.flatten(0, 1)
+        product = torch.bmm(flat, flat.mT, out_dtype=torch.float32).to(dtype)
+        return _summed(product.unflatten(0, split.shape[:2]))
+    if on_cpu(low) and len(low) == 1 and low.shape[-2] >= 128 and low.shape[-1] >= 1024:
+        rows = low[0]
+        return _in_bands(
+            lambda start, end: rows[start:end] @ rows[:end].T, rows.new_empty(0, dtype=dtype), len(rows)
         )
-        product[0, start:end, :end] = band
-        product[0, :start, start:end] = band[:, :start].T
-    return product
+    return (low @ low.mT).to(dtype)
+
+
+def _shifted(features: Tensor) -> tuple[Tensor, float]:
+    """Return (1, n, d) features less the mean of every few samples, in bfloat16, and the squared length of that mean.
+
+    The Gram matrix is centred later, so any point near the mean does, and 32 samples are a small part of the time that reading all takes.
+    """
+    rows = features[0]
+    mean = rows[:: max(1, len(rows) // 32)].mean(0)
+    low = torch.empty_like(rows, dtype=torch.bfloat16)
+    block = max(1, 2**16 // len(mean))  # what fits into a core's own cache
+    for taken, kept in zip(rows.split(block), low.split(block), strict=True):
+        kept.copy_(taken - mean)
+    return low.unsqueeze(0), float(mean.square().sum())
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -122,12 +171,12 @@ def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
     return features * scale, bounded(scale)
 
 
-def embed(features: Tensor, kind: Kind) -> Embedding:
+def embed(features: Tensor, kind: Kind, precision: Precision = "float32") -> Embedding:
     """Map (k, n, d) features, float32 or float64, to unit matrices (k, n, n).
 
     On the CPU the Gram matrix is centred, not the features, unless its values show that this would cost precision: a mean far above
     the spread, or a magnitude near the ends of the floating range. Elsewhere, where looking at values would wait for the device, the
-    features are centred first.
+    features are centred first. precision: of CKA's products; for bfloat16 the mean of a few samples is taken off, which is near enough.
     """
     if kind in ("rsa", "rsa_whole"):
         return _embed_cosines(features, whole=kind == "rsa_whole")
@@ -135,14 +184,19 @@ def embed(features: Tensor, kind: Kind) -> Embedding:
     product = rows = None
     scale: Tensor | float = 1.0
     if on_cpu(features) and len(features) == 1:
-        product = gram(features)
+        level = 0.0
+        if precision == "bfloat16":
+            low, level = _shifted(features)
+            product = _half_gram(low, features.dtype)
+        else:
+            product = gram(features)
         rows = product.mean(-1, keepdim=True)
         length, shared = float(product.diagonal(dim1=-2, dim2=-1).mean()), float(rows.mean())
-        if not (1e-12 < length < 1e12 and length < 32 * (length - shared)):
+        if not (1e-12 < length < 1e12 and length + level < 32 * (length - shared)):
             product = None
     if product is None:
         features, scale = standardise(features)
-        product = gram(features)
+        product = gram(features, precision)
         rows = product.mean(-1, keepdim=True)
     assert rows is not None
     if kind == "unbiased_cka":
@@ -211,8 +265,8 @@ def _to_gram(direction: Tensor, embedding: Embedding) -> Tensor:
 class GramScores(torch.autograd.Function):
     """Scores of network layers against encoded guide layers, (pairs,), differentiable in the network's features.
 
-    Arguments: the kind; references, one list of unit matrices (n, n) per network layer; where each layer has padding, which counts as
-    zero (None: nowhere); then the features (n, d) of each layer.
+    Arguments: the kind; the precision of its products; references, one list of unit matrices (n, n) per network layer; where each layer
+    has padding, which counts as zero (None: nowhere); then the features (n, d) of each layer.
     Layers of equal width share one batched product where that saves kernel launches (not on the CPU, where it would cost a copy).
     """
 
@@ -220,6 +274,7 @@ class GramScores(torch.autograd.Function):
     def forward(
         ctx: Any,
         kind: Kind,
+        precision: Precision,
         references: Sequence[Sequence[Tensor]],
         paddings: Sequence[Padding | None],
         *features: Tensor,
@@ -236,7 +291,7 @@ class GramScores(torch.autograd.Function):
                     else to_single(features[layers[0]]).unsqueeze(0)
                 )
                 with emptied(paddings[layers[0]], stacked) as seen:
-                    embedding = embed(seen, kind)
+                    embedding = embed(seen, kind, precision)
                 for j, i in enumerate(layers):
                     scores[starts[i] : starts[i + 1]] = (
                         _stack(references[i]).flatten(1) @ embedding.unit[j].flatten()
@@ -277,7 +332,7 @@ class GramScores(torch.autograd.Function):
                     padding.zero_(product)
                 for j, i in enumerate(layers):
                     result[i] = product[j]
-        return (None, None, None, *result)
+        return (None, None, None, None, *result)
 
 
 def _starts(references: Sequence[Sequence[Tensor]]) -> list[int]:

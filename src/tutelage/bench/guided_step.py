@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tutelage.bench.timing import Row, in_turn, row, until_decided
 
@@ -39,6 +39,11 @@ def rows(pairs: int = 7) -> list[Row]:
     varied: list[tuple[str, dict[str, Any], float | None]] = [(f"{k} pairs", {"k": k}, None) for k in (1, 5)]
     varied += [(f"batch {n}", {"batch": n}, {512: 1.15}.get(n)) for n in (64, 512)]
     varied += [(f"{size} pixels", {"pixels": size}, {32: 1.15}.get(size)) for size in (32, 96)]
+    low: dict[str, Any] = {"precision": "bfloat16"}
+    varied += [
+        (f"{what}, CKA from bfloat16", low | sizes, 1.15)
+        for what, sizes in (("batch 512", {"batch": 512}), ("32 pixels", {"pixels": 32}))
+    ]
     for what, sizes, at_most in varied:
         result += _measured(
             f"conv to FCN, {what}", conv_to_fcn(**sizes), 7 if at_most else 3, at_most=at_most
@@ -81,8 +86,9 @@ def conv_to_fcn(
     depth: int = 48,
     width: int = 512,
     k: int | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
 ) -> Steps:
-    """ResNet-18, frozen, guiding an FCN; k: only the guide's first k layers, None: all 21."""
+    """ResNet-18, frozen, guiding an FCN; k: only the guide's first k layers, None: all 21. precision: of CKA's products."""
     import torch
     import torchvision
 
@@ -100,6 +106,7 @@ def conv_to_fcn(
         targets,
         device,
         pairing=pairing,
+        precision=precision,
     )
 
 
@@ -143,10 +150,12 @@ def _steps(
     *,
     pairing: Any,
     per_token: bool = False,
+    precision: Literal["float32", "bfloat16"] = "float32",
 ) -> Steps:
     import torch
     from torch.nn.functional import cross_entropy
 
+    from tutelage.alignment.similarity import CKA
     from tutelage.alignment.taps import probe
     from tutelage.models.frozen import FrozenNetwork, channels_last
     from tutelage.objectives.alignment import Alignment
@@ -168,7 +177,12 @@ def _steps(
     def task_loss(output: Any, wanted: Any) -> Any:
         return cross_entropy(output.flatten(0, -2), wanted.flatten())
 
-    alignment = Alignment(network="guide", pairing=pairing, compare="tokens" if per_token else "samples")
+    alignment = Alignment(
+        network="guide",
+        pairing=pairing,
+        compare="tokens" if per_token else "samples",
+        similarity=CKA(precision=precision),
+    )
     total = Objectives(
         networks[1],
         {"task": Task(), "alignment": alignment},

@@ -22,6 +22,13 @@ GENERATE = [IN_RANGE, "model@source=residual_convnet", "method.quality_samples=1
 METHODS = {
     "supervised": ["model=resnet18"],
     "guidance": ["model=fcn", "model.depth=48", "model.width=512", "model@guide=resnet18"],
+    "guidance, CKA from bfloat16": [
+        "model=fcn",
+        "model.depth=48",
+        "model.width=512",
+        "model@guide=resnet18",
+        "similarity@method.objectives.alignment.similarity=cka_bfloat16",
+    ],
     "distillation": ["model=resnet18", "model@teacher=resnet18"],
     "feature_distillation": ["model=resnet18", "model@teacher=resnet18"],
     "fitnets": ["model=resnet18", "model@teacher=resnet18", "method.hint_steps=2"],
@@ -46,6 +53,11 @@ SETTINGS = {
 _ON_A_GPU = ("16-mixed", "32-true, compiled")
 
 
+def method_of(title: str) -> str:
+    """Return the method of a key of `METHODS`, which says more after a comma."""
+    return title.partition(",")[0]
+
+
 def rows(pairs: int = 3) -> list[Row]:
     """Measure every method under every setting that this machine can run."""
     import torch
@@ -65,7 +77,7 @@ def rows(pairs: int = 3) -> list[Row]:
         for method, own in METHODS.items():
             command = [
                 *words,
-                f"method={method}",
+                f"method={method_of(method)}",
                 *(word.format(pseudo=pseudo) for word in own),
                 f"runs_dir={folder}/runs",
             ]

@@ -132,7 +132,34 @@ def losses(theirs: Any) -> Iterator[tuple[str, Callable[[], Any], Callable[[], A
             {"x": {"output": (predicted, None)}}, {"x": {"output": taught}}
         ),
     )
+    yield "SRD with soft targets, without its projector", *_projected(theirs, vectors, logits)
     yield "CRD", *_contrast(theirs, vectors)
+
+
+def _projected(
+    theirs: Any, vectors: list[Any], logits: list[Any]
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Its loss brings its own soft targets, and leaves the batch norms to its wrapper of both networks."""
+    from torch import nn
+
+    from tutelage.losses.distillation import soft_target
+    from tutelage.losses.projected import log_distance
+
+    other = theirs.SRDLoss(*("norm", "output") * 2, *(".", "output") * 2, exponent=4.0, temperature=1.0)
+    norm = nn.BatchNorm1d(CHANNELS, eps=1e-4, affine=False, track_running_stats=False)
+
+    def ours() -> Any:
+        return 2 * log_distance(*vectors, power=4.0) + soft_target(*logits, temperature=1.0).mean()
+
+    def peer() -> Any:
+        return other(
+            *(
+                {"norm": {"output": norm(part)}, ".": {"output": given}}
+                for part, given in zip(vectors, logits, strict=True)
+            )
+        )
+
+    return ours, peer
 
 
 def whole_steps(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import shutil
 import sys
 import time
@@ -247,9 +248,26 @@ def test_the_shipped_programme_is_rehearsed_to_its_end(tmp_path, monkeypatch, ca
                     0, 255, (32, 32, 3), dtype=np.uint8
                 )
                 Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.png")
+    hundred = tmp_path / "hundred" / "cifar-100-python"
+    hundred.mkdir(parents=True)
+    monkeypatch.setattr("torchvision.datasets.CIFAR100._check_integrity", lambda _: True)
+    names = [f"class {number}" for number in range(100)]
+    (hundred / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
+    for split, count in (("train", 200), ("test", 100)):
+        pixels = np.random.default_rng(count).integers(0, 255, (count, 3072), dtype=np.uint8)
+        labels = [number % 100 for number in range(count)]
+        (hundred / split).write_bytes(pickle.dumps({"data": pixels, "fine_labels": labels}))
+    text = tmp_path / "text"
+    text.mkdir()
+    for part in ("train", "valid", "test"):
+        (text / f"wiki.{part}.tokens").write_text(" the cat sat on the mat and saw another one\n" * 40)
     runs = f"runs_dir={tmp_path / 'runs'}"
-    assert main(["reproduce", "paper", "--tiny", f"cifar10={tmp_path / 'photos'}", runs]) == 0
+    places = [f"cifar10={tmp_path / 'photos'}", f"cifar100={hundred.parent}", f"wikitext={text}"]
+    assert main(["reproduce", "paper", "--tiny", *places, runs]) == 0
     shown = capfd.readouterr().out
     assert "the programme is complete" in shown
-    assert "left out, P-SSL and its controls" in shown  # its chain of needs cannot be small
+    left_out = [line for line in shown.splitlines() if line.startswith("left out, ")]
+    assert (
+        len(left_out) == 1 and "P-SSL and its controls" in left_out[0]
+    )  # its chain of needs cannot be small
     assert len(finished(str(tmp_path / "runs"))) > 20

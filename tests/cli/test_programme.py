@@ -250,7 +250,7 @@ def test_the_shipped_programme_is_rehearsed_to_its_end(tmp_path, monkeypatch, ca
                 Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.png")
     hundred = tmp_path / "hundred" / "cifar-100-python"
     hundred.mkdir(parents=True)
-    monkeypatch.setattr("torchvision.datasets.CIFAR100._check_integrity", lambda _: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     names = [f"class {number}" for number in range(100)]
     (hundred / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
     for split, count in (("train", 200), ("test", 100)):

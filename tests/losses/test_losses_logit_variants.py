@@ -75,6 +75,29 @@ def test_correlation_is_zero_where_predictions_agree_and_one_sample_has_no_colum
     assert torch.isfinite(student.grad).all()
 
 
+@pytest.mark.parametrize("on_a_device", [False, True])
+def test_confident_predictions_give_the_correlation_of_double_precision_and_finite_gradients(
+    monkeypatch, on_a_device
+):
+    if on_a_device:
+        monkeypatch.setattr("tutelage.losses.logit_variants.on_cpu_and_all", lambda _: False)
+    options = {"temperature": 1.0, "between_classes": 0.0, "between_samples": 1.0}
+    made = torch.Generator().manual_seed(0)
+    logits = [torch.randn(16, 100, generator=made, dtype=torch.float64) for _ in range(2)]
+    for confidence in ((20, 10), (60, 1e-6), (30, 30), (1, 60), (1000, 60), (1e6, 1e3), (0, 1)):
+        taught, student = (x * scale for x, scale in zip(logits, confidence, strict=True))
+        single = student.float().requires_grad_()
+        found = correlation(single, taught.float(), **options)
+        found.backward()
+        assert torch.isfinite(single.grad).all(), confidence
+        exact = student.clone().requires_grad_()
+        expected = correlation(exact, taught, **options)
+        expected.backward()
+        if max(confidence) <= 30:  # beyond, single precision has columns that are all zero
+            assert float(found.detach()) == pytest.approx(float(expected.detach()), abs=1e-4)
+            torch.testing.assert_close(single.grad.double(), exact.grad, rtol=1e-2, atol=1e-5)
+
+
 def test_logits_that_are_nan_are_not_taken_for_constant_ones(pair):
     student = pair[0].clone()
     student[1, 1] = torch.nan

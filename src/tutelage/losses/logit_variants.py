@@ -72,11 +72,13 @@ def _pearson(x: Tensor, y: Tensor, axis: int) -> Tensor:
     """Correlation along an axis of equal matrices; 0 where one does not vary."""
     x, y = (v - v.mean(dim=axis, keepdim=True) for v in (x, y))
     norms = (x * x).sum(dim=axis) * (y * y).sum(dim=axis)
-    varies = norms != 0
-    products = (x * y).sum(dim=axis)
-    if on_cpu_and_all(varies):
-        return products / norms.sqrt()
-    return torch.where(varies, products / norms.where(varies, 1.0).sqrt(), 0.0)
+    if on_cpu_and_all(norms > 1e-36):
+        return (x * y).sum(dim=axis) / norms.sqrt()
+    # Of confident predictions whole columns are tiny: squares of them vanish, and the slope of the root of what is left overflows.
+    x, y = (v / v.detach().abs().amax(dim=axis, keepdim=True).clamp(min=1e-36) for v in (x, y))
+    norms = (x * x).sum(dim=axis) * (y * y).sum(dim=axis)
+    varies = ~(norms < 1)  # what is below 1e-36 counts as constant; what is NaN stays it
+    return torch.where(varies, (x * y).sum(dim=axis) / norms.where(varies, 1.0).sqrt(), 0.0)
 
 
 @in_single

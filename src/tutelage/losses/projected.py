@@ -20,7 +20,9 @@ def log_distance(student: Tensor, teacher: Tensor, *, power: float = 4.0) -> Ten
     _equal(student, teacher)
     mine, theirs = (F.batch_norm(x, None, None, training=True, eps=1e-4) for x in (student, teacher))
     total = (mine - theirs).abs().pow(power).sum()
-    return (total + torch.finfo(total.dtype).tiny).log()  # finite, with a gradient of 0, where nothing differs
+    return (
+        total + torch.finfo(total.dtype).tiny
+    ).log()  # finite, with a gradient of 0, where nothing differs
 
 
 @in_single

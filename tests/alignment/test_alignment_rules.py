@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from tutelage.alignment import rules
 from tutelage.alignment.guides import FeatureGuide
-from tutelage.alignment.rules import Calendar, ClassHierarchy, OrientedGradients
+from tutelage.alignment.rules import Calendar, ClassHierarchy, Distinct, Inputs, OrientedGradients
+from tutelage.alignment.similarity import cka
 from tutelage.errors import UserError
 from tutelage.tasks import Batch
 
@@ -157,3 +159,34 @@ def test_features_of_an_own_rule_are_checked(features, message):
     rule = type("Mine", (FeatureGuide,), {"features": lambda self, batch: features(batch)})()
     with pytest.raises(UserError, match=message):
         rule(batch(torch.randn(4, 3)))
+
+
+def test_likeness_to_distinct_samples_is_the_root_of_the_participation_ratio():
+    features = torch.randn(12, 30, generator=torch.Generator().manual_seed(0)).double() * torch.logspace(
+        -2, 0, 30
+    )
+    guide = Distinct(layers=3)(batch(features))
+    assert list(guide) == ["place 1", "place 2", "place 3"]
+    variances = np.linalg.eigvalsh(np.cov(features.numpy().T))
+    ratio = variances.sum() ** 2 / (variances**2).sum()
+    expected = math.sqrt(ratio / 11)
+    assert float(cka(features, guide["place 2"].double())) == pytest.approx(expected, abs=1e-6)
+
+
+def test_distinct_samples_are_so_over_all_ranks(monkeypatch):
+    monkeypatch.setattr(rules, "world_size", lambda: 3)
+    shares = []
+    for place in range(3):
+        monkeypatch.setattr(rules, "rank", lambda place=place: place)
+        shares.append(Distinct()(batch(torch.zeros(4, 2)))["place 1"])
+    assert torch.equal(torch.cat(shares), torch.eye(12))
+
+
+def test_inputs_guide_as_they_are_and_tokens_do_not():
+    images = torch.randn(4, 3, 5, 5)
+    found = Inputs(layers=2)(batch(images))
+    assert len(found) == 2 and all(torch.equal(feature, images) for feature in found.values())
+    with pytest.raises(UserError, match=r"rule/inputs needs inputs that are measured.*\(7,\)"):
+        Inputs()(batch(torch.zeros(4, 7, dtype=torch.long)))
+    with pytest.raises(UserError, match="layers must be a whole number of at least 1, got 0"):
+        Inputs(layers=0)

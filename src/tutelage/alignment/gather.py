@@ -14,6 +14,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Return this process's place among the ranks; 0 outside distributed training."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def gather(features: Tensor) -> Tensor:
     """Return the features of all ranks, (world * n, ...) in rank order; the tensor itself on one rank.
 

@@ -1,8 +1,9 @@
-"""Guides that are no networks, shipped: image features made by hand, a hierarchy of classes, the calendar of a time series."""
+"""Guides that are no networks, shipped: image features made by hand, a hierarchy of classes, the calendar of a time series, nothing."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.alignment.gather import rank, world_size
 from tutelage.alignment.guides import FeatureGuide, Sample
+from tutelage.arguments import positive
 from tutelage.errors import UserError, choices
 
 
@@ -165,3 +168,51 @@ class Calendar(FeatureGuide):
         """See `FeatureGuide`."""
         day, week = self.calendar[batch.index + self.length].unbind(1)
         return {"day": day, "week": week}
+
+
+class _Repeated(FeatureGuide):
+    """A guide with one feature, which as many layers of the network mirror, spread evenly over it."""
+
+    def __init__(self, *, layers: int = 14) -> None:
+        super().__init__()
+        positive("guide", layers=layers)
+        self.layers = layers
+
+    @abstractmethod
+    def feature(self, batch: Sample) -> Tensor:
+        """Return it, (n, ...)."""
+
+    def features(self, batch: Sample) -> dict[str, Tensor]:
+        """See `FeatureGuide`."""
+        feature = self.feature(batch)
+        return {f"place {number}": feature for number in range(1, self.layers + 1)}
+
+
+class Distinct(_Repeated):
+    """Every sample is unlike every other, equally: no knowledge of the data at all. A control for guides, and an intervention on rank.
+
+    CKA with it is the square root of (participation ratio of the layer's covariance) / (n - 1): a network that mirrors it spreads its
+    samples over as many directions as it has. layers: how many of the network's mirror it.
+    """
+
+    sees_inputs = False
+
+    def feature(self, batch: Sample) -> Tensor:
+        """One direction for each sample of the global batch."""
+        n = len(batch.inputs)
+        return torch.eye(n * world_size(), device=batch.inputs.device)[rank() * n : (rank() + 1) * n]
+
+
+class Inputs(_Repeated):
+    """The inputs themselves, (n, ...) of floating point: a network that mirrors them passes on what it is given. A control for guides.
+
+    layers: how many of the network's mirror them. Raises UserError for tokens.
+    """
+
+    def feature(self, batch: Sample) -> Tensor:
+        """See the class."""
+        if not batch.inputs.is_floating_point():
+            raise UserError(
+                f"rule/inputs needs inputs that are measured, as images and series are; got tokens of shape {tuple(batch.inputs.shape[1:])}"
+            )
+        return batch.inputs

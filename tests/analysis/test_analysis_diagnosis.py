@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
@@ -93,6 +94,32 @@ def test_gradients_are_those_of_a_training_step_and_nothing_of_the_network_chang
             assert seen.layers[-1].gradient == pytest.approx(float(expected), rel=1e-4)
     agreement = torch.cosine_similarity(*gradients, dim=0)
     assert seen.layers[0].agreement == pytest.approx(float(agreement), abs=1e-5)
+
+
+def test_steadiness_is_the_cosine_of_gradients_before_and_after_a_step_that_is_taken_back():
+    torch.manual_seed(0)
+    network, task = FCN((1, 4, 4), 3, depth=2, width=8, dropout=0.2), Classification(3)
+    one, other = batch(1), batch(2)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    seen = signal(network, task, [one, other], seed=5, step=0.05)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert math.isnan(signal(network, task, [one, other], seed=5).layers[0].steadiness)
+
+    moved = copy.deepcopy(network).train()
+    weights = [layer.linear.weight for layer in moved.layers] + [moved.head.weight]
+
+    def gradients():
+        torch.manual_seed(5)
+        return torch.autograd.grad(task.loss(moved(one.inputs), one), weights)
+
+    first = gradients()
+    length, slope = (math.sqrt(sum(float(x.detach().square().sum()) for x in xs)) for xs in (weights, first))
+    with torch.no_grad():
+        for weight, gradient in zip(weights, first, strict=True):
+            weight -= 0.05 * length / slope * gradient
+    for layer, x, y in zip(seen.layers, first, gradients(), strict=True):
+        expected = torch.cosine_similarity(x.flatten(), y.flatten(), dim=0)
+        assert layer.steadiness == pytest.approx(float(expected), abs=1e-5) and abs(expected) < 1
 
 
 def test_a_network_that_is_blind_or_dead_is_seen():

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tutelage.analysis import layer_curves
 from tutelage.errors import UserError
@@ -74,3 +75,15 @@ def test_lines_rows_and_figure(tmp_path):
     assert len(rows) == 8
     draw(tmp_path / "layers.png")
     assert (tmp_path / "layers.png").stat().st_size > 5_000
+
+
+def test_steadiness_is_shown_where_every_run_recorded_it(tmp_path):
+    now = [row(0, (8.0, 2.0)) | {"layers/steadiness/stem": 0.2, "layers/steadiness/head": 0.6}]
+    lines, record, rows, draw = layer_curves.outcome(SimpleNamespace(subjects=[subject("plain", now)]))
+    assert lines[-1] == "  a small step against the gradient leaves a cosine, median over layers: 0.4 to 0.4"
+    assert record["arms"]["plain (n = 1)"]["steadiness"] == [0.4] and rows[0]["steadiness"] == 0.2
+    draw(tmp_path / "four.png")
+    both = [subject("plain", now), subject("before", [row(0, (8.0, 2.0))])]
+    layer_curves.outcome(SimpleNamespace(subjects=both))[3](tmp_path / "three.png")
+    widths = [Image.open(tmp_path / f"{name}.png").width for name in ("four", "three")]
+    assert widths[0] > widths[1]

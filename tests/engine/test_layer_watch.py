@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from small_runs import METHODS
 from tutelage.engine.build import build
-from tutelage.engine.layer_watch import BATCHES, QUANTITIES
+from tutelage.engine.layer_watch import BATCHES, QUANTITIES, STEP
 from tutelage.engine.signal import signal
 from tutelage.errors import UserError
 from tutelage.methods.base import step_seed
@@ -48,9 +48,8 @@ def test_the_first_look_is_that_of_diagnose(command):
     run = command("method=supervised", "fit.max_steps=2", "fit.watch_layers=true", "seed=3")
     built = build(run.config)
     stream = built.data.train_stream(seed=3, device="cpu")
-    found = signal(
-        built.method.network, built.data.task, list(itertools.islice(stream, BATCHES)), seed=step_seed(3, 0)
-    )
+    batches = list(itertools.islice(stream, BATCHES))
+    found = signal(built.method.network, built.data.task, batches, seed=step_seed(3, 0), step=STEP)
     row = run.metrics.rows[0]
     assert {key for key in row if key.startswith("layers/rank/")} == {
         f"layers/rank/{layer.name}" for layer in found.layers

@@ -19,6 +19,7 @@ SHOWN = {
     "gradient": "log10 of the task's gradient over the weights",
     "rank": "effective rank of what a layer is given",
     "agreement": "agreement of two batches' gradients",
+    "steadiness": "cosine of the gradient before and after a small step",
 }
 _TINY = 1e-30
 
@@ -82,13 +83,14 @@ def mean_of(arm: str, found: Sequence[Watched]) -> Watched:
 
 
 def draw(arms: Mapping[str, Watched], path: Path) -> None:
-    """Write a PNG: a row for each arm, a column for each of `SHOWN`, layers from the first (above) to the last over the steps."""
+    """Write a PNG: a row for each arm, a column for each of `SHOWN` that all recorded, layers over steps, the first layer above."""
     import matplotlib
 
-    figure = canvas(12.0, 1.2 + 2.6 * len(arms))
-    grid = figure.subplots(len(arms), len(SHOWN), squeeze=False)
+    columns = {q: label for q, label in SHOWN.items() if all(q in one.values for one in arms.values())}
+    figure = canvas(4.0 * len(columns), 1.2 + 2.6 * len(arms))
+    grid = figure.subplots(len(arms), len(columns), squeeze=False)
     colours = matplotlib.colormaps[RAMP].with_extremes(bad="0.85")
-    for place, (quantity, label) in enumerate(SHOWN.items()):
+    for place, (quantity, label) in enumerate(columns.items()):
         shown = {name: _scaled(quantity, one.values[quantity]) for name, one in arms.items()}
         every = np.concatenate([values[np.isfinite(values)] for values in shown.values()])
         for row, (name, one) in enumerate(arms.items()):
@@ -156,4 +158,10 @@ def outcome(request: Request) -> Outcome:
             "last_rank": rank.tolist(),
             "agreement": agreement.tolist(),
         }
+        if "steadiness" in one.values:  # runs of before had none
+            steady = np.median(one.values["steadiness"], axis=0)
+            lines.append(
+                f"  a small step against the gradient leaves a cosine, median over layers: {steady[0]:.3g} to {steady[-1]:.3g}"
+            )
+            record[name]["steadiness"] = steady.tolist()
     return lines, {"arms": record}, rows, lambda path: draw(arms, path)

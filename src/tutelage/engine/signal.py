@@ -6,9 +6,10 @@ The network runs as in a training step: batch norms on the batch, dropout drawn.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ class LayerSignal:
     dead: share of its inputs that are the same for every sample.
     gradient: root mean square of the loss's gradient by its weights, over that of the weights.
     agreement: mean cosine between the gradients of two batches; 0: what one batch teaches it says nothing of the next.
+    steadiness: cosine between the gradient and that of the same batch after a small step against it; 0: the loss is so rugged that a
+    gradient says nothing of the next step (after Santurkar et al. 2018, arXiv 1805.11604, gradient predictiveness). NaN: not asked for.
     """
 
     name: str
@@ -47,6 +50,7 @@ class LayerSignal:
     dead: float
     gradient: float
     agreement: float
+    steadiness: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -116,13 +120,17 @@ def dead_share(features: Tensor) -> float:
     return float((features == features[:1]).all(dim=0).double().mean())
 
 
-def signal(network: nn.Module, task: Task, batches: Sequence[Batch], *, seed: int = 0) -> Signal:
+def signal(
+    network: nn.Module, task: Task, batches: Sequence[Batch], *, seed: int = 0, step: float | None = None
+) -> Signal:
     """Look at a network as it is.
 
     network: in any mode, on the device of the batches.
     batches: at least two of the training data, with at least two samples each. Activations are those of the first.
     seed: of what the forward draws, such as dropout.
-    Cost: as many training steps without the update as there are batches. Modes, buffers, gradients and the random state stay as they are.
+    step: of steadiness, in units of the weights' length (all layers together); None leaves it out.
+    Cost: as many training steps without the update as there are batches, and one for `step`. The network stays as it is, bit for bit, as
+    do modes, buffers, gradients and the random state.
 
     Raises:
         UserError: the network cannot run on these data, has no layer to look at, or a batch is a single sample.
@@ -146,12 +154,21 @@ def signal(network: nn.Module, task: Task, batches: Sequence[Batch], *, seed: in
         gradients = [_gradients(loss, weights)]
         del output
         gradients += [_gradients(task.loss(call(network, b.inputs, b.mask), b), weights) for b in others]
+        after = None
+        if step is not None:
+            with _moved(weights, gradients[0], step):
+                torch.manual_seed(seed)
+                after = _gradients(task.loss(call(network, first.inputs, first.mask), first), weights)
     rows = [
         _layer_signal(
             layer, seen, weights[layer.name], [found[layer.name] for found in gradients], first.mask
         )
         for layer in layers
     ]
+    if after is not None:
+        rows = [
+            replace(row, steadiness=_agreement([gradients[0][row.name], after[row.name]])) for row in rows
+        ]
     inputs = _few(first.inputs, first.mask) if first.inputs.is_floating_point() else None
     rank = participation_ratio(inputs) if inputs is not None else rows[0].rank
     return Signal(tuple(rows), float(loss.detach()), rank)
@@ -195,6 +212,33 @@ def _gradients(loss: Tensor, weights: Mapping[str, list[nn.Parameter]]) -> dict[
         for p, gradient in zip(flat, found, strict=True)
     }
     return {name: torch.cat([of[p].flatten() for p in group]) for name, group in weights.items()}
+
+
+@contextmanager
+def _moved(
+    weights: Mapping[str, list[nn.Parameter]], gradients: Mapping[str, Tensor], step: float
+) -> Iterator[None]:
+    """Move weights against their gradients, by `step` of their joint length, for the length of a block."""
+    of = {
+        p: part.view_as(p)
+        for name, group in weights.items()
+        for p, part in zip(group, gradients[name].split([p.numel() for p in group]), strict=True)
+    }
+    length, slope = (_length(tensors) for tensors in (of, of.values()))
+    before = [p.detach().clone() for p in of]
+    try:
+        with torch.no_grad():
+            for p, gradient in of.items():
+                p.sub_(gradient, alpha=step * length / max(slope, _TINY))
+        yield
+    finally:
+        with torch.no_grad():
+            for p, value in zip(of, before, strict=True):
+                p.copy_(value)
+
+
+def _length(tensors: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.detach().double().square().sum()) for tensor in tensors))
 
 
 def rows_of(tensor: Tensor, mask: Tensor | None) -> Tensor:

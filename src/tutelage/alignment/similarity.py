@@ -8,8 +8,9 @@ constant.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import torch
@@ -192,15 +193,8 @@ class Ridge(Similarity):
         self, features: Sequence[Tensor], references: Sequence[Sequence[Any]], mask: Tensor | None = None
     ) -> Tensor:
         """See `Similarity.scores`."""
-        with torch.autocast(features[0].device.type, enabled=False):
-            return torch.stack(
-                [
-                    ridge_regression.score(prepared, guide, penalty=self.penalty)
-                    for layer, guides in zip(features, references, strict=True)
-                    for prepared in [self._prepare(layer, mask)]
-                    for guide in guides
-                ]
-            )
+        score = functools.partial(ridge_regression.score, penalty=self.penalty)
+        return _one_by_one(features, references, lambda layer: self._prepare(layer, mask), score)
 
 
 class Procrustes(Similarity):
@@ -225,14 +219,12 @@ class Procrustes(Similarity):
         self, features: Sequence[Tensor], references: Sequence[Sequence[Any]], mask: Tensor | None = None
     ) -> Tensor:
         """See `Similarity.scores`."""
-        with torch.autocast(features[0].device.type, enabled=False):
-            found = [
-                procrustes.nuclear(rows.T @ guide)
-                for layer, guides in zip(features, references, strict=True)
-                for rows in [procrustes.centred(_kept(layer, mask))]
-                for guide in guides
-            ]
-            return torch.stack(found).to(to_single(features[0]).dtype)
+        return _one_by_one(
+            features,
+            references,
+            lambda layer: procrustes.centred(_kept(layer, mask)),
+            lambda rows, guide: procrustes.nuclear(rows.T @ guide),
+        )
 
 
 class Gram(Similarity):
@@ -255,14 +247,29 @@ class Gram(Similarity):
         self, features: Sequence[Tensor], references: Sequence[Sequence[Any]], mask: Tensor | None = None
     ) -> Tensor:
         """See `Similarity.scores`."""
-        with torch.autocast(features[0].device.type, enabled=False):
-            found = [
-                procrustes.gram_score(mine, guide)
-                for layer, guides in zip(features, references, strict=True)
-                for mine in [procrustes.gram_of(procrustes.centred(_kept(layer, mask)))]
-                for guide in guides
-            ]
-            return torch.stack(found).to(to_single(features[0]).dtype)
+        return _one_by_one(
+            features,
+            references,
+            lambda layer: procrustes.gram_of(procrustes.centred(_kept(layer, mask))),
+            procrustes.gram_score,
+        )
+
+
+def _one_by_one(
+    features: Sequence[Tensor],
+    references: Sequence[Sequence[Any]],
+    prepare: Callable[[Tensor], Tensor],
+    score: Callable[[Tensor, Any], Tensor],
+) -> Tensor:
+    """Return a score for each pair, (pairs,); each of the network's layers is prepared once."""
+    with torch.autocast(features[0].device.type, enabled=False):
+        found = [
+            score(mine, guide)
+            for layer, guides in zip(features, references, strict=True)
+            for mine in [prepare(layer)]
+            for guide in guides
+        ]
+        return torch.stack(found).to(to_single(features[0]).dtype)
 
 
 def _kept(features: Tensor, mask: Tensor | None) -> Tensor:

@@ -240,5 +240,9 @@ def describe(hint: Any) -> str:
             return f"a list of {len(inner)} values, each {items[0]}"
         return f"a list of {len(inner)} values ({', '.join(items)})"
     if origin is not None:
-        return f"a list of {describe(inner[0])}" if inner and inner[0] is not Any else "a list"
+        return (
+            f"a list of {describe(inner[0])}".replace("of a list", "of lists")
+            if inner and inner[0] is not Any
+            else "a list"
+        )
     return str(getattr(hint, "__name__", hint))

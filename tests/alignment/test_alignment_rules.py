@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from named_similarities import SIMILARITIES
 from tutelage.alignment import rules
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.rules import Calendar, ClassHierarchy, Distinct, Inputs, OrientedGradients
 from tutelage.alignment.similarity import cka
 from tutelage.errors import UserError
+from tutelage.models.fcn import FCN
+from tutelage.objectives import Alignment
+from tutelage.objectives.total import Objectives
 from tutelage.tasks import Batch
 
 
@@ -190,3 +194,52 @@ def test_inputs_guide_as_they_are_and_tokens_do_not():
         Inputs()(batch(torch.zeros(4, 7, dtype=torch.long)))
     with pytest.raises(UserError, match="layers must be a whole number of at least 1, got 0"):
         Inputs(layers=0)
+
+
+@pytest.mark.parametrize("name", ["unbiased_cka", "rsa", "ridge"])
+def test_distinct_samples_say_nothing_to_some_similarities(name):
+    with pytest.raises(
+        UserError, match=f"Distinct says nothing to .*similarity.*={name}, whose score and gradient"
+    ):
+        Objectives(
+            FCN((1, 4, 4), 3, depth=3, width=8),
+            {"alignment": Alignment(network="guide", similarity=SIMILARITIES[name]())},
+            frozen={"guide": Distinct(layers=2)},
+            example=batch(torch.randn(8, 1, 4, 4)),
+        )
+
+
+class Blank(FeatureGuide):
+    """Features of which some are the same for every sample."""
+
+    def __init__(self, *names):
+        super().__init__()
+        self.names = names
+
+    def features(self, batch):
+        return {name: batch.inputs * (name == "told") for name in self.names}
+
+
+@pytest.mark.parametrize("similarity", ["cka", "unbiased_cka", "rsa"])
+def test_a_guide_that_is_the_same_for_every_sample_is_told_at_the_first_batch(similarity, caplog):
+    torch.manual_seed(0)
+    data = batch(torch.randn(8, 1, 4, 4))
+
+    def total(*names):
+        return Objectives(
+            FCN((1, 4, 4), 3, depth=3, width=8),
+            {"alignment": Alignment(network="guide", similarity=SIMILARITIES[similarity]())},
+            frozen={"guide": Blank(*names)},
+            example=data,
+        )
+
+    with pytest.raises(UserError, match="all paired layers of the guide are the same for every sample"):
+        total("a", "b")(data)
+    total("told")(data)
+    assert not caplog.messages
+    half = total("blank", "told")
+    for _ in range(2):
+        half(data)
+    assert [message.endswith("nothing can be aligned with them: blank") for message in caplog.messages] == [
+        True
+    ]

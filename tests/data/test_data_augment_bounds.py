@@ -22,9 +22,10 @@ from tutelage.errors import UserError
     (lambda x: RandomCrop(x), [1, 2], [0, -1]), (lambda x: HorizontalFlip(x), [0, 0.5, 1], [-0.01, 1.01]),
     (lambda x: RandomResizedCrop(scale=x), [(0.5, 0.5), (0.01, 1)], [(0, 1), (0.5, 0.4), (0.5, 1.01)]),
     (lambda x: RandomResizedCrop(ratio=x), [(2, 2), (0.5, 3)], [(0, 1), (2, 1)]),
-    (lambda x: ColourJitter(brightness=x), [0, 7], [-0.1]), (lambda x: ColourJitter(contrast=x), [0, 7], [-0.1]),
-    (lambda x: ColourJitter(saturation=x), [0, 7], [-0.1]), (lambda x: ColourJitter(hue=x), [0, 0.5], [-0.1, 0.51]),
-    (lambda x: ColourJitter(probability=x), [0, 1], [-0.1, 1.1]), (lambda x: RandomErasing(probability=x), [0, 1], [-0.1, 1.1]),
+    (lambda x: ColourJitter(brightness=x), [0.1, 7], [0, -0.1]), (lambda x: ColourJitter(contrast=x), [0.1, 7], [0, -0.1]),
+    (lambda x: ColourJitter(saturation=x), [0.1, 7], [0, -0.1]), (lambda x: ColourJitter(hue=x), [0.1, 0.5], [0, -0.1, 0.51]),
+    (lambda x: ColourJitter(1, contrast=x, saturation=x, hue=x), [0], []),
+    (lambda x: ColourJitter(1, probability=x), [0, 1], [-0.1, 1.1]), (lambda x: RandomErasing(probability=x), [0, 1], [-0.1, 1.1]),
     (lambda x: RandomErasing(value=x), [0, 1], [-0.1, 1.1]), (lambda x: RandAugment(x), [1, 3], [0]),
     (lambda x: Cutout(x), [0.01, 1], [0, 1.1]),
     (lambda x: Mixup(alpha=x), [0.1, 9], [0, -1, math.inf, math.nan]), (lambda x: CutMix(probability=x), [0, 1], [-0.1, 1.1]),
@@ -36,6 +37,21 @@ def test_what_an_augmentation_takes(make, taken, refused):
     for value in refused:
         with pytest.raises(UserError):
             make(value)
+
+
+def test_what_changes_nothing_is_told_by_its_own_name():
+    with pytest.raises(
+        UserError, match=r"ColourJitter changes nothing .* give some, such as \{brightness: 0.4\}"
+    ):
+        ColourJitter()
+    grey, noise = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.rand(2, 9)
+    with pytest.raises(UserError, match="saturation and hue change nothing of grey images"):
+        ColourJitter(saturation=0.4, hue=0.1)(grey, noise)
+    ColourJitter(brightness=0.4, hue=0.1)(grey, noise)
+    with pytest.raises(
+        UserError, match=r"RandomErasing needs an ordered, positive scale range .* got 0.5, 0.1"
+    ):
+        RandomErasing(scale=(0.5, 0.1))
 
 
 def test_shares_are_quantiles_of_their_distribution_also_between_the_entries_of_a_table():

@@ -229,7 +229,8 @@ def test_an_image_is_mixed_in_one_way_at_most(shares, fine):
         mixing.Mixer(ways)
         return
     assert refused(mixing.Mixer, ways) == (
-        "an image is mixed in one way at most: the probabilities of Fixed and FixedCut come to 1.1; give for instance 0.5 to each"
+        "an image is mixed in one way at most: the probabilities of Fixed and FixedCut come to 1.1; give each its share, such as "
+        "data.augment.mixup.probability=0.5 data.augment.cutmix.probability=0.5"
     )
 
 

@@ -118,6 +118,14 @@ def test_weights_that_saw_what_is_to_test_are_refused(run, train, splits, counts
         f"{counts[0]} of the validation and {counts[1]} of the test samples of this run, which would be no test of it. Both come from one "
         "set: give the run that made it the same data.split_seed (it has 4, this one 7), data.validation and data.test"
     )
+    both = [
+        {"data": {"split_seed": 4, "classes": kept, "batch_size": size}}
+        for kept, size in ((None, 8), ([0], 9))
+    ]
+    message = refused(
+        inherited.check_unseen, "teacher", run(train=train, config=both[0]) | both[1], data(splits=splits)
+    )
+    assert message.endswith("the same data.classes (it has None, this one [0])")
     inherited.check_unseen(
         "teacher", config, data(splits=splits, fingerprint="g")
     )  # of another set nothing is known

@@ -20,11 +20,33 @@ from tutelage.methods.optim import OptimizerSpec
         ({"milestones": [2]}, "fractions"),
         ({"amsgrad": None}, "amsgrad must be true or false, got None"),
         ({"fused": 1}, "fused must be true or false, got 1"),
+        ({"momentum": 1.0}, "momentum must be a number from 0 to below 1, got 1.0"),
     ],
 )
 def test_settings_without_a_meaning_are_told(options, message):
     with pytest.raises(UserError, match=message):
         OptimizerSpec(name="adam", lr=0.1, **options)
+
+
+@pytest.mark.parametrize(
+    ("more", "idle"),
+    [
+        ({"final_factor": 0.5}, "final_factor=0.5 has no effect under optimizer.schedule=constant: it is for cosine, linear,"),
+        ({"gamma": 0.5, "schedule": "cosine"}, "gamma=0.5 has no effect under optimizer.schedule=cosine: it is for step, plateau"),
+        ({"milestones": [0.5]}, "milestones=[0.5] has no effect under optimizer.schedule=constant: it is for step"),
+        ({"milestones": [0.5], "name": "sgd"}, None),
+        ({"final_factor": 0.5, "schedule": "linear"}, None),
+        ({"power": 2, "schedule": "polynomial", "decay_share": 0.2}, None),
+        ({"gamma": 0.5, "patience": 2, "schedule": "plateau"}, None),
+    ],
+)  # fmt: skip
+def test_what_the_schedule_does_not_read_is_said(caplog, more, idle):
+    OptimizerSpec(**{"name": "adam", "lr": 0.1, **more})
+    assert (
+        [f"optimizer.{idle}" in caplog.text, len(caplog.messages)] == [True, 1]
+        if idle
+        else not caplog.messages
+    )
 
 
 def test_torch_may_choose_between_its_own_kernels():

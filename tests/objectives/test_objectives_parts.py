@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import tutelage.objectives
@@ -44,6 +45,8 @@ from tutelage.objectives.repa import REPA
 from tutelage.objectives.review import ReviewKD
 from tutelage.objectives.softmatch import SoftMatch
 from tutelage.objectives.task import Task
+from tutelage.objectives.total import Objectives
+from tutelage.objectives.uda import UDA
 from tutelage.objectives.unlabelled import (
     Unlabelled,
     UnlabelledTokens,
@@ -440,8 +443,34 @@ def consistency(made, *, images=None, batch_size=3, network=None, task=None, **m
 
 
 @pytest.mark.parametrize(("ratio", "size", "count"), [(1.0, 3, 3), (0.5, 3, 2), (0.1, 3, 1), (1.34, 3, 4)])
-def test_a_step_takes_its_ratio_of_the_batch_and_at_least_one(ratio, size, count):
+def test_a_step_takes_its_ratio_of_the_batch_and_at_least_one(ratio, size, count, caplog):
     assert consistency(FixMatch(ratio=ratio), batch_size=size).stream._count == count
+    assert ("less than half an image; a step takes one" in caplog.text) == (ratio * size < 0.5)
+
+
+@pytest.mark.parametrize("kind", [FixMatch, UDA, FlexMatch, PseudoLabel])
+def test_what_would_leave_every_unlabelled_image_out_is_refused(kind):
+    for threshold in (1.0, 1.5, -0.1):
+        with pytest.raises(UserError, match=r"`threshold` is a confidence, from 0 .* to below 1, got"):
+            kind(threshold=threshold)
+    with pytest.raises(UserError, match=r"`ratio`.* must be above 0, got 0; for none, method=supervised"):
+        kind(ratio=0)
+    kind(threshold=0.0)
+
+
+def test_a_negative_weight_is_said_but_where_it_has_a_meaning(caplog):
+    network, example = (
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.Linear(9, 2)),
+        torch.zeros(30, 3, 2, 2),
+    )
+    common = {"task": F.cross_entropy, "example": example}
+    Objectives(network, {"task": Task(), "dimension": Dimension(weight=-0.1)}, **common)
+    assert "negative" not in caplog.text and "to make this loss large" not in caplog.text
+    Objectives(network, {"task": Task(weight=-1.0)}, **common)
+    assert (
+        "the weight of the objective 'task' is -1: the network is trained to make this loss large"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize(

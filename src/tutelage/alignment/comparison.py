@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from tutelage.alignment.pairing import Pair
 from tutelage.alignment.similarity import Similarity
 from tutelage.alignment.taps import Layer, weight_layers
 from tutelage.errors import UserError
+
+log = logging.getLogger("tutelage")
 
 
 class Comparison:
@@ -61,6 +64,7 @@ class Comparison:
         self._mask: Tensor | None = None
         self._padding: Padding | None = None
         self._picked: tuple[Tensor | None, Tensor | None] | None = None
+        self._looked = False
 
     def _check_lengths(self) -> None:
         for pair in self.pairs:
@@ -146,6 +150,9 @@ class Comparison:
         """Return the similarity of every pair, (pairs,), in the order of `pairs`, differentiable in the network's activations."""
         if missing := [name for name in self.guide_layers if name not in self._references]:
             raise UserError(f"the guide gave nothing for its layer '{missing[0]}' in this step")
+        if not self._looked:
+            self._looked = True
+            self._check_that_it_says_something()
         rows = [self._rows(activations[layer]) for layer in self.network_layers]
         references = [[self._references[name] for name in names] for names in self._by_network.values()]
         features, keep = [x for x, _ in rows], rows[0][1]
@@ -156,6 +163,20 @@ class Comparison:
             scores = self.similarity.scores_padded(features, references, padded)
         self._references.clear()
         return scores if self._order == list(range(len(self._order))) else scores[self._order]
+
+    def _check_that_it_says_something(self) -> None:
+        """Of the first batch: a guide that is the same for every sample has a score of 0 with everything, and no gradient."""
+        blank = [
+            name for name, kept in self._references.items() if isinstance(kept, Tensor) and not kept.any()
+        ]
+        if not blank:
+            return
+        said = (
+            f"the same for every sample, as far as {self.similarity.name} sees: nothing can be aligned with"
+        )
+        if len(blank) == len(self._references):
+            raise UserError(f"all paired layers of the guide are {said} it")
+        log.warning("paired layers of the guide are %s them: %s", said, ", ".join(blank))
 
     def loss(self, activations: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the sum over pairs of 1 - similarity, and the similarities, (pairs,), detached."""

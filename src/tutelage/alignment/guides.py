@@ -37,11 +37,13 @@ class FeatureGuide(nn.Module):
     """A guide that is a function of the batch: knowledge as features that a network should mirror (see `rules`).
 
     Write `features`; all else is as with a guide network: `model@guide=<its file>`, pairs, similarity, schedule. It may hold buffers.
-    sees_inputs: whether it looks at the batch's inputs, so that noise in their place means something.
+    sees_inputs: whether it looks at the batch's inputs, so that noise in their place means something. unseen_by: names of similarities to
+    which its features say nothing.
     A constructor that names `tables` or `class_names` is given the data's: their tables by sample, and the names of their classes.
     """
 
     sees_inputs: ClassVar[bool] = True
+    unseen_by: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def features(self, batch: Sample) -> dict[str, Tensor]:

@@ -196,6 +196,11 @@ class Distinct(_Repeated):
     """
 
     sees_inputs = False
+    unseen_by = (
+        "unbiased_cka",
+        "rsa",
+        "ridge",
+    )  # which leave the diagonal out, or predict samples from others
 
     def feature(self, batch: Sample) -> Tensor:
         """One direction for each sample of the global batch."""

@@ -108,6 +108,15 @@ class HorizontalFlip:
         return torch.where(flip[:, None, None, None], images.flip(-1), images)
 
 
+def check_ranges(augmentation: object, *, scale: Sequence[float], ratio: Sequence[float]) -> None:
+    """Raise UserError for ranges of a part's area and shape that hold no part."""
+    for name, (low, high) in (("scale", scale), ("ratio", ratio)):
+        if not 0 < low <= high or (name == "scale" and high > 1):
+            raise UserError(
+                f"{type(augmentation).__name__} needs an ordered, positive {name} range (scale at most 1), got {low}, {high}"
+            )
+
+
 class RandomResizedCrop:
     """Cut out a random part and resize it to the image's size (Szegedy et al. 2015, arXiv 1409.4842).
 
@@ -119,12 +128,7 @@ class RandomResizedCrop:
     draws = 4
 
     def __init__(self, scale: Sequence[float] = (0.08, 1.0), ratio: Sequence[float] = (3 / 4, 4 / 3)) -> None:
-        for name, (low, high) in (("scale", scale), ("ratio", ratio)):
-            if not 0 < low <= high or (name == "scale" and high > 1):
-                raise UserError(
-                    f"RandomResizedCrop needs an ordered, positive {name} range (scale at most 1), "
-                    f"got {low}, {high}"
-                )
+        check_ranges(self, scale=scale, ratio=ratio)
         self.scale, self.ratio = tuple(scale), tuple(ratio)
 
     def boxes(self, height: int, width: int, noise: Tensor) -> Tensor:

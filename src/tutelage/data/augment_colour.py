@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tutelage.data.augment_basic import RandomResizedCrop, below, check_bytes
+from tutelage.data.augment_basic import RandomResizedCrop, below, check_bytes, check_ranges
 from tutelage.data.augment_strong import brightness, colour, contrast
 from tutelage.errors import UserError
 
@@ -60,10 +60,18 @@ class ColourJitter:
             if not 0 <= value <= most:
                 raise UserError(f"ColourJitter needs {name} from 0 to {most:g}, got {value}")
         self.strengths, self.probability = (brightness, contrast, saturation, hue), probability
+        if not any(self.strengths):
+            raise UserError(
+                "ColourJitter changes nothing with brightness, contrast, saturation and hue 0: give some, such as {brightness: 0.4}"
+            )
 
     def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
         """See `Augmentation`: noise columns are four magnitudes, four places in the order, and whether. UserError where not uint8."""
         check_bytes(self, images)
+        if images.shape[1] == 1 and not any(self.strengths[:2]):
+            raise UserError(
+                "ColourJitter: saturation and hue change nothing of grey images; give brightness or contrast"
+            )
         order = noise[:, 4:8].argsort(dim=1)  # (n, 4): which operation comes when
         on = noise[:, 8] < self.probability
         result = images.clone()
@@ -108,6 +116,7 @@ class RandomErasing:
             if not 0 <= number <= 1:
                 raise UserError(f"RandomErasing needs {name} from 0 to 1, got {number}")
         self.probability, self.value = probability, value
+        check_ranges(self, scale=scale, ratio=ratio)
         self._boxes = RandomResizedCrop(scale, ratio)
 
     def __call__(self, images: Tensor, noise: Tensor) -> Tensor:

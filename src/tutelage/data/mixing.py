@@ -69,7 +69,8 @@ class Mixer:
         if (total := sum(way.probability for way in self.ways)) > 1 + 1e-9:
             named = " and ".join(type(way).__name__ for way in self.ways)
             raise UserError(
-                f"an image is mixed in one way at most: the probabilities of {named} come to {total:g}; give for instance 0.5 to each"
+                f"an image is mixed in one way at most: the probabilities of {named} come to {total:g}; give each its share, such as "
+                "data.augment.mixup.probability=0.5 data.augment.cutmix.probability=0.5"
             )
 
     def __call__(self, batch: Batch, noise: Tensor, classes: int) -> Batch:

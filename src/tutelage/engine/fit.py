@@ -26,7 +26,7 @@ from tutelage.engine.outcome import cost, evaluate_and_save, networks
 from tutelage.engine.run_pictures import pictures_in
 from tutelage.engine.trainer import check_ranks, interrupts_first, make_trainer, quiet_lightning
 from tutelage.engine.validation_intervals import ValidationIntervals
-from tutelage.errors import UserError
+from tutelage.errors import UserError, counted
 from tutelage.runs.records import replacing, write_json
 from tutelage.runs.run import Run
 from tutelage.runs.setting import reads_of
@@ -60,7 +60,13 @@ def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) ->
     first_step = 0 if checkpoint is None else checkpoint[1]
     trainer, recording, checkpoints, mirrors = assemble(config, run, built, max_steps)
     early = None if settings.patience is None else EndEarly(settings.patience, every, checkpoints)
-    if early is not None:
+    if early is not None and settings.patience is not None:
+        if settings.patience * every >= max_steps and trainer.is_global_zero:
+            log.warning(
+                "fit.patience=%d never ends this training, which has %s: give fewer, or validate more often",
+                settings.patience,
+                counted(max_steps // every, "validation"),
+            )
         trainer.callbacks.append(early)  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         record: dict[str, Any] = {

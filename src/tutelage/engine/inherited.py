@@ -19,12 +19,14 @@ from tutelage.models.frozen import Normalization, recorded
 from tutelage.runs.bounded import check_archive, parse_json
 from tutelage.runs.declared import makes
 from tutelage.runs.provenance import changed_files
-from tutelage.runs.records import read_json
+from tutelage.runs.records import read_json, read_yaml
 from tutelage.runs.run import Run
 from tutelage.runs.weights import FILE, Weights, node_of
 
 log = logging.getLogger("tutelage")
 _SELF_SUPERVISED = f"{SelfSupervised.__module__}.{SelfSupervised.__qualname__}"
+OF_A_SPLIT = ("split_seed", "validation", "test", "classes", "without", "group", "time", "folds", "fold")
+"""Settings of data that decide which sample is in which split."""
 VOCABULARY = "vocabulary_sha256"  # of the words a text's tokens stand for
 
 
@@ -137,9 +139,23 @@ def check_unseen(where: str, config: Mapping[str, Any], data: DataModule) -> Non
     if any(seen.values()):
         raise UserError(
             f"{where}.weights={weights.said} was trained on {seen['validation']} of the validation and {seen['test']} of the test samples "
-            f"of this run, which would be no test of it. Both come from one set: give the run that made it the same data.split_seed (it "
-            f"has {theirs.get('split_seed')}, this one {data.split_seed}), data.validation and data.test"
+            f"of this run, which would be no test of it. Both come from one set: give the run that made it the same "
+            + (
+                ", ".join(_apart(splits.parent, config.get("data") or {}))
+                or f"data.split_seed (it has {theirs.get('split_seed')}, this one {data.split_seed}), data.validation and data.test"
+            )
         )
+
+
+def _apart(folder: Path, ours: Mapping[str, Any]) -> list[str]:
+    """Return which settings that decide a split are others in a run's data, with both values."""
+    recorded = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
+    theirs = recorded.get("data") or {}
+    return [
+        f"data.{key} (it has {theirs.get(key)}, this one {ours.get(key)})"
+        for key in OF_A_SPLIT
+        if theirs.get(key) != ours.get(key)
+    ]
 
 
 def check_answers(key: str, config: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tutelage.errors import UserError, choices
+from tutelage.errors import ONCE, UserError, choices
 from tutelage.methods.parameter_groups import grouped
 from tutelage.methods.rates import SCHEDULES, Plateau, learning_rate_factor
 
@@ -132,6 +132,8 @@ class OptimizerSpec:
                 isinstance(value, bool) or (value is None and key in ("fused", "foreach"))
             ):
                 raise UserError(f"optimizer.{key} must be true or false, got {value!r}")
+            if key == "momentum" and isinstance(value, int | float) and value >= 1:
+                raise UserError(f"optimizer.momentum must be a number from 0 to below 1, got {value}")
             if key in NUMBERS and (
                 isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf
             ):
@@ -142,6 +144,26 @@ class OptimizerSpec:
         ):
             options = {key: value for key, value in options.items() if key != "weight_decay"}  # Rprop
         self.name, self.lr, self.options = name, lr, options
+        of_the_schedule: dict[str, tuple[Any, tuple[str, ...]]] = {
+            "gamma": (gamma, ("step", "plateau")),
+            "final_factor": (final_factor, ("cosine", "linear", "polynomial", "stable_decay")),
+            "power": (power, ("polynomial",)),
+            "decay_share": (decay_share, ("stable_decay",)),
+            "patience": (patience, ("plateau",)),
+        }
+        defaults = inspect.signature(OptimizerSpec).parameters
+        idle = {
+            key: (value, those)
+            for key, (value, those) in of_the_schedule.items()
+            if value != defaults[key].default and schedule not in those
+        }
+        if milestones and schedule == "constant" and name != "sgd":  # whose file has some
+            idle["milestones"] = (list(milestones), ("step",))
+        for key, (value, those) in idle.items():
+            log.warning(
+                "optimizer.%s=%s has no effect under optimizer.schedule=%s: it is for %s",
+                key, value, schedule, ", ".join(those), extra=ONCE,
+            )  # fmt: skip
         self.schedule: dict[str, Any] = {
             "schedule": schedule,
             "warmup_steps": warmup_steps,
@@ -190,6 +212,13 @@ class OptimizerSpec:
         try:
             optimizer = self._class(groups, lr=self.lr, **self.options)
         except (TypeError, ValueError) as error:
+            if unknown := [
+                key for key in self.options if key not in inspect.signature(self._class).parameters
+            ]:
+                known = set(inspect.signature(self._class).parameters) - {"params", "lr"}
+                raise UserError(
+                    f"optimizer {self.name} takes no '{unknown[0]}'; {choices(unknown[0], known)}"
+                ) from error
             raise UserError(f"optimizer {self.name} does not take {self.options}: {error}") from error
         if all(parameter.device.type == "cpu" for _, parameter in named):
             # It asks the driver for a GPU at every step; no graph of one can be captured here.

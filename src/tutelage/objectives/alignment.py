@@ -74,6 +74,11 @@ class Alignment(Objective):
                 f"`input`={self.input} is what a guide sees in place of the inputs, which {type(guide).__name__} does not look at: "
                 "leave it at batch"
             )
+        if isinstance(guide, FeatureGuide) and self.similarity.name in guide.unseen_by:
+            raise UserError(
+                f"{type(guide).__name__} says nothing to `similarity`={self.similarity.name}, whose score and gradient would be 0 "
+                f"throughout; choose one that is not among {', '.join(guide.unseen_by)}"
+            )
         if setup.batch_size is not None and not self.per_token:
             self.similarity.check_rows(setup.batch_size * (self.patches or 1) ** 2)
         check_mask(setup.example.mask)

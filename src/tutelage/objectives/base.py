@@ -152,6 +152,8 @@ class Objective(nn.Module):
     """Whether it compares outputs class by class: network and frozen network must number the same classes."""
     expects_trained: ClassVar[bool] = False
     """Whether an untrained frozen network has nothing to give it."""
+    signed: ClassVar[bool] = False
+    """Whether a negative weight has a meaning of its own; of others it is a warning."""
     needs_average: ClassVar[bool] = False
     """Whether it needs a method that keeps a moving average of the network."""
     own_passes: int = 0

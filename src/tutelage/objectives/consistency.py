@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from typing import Any, Literal
@@ -24,7 +25,17 @@ from tutelage.objectives.unlabelled import (
 )
 from tutelage.tasks import Batch, Classification
 
+log = logging.getLogger("tutelage")
 ALIGNMENTS = ("uniform", "labels", "predictions")
+
+
+def confidence_from(threshold: float) -> float:
+    """Return a threshold of the confidence. Raises UserError for one that no image can reach."""
+    if not 0 <= threshold < 1:
+        raise UserError(
+            f"`threshold` is a confidence, from 0 (every image counts) to below 1, got {threshold}"
+        )
+    return threshold
 
 
 class Consistency(Objective):
@@ -84,6 +95,10 @@ class Consistency(Objective):
             )
         if not 0 <= momentum < 1:
             raise UserError(f"`momentum` must be at least 0 and below 1, got {momentum}")
+        if not ratio > 0:
+            raise UserError(
+                f"`ratio`, unlabelled images for each labelled one, must be above 0, got {ratio}; for none, method=supervised"
+            )
         self.pseudo, self.normalization, self.ratio = pseudo, normalization, ratio
         self.norms_apart, self.weak_gradient = batch_norm == "labelled", weak_gradient
         self.distribution_alignment, self.momentum = distribution_alignment, momentum
@@ -131,10 +146,18 @@ class Consistency(Objective):
             raise UserError(
                 f"the unlabelled images have {source.images.shape[1]} channels, the labelled ones {channels}"
             )
+        count = max(1, round(self.ratio * setup.batch_size))
+        if count > 2 * self.ratio * setup.batch_size:
+            log.warning(
+                "'%s': ratio=%g of a batch of %d is less than half an image; a step takes one",
+                self.name,
+                self.ratio,
+                setup.batch_size,
+            )
         self.stream = UnlabelledStream(
             source,
             size=size,
-            count=max(1, round(self.ratio * setup.batch_size)),
+            count=count,
             views=self._views,
             name="unlabelled images" if self.pseudo is None else "pseudo images",
         )

@@ -24,6 +24,8 @@ class Dimension(Objective):
     Raises UserError for a layer that does not exist.
     """
 
+    signed = True
+
     reaches_output = False
 
     def __init__(self, *, neighbours: int = 20, layers: Sequence[str] | None = None, **common: Any) -> None:

@@ -11,7 +11,7 @@ from tutelage.alignment.gather import gather
 from tutelage.losses.consistency import weighted
 from tutelage.losses.thresholds import flexible_thresholds
 from tutelage.objectives.base import Setup
-from tutelage.objectives.consistency import Consistency
+from tutelage.objectives.consistency import Consistency, confidence_from
 
 
 class FlexMatch(Consistency):
@@ -27,7 +27,7 @@ class FlexMatch(Consistency):
 
     def __init__(self, *, threshold: float = 0.95, **common: Any) -> None:
         super().__init__(**common)
-        self.threshold = threshold
+        self.threshold = confidence_from(threshold)
 
     def prepare(self, setup: Setup) -> None:
         """See `Objective.prepare`."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from tutelage.losses.consistency import pseudo_label
-from tutelage.objectives.consistency import Consistency
+from tutelage.objectives.consistency import Consistency, confidence_from
 
 
 class PseudoLabel(Consistency):
@@ -20,7 +20,7 @@ class PseudoLabel(Consistency):
 
     def __init__(self, *, threshold: float = 0.95, **common: Any) -> None:
         super().__init__(**common)
-        self.threshold = threshold
+        self.threshold = confidence_from(threshold)
 
     def compare(self, target: Tensor, output: Tensor) -> Tensor:
         """See `Consistency.compare`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.alignment.taps import Taps, weight_layers
-from tutelage.errors import UserError, choices
+from tutelage.errors import ONCE, UserError, choices
 from tutelage.models.forward_calls import Call
 from tutelage.models.frozen import FrozenNetwork, Normalization
 from tutelage.objectives.balance import balance_named
@@ -23,6 +24,7 @@ from tutelage.objectives.reading import Reader
 from tutelage.objectives.unlabelled import Unlabelled, UnlabelledTokens, batch_norm_apart
 from tutelage.tasks import Batch
 
+log = logging.getLogger("tutelage")
 Run = Callable[[Tensor, Tensor | None], Tensor]
 
 
@@ -74,6 +76,13 @@ class Objectives(nn.Module):
         self.terms = nn.ModuleDict()
         for name, objective in objectives.items():
             _check(name, objective)
+            if objective.weight < 0 and not objective.signed:
+                log.warning(
+                    "the weight of the objective '%s' is %g: the network is trained to make this loss large",
+                    name,
+                    objective.weight,
+                    extra=ONCE,
+                )
             objective.name = name
             self.terms[name] = objective
         # In plain containers: these are no children of this module.

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from tutelage.losses.consistency import uda
-from tutelage.objectives.consistency import Consistency
+from tutelage.objectives.consistency import Consistency, confidence_from
 
 
 class UDA(Consistency):
@@ -21,7 +21,7 @@ class UDA(Consistency):
 
     def __init__(self, *, temperature: float = 0.4, threshold: float = 0.8, **common: Any) -> None:
         super().__init__(**common)
-        self.temperature, self.threshold = temperature, threshold
+        self.temperature, self.threshold = temperature, confidence_from(threshold)
 
     def compare(self, target: Tensor, output: Tensor) -> Tensor:
         """See `Consistency.compare`."""

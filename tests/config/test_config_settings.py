@@ -32,7 +32,7 @@ def test_every_section_of_a_command_is_read_and_cannot_be_changed():
         ({"accumulate": 0}, "fit.accumulate must be a whole number of at least 1, got 0$"),
         ({"accumulate": "two"}, r"fit.accumulate must be a whole number of at least 1, got 'two' \(str\)"),
         ({"protocol": "best_on_tset"}, "did you mean 'best_on_test'"),
-        ({"stop_below": [[1]]}, "fit.stop_below must be a list of a list of 2 values"),
+        ({"stop_below": [[1]]}, "fit.stop_below must be a list of lists of 2 values"),
         ({"epochs": 2}, "either fit.max_steps or fit.epochs"),
         ({"max_steps": None}, "either fit.max_steps or fit.epochs"),
         ({"epochs": -1, "max_steps": None}, "fit.epochs must be a number above 0"),

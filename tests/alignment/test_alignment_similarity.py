@@ -154,7 +154,9 @@ def test_cka_from_bfloat16_differs_where_it_should_and_nowhere_else() -> None:
     low = CKA(precision="bfloat16")
     assert low(wide, flat) != cka(wide, flat)
     assert torch.equal(CKA()(wide, flat), cka(wide, flat))
-    with pytest.raises(UserError, match=r"CKA from bfloat16 .* is for samples: tokens .* choose the similarity cka"):
+    with pytest.raises(
+        UserError, match=r"CKA from bfloat16 .* is for samples: tokens .* choose the similarity cka"
+    ):
         low.for_tokens()
     with pytest.raises(UserError, match=r"`precision`='half' is not known.*bfloat16, float32"):
         CKA(precision="half")  # type: ignore[arg-type]

@@ -129,7 +129,7 @@ class CKA(GramSimilarity):
         """See `Similarity.for_tokens`: from d x d products, which have one precision."""
         if self.precision != "float32":
             raise UserError(
-                "CKA from bfloat16 (cka_bfloat16, precision=bfloat16) is for samples: tokens are compared in float32; choose the similarity cka"
+                "CKA from bfloat16 (cka_bfloat16) is for samples: tokens are compared in float32; choose the similarity cka"
             )
         return TokenCKA(unbiased=self.unbiased)
 

@@ -10,6 +10,7 @@ import torch
 
 from expected import refused
 from tutelage.data.base import DataModule
+from tutelage.data.image_pixels import Form
 from tutelage.data.image_set import ImageData
 from tutelage.data.splits import digest
 from tutelage.engine import data_sets
@@ -127,6 +128,18 @@ def test_unlabelled_images_of_the_set_itself_or_of_another(unlabelled):
 ])  # fmt: skip
 def test_unlabelled_samples_that_are_none(unlabelled, wanted, data, other, said):
     assert refused(unlabelled, wanted, data, other) == said
+
+
+def test_unlabelled_images_of_other_channels_are_noticed_before_they_are_read(unlabelled):
+    other = Images()
+    other.form = Form(2, 3, (255, 255, 255), None)
+    other.prepare = other.setup = lambda: pytest.fail("read")
+    assert refused(unlabelled, {"_target_": "b"}, Images(), other) == (
+        "the unlabelled images have 3 channels, the labelled ones 1: say method.unlabelled.channels=1"
+    )
+    other.form = Form(2, 1, (255, 255, 255), None)
+    other.prepare = other.setup = lambda: None
+    assert unlabelled({"_target_": "b"}, Images(), other)[0] == "pixels"
 
 
 def test_a_set_is_not_its_own_unlabelled_one(unlabelled, monkeypatch):

@@ -179,7 +179,7 @@ class HubImages(ImageData):
     ) -> None:
         super().__init__(**options)
         self.hub, self.image, self.target = source, image, target
-        self.form = Form(image_size, channels, (255, 255, 255), None)
+        self.form: Form = Form(image_size, channels, (255, 255, 255), None)
 
     def source(self) -> ImageSource:
         """See `ImageData`."""

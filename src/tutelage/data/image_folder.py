@@ -82,7 +82,7 @@ class ImageFolder(ImageData):
             raise UserError(f"`white` must be a number above 0, such as 4095 for 12 bits, got {white!r}")
         self.root = Path(root).expanduser()
         red, green, blue = BACKGROUNDS[background] if isinstance(background, str) else background
-        self.form = Form(image_size, channels, (red, green, blue), white)
+        self.form: Form = Form(image_size, channels, (red, green, blue), white)
         self.storage, self.num_workers, self.check_files = storage, num_workers, check_files
         self.absent = tuple(absent)
 

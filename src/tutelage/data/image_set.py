@@ -17,6 +17,7 @@ from tutelage.data.augment import build_all
 from tutelage.data.augment_basic import Augmentation
 from tutelage.data.base import DataModule
 from tutelage.data.image_files import Files
+from tutelage.data.image_pixels import Form
 from tutelage.data.image_store import ImageSource, ImageStore, moments
 from tutelage.data.streams import Store
 from tutelage.errors import ONCE, UserError, choices
@@ -44,6 +45,8 @@ class ImageData(DataModule):
     files), None, or [means, deviations] per channel, of images scaled to [0, 1].
     augment: augmentations in order, each a name of `augment.AUGMENTATIONS` with its arguments, or any name with an object.
     """
+
+    form: Form | None = None  # what files are decoded to, where a set reads any
 
     def __init__(
         self,

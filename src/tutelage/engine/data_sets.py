@@ -96,6 +96,11 @@ def build_unlabelled(config: dict[str, Any], data: DataModule) -> Unlabelled | U
         other = construct(where, wanted)
         if not isinstance(other, ImageData):
             raise UserError(f"{where} must be a set of images, got {type(other).__name__}")
+        channels = data.input_shape[0]
+        if other.form is not None and other.form.channels != channels:  # said before an hour of decoding
+            raise UserError(
+                f"the unlabelled images have {other.form.channels} channels, the labelled ones {channels}: say {where}.channels={channels}"
+            )
         _set_up(where, other, config)
         images = other.unlabelled_pixels()
         index = other.splits["train"]

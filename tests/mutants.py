@@ -81,7 +81,7 @@ READ: dict[tuple[str, str, str], str] = {
         "np.abs(overlaps) > found.threshold",
     ): "an overlap on the threshold exactly",
     ("scaling/measure.py", "Gt -> GtE", "found > factor * threshold"): "an overlap on the threshold exactly",
-    ("alignment/gram.py", "Gt -> GtE", "if chunks > 1 else"): "one part is the whole",
+    ("alignment/products.py", "Gt -> GtE", "products.shape[1] > 1 else"): "one part is the whole",
     ("alignment/gram.py", "Gt -> GtE", "if len(layers) > 1"): "a stack of one",
     ("alignment/gram.py", "Gt -> GtE", "if len(references) > 1"): "a stack of one",
     ("alignment/gram.py", "Lt -> LtE", "1e-12 < length"): "a length that is the bound exactly",

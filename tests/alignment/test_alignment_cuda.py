@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage.alignment.gram import gram
+from tutelage.alignment.products import gram
 from tutelage.alignment.similarity import GramSimilarity, Ridge, Similarity, TokenCKA
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

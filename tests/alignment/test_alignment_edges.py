@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.alignment import comparisons, gram, procrustes, token_cka
+from tutelage.alignment import comparisons, gram, procrustes, products, token_cka
 from tutelage.alignment import ridge as ridge_regression
 from tutelage.alignment.alignment import encode_features
 from tutelage.alignment.comparison import Comparison
@@ -203,7 +203,7 @@ def test_chance_is_the_mean_and_the_largest_over_orders():
 
 def test_a_long_product_is_split_as_its_size_and_the_threads_ask(monkeypatch):
     seen = []
-    monkeypatch.setattr(gram, "_has_onednn", lambda: False)
+    monkeypatch.setattr(products, "_has_onednn", lambda: False)
     product = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda a, b: seen.append(tuple(a.shape)) or product(a, b))
     for shape, wanted in (
@@ -213,20 +213,20 @@ def test_a_long_product_is_split_as_its_size_and_the_threads_ask(monkeypatch):
         ((1, 130, 2048), [(1, 32, 2048), (1, 33, 2048), (1, 32, 2048), (1, 33, 2048)]),
     ):
         x = random(*shape)
-        torch.testing.assert_close(gram.gram(x), x @ x.mT, rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(products.gram(x), x @ x.mT, rtol=1e-5, atol=1e-3)
         assert seen == wanted
     for threads, parts in ((2, 2), (3, 1), (12, 4)):  # of 2,048 columns
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         seen.clear()
         x = random(1, 128, 2048)
-        torch.testing.assert_close(gram.gram(x), x @ x.mT, rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(products.gram(x), x @ x.mT, rtol=1e-5, atol=1e-3)
         assert seen[0] == (parts, 32, 2048 // parts)
 
 
-@pytest.mark.skipif(not gram._has_onednn(), reason="PyTorch without oneDNN, as on a Mac")
+@pytest.mark.skipif(not products._has_onednn(), reason="PyTorch without oneDNN, as on a Mac")
 def test_large_products_go_through_onednn_unless_it_is_off_or_there_are_many_threads(monkeypatch):
-    seen, product = [], gram._onednn
-    monkeypatch.setattr(gram, "_onednn", lambda a, b: seen.append((*a.shape, len(b))) or product(a, b))
+    seen, product = [], products._onednn
+    monkeypatch.setattr(products, "_onednn", lambda a, b: seen.append((*a.shape, len(b))) or product(a, b))
     for shape, wanted in (
         ((1, 64, 511), []),
         ((1, 64, 512), [(64, 512, 64)]),
@@ -239,16 +239,16 @@ def test_large_products_go_through_onednn_unless_it_is_off_or_there_are_many_thr
     ):
         x = random(*shape)
         slow = torch.from_numpy(np.einsum("kid,kjd->kij", x.double(), x.double())).float()
-        torch.testing.assert_close(gram.gram(x), slow, rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(products.gram(x), slow, rtol=1e-5, atol=1e-3)
         assert seen == wanted
         seen.clear()
     x, double = random(1, 128, 128), random(1, 128, 128, dtype=torch.float64)
-    torch.testing.assert_close(gram.gram(double), double @ double.mT)
+    torch.testing.assert_close(products.gram(double), double @ double.mT)
     with monkeypatch.context() as otherwise:
         otherwise.setattr(torch.backends.mkldnn, "enabled", False)
-        assert torch.equal(gram.gram(x), x @ x.mT)
+        assert torch.equal(products.gram(x), x @ x.mT)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
-    assert torch.equal(gram.gram(x), x @ x.mT) and not seen
+    assert torch.equal(products.gram(x), x @ x.mT) and not seen
 
 
 @pytest.mark.parametrize("kind", ["cka", "unbiased_cka", "rsa"])
@@ -270,14 +270,14 @@ def test_value_and_gradient_are_the_same_without_onednn_but_for_the_last_bits(mo
     [(1024, 1), (2047, 1), (2048, 2), (3072, 2), (4096, 4), (6144, 4), (65_536, 64), (131_072, 64)],
 )
 def test_on_a_device_columns_are_summed_in_parts_of_a_thousand_or_more(monkeypatch, width, parts):
-    monkeypatch.setattr(gram, "on_cpu", lambda _: False)
+    monkeypatch.setattr(products, "on_cpu", lambda _: False)
     seen = []
     split = torch.Tensor.unflatten
     monkeypatch.setattr(
         torch.Tensor, "unflatten", lambda x, axis, sizes: seen.append(sizes) or split(x, axis, sizes)
     )
     x = random(1, 3, width)
-    torch.testing.assert_close(gram.gram(x), x @ x.mT, rtol=1e-5, atol=1e-2)
+    torch.testing.assert_close(products.gram(x), x @ x.mT, rtol=1e-5, atol=1e-2)
     assert seen == [(parts, width // parts)]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from named_similarities import SIMILARITIES
 from tutelage.alignment.comparisons import Centred, procrustes
-from tutelage.alignment.gram import gram
+from tutelage.alignment.products import gram
 from tutelage.alignment.ridge import projection
 from tutelage.alignment.similarity import (
     CKA,
@@ -115,7 +115,7 @@ def relative(got: Tensor, expected: Tensor) -> float:
 def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both roads through the code: looking at values, or never waiting for a device (batched, always centred)."""
     if request.param == "as on a GPU":
-        for module in ("gram", "token_cka"):
+        for module in ("gram", "products", "token_cka"):
             monkeypatch.setattr(f"tutelage.alignment.{module}.on_cpu", lambda _: False)
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from tutelage.alignment import procrustes, token_cka
 from tutelage.alignment import ridge as ridge_regression
 from tutelage.alignment.feature_rows import Padding, to_single
-from tutelage.alignment.gram import GramScores, Kind, Precision, embed
+from tutelage.alignment.gram import GramScores, Kind, embed
+from tutelage.alignment.products import Precision
 from tutelage.errors import UserError, choices
 
 

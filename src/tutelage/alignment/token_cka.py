@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tutelage.alignment.feature_rows import bounded, on_cpu, rescaled, to_single
-from tutelage.alignment.gram import gram
+from tutelage.alignment.products import gram
 
 
 @dataclass

@@ -44,6 +44,10 @@ def rows(pairs: int = 7) -> list[Row]:
         (f"{what}, CKA from bfloat16", low | sizes, 1.15)
         for what, sizes in (("batch 512", {"batch": 512}), ("32 pixels", {"pixels": 32}))
     ]
+    varied += [  # the floor looks at the guide in each step
+        (f"{what}, guide remembered", {"remembered": True} | sizes, 1.15)
+        for what, sizes in (("batch 512", {"batch": 512}), ("32 pixels", {"pixels": 32}))
+    ]
     for what, sizes, at_most in varied:
         result += _measured(
             f"conv to FCN, {what}", conv_to_fcn(**sizes), 7 if at_most else 3, at_most=at_most
@@ -87,8 +91,13 @@ def conv_to_fcn(
     width: int = 512,
     k: int | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
+    remembered: bool = False,
 ) -> Steps:
-    """ResNet-18, frozen, guiding an FCN; k: only the guide's first k layers, None: all 21. precision: of CKA's products."""
+    """ResNet-18, frozen, guiding an FCN.
+
+    k: only the guide's first k layers, None: all 21. precision: of CKA's products. remembered: the guide ran once for each sample
+    (`method.cache=[guide]`), of which there are as many as in a batch.
+    """
     import torch
     import torchvision
 
@@ -107,6 +116,7 @@ def conv_to_fcn(
         device,
         pairing=pairing,
         precision=precision,
+        remembered=remembered,
     )
 
 
@@ -151,6 +161,7 @@ def _steps(
     pairing: Any,
     per_token: bool = False,
     precision: Literal["float32", "bfloat16"] = "float32",
+    remembered: bool = False,
 ) -> Steps:
     import torch
     from torch.nn.functional import cross_entropy
@@ -189,6 +200,8 @@ def _steps(
         frozen={"guide": frozen},
         task=task_loss,
         example=example,
+        cache=["guide"] if remembered else [],
+        samples=_OneBatch(data),
     )
 
     def finish(loss: Any, optimizer: Any) -> None:
@@ -215,6 +228,19 @@ def _steps(
         finish(total(data), optimizers[1])
 
     return Steps(floor, guided, len(alignment.comparison.pairs))
+
+
+class _OneBatch:
+    """Training samples that are all in one batch."""
+
+    def __init__(self, batch: Any) -> None:
+        self.batch = batch
+
+    def on(self, _device: Any) -> list[Any]:
+        return [self.batch]
+
+    def __len__(self) -> int:
+        return len(self.batch.index)
 
 
 class _Enough(Exception):

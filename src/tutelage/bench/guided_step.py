@@ -46,7 +46,7 @@ def rows(pairs: int = 7) -> list[Row]:
     ]
     varied += [  # the floor looks at the guide in each step
         (f"{what}, guide remembered", {"remembered": True} | sizes, 1.15)
-        for what, sizes in (("batch 512", {"batch": 512}), ("32 pixels", {"pixels": 32}))
+        for what, sizes in (("64 pixels", {}), ("batch 512", {"batch": 512}), ("32 pixels", {"pixels": 32}))
     ]
     for what, sizes, at_most in varied:
         result += _measured(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 ONCE = {"once": True}
@@ -29,6 +29,14 @@ class NoValue(UserError):
     def __init__(self, message: str, key: str) -> None:
         super().__init__(message)
         self.key = key
+
+
+class UnknownArgument(UserError):
+    """What a configuration builds does not take some of the settings it is given. settings: which."""
+
+    def __init__(self, message: str, settings: Sequence[str]) -> None:
+        super().__init__(message)
+        self.settings = list(settings)
 
 
 class StoppedBelow(RunFailed):

@@ -630,6 +630,26 @@ def test_what_is_wrong_with_a_place_names_its_setting_and_is_asked_once(monkeypa
         OmegaConf.clear_resolver("wrong_place")
 
 
+@pytest.mark.parametrize(
+    ("settings", "words", "said"),
+    [
+        (["model.depth"], ["experiment=demo/plain", "model=convnet"],
+         ". model.depth comes from conf/experiment/demo/plain.yaml: add '~model.depth' to go without"),
+        (["model.depth", "model.width", "model.dropout"], ["experiment=demo/plain", "model=convnet", "model.width=3"],
+         ". model.depth and model.dropout come from conf/experiment/demo/plain.yaml: add '~model.depth' '~model.dropout' to go without"),
+        (["guide.blocks", "model.depth"], ["experiment=demo/guided-untrained"],
+         ". guide.blocks and model.depth come from conf/experiment/demo/guided-untrained.yaml and conf/experiment/demo/plain.yaml: "
+         "add '~guide.blocks' '~model.depth' to go without"),
+        (["model.depth"], ["experiment=demo/plain", "model.depth=3"], ""),
+        (["model.depth"], ["model=fcn", "data=digits"], ""),
+    ],
+)  # fmt: skip
+def test_what_an_experiment_brings_along_is_said_with_how_to_leave_it_out(settings, words, said):
+    from tutelage.config.origins import advice
+
+    assert advice(settings, words) == said
+
+
 def test_what_sets_each_value_and_its_default():
     from tutelage.config.origins import origins_and_defaults
 

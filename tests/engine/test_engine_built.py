@@ -52,6 +52,7 @@ class Bench:
     def __init__(self, monkeypatch, own=(), **facts: Any) -> None:
         self.asked: dict[str, Any] = {}
         self.places: list[Any] = []
+        self.checked: list[Any] = []
         self.kind: Any = Given
         self.objectives: dict[str, Any] = {"task": objective()}
         self.frozen = {name: Plain(network=SimpleNamespace(**facts)) for name in ("teacher", "second")}
@@ -78,7 +79,9 @@ class Bench:
             "resolve": lambda target, where: self.kind,
             "check_frozen": lambda config, own: put(own=own) or list(self.frozen),
             "build_objectives": lambda config: self.objectives,
-            "build_data": lambda config: self.data,
+            "check_network": lambda where, config: self.checked.append(where),
+            "check_arguments": lambda where, kind, node, supplied: self.checked.append((where, [*node])),
+            "build_data": lambda config: self.checked.append("data") or self.data,
             "sizes_of": lambda data: "sizes",
             "build_network": lambda where, config, sizes: put({where: sizes}) or "network",
             "where_of": lambda name: name if name == "teacher" else f"frozen.{name}",
@@ -150,6 +153,12 @@ def test_a_method_is_given_what_it_names(monkeypatch):
     assert not {"channels_last", "folded", "recompute", "causal"} & set(bench.asked) and bench.asked["warned"]
     assert bench.asked["optimizer"] == ({"_target_": build.OPTIMIZER, "name": "adam"}, {})
     assert bench.asked["freeze"] == "patterns"
+
+
+def test_settings_are_looked_at_before_data_are_loaded(monkeypatch):
+    bench = Bench(monkeypatch)
+    bench(method={"cache": ["teacher"]})
+    assert bench.checked == ["model", "teacher", "frozen.second", ("method", ["_target_", "rate"]), "data"]
 
 
 def test_a_method_that_names_nothing_is_given_the_least(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from expected import refused
 from tutelage.engine import networks
 from tutelage.engine.instantiate import construct, parameters_of
+from tutelage.errors import UnknownArgument
 from tutelage.models.weights_files import WeightsMismatch
 
 
@@ -160,6 +162,33 @@ TO_BUILD = {"input_shape": (6,), "output_size": 3, "num_classes": 3, "vocab_size
 def built(where="model", **node):
     config = {"seed": 5, "hardware": {"accelerator": "cpu"}, where: FCN | node}
     return networks.build_network(where, config, TO_BUILD)
+
+
+def test_settings_of_a_network_are_held_against_its_constructor_without_data():
+    said = partial(refused, networks.check_network)
+    config = {"model": FCN | {"head": "layers", "weights": None}, "guide": FCN | {"input_size": 8}}
+    networks.check_network("model", config)
+    networks.check_network("guide", config)
+    for where, more, wrong in (
+        ("model", {"stages": 2, "blocks": 1}, "model: tutelage.models.fcn.FCN takes no 'stages'; known: activation, batch_norm, depth"),
+        ("model", {"input_size": 8}, "model: tutelage.models.fcn.FCN takes no 'input_size'; known: "),
+        ("guide", {"depth": -1}, "guide.depth must not be negative, got -1"),
+        ("guide", {"depth": "many"}, "guide.depth must be "),
+    ):  # fmt: skip
+        found = said(where, config | {where: FCN | more})
+        assert found.startswith(wrong) and "output_size" not in found
+    with pytest.raises(UnknownArgument) as error:
+        networks.check_network("model", {"model": FCN | {"stages": 2, "blocks": 1}})
+    assert error.value.settings == ["model.stages", "model.blocks"]
+    nested = {"_target_": "tutelage.models.reused.ReusedClassifier", "width": 4}
+    assert said("model", {"model": nested | {"student": FCN | {"dept": 1}}}).startswith("model.student: ")
+    networks.check_network("model", {"model": nested | {"student": FCN}})
+
+
+def test_what_data_give_a_network_is_what_it_may_ask_them_for():
+    task = SimpleNamespace(output_size=3, per_position=False)
+    data = SimpleNamespace(input_shape=(6,), task=task, vocab_size=None, facts={}, tables=None)
+    assert set(networks.sizes_of(data)) == set(networks.FROM_DATA)
 
 
 def zeros(network):

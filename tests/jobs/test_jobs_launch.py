@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from made_plans import plan, stored
-from tutelage.errors import RunFailed, UserError
+from tutelage.errors import RunFailed, UnknownArgument, UserError
 from tutelage.jobs import launch
 from tutelage.jobs.launch import first_line, is_mistake
 from tutelage.runs.identity import identify
@@ -144,6 +144,19 @@ def test_ranks_that_exist_need_runs_that_are_complete(tmp_path, monkeypatch):
     one = replace(one, identity=identify(one.config))
     launch.run_plan(one, make=make)
     assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [(None, ""), (("model=convnet",), ""),
+     (("experiment=demo/plain", "model=convnet"),
+      ". model.depth comes from conf/experiment/demo/plain.yaml: add '~model.depth' to go without")],
+)  # fmt: skip
+def test_a_setting_that_an_experiment_brought_along_is_told_from_a_mistake(tmp_path, words, more):
+    one, make, _ = making(tmp_path, [UnknownArgument("no 'depth'", ["model.depth"])])
+    with pytest.raises(UserError) as error:
+        launch.run_plan(replace(one, words=words), make=make)
+    assert str(error.value) == f"no 'depth'{more}"
 
 
 def test_a_mistake_before_the_first_step_leaves_no_run_and_another_failure_does(tmp_path):

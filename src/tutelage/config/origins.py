@@ -56,6 +56,22 @@ def origins_and_defaults(overrides: Sequence[str]) -> tuple[dict[str, str], dict
     return found, defaults
 
 
+def advice(settings: Sequence[str], overrides: Sequence[str]) -> str:
+    """Say of settings that something does not take which file brought them along, and how to leave them out; nothing of a command's own.
+
+    An experiment is made for the networks and data it names; beside others, some of what it says has no place.
+    """
+    if not any(word.startswith(tuple(f"{group}=" for group in SETS_OTHERS)) for word in overrides):
+        return ""
+    found = origins(overrides)
+    others = tuple(f"conf/{group}/" for group in SETS_OTHERS)
+    brought = [key for key in settings if found.get(key, "").startswith(others)]
+    if not brought:
+        return ""
+    files, without = dict.fromkeys(found[key] for key in brought), " ".join(f"'~{key}'" for key in brought)
+    return f". {' and '.join(brought)} {'comes' if len(brought) == 1 else 'come'} from {' and '.join(files)}: add {without} to go without"
+
+
 def _file(name: str) -> Path | None:
     candidates = [folder / f"{name}.yaml" for folder in folders()]
     return next((path for path in candidates if path.is_file()), None)

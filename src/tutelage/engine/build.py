@@ -16,8 +16,8 @@ from tutelage.data.image_set import ImageData
 from tutelage.engine.causality import check_causal
 from tutelage.engine.data_sets import build_data, build_unlabelled, place
 from tutelage.engine.inherited import check_code, check_teacher, check_unseen, check_vocabulary
-from tutelage.engine.instantiate import BY_NAME, construct, parameters_of, resolve
-from tutelage.engine.networks import build_frozen, build_network, example_of, sizes_of
+from tutelage.engine.instantiate import BY_NAME, check_arguments, construct, parameters_of, resolve
+from tutelage.engine.networks import build_frozen, build_network, check_network, example_of, sizes_of
 from tutelage.engine.recompute import recompute
 from tutelage.errors import UserError
 from tutelage.generators.protocol import Generator
@@ -47,6 +47,9 @@ log = logging.getLogger("tutelage")
 OPTIMIZER = "tutelage.methods.optim.OptimizerSpec"
 OF_ALL_OBJECTIVES = {"balance": str, "cache": list[str] | tuple[str, ...]}
 """The settings of a method that are no objective's own, and what each takes."""
+
+OF_METHODS = ("network", "task", "optimizer", "objectives", "seed", "example", "normalization", *ROLES)
+"""What a method's constructor may ask of `build`."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,10 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     kind = resolve(config["method"]["_target_"], "method")
     if isinstance(kind, type) and issubclass(kind, Method):
         kind.check_objectives(objectives)
+    for where in ("model", *map(where_of, read)):
+        check_network(where, config)
+    spec, own_settings = _optimizer(config), _own_settings(config["method"])
+    check_arguments("method", kind, own_settings, OF_METHODS)
     data = data or build_data(config)
     foretells = getattr(kind, "reads_targets", True)
     if foretells and isinstance(data.task, NoTargets):
@@ -185,18 +192,6 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
             network_at_rest.prefer_channels_last(example.inputs)
     if config["hardware"].get("channels_last"):
         _channels_last(network, example)
-    optimizer = {"_target_": OPTIMIZER, **config["optimizer"]}
-    if (
-        optimizer.get("fused")
-        and config["fit"]["gradient_clip"] is not None
-        and "mixed" in config["hardware"]["precision"]
-    ):
-        optimizer["fused"] = (
-            False  # the same update in more kernels: Lightning refuses to clip for a fused one in mixed precision
-        )
-    spec = construct("optimizer", optimizer)
-    if not isinstance(spec, OptimizerSpec):
-        raise UserError(f"optimizer._target_={optimizer['_target_']} {BY_NAME}")
     resting = freeze(network, spec.frozen)
     torch.manual_seed(step_seed(config["seed"], 0, 1))
     total = _prepared(
@@ -223,11 +218,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         _fold_norms({name: one for name, one in frozen.items() if name not in {*tapped, *own}}, example)
     method = construct(
         "method",
-        {
-            key: value
-            for key, value in config["method"].items()
-            if key not in ("objectives", "unlabelled", *OF_ALL_OBJECTIVES)
-        },
+        own_settings,
         network=network,
         task=data.task,
         optimizer=spec,
@@ -247,6 +238,27 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     named = [own_name(name) for name, _ in method.named_parameters()]
     check_patterns(spec.lr_factors, named, "optimizer.lr_factors")
     return Built(data=data, method=method, heads=_heads(method, example_of(data)))
+
+
+def _own_settings(method: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a method's section that are its constructor's."""
+    return {k: x for k, x in method.items() if k not in ("objectives", "unlabelled", *OF_ALL_OBJECTIVES)}
+
+
+def _optimizer(config: dict[str, Any]) -> OptimizerSpec:
+    optimizer = {"_target_": OPTIMIZER, **config["optimizer"]}
+    if (
+        optimizer.get("fused")
+        and config["fit"]["gradient_clip"] is not None
+        and "mixed" in config["hardware"]["precision"]
+    ):
+        optimizer["fused"] = (
+            False  # the same update in more kernels: Lightning refuses to clip for a fused one in mixed precision
+        )
+    spec = construct("optimizer", optimizer)
+    if not isinstance(spec, OptimizerSpec):
+        raise UserError(f"optimizer._target_={optimizer['_target_']} {BY_NAME}")
+    return spec
 
 
 def _fold_norms(read_by_output: dict[str, FrozenNetwork], example: Batch) -> None:

@@ -18,12 +18,12 @@ import logging
 import sys
 import sysconfig
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tutelage.engine.trust import ALLOWED, SHIPPED, SHIPPED_FILES, check_words
-from tutelage.errors import UserError, choices
+from tutelage.errors import UnknownArgument, UserError, choices
 from tutelage.runs.declared import DECLARATIONS
 from tutelage.typed import checked, in_keys
 
@@ -192,6 +192,51 @@ def _nested(where: str, value: Any, hint: Any) -> Any:
     return _build(where, settings[0], settings[0].__name__, value, {}) if settings else value
 
 
+def check_arguments(
+    where: str, function: Callable[..., Any], node: Mapping[str, Any], supplied: Collection[str] = ()
+) -> None:
+    """Hold a node's names and plain values against what a function takes, before anything is built or loaded for it.
+
+    node: with its `_target_`.
+    supplied: names that are no settings.
+
+    Raises:
+        UserError: see `construct`.
+    """
+    given = {key: value for key, value in node.items() if key != "_target_" and key not in DECLARATIONS}
+    _check_names(where, function, node["_target_"], given, supplied)
+    _checked(where, function, {key: x for key, x in given.items() if not isinstance(x, Mapping)})
+
+
+def _check_names(
+    where: str, function: Callable[..., Any], target: str, given: Iterable[str], supplied: Collection[str]
+) -> None:
+    parameters, _, open_ended = parameters_of(function)
+    unknown = [] if open_ended else [key for key in given if key not in parameters]
+    if unknown:
+        raise UnknownArgument(
+            f"{where}: {target} takes no '{unknown[0]}'; {choices(unknown[0], set(parameters) - set(supplied))}",
+            [f"{where}.{key}" for key in unknown],
+        )
+
+
+def _checked(where: str, function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    _, hints, _ = parameters_of(function)
+    ours = str(getattr(function, "__module__", "")).startswith("tutelage.") or dataclasses.is_dataclass(
+        function
+    )
+    result = dict(given)
+    for key in given:
+        if key not in hints:
+            continue
+        value = result[key] = checked(f"{where}.{key}", given[key], hints[key])
+        if ours and isinstance(value, int) and value < 0 and key != "weight":
+            raise UserError(
+                f"{where}.{key} must not be negative, got {value}"
+            )  # of ours, nothing counts backwards
+    return result
+
+
 def _build(
     where: str,
     function: Callable[..., Any],
@@ -199,22 +244,10 @@ def _build(
     given: Mapping[str, Any],
     context: Mapping[str, Any],
 ) -> Any:
-    given = dict(given)
-    parameters, hints, open_ended = parameters_of(function)
-    for key in given:
-        if key not in parameters and not open_ended:
-            raise UserError(
-                f"{where}: {target} takes no '{key}'; {choices(key, set(parameters) - set(context))}"
-            )
-        given[key] = _nested(f"{where}.{key}", given[key], hints.get(key))
-        if key not in hints:
-            continue
-        value = given[key] = checked(f"{where}.{key}", given[key], hints[key])
-        ours = target.startswith("tutelage.") or dataclasses.is_dataclass(function)
-        if ours and isinstance(value, int) and value < 0 and key != "weight":
-            raise UserError(
-                f"{where}.{key} must not be negative, got {value}"
-            )  # of ours, nothing counts backwards
+    parameters, hints, _ = parameters_of(function)
+    _check_names(where, function, target, given, context)
+    built = {key: _nested(f"{where}.{key}", value, hints.get(key)) for key, value in given.items()}
+    given = _checked(where, function, built)
     arguments = given | {key: value for key, value in context.items() if key in parameters}
     missing = [
         n for n, p in parameters.items() if p.default is inspect.Parameter.empty and n not in arguments

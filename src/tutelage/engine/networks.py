@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from tutelage.alignment.guides import FeatureGuide
 from tutelage.data.base import DataModule, SplitBatches
 from tutelage.data.memory import room_bytes
 from tutelage.engine.inherited import VOCABULARY, expected_normalization, recorded_data, recorded_sizes
-from tutelage.engine.instantiate import construct, parameters_of, resolve
+from tutelage.engine.instantiate import check_arguments, construct, parameters_of, resolve
 from tutelage.errors import UserError
 from tutelage.methods.base import step_seed
 from tutelage.models import int8
@@ -61,6 +61,33 @@ def sizes_of(data: DataModule) -> dict[str, Any]:
     }
 
 
+FROM_DATA = (
+    *("input_shape", *_OF_CLASSES, "vocab_size", "per_position", "next_token"),
+    *("padding_token", "vocabulary_sha256", "class_names", "tables"),
+)
+"""What `sizes_of` gives."""
+
+
+def check_network(where: str, config: Mapping[str, Any]) -> None:
+    """Raise UserError for settings of a network that its constructor does not take, before any data are loaded for it."""
+    node = node_of(config, where)
+    function = resolve(node.get("_target_", ""), where)
+    taken = _taken(where, function)
+    own = {key: value for key, value in node.items() if key not in taken}
+    for key, value in own.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            check_network(f"{where}.{key}", config)
+    check_arguments(where, function, own, FROM_DATA)
+
+
+def _taken(where: str, function: Callable[..., Any]) -> set[str]:
+    """Which settings of a network's section are not its constructor's."""
+    accepts, _, _ = parameters_of(function)
+    taken = {key for key in RESERVED if key not in YIELDING or key not in accepts}
+    # only a frozen network sees the data at a size of its own
+    return taken - {"input_size"} if where == "model" else taken
+
+
 def build_network(where: str, config: Mapping[str, Any], sizes: Mapping[str, Any]) -> nn.Module:
     """Build one network and give it its weights.
 
@@ -70,10 +97,8 @@ def build_network(where: str, config: Mapping[str, Any], sizes: Mapping[str, Any
     Raises UserError.
     """
     node, weights = node_of(config, where), Weights.of(config, where)
-    accepts, _, _ = parameters_of(resolve(node.get("_target_", ""), where))
-    taken = {key for key in RESERVED if key not in YIELDING or key not in accepts}
-    if where == "model" and "input_size" in taken:
-        taken.remove("input_size")  # only a frozen network sees the data at a size of its own
+    function = resolve(node.get("_target_", ""), where)
+    accepts, taken = parameters_of(function)[0], _taken(where, function)
     arguments = {
         key: build_network(f"{where}.{key}", config, sizes)
         if isinstance(value, Mapping) and "_target_" in value

@@ -20,7 +20,7 @@ from typing import Any
 
 from tutelage.engine import trust
 from tutelage.engine.rank_environment import global_rank, in_ranks
-from tutelage.errors import UserError, exit_code, out_of_memory, refused
+from tutelage.errors import UnknownArgument, UserError, exit_code, out_of_memory, refused
 from tutelage.jobs.longer import begin_from_shorter
 from tutelage.jobs.mended import carry_absent, take_over
 from tutelage.jobs.plain_log import take_held, warnings_logged
@@ -209,6 +209,10 @@ def execute(plan: Plan, run: Run, make: Make = fit_or_synthesize) -> None:
         interrupt.begins_anew = "" if run.is_begun else run.key  # type: ignore[attr-defined]
         raise
     except UserError as error:
+        if isinstance(error, UnknownArgument) and plan.words:
+            from tutelage.config.origins import advice  # Hydra, which a rank or a worker has not loaded
+
+            error.args = (f"{error}{advice(error.settings, plan.words)}",)
         # A mistake that was seen before the first step: its message says all, and the mended command is another run.
         if is_mistake(error) and not in_ranks() and _never_began(run):
             with contextlib.suppress(OSError):

@@ -278,7 +278,7 @@ def test_a_range_test_is_of_the_commands_own_training_and_opens_no_test_set(
     words += ["optimizer.lr_factors=[['*',0.5]]", "fit.accumulate=2"]
     out = tmp_path / "seen.json"
     assert main(["diagnose", *words, "steps=0", "rates=24", f"out={out}"]) == 0
-    assert "the training loss fell fastest at" in " ".join(capfd.readouterr().out.split())
+    assert "learning rate: over 24 steps" in " ".join(capfd.readouterr().out.split())
     found = json.loads(out.read_text())["rates"]
     assert found["rates"][0] == pytest.approx(1e-6) and 12 < len(found["losses"]) <= 24
     if method == "supervised":
@@ -293,7 +293,7 @@ def test_a_range_test_shorter_than_a_phase_of_the_training_is_of_that_phase(tmp_
         "method.objectives.alignment.schedule.steps=100",
     ]
     assert main(["diagnose", *words, "steps=0", "rates=24"]) == 0
-    assert "the training loss fell fastest at" in " ".join(capfd.readouterr().out.split())
+    assert "learning rate: over 24 steps" in " ".join(capfd.readouterr().out.split())
 
 
 def test_what_cannot_be_diagnosed_is_a_message(capfd):

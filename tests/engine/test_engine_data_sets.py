@@ -60,6 +60,9 @@ def test_what_is_no_data_module(tmp_path, monkeypatch):
     )
 
 
+PIXELS = torch.arange(20, dtype=torch.uint8).view(5, 1, 2, 2)
+
+
 class Images(ImageData):
     """Images that are made up; of another set, no targets where `bare`."""
 
@@ -71,6 +74,7 @@ class Images(ImageData):
         )
         self.splits = {"train": np.array([4, 1]), "validation": np.array([3]), "test": np.array([0])}
         self.normalization, self.input_shape = ((0.5,), (0.25,)), (1, 2, 2)
+        self.store = None
 
     def source(self):
         """Nothing."""
@@ -79,7 +83,7 @@ class Images(ImageData):
         return torch.zeros(9, 1, 2, 2), np.array([7, 8]), 1.0, 0.0
 
     def unlabelled_pixels(self):
-        return "pixels"
+        return PIXELS
 
     def summary(self):
         return {"name": "other"}
@@ -112,7 +116,8 @@ def test_unlabelled_images_of_the_set_itself_or_of_another(unlabelled):
     for bare, rows in ((False, [4, 1]), (True, [0, 1, 3, 4])):
         images, index, scale, shift, facts = unlabelled({"_target_": "b"}, Images(), Images(bare))
         assert (
-            images == "pixels"
+            images is PIXELS
+            and facts["left_out"] == 0
             and index.tolist() == rows
             and facts["count"] == len(rows)
             and facts["of"] == {"name": "other"}
@@ -139,7 +144,29 @@ def test_unlabelled_images_of_other_channels_are_noticed_before_they_are_read(un
     )
     other.form = Form(2, 1, (255, 255, 255), None)
     other.prepare = other.setup = lambda: None
-    assert unlabelled({"_target_": "b"}, Images(), other)[0] == "pixels"
+    assert unlabelled({"_target_": "b"}, Images(), other)[0] is PIXELS
+
+
+def test_unlabelled_images_that_are_judged_on_are_left_out(unlabelled, lines):
+    ours, other = Images(), Images(bare=True)
+    ours.store = SimpleNamespace(
+        images=PIXELS.flip(0)
+    )  # its validation and test images, 3 and 0, are 1 and 4 of the others
+    _, index, *_, facts = unlabelled({"_target_": "b"}, ours, other)
+    assert index.tolist() == [0, 3] and facts["left_out"] == 2 and facts["count"] == 2
+    assert (
+        "method.unlabelled: 2 images that are validation or test images of data, too, are left out" in lines()
+    )
+    other = Images()  # of which 1 and 4 alone are its training images
+    assert refused(unlabelled, {"_target_": "b"}, ours, other) == (
+        "all images of method.unlabelled are validation or test images of data: another folder, or method.unlabelled=train or rest, has "
+        "none of them"
+    )
+    ours.store = SimpleNamespace(
+        images=torch.zeros(5, 1, 3, 3, dtype=torch.uint8)
+    )  # of another size: nothing is known
+    assert unlabelled({"_target_": "b"}, ours, other)[1].tolist() == [4, 1]
+    assert "method.unlabelled: 2 of its 5 images, those of its training split" in lines()
 
 
 def test_a_set_is_not_its_own_unlabelled_one(unlabelled, monkeypatch):

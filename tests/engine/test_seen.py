@@ -45,6 +45,20 @@ def test_places_in_one_set(series):
     assert seen_in_training(series([120, 40, 40]), series([60, 20, 40]), "test") == 37  # of rows 74 to 110
 
 
+def test_samples_seen_without_labels_were_seen():
+    few = Digits(batch_size=32, validation=0.15, test=0.2, per_class=3)
+    few.prepare()
+    few.setup()
+    assert seen_in_training(few, few, "train") == 30
+    other = digits()
+    whole = len(other.splits["train"])
+    assert seen_in_training(few, other, "train") < whole == seen_in_training(few, other, "train", "train")
+    assert (
+        seen_in_training(few, other, "train", "rest") == whole
+        and seen_in_training(few, other, "test", "all") == 0
+    )
+
+
 def test_images_of_another_set_are_known_by_their_bytes():
     """The same images in another order, under another name: nothing but the pixels tells."""
     its, given = digits(), digits()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
+from numpy.lib.stride_tricks import sliding_window_view
 
 from tutelage.config.settings import Fit
 from tutelage.engine.build import build
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 LOW, HIGH = 1e-6, 1.0
 SMOOTHING = 0.9
 """Share of the running mean that a step keeps."""
+CERTAIN = 4.0
+"""Standard errors by which a loss has to fall over a window of rates, or it is scatter."""
 DIVERGED = 2.0
 """A smoothed loss of so many times the lowest ends the test; from the third part on, which the first steps' scatter does not reach."""
 
@@ -35,7 +38,8 @@ class RateRange:
     """What came of it.
 
     rates, losses: by step; losses are running means, corrected for their beginning.
-    steepest: the rate where the loss falls most per factor of the rate, None where it never falls. lowest: where it is lowest.
+    steepest: the middle of the window of rates in which the loss falls most per factor of the rate; None where it falls in none by more
+    than its scatter from batch to batch. lowest: where the running mean is lowest, of one window or more.
     diverged: where it left the ground again, or was no number; None where it did not.
     """
 
@@ -90,18 +94,34 @@ def range_test(subject: Subject, *, steps: int) -> RateRange:
 
 def read(rates: np.ndarray, losses: list[float]) -> RateRange:
     """Return what the losses (steps,) at rising rates (at least as many) say."""
-    end = _ending(losses, len(rates))
+    end, windows = _ending(losses, len(rates)), [max(8, math.ceil(len(rates) / part)) for part in (6, 3)]
     kept = _smoothed(losses)[:end]
     used = rates[: len(kept)]
-    slopes = np.gradient(kept, np.log(used)) if len(kept) > 1 else np.zeros(1)
-    best = int(np.argmin(slopes))
+    settled = min(windows[0], len(kept)) - 1  # before it few batches make the mean
+    # One power of ten tells the rate well; where batches scatter too much for it, two may tell it at all.
+    falls = [_steepest(used, np.array(losses[:end]), window) for window in windows]
     return RateRange(
         rates=tuple(float(rate) for rate in used),
         losses=tuple(float(loss) for loss in kept),
-        steepest=float(used[best]) if slopes[best] < 0 else None,
-        lowest=float(used[int(np.argmin(kept))]) if len(kept) else float(rates[0]),
+        steepest=next((rate for rate in falls if rate is not None), None),
+        lowest=float(used[settled + int(np.argmin(kept[settled:]))]) if len(kept) else float(rates[0]),
         diverged=None if end is None else float(rates[end]),
     )
+
+
+def _steepest(rates: np.ndarray, losses: np.ndarray, window: int) -> float | None:
+    """Return the middle of the window of steps in which a line through the losses falls most, of those that fall for certain."""
+    if len(losses) < window:
+        return None
+    x = np.log(rates[:window])
+    x = x - x.mean()
+    parts = sliding_window_view(losses, window)
+    slopes = parts @ x / (x @ x)
+    rest = parts - parts.mean(axis=1, keepdims=True) - slopes[:, None] * x
+    errors = np.sqrt((rest**2).sum(axis=1) / (window - 2) / (x @ x))
+    falling = np.where(slopes < -CERTAIN * errors, slopes, 0)
+    best = int(np.argmin(falling))
+    return float(np.sqrt(rates[best] * rates[best + window - 1])) if falling[best] < 0 else None
 
 
 def _smoothed(losses: list[float]) -> np.ndarray:
@@ -126,9 +146,14 @@ def _ending(losses: list[float], steps: int) -> int | None:
 def sentence(found: RateRange, steps: int) -> str:
     """Say what was found, and what to try."""
     if found.steepest is None:
-        return f"learning rate: over {steps} steps from {LOW:g} to {HIGH:g} the training loss never fell"
+        return (
+            f"learning rate: over {steps} steps from {LOW:g} to {HIGH:g} the training loss never fell by more than its scatter from batch "
+            f"to batch; more steps (rates={3 * steps}) or a larger data.batch_size may tell"
+        )
     ends = "it did not diverge" if found.diverged is None else f"it left the ground at {found.diverged:.1e}"
-    grid = ",".join(f"{found.steepest * factor:.1e}" for factor in (0.3, 1, 3))
+    grid = ",".join(
+        f"{found.steepest * factor:.1e}" for factor in (0.3, 1, 3) if LOW <= found.steepest * factor <= HIGH
+    )
     return (
         f"learning rate: over {steps} steps from {LOW:g} to {HIGH:g} the training loss fell fastest at {found.steepest:.1e} and was "
         f"lowest at {found.lowest:.1e}; {ends}. To choose from, on validation: optimizer.lr={grid}"

@@ -40,7 +40,7 @@ def evaluate(name: str, data_words: list[str], *, split: str, device: str, runs_
     run, loaded, data, network = opened(name, data_words, runs_dir=runs_dir, code=code)
     data.open_test()
     if split in data.splits:
-        _check_seen(run.key, loaded.data, data, split)
+        _check_seen(run, loaded.data, data, split)
     target = torch.device(DEVICES[device])
     metrics = evaluate_network(network.to(target), data.task, data.batches(split, device=target), target)
     (made_by,) = provenance.commits([{"code": provenance.code()}])
@@ -101,13 +101,16 @@ def opened(name: str, data_words: list[str], *, runs_dir: str, code: str) -> tup
     return run, loaded, data, network
 
 
-def _check_seen(key: str, its: Any, given: Any, split: str) -> None:
-    """Warn of samples that the network was trained on, or selected on."""
+def _check_seen(run: Any, its: Any, given: Any, split: str) -> None:
+    """Warn of samples that the network was trained on, with or without their labels, or selected on."""
     from tutelage.engine.seen import seen_in_training
 
-    if seen := seen_in_training(its, given, split):
+    key, unlabelled = run.key, (run.config.get("method") or {}).get("unlabelled")
+    without = unlabelled if isinstance(unlabelled, str) else ""
+    if seen := seen_in_training(its, given, split, without):
         count = len(given.splits[split])
-        log.warning(f"{key} was trained on {seen} of the {count} samples judged here: this is no test of it")
+        how = "trained on" if not without else "trained, with or without labels, on"
+        log.warning(f"{key} was {how} {seen} of the {count} samples judged here: this is no test of it")
     elif its is given and split == "validation":
         log.warning("%s was selected on this split: this is no test of it", key)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from tutelage.data.base import DataModule
 from tutelage.data.cache import cache_folder
@@ -14,6 +16,7 @@ from tutelage.data.splits import digest
 from tutelage.data.text import Text
 from tutelage.data.text_rows import TextRows
 from tutelage.engine.instantiate import construct, parameters_of, worded
+from tutelage.engine.seen import judged
 from tutelage.errors import UserError, choices
 from tutelage.objectives.unlabelled import Unlabelled, UnlabelledTokens, byte_affine
 from tutelage.runs.folders import lock_at, make_folder
@@ -21,6 +24,8 @@ from tutelage.runs.identity import is_need
 from tutelage.runs.setting import overlap
 from tutelage.runs.weights import needed_folder, node_of
 from tutelage.tasks import NoTargets
+
+log = logging.getLogger("tutelage")
 
 
 def build_data(config: dict[str, Any], *, judged_as: DataModule | None = None) -> DataModule:
@@ -108,8 +113,26 @@ def build_unlabelled(config: dict[str, Any], data: DataModule) -> Unlabelled | U
             index = np.sort(np.concatenate(list(other.splits.values())))
         scale, shift = byte_affine(data.normalization, data.input_shape[0])
         facts = {"of": other.summary()}
+        index, facts["left_out"] = _not_judged(where, images, index, data)
     facts |= {"count": len(index), "sha256": digest(index)}
     return Unlabelled(images, index, scale, shift, facts)
+
+
+def _not_judged(where: str, images: Tensor, index: np.ndarray, data: ImageData) -> tuple[np.ndarray, int]:
+    """Return an index of unlabelled images without those that a set is selected by and tested on, and how many these were."""
+    leak = judged(np.ascontiguousarray(images[index].numpy()), data)
+    count = int(leak.sum())
+    if count == len(index):
+        raise UserError(
+            f"all images of {where} are validation or test images of data: another folder, or {where}=train or rest, has none of them"
+        )
+    if count:
+        log.warning(
+            "%s: %d images that are validation or test images of data, too, are left out", where, count
+        )
+    if len(index) < len(images):
+        log.info("%s: %d of its %d images, those of its training split", where, len(index), len(images))
+    return index[~leak], count
 
 
 def place(where: str, config: dict[str, Any]) -> str:

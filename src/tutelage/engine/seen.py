@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tutelage.data.base import DataModule
+from tutelage.data.image_set import ImageData
 from tutelage.data.splits import content_numbers
 from tutelage.engine.class_names import same_set
 
@@ -14,16 +15,33 @@ LARGEST_BYTES = 4 * 2**30
 """Images of more bytes are not compared."""
 
 
-def seen_in_training(its: DataModule, given: DataModule, split: str) -> int:
+def judged(images: np.ndarray, data: DataModule) -> np.ndarray:
+    """Return which of some images (n, ...) are, byte for byte, validation or test images of a set: (n,) bool.
+
+    None where the set's images do not lie in memory, or have another size or type.
+    """
+    theirs = [found for split in ("validation", "test") if (found := _images(data, split)) is not None]
+    same = [found for found in theirs if found.shape[1:] == images.shape[1:] and found.dtype == images.dtype]
+    if not same:
+        return np.zeros(len(images), dtype=bool)
+    numbers = content_numbers(np.concatenate([images, *same]))
+    return np.isin(numbers[: len(images)], numbers[len(images) :])
+
+
+def seen_in_training(its: DataModule, given: DataModule, split: str, unlabelled: str = "") -> int:
     """Return how many samples of a split of `given` the network saw that was trained on `its`.
 
+    unlabelled: which of its samples it saw without labels beside those of its training split, see `ImageData.unlabelled`.
     Samples of one set are known by their places in it; images of two sets by their bytes, where both lie in memory. Of streamed images
     and other data of two sets nothing is known: 0.
     """
     ours, theirs = its.summary(), given.summary()
     same_files = ours["fingerprint"] is not None and _kind(ours) == _kind(theirs)
     if its is given or same_set(ours, theirs) or (same_files and not ours.get("classes")):
-        return int(np.isin(given.splits[split], its.splits["train"]).sum())
+        trained = its.splits["train"]
+        if unlabelled and isinstance(its, ImageData):
+            trained = np.union1d(trained, its.unlabelled(unlabelled)[1])  # type: ignore[arg-type]
+        return int(np.isin(given.splits[split], trained).sum())
     first, second = _images(its, "train"), _images(given, split)
     if first is None or second is None or first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
         return 0

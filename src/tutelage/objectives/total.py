@@ -47,7 +47,7 @@ class Objectives(nn.Module):
     unlabelled: images or texts without labels, for objectives that look at some beside the batch.
     normalization: means and deviations that images were normalised with, for objectives that change pixels; None: they were not.
     balance: "uncertainty" (arXiv 1705.07115) or "gradient_norm" (arXiv 1711.02257): weights that are learned, on top of the given ones.
-    cache: names of frozen networks that are run once for each training sample, see `frozen_cache.Memory`; samples: those, None where augmented.
+    cache: names of frozen networks that are run once for each training sample, see `Memory`; samples: those, None where augmented.
     Raises UserError for what does not fit: a frozen network that is missing, layers, shapes, schedules.
     """
 

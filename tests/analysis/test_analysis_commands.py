@@ -107,6 +107,16 @@ def test_a_gap_has_the_metric_on_other_data_which_must_number_the_same_classes(r
     assert rows and all(row["other"] == row["test"] for row in rows)  # these are the same data
     with pytest.raises(UserError, match=r"other=synthetic numbers 4 classes.*knows 10"):
         main([*words, "other=synthetic"])
+    with pytest.raises(UserError, match=r"^other=image_folder needs to know its root: add other.root="):
+        main([*words, "other=image_folder"])
+    with pytest.raises(UserError, match=r"nowhere"):
+        main([*words, "other=image_folder", "other.root=nowhere"])
+    with pytest.raises(
+        UserError, match=r"other.root=nowhere is a setting of the data that `other` names: add other=<data>"
+    ):
+        main([*words, "other.root=nowhere"])
+    assert main([*words, "other=digits", "other.split_seed=3"]) == 0
+    assert read_csv(tmp_path / "gap.csv") != rows  # another draw of the test split
 
 
 def test_a_gap_is_positive_where_training_is_better_whatever_the_metric():

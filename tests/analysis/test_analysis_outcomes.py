@@ -238,7 +238,8 @@ def test_the_layers_of_a_rule_and_of_a_network():
 
 @pytest.mark.parametrize(("measure", "chance", "shown"), [
     ("unbiased_cka", None, "unbiased CKA from 0.250 to 0.750, mean 0.500"),
-    ("procrustes", (0.125, 0.25), "procrustes from 0.250 to 0.750, mean 0.500; by chance 0.125, at most 0.250"),
+    ("procrustes", np.array([[0.125, 0.25]]),
+     "procrustes from 0.250 to 0.750, mean 0.500; by chance, each pair in one random order, 0.125 to 0.250"),
 ])  # fmt: skip
 def test_two_networks_compared_in_a_line(monkeypatch, tmp_path, measure, chance, shown):
     layers = (Layer("a", "linear", (3,)), Layer("b", "linear", (2,)))

@@ -122,16 +122,31 @@ def test_a_map_of_layers_whole(drawing, tmp_path):
     )
     bars = [line for line in text.splitlines() if "bar" in line]
     assert [line.partition(": ")[2] for line in bars] == ["1.5 0.5 1 1"] * 2
-    whole = SimilarityMap(layers[:2], layers[:2], values[:, :2], 9, "procrustes", (0.25, 0.5))
+    whole = SimilarityMap(
+        layers[:2], layers[:2], values[:, :2], 9, "procrustes", np.array([[0.25, 0.5], [0.3, math.nan]])
+    )
     text = drawing(similarity_map.draw, whole, tmp_path / "a.png", first="x", second="y")
-    assert "title 'Layer by layer, 9 samples; by chance 0.25'" in text and "bar" not in text
+    assert "title 'Layer by layer, 9 samples; by chance 0.25 to 0.50'" in text and "bar" not in text
     assert "y 'procrustes'" in text
+    nothing = SimilarityMap(layers[:1], layers[2:], values[:1, 2:], 9, "procrustes", np.array([[math.nan]]))
+    text = drawing(similarity_map.draw, nothing, tmp_path / "a.png", first="x", second="y")
+    assert "title 'Layer by layer, 9 samples; by chance undefined; grey: the layer does not vary'" in text
     assert similarity_map._range(values) == "from 0.125 to 1.000, mean 0.525"
     assert similarity_map._range(values[:1, 2:]) == "undefined: no layer varies over these samples"
     said = similarity_map.describe
-    assert [said(SimilarityMap((), (), values, 9, *more)) for more in ((), ("cka", (0.25, 0.5)))] == [
+    assert [
+        said(SimilarityMap((), (), values, 9, *more))
+        for more in ((), ("cka", np.array([[0.25, 0.5], [math.nan, 0.75]])), ("cka", np.array([[math.nan]])))
+    ] == [
         {"samples": 9, "estimator": "unbiased linear CKA", "first": [], "second": []},
-        {"samples": 9, "estimator": "cka", "chance": {"mean": 0.25, "max": 0.5}, "first": [], "second": []},
+        {
+            "samples": 9,
+            "estimator": "cka",
+            "chance": {"mean": 0.5, "min": 0.25, "max": 0.75},
+            "first": [],
+            "second": [],
+        },
+        {"samples": 9, "estimator": "cka", "first": [], "second": []},
     ]
 
 

@@ -485,8 +485,17 @@ def test_samples_that_a_network_has_seen_are_said(monkeypatch, caplog):
     ):  # fmt: skip
         caplog.clear()
         monkeypatch.setattr(seen, "seen_in_training", lambda *_, count=count: count)
-        evaluate._check_seen("k", data, given, split)
+        evaluate._check_seen(SimpleNamespace(key="k", config={}), data, given, split)
         assert [one.getMessage() for one in caplog.records] == said
+    asks = []
+    monkeypatch.setattr(seen, "seen_in_training", lambda *words: asks.append(words[3]) or 2)
+    both = "trained, with or without labels, on"
+    for unlabelled, how in (("rest", both), ({"root": "a"}, "trained on"), (None, "trained on")):
+        caplog.clear()
+        run = SimpleNamespace(key="k", config={"method": {"unlabelled": unlabelled}})
+        evaluate._check_seen(run, data, data, "test")
+        assert caplog.messages == [f"k was {how} 2 of the 3 samples judged here: this is no test of it"]
+    assert asks == ["rest", "", ""]
 
 
 def test_data_that_words_change_have_the_fingerprint_of_their_own_files(monkeypatch):

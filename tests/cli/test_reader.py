@@ -72,6 +72,10 @@ def test_settings_are_passed_on_as_they_are_where_the_command_has_them():
         ),
         (["digits", "sede=3"], "list", "list takes runs_dir=, state="),
         (["gaps", "a"], "analyse", "there is no 'analyse gaps'; did you mean 'gap'?"),
+        (["similarity", "a", "b", "attacks=fgsm"], "analyse",
+         "analyse similarity takes out=, split=, samples=, layers=, measure=, device=, hardware.devices=, runs_dir=, code=, data.<key>=, "
+         "other.<key>=, got 'attacks=fgsm'"),
+        (["gap", "a", "--epsilon", "3"], "analyse", "analyse gap has no option '--epsilon'; known: "),
         (["predict", "a", "--dry"], "scale", "scale predict has no option '--dry'"),
     ],
 )  # fmt: skip

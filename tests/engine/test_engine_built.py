@@ -87,6 +87,7 @@ class Bench:
             "where_of": lambda name: name if name == "teacher" else f"frozen.{name}",
             "build_frozen": lambda where, config, data: self.frozen[where.removeprefix("frozen.")],
             "check_code": lambda where, config: places.append(("code", where)),
+            "check_architecture": lambda where, config: None,
             "check_vocabulary": lambda where, config, data: places.append(("words", where)),
             "check_unseen": lambda where, config, data: places.append(("unseen", where)),
             "check_teacher": lambda where, config, data, same_classes: places.append((where, same_classes)),

@@ -84,6 +84,29 @@ def test_the_record_of_the_run_behind_weights(run, tmp_path):
     assert inherited.recorded_data("teacher", {"teacher": {"weights": str(other)}}) == {}
 
 
+CONV = {"_target_": "tutelage.models.convnet.ConvNet", "width": 8}
+FCN = {"_target_": "tutelage.models.fcn.FCN", "depth": 2}
+
+
+@pytest.mark.parametrize(("theirs", "ours", "apart"), [
+    ({"residual": False}, {}, "residual=False there, True here"), ({}, {"residual": True}, ""), ({"activation": "relu"}, {}, ""),
+    ({"activation": "tanh", "residual": True}, {"residual": False}, "activation=tanh there, relu here, residual=True there, False here"),
+    ({"weights": "need:a", "output_size": 3, "pruned": 0.5}, {"head": "x", "init_seed": 3}, ""),
+    (FCN | {"dropout": 0.5}, FCN, ""), (FCN, {}, f"_target_={FCN['_target_']} there, {CONV['_target_']} here"),
+])  # fmt: skip
+def test_weights_of_a_network_that_computed_otherwise_are_said(run, said, theirs, ours, apart):
+    config = run(config={"model": CONV | theirs})
+    config["teacher"] |= CONV | ours
+    inherited.check_architecture("teacher", config)
+    assert [line.partition("were trained in another: ")[2] for line in said()] == [apart] * bool(apart)
+
+
+def test_of_weights_without_a_record_nothing_is_known(run, said):
+    for config in (None, {}, {"model": None}, {"model": {"width": 3}}):
+        inherited.check_architecture("teacher", run(config=config))
+    assert not said()
+
+
 def test_a_vocabulary_must_be_the_same_unless_it_is_trained_on(run, said):
     theirs = {inherited.VOCABULARY: "one"}
     same, none, another = (data(facts=facts) for facts in (theirs, {}, {inherited.VOCABULARY: "two"}))

@@ -60,7 +60,11 @@ class Centred:
 
     def permuted(self, order: Tensor) -> Centred:
         """Return the layer with its samples in another order."""
-        return Centred(self.gram[order][:, order], self.eps)
+        result = Centred(self.gram[order][:, order], self.eps)
+        if "factors" in self.__dict__:  # a decomposition is most of what a comparison costs
+            vectors, sizes = self.factors
+            result.__dict__["factors"] = vectors[order], sizes
+        return result
 
 
 def procrustes(x: Centred, y: Centred) -> float:
@@ -90,12 +94,13 @@ def pwcca(x: Centred, y: Centred, *, variance: float = 0.99) -> float:
     """Canonical correlations weighted by how much of the first layer each canonical direction accounts for, in [0, 1].
 
     Not symmetric. variance: as in `svcca`, without which layers wider than the samples are numerous have all correlations 1.
+    Deviation: the published weights sum over the layer's neurons, these over its principal components, which a Gram matrix knows. They
+    do not change when a layer is rotated; values come out some hundredths lower.
     Source: Morcos et al. 2018, arXiv 1806.05759, section 2.2.
     """
     u, v = (_leading(layer, variance) for layer in (x, y))
     left, correlations, _ = torch.linalg.svd(u.T @ v, full_matrices=False)
     directions = u @ left  # canonical directions over the samples, (n, k)
-    # The sum over neurons of |<h_i, x_j>| needs the neurons; with the layer's own principal components as neurons it is this.
     own, sizes = x.factors
     weights = ((directions.T @ own) * sizes).abs().sum(dim=1)
     return float((weights * correlations.clamp(max=1)).sum() / weights.sum())

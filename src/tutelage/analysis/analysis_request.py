@@ -53,6 +53,8 @@ class Subject:
 class Request:
     """A command's words, read.
 
+    data: settings of the runs' data.
+    other: words `data.key=value`, settings of the data that the option `other` names.
     asked: what was given of options and settings, less what changes no number.
     """
 
@@ -60,6 +62,7 @@ class Request:
     options: dict[str, str]
     data: dict[str, Any]
     asked: dict[str, str] = field(default_factory=dict)
+    other: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -84,7 +87,7 @@ def read(
 
     names: the runs.
     options: as the command takes them.
-    settings: words `data.key=value`.
+    settings: words `data.key=value`, and `other.key=value`.
     given: the options that were not left as they are.
 
     Raises:
@@ -92,13 +95,18 @@ def read(
     """
     from tutelage.config.compose import setting_value
 
-    data = {word.partition("=")[0].removeprefix("data."): setting_value(word) for word in settings}
+    others = [word for word in settings if word.startswith("other.")]
+    if others and not options["other"]:
+        raise UserError(f"{others[0]} is a setting of the data that `other` names: add other=<data>")
+    own = [word for word in settings if word not in others]
+    data = {word.partition("=")[0].removeprefix("data."): setting_value(word) for word in own}
     if not names:
         raise UserError("analyse needs the runs to look at, such as demo/plain (`tutelage list runs`)")
     found = [subject for name in names for subject in subjects(name, options["runs_dir"], data)]
     asked = {name: options[name] for name in sorted(given) if name not in _NO_NUMBER}
     asked |= dict(word.split("=", 1) for word in settings)
-    return Request(told_apart(found), options, data, asked)
+    of_other = tuple(f"data.{word.removeprefix('other.')}" for word in others)
+    return Request(told_apart(found), options, data, asked, of_other)
 
 
 def told_apart(found: Sequence[Subject]) -> list[Subject]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tutelage.alignment.comparisons import Centred
-from tutelage.alignment.feature_rows import per_sample, to_single
+from tutelage.alignment.feature_rows import per_sample
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.alignment.taps import Taps
 from tutelage.engine.shared_work import shared
@@ -24,11 +24,14 @@ class GramBlocks:
 
     Features are shifted by the mean and divided by the size that their first block has: CKA depends on neither, and float32 keeps
     the digits that a mean far above the spread would take. Sequences with padding are not shifted, which would fill the padding.
+    dtype: of the products. In float32 directions below a hundredth of the largest are lost in rounding, which CKA does not see.
     """
 
-    def __init__(self, names: Sequence[str], samples: int, device: torch.device) -> None:
+    def __init__(
+        self, names: Sequence[str], samples: int, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.device = device
-        self.grams = {name: torch.empty(samples, samples, device=device) for name in names}
+        self.grams = {name: torch.empty(samples, samples, device=device, dtype=dtype) for name in names}
         self.widths: dict[str, int] = {}
         self.mask: Tensor | None = None
         self.rows, self.columns = slice(0, 0), slice(0, 0)
@@ -37,7 +40,10 @@ class GramBlocks:
 
     def take(self, name: str, activation: Tensor) -> None:
         """Fill one layer's block (rows, columns) from the columns' activation; a diagonal block is held as the next rows."""
-        features = self._framed(name, to_single(per_sample(activation, self.mask)))
+        features = per_sample(activation, self.mask)
+        features = self._framed(
+            name, features.to(torch.promote_types(features.dtype, self.grams[name].dtype))
+        )
         if self.rows == self.columns:
             self._held[name] = features
         held = self._held[name]
@@ -107,11 +113,12 @@ def matrices(
     names: Sequence[str],
     batches: Sequence[Batch],
     read: Callable[[GramBlocks, str], Any],
+    dtype: torch.dtype = torch.float32,
 ) -> list[Any]:
     """Return what `read` makes of each layer's Gram matrix over all samples."""
     starts = np.cumsum([0, *(len(batch.index) for batch in batches)]).tolist()
     parts = [slice(a, b) for a, b in itertools.pairwise(starts)]
-    blocks = GramBlocks(names, starts[-1], batches[0].inputs.device)
+    blocks = GramBlocks(names, starts[-1], batches[0].inputs.device, dtype)
     rule = network.network if isinstance(network.network, FeatureGuide) else None
     with torch.inference_mode(), Taps(network.network, () if rule else names, consume=blocks.take) as taps:
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tutelage.analysis.analysis_request import Request, Subject
-from tutelage.errors import UserError
+from tutelage.errors import NoValue, UserError
 
 if TYPE_CHECKING:
     from tutelage.data.base import DataModule
@@ -122,7 +122,11 @@ def on_other(network: FrozenNetwork, own: DataModule, request: Request) -> tuple
     from tutelage.engine.data_sets import build_data
 
     other, device = request.options["other"], request.options["device"]
-    words = dict(compose([f"data={other}"])["data"])
+    try:
+        words = dict(compose([f"data={other}", *request.other])["data"])
+    except NoValue as error:
+        key = error.key.removeprefix("data.")
+        raise UserError(f"other={other} needs to know its {key}: add other.{key}=...") from error
     theirs = build_data({"data": words, "runs_dir": request.options["runs_dir"]})
     seen = beside(network, own, theirs, ("the network", f"other={other}")).to(device)
     theirs.open_test()

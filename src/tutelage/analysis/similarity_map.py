@@ -31,7 +31,6 @@ from tutelage.tasks import Batch
 
 FEWEST_SAMPLES = 4  # below, the unbiased estimator is not defined
 CKA = "unbiased_cka"
-CHANCE_PAIRS = 12  # of layers, evenly spaced over the map; a permutation costs what the pair itself does
 MOST_GIB = 8.0  # of Gram matrices; 1,000 samples and 100 layers need 0.4
 
 
@@ -42,8 +41,8 @@ class SimilarityMap:
     values: (first's layers, second's layers), at most 1; NaN where a layer does not vary over the samples.
     samples: how many it was computed on.
     measure: unbiased_cka, about 0 for unrelated layers, or a name of `alignment.comparisons`.
-    chance: mean and largest value where the second network's samples are in random order, over CHANCE_PAIRS pairs of
-        layers; None for unbiased CKA, whose mean there is 0 by construction.
+    chance: each pair's value where the second network's samples are in a random order of its own; None for unbiased CKA, whose mean
+        there is 0 by construction. It depends on the widths of both layers: one number does not stand for a map.
     """
 
     first: tuple[Layer, ...]
@@ -51,7 +50,7 @@ class SimilarityMap:
     values: np.ndarray
     samples: int
     measure: str = CKA
-    chance: tuple[float, float] | None = None
+    chance: np.ndarray | None = None
 
 
 def similarity_map(
@@ -65,7 +64,8 @@ def similarity_map(
     """Return the map of two networks over the samples of the batches; both see the same inputs, with their own normalisation.
 
     layers: see `layers_of`, of both networks. Cost for b batches: b (b + 1) / 2 forwards of a batch by each network, and n^2 d for
-    each layer of width d; memory 4 n^2 bytes a layer, and one batch's features. Measures other than CKA: n^3 for each layer and pair.
+    each layer of width d; memory 4 n^2 bytes a layer, and one batch's features. Measures other than CKA: twice that, and n^3 for each
+    layer and pair.
     measure: unbiased_cka, or a name of `alignment.comparisons`.
     Raises UserError for an unknown measure, below four samples, beyond MOST_GIB of matrices, or for a layer that does not exist.
     """
@@ -76,15 +76,18 @@ def similarity_map(
     if samples < FEWEST_SAMPLES:
         raise UserError(f"a similarity of layers needs at least {FEWEST_SAMPLES} samples, got {samples}")
     ours, theirs = layers_of(first, batches[0], layers), layers_of(second, batches[0], layers)
-    need = 4 * samples**2 * (len(ours) + len(theirs)) / 2**30
+    dtype = torch.float32 if measure == CKA else torch.float64
+    need = dtype.itemsize * samples**2 * (len(ours) + len(theirs)) / 2**30
     if need > MOST_GIB:
         raise UserError(
             f"the similarity of {len(ours)} by {len(theirs)} layers over {samples} samples needs {need:.1f} GiB, allowed are "
             f"{MOST_GIB}: use fewer samples or layers"
         )
     read = GramBlocks.unit if measure == CKA else GramBlocks.centred
-    ours_read = matrices(first, [layer.name for layer in ours], batches, read)
-    theirs_read = ours_read if second is first else matrices(second, [x.name for x in theirs], batches, read)
+    ours_read = matrices(first, [layer.name for layer in ours], batches, read, dtype)
+    theirs_read = (
+        ours_read if second is first else matrices(second, [x.name for x in theirs], batches, read, dtype)
+    )
     if measure != CKA:
         values, chance = _compared(measure, ours_read, theirs_read)
         return SimilarityMap(tuple(ours), tuple(theirs), values, samples, measure, chance)
@@ -95,16 +98,19 @@ def similarity_map(
 
 def _compared(
     name: str, first: Sequence[Centred], second: Sequence[Centred]
-) -> tuple[np.ndarray, tuple[float, float] | None]:
-    """Return the measure of every pair, and its mean and largest value by chance over some of them."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the measure of every pair, and what it gives by chance."""
     compare = MEASURES[name]
-    values = np.array([*shared(first, lambda x: [compare(x, y) for y in second])])
-    defined = np.argwhere(~np.isnan(values))
-    if not len(defined):
-        return values, None
-    some = defined[np.linspace(0, len(defined) - 1, min(CHANCE_PAIRS, len(defined))).astype(int)]
-    found = [*shared(some, lambda pair: chance(compare, first[pair[0]], second[pair[1]], permutations=3))]
-    return values, (float(np.mean([mean for mean, _ in found])), max(largest for _, largest in found))
+
+    def row(i: int) -> list[tuple[float, float]]:
+        x = first[i]
+        return [
+            (compare(x, y), chance(compare, x, y, permutations=1, seed=i * len(second) + j)[0])
+            for j, y in enumerate(second)
+        ]
+
+    found = np.array([*shared(range(len(first)), row)])
+    return found[..., 0], found[..., 1]
 
 
 def layers_of(network: FrozenNetwork, batch: Batch, which: str) -> list[Layer]:
@@ -149,6 +155,7 @@ def rows(found: SimilarityMap) -> list[dict[str, object]]:
             "second_place": j,
             found.measure: float(found.values[i, j]),
         }
+        | ({} if found.chance is None else {"by_chance": float(found.chance[i, j])})
         for i, a in enumerate(found.first)
         for j, b in enumerate(found.second)
     ]
@@ -161,7 +168,12 @@ def describe(found: SimilarityMap) -> dict[str, object]:
         for role, part in (("first", found.first), ("second", found.second))
     }
     estimator = "unbiased linear CKA" if found.measure == CKA else found.measure
-    by_chance = {} if found.chance is None else {"chance": {"mean": found.chance[0], "max": found.chance[1]}}
+    level = found.chance
+    by_chance = (
+        {}
+        if level is None or np.isnan(level).all()
+        else {"chance": {"mean": np.nanmean(level), "min": np.nanmin(level), "max": np.nanmax(level)}}
+    )
     return {"samples": found.samples, "estimator": estimator, **by_chance, **layers}
 
 
@@ -182,7 +194,7 @@ def draw(
     mark_cells(axes, aligned)
     framed = "; framed: the pairs that were aligned" if aligned else ""
     gaps = "; grey: the layer does not vary" if np.isnan(found.values).any() else ""
-    level = "" if found.chance is None else f"; by chance {found.chance[0]:.2f}"
+    level = "" if found.chance is None else f"; by chance {_between(found.chance, 2)}"
     axes.set_title(f"Layer by layer, {found.samples:,} samples{level}{framed}{gaps}", fontsize=10)
     save(figure, path)
 
@@ -201,7 +213,9 @@ def outcome(request: Request) -> Outcome:
     layers = f"{len(found.first)} by {len(found.second)} layers"
     measure = "unbiased CKA" if found.chance is None else found.measure
     by_chance = (
-        "" if found.chance is None else f"; by chance {found.chance[0]:.3f}, at most {found.chance[1]:.3f}"
+        ""
+        if found.chance is None
+        else f"; by chance, each pair in one random order, {_between(found.chance)}"
     )
     shown = f"{measure} {_range(found.values)}{by_chance}"
     lines = [f"{names[0]} | {names[1]}: {layers}, {found.samples} samples, {shown}"]
@@ -230,6 +244,12 @@ def _aligned(subjects: list[Subject], found: SimilarityMap) -> list[tuple[int, i
                 if row in first and column in second:
                     cells.append((first.index(row), second.index(column)))
     return cells
+
+
+def _between(values: np.ndarray, digits: int = 3) -> str:
+    if np.isnan(values).all():
+        return "undefined"
+    return f"{np.nanmin(values):.{digits}f} to {np.nanmax(values):.{digits}f}"
 
 
 def _range(values: np.ndarray) -> str:

@@ -48,6 +48,7 @@ class Option(NamedTuple):
     help: what it does.
     choices: the values there are; empty: any.
     value: how help writes a value where there is no default.
+    verbs: what it belongs to, for commands that have several verbs; empty: all.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Option(NamedTuple):
     help: str
     choices: tuple[str, ...] = ()
     value: str = "..."
+    verbs: tuple[str, ...] = ()
 
 
 class Example(NamedTuple):
@@ -144,6 +146,9 @@ def read(name: str, command: Command, words: Sequence[str]) -> Given:
         if given.verb not in command.verbs:
             raise UserError(f"there is no '{name} {given.verb}'; {choices(given.verb, command.verbs)}")
         name = f"{name} {given.verb}"
+        options = {
+            key: entry for key, entry in options.items() if not entry.verbs or given.verb in entry.verbs
+        }
     while rest:
         word = rest.pop(0)
         key, equals, value = word.partition("=")
@@ -152,7 +157,7 @@ def read(name: str, command: Command, words: Sequence[str]) -> Given:
         elif word.startswith("-"):
             key = key.lstrip("-").replace("-", "_")
             if key not in options:
-                raise UserError(_no_option(name, command, given.verb, word))
+                raise UserError(_no_option(name, command, given.verb, word, options))
             if not equals and not rest:
                 raise UserError(f"{name}: {word} needs a value")
             _set(given, options[key], value if equals else rest.pop(0))
@@ -180,9 +185,9 @@ def _set(given: Given, option: Option, value: str) -> None:
     given.spoken.add(option.name)
 
 
-def _no_option(name: str, command: Command, verb: str, word: str) -> str:
+def _no_option(name: str, command: Command, verb: str, word: str, options: Iterable[str]) -> str:
     flags = [e for e in command.entries if isinstance(e, Flag) and (not e.verbs or verb in e.verbs)]
-    known = [*(e.name for e in flags), *(f"{e.name}=" for e in command.entries if isinstance(e, Option))]
+    known = [*(e.name for e in flags), *(f"{option}=" for option in options)]
     near = nearest(word, [*known, *(spelling for e in flags for spelling in e.also)])
     hint = f"did you mean '{near}'? Known" if near else "known"
     also = "; settings are given as key=value" if command.settings else ""

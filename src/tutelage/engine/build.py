@@ -15,7 +15,13 @@ from tutelage.data.base import DataModule
 from tutelage.data.image_set import ImageData
 from tutelage.engine.causality import check_causal
 from tutelage.engine.data_sets import build_data, build_unlabelled, place
-from tutelage.engine.inherited import check_code, check_teacher, check_unseen, check_vocabulary
+from tutelage.engine.inherited import (
+    check_architecture,
+    check_code,
+    check_teacher,
+    check_unseen,
+    check_vocabulary,
+)
 from tutelage.engine.instantiate import BY_NAME, check_arguments, construct, parameters_of, resolve
 from tutelage.engine.networks import build_frozen, build_network, check_network, example_of, sizes_of
 from tutelage.engine.recompute import recompute
@@ -172,6 +178,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     frozen = {name: build_frozen(where_of(name), config, data) for name in read}
     for where in ("model", *map(where_of, frozen)):
         check_code(where, config)
+        check_architecture(where, config)
         check_vocabulary(where, config, data)
         check_unseen(where, config, data)
     for name in frozen:

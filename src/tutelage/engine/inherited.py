@@ -13,6 +13,7 @@ from torch import nn
 
 from tutelage.data.base import DataModule
 from tutelage.engine.class_names import classes_apart, listed, names_in, same_set
+from tutelage.engine.instantiate import parameters_of, resolve
 from tutelage.errors import UserError
 from tutelage.methods.self_supervised import SelfSupervised
 from tutelage.models.frozen import Normalization, recorded
@@ -21,13 +22,18 @@ from tutelage.runs.declared import makes
 from tutelage.runs.provenance import changed_files
 from tutelage.runs.records import read_json, read_yaml
 from tutelage.runs.run import Run
-from tutelage.runs.weights import FILE, Weights, node_of
+from tutelage.runs.weights import FILE, RESERVED, Weights, node_of
 
 log = logging.getLogger("tutelage")
 _SELF_SUPERVISED = f"{SelfSupervised.__module__}.{SelfSupervised.__qualname__}"
 OF_A_SPLIT = ("split_seed", "validation", "test", "classes", "without", "group", "time", "folds", "fold")
 """Settings of data that decide which sample is in which split."""
 VOCABULARY = "vocabulary_sha256"  # of the words a text's tokens stand for
+FROM_DATA = (
+    *("input_shape", "num_classes", "output_size", "vocab_size", "per_position", "next_token"),
+    *("padding_token", VOCABULARY, "class_names", "tables"),
+)
+"""What a network's constructor may ask of its data."""
 
 
 def _folder(weights: Weights) -> Path | None:
@@ -93,6 +99,36 @@ def check_code(where: str, config: Mapping[str, Any]) -> None:
             where,
             weights.said,
             ", ".join(changed),
+        )
+
+
+def check_architecture(where: str, config: Mapping[str, Any]) -> None:
+    """Warn where weights of a run fit a network by names and shapes that computes something else with them, such as without residuals.
+
+    Dropout, and what says where weights come from, may differ.
+    """
+    weights = Weights.of(config, where)
+    folder = _folder(weights)
+    if folder is None or not (folder / "config.yaml").is_file():
+        return
+    ours, theirs = node_of(config, where), read_yaml(folder / "config.yaml").get("model")
+    if not isinstance(theirs, Mapping) or "_target_" not in theirs:
+        return
+    parameters, _, _ = parameters_of(resolve(ours["_target_"], where))
+    free = {*RESERVED, *FROM_DATA, "_target_", "pretrained", *(key for key in parameters if "drop" in key)}
+    apart = {
+        key: tuple(node.get(key, getattr(parameters.get(key), "default", None)) for node in (theirs, ours))
+        for key in sorted({*ours, *theirs} - free)
+    }
+    apart = {key: pair for key, pair in apart.items() if pair[0] != pair[1]}
+    if theirs["_target_"] != ours["_target_"]:
+        apart = {"_target_": (theirs["_target_"], ours["_target_"])}
+    if apart:
+        log.warning(
+            "%s.weights=%s fit this network and were trained in another: %s",
+            where,
+            weights.said,
+            ", ".join(f"{key}={one} there, {other} here" for key, (one, other) in apart.items()),
         )
 
 

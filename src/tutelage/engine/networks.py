@@ -16,7 +16,13 @@ from torch.nn.parameter import is_lazy
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.data.base import DataModule, SplitBatches
 from tutelage.data.memory import room_bytes
-from tutelage.engine.inherited import VOCABULARY, expected_normalization, recorded_data, recorded_sizes
+from tutelage.engine.inherited import (
+    FROM_DATA,
+    VOCABULARY,
+    expected_normalization,
+    recorded_data,
+    recorded_sizes,
+)
 from tutelage.engine.instantiate import check_arguments, construct, parameters_of, resolve
 from tutelage.errors import UserError
 from tutelage.methods.base import step_seed
@@ -47,7 +53,7 @@ def example_of(data: DataModule, size: int = 4) -> Batch:
 
 
 def sizes_of(data: DataModule) -> dict[str, Any]:
-    """Return what a network's constructor may ask of its data."""
+    """Return what a network's constructor may ask of its data, see `FROM_DATA`."""
     return {
         "input_shape": data.input_shape,
         **dict.fromkeys(_OF_CLASSES, data.task.output_size),
@@ -59,13 +65,6 @@ def sizes_of(data: DataModule) -> dict[str, Any]:
         "class_names": data.facts.get("classes"),
         "tables": data.tables,
     }
-
-
-FROM_DATA = (
-    *("input_shape", *_OF_CLASSES, "vocab_size", "per_position", "next_token"),
-    *("padding_token", "vocabulary_sha256", "class_names", "tables"),
-)
-"""What `sizes_of` gives."""
 
 
 def check_network(where: str, config: Mapping[str, Any]) -> None:

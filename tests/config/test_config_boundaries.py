@@ -314,9 +314,14 @@ def test_more_of_what_hydra_raises_in_words():
     )
     for word in ("data=null", "data=None", "data=~"):
         assert said("Config group override must be a string", ["a=1", word]).startswith(
-            f"{word}: this group needs a choice; known: "
+            f"{word}: this group needs a choice, or '~data' leaves it out; known: caltech256, cifar10, "
         )
-    assert said("Config group override must be a string").startswith("a group: this group needs a choice")
+    assert said(
+        "Config group override must be a string", ["model@teacher=null", "fit.epochs=null"]
+    ).startswith(
+        "model@teacher=null: this group needs a choice, or '~model@teacher' leaves it out; known: cifar, convnet, "
+    )
+    assert said("Config group override must be a string").startswith("a group needs a choice; known: ")
     parse = OverrideParseException(override="a=[", message="no")
     assert str(in_words(parse, [], None)).startswith(
         "cannot read 'a=[' as a setting: expected key=value, lists as [a,b]"

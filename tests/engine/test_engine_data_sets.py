@@ -165,6 +165,7 @@ def test_unlabelled_images_that_are_judged_on_are_left_out(unlabelled, lines):
     ours.store = SimpleNamespace(
         images=torch.zeros(5, 1, 3, 3, dtype=torch.uint8)
     )  # of another size: nothing is known
+    ours.files_read = other.files_read = None
     assert unlabelled({"_target_": "b"}, ours, other)[1].tolist() == [4, 1]
     assert "method.unlabelled: 2 of its 5 images, those of its training split" in lines()
 

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
+from tutelage.data.image_folder import ImageFolder
 from tutelage.data.images import Digits
 from tutelage.data.series import Series
 from tutelage.engine import seen
@@ -57,6 +59,37 @@ def test_samples_seen_without_labels_were_seen():
         seen_in_training(few, other, "train", "rest") == whole
         and seen_in_training(few, other, "test", "all") == 0
     )
+
+
+@pytest.mark.parametrize("size", [8, 4])
+def test_images_of_a_folder_that_another_is_judged_on(tmp_path, size):
+    """Of one size they are known by their pixels, of two by their files, of which another of the same length is no copy."""
+    rng = np.random.default_rng(0)
+
+    def draw(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+
+    root = tmp_path / "own"
+    for part, count in (("train", 12), ("test", 4)):
+        for name in ("a", "b"):
+            for i in range(count):
+                draw(root / part / name / f"{i}.bmp")
+    draw(tmp_path / "other" / "9.bmp")
+    copied = ["test/a/2.bmp", "test/b/0.bmp", "train/a/0.bmp"]
+    for i, path in enumerate(copied):
+        (tmp_path / "other" / f"{i}.bmp").write_bytes((root / path).read_bytes())
+    own, other = (
+        ImageFolder(root=folder, image_size=image_size, batch_size=2, validation=count)
+        for folder, image_size, count in ((root, 8, 4), (tmp_path / "other", size, 1))
+    )
+    for module in (own, other):
+        module.prepare()
+        module.setup()
+    judged = {own.files_read.layout.paths[i] for split in ("validation", "test") for i in own.splits[split]}
+    expected = [path in judged for path in copied] + [False]
+    assert expected[:2] == [True, True]
+    assert seen.judged(other, np.arange(4), own).tolist() == expected
 
 
 def test_images_of_another_set_are_known_by_their_bytes():

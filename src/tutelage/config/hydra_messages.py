@@ -43,7 +43,9 @@ def in_words(error: Exception, overrides: Sequence[str], known_keys: Callable[[s
             )
         known = known_keys(key)
         if key in known:
-            return UserError(f"'{key}' holds named entries: give each by its name, +{key}.<name>=<value>")
+            return UserError(
+                f"'{key}' holds named entries: give each by its name, +{key}.<name>=<value>, or several as '+{key}={{<name>: <value>}}'"
+            )
         if (name := key.removeprefix("model@").removeprefix("frozen.")) != key and "@" in key:
             return UserError(
                 f"there is no network '{name}' in this command: known are model@guide, model@teacher and model@source; "
@@ -115,9 +117,18 @@ def in_words(error: Exception, overrides: Sequence[str], known_keys: Callable[[s
                 return UserError(
                     f"{word}: the @ is for the choice of a model; a setting of it is {role}.{setting}"
                 )
-        emptied = [word for word in overrides if word.partition("=")[2] in ("null", "None", "~")]
+        emptied = [
+            word
+            for word in overrides
+            if word.partition("=")[2] in ("null", "None", "~")
+            and ("@" in word or word.lstrip("+").partition("=")[0] in groups())
+        ]
+        if not emptied:
+            return UserError(f"a group needs a choice; {choices('', groups())}")
+        key = emptied[0].lstrip("+").partition("=")[0]
+        offered = group_options(key.partition("@")[0])
         return UserError(
-            f"{' '.join(emptied) or 'a group'}: this group needs a choice; {choices('', groups())}"
+            f"{' '.join(emptied)}: this group needs a choice, or '~{key}' leaves it out; {choices('', offered)}"
         )
     if "Ambiguous value for argument" in text:
         return UserError(

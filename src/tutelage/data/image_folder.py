@@ -120,6 +120,11 @@ class ImageFolder(ImageData):
             )  # listed for an earlier run of this process, and read anew by each
         return source
 
+    @property
+    def files_read(self) -> Files:
+        """The files behind the images, once they are loaded."""
+        return self._files
+
     def load(self) -> None:
         """See `ImageData`; what was found in the files is said and recorded."""
         super().load()

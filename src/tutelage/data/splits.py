@@ -113,7 +113,7 @@ def take_per_class(indices: np.ndarray, labels: np.ndarray, per_class: int, *, s
     classes, counts = np.unique(labels[indices], return_counts=True)
     if per_class < 1 or counts.min() < per_class:
         raise UserError(
-            f"per_class={per_class}: class {classes[counts.argmin()]} has {counts.min()} training samples; "
+            f"`per_class`={per_class}: class {classes[counts.argmin()]} has {counts.min()} training samples; "
             f"choose from 1 to {counts.min()}"
         )
     order = shuffled(indices, derive_seed("per_class", seed))

@@ -36,6 +36,7 @@ from tutelage.models.heads import head_of
 from tutelage.objectives.base import NotPrepared, Objective, missing
 from tutelage.objectives.consistency import Consistency
 from tutelage.objectives.pretext import Pretext
+from tutelage.objectives.task import Task
 from tutelage.objectives.total import Objectives
 from tutelage.runs.frozen_networks import (
     ROLES,
@@ -150,6 +151,18 @@ def _warn_of_unread(data: DataModule, objectives: dict[str, Objective]) -> None:
         )
 
 
+def _warn_of_balanced_twice(data: DataModule, objectives: dict[str, Objective]) -> None:
+    """Say where rare classes are drawn as often as others and count more as well: one of the two is right, both overshoot."""
+    weighted = [
+        name for name, one in objectives.items() if isinstance(one, Task) and one.class_weight == "balanced"
+    ]
+    if data.sampling == "balanced" and weighted:
+        log.warning(
+            "data.sampling=balanced and method.objectives.%s.class_weight=balanced make up for rare classes twice: give one of them",
+            weighted[0],
+        )
+
+
 def _on_accelerator(name: str) -> bool:
     return name != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available())
 
@@ -242,6 +255,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
         recompute(method.network)
     _warn_of_plain_labelled(data, objectives)
     _warn_of_unread(data, objectives)
+    _warn_of_balanced_twice(data, objectives)
     named = [own_name(name) for name, _ in method.named_parameters()]
     check_patterns(spec.lr_factors, named, "optimizer.lr_factors")
     return Built(data=data, method=method, heads=_heads(method, example_of(data)))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from tutelage.data.base import DataModule
 from tutelage.data.cache import cache_folder
@@ -113,14 +112,14 @@ def build_unlabelled(config: dict[str, Any], data: DataModule) -> Unlabelled | U
             index = np.sort(np.concatenate(list(other.splits.values())))
         scale, shift = byte_affine(data.normalization, data.input_shape[0])
         facts = {"of": other.summary()}
-        index, facts["left_out"] = _not_judged(where, images, index, data)
+        index, facts["left_out"] = _not_judged(where, other, index, data)
     facts |= {"count": len(index), "sha256": digest(index)}
     return Unlabelled(images, index, scale, shift, facts)
 
 
-def _not_judged(where: str, images: Tensor, index: np.ndarray, data: ImageData) -> tuple[np.ndarray, int]:
+def _not_judged(where: str, other: ImageData, index: np.ndarray, data: ImageData) -> tuple[np.ndarray, int]:
     """Return an index of unlabelled images without those that a set is selected by and tested on, and how many these were."""
-    leak = judged(np.ascontiguousarray(images[index].numpy()), data)
+    images, leak = other.unlabelled_pixels(), judged(other, index, data)
     count = int(leak.sum())
     if count == len(index):
         raise UserError(

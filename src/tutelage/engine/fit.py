@@ -56,6 +56,14 @@ def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) ->
     reads = reads_of(config)
     built = build(config)
     max_steps, every = plan_steps(settings, built)
+    schedule = config["optimizer"].get("schedule"), config["optimizer"].get("patience", 5)
+    if schedule[0] == "plateau" and schedule[1] >= max_steps // every:
+        log.warning(
+            "optimizer.schedule=plateau never lowers the rate of this training, which has %s and optimizer.patience=%d: give fewer, or "
+            "validate more often",
+            counted(max_steps // every, "validation"),
+            schedule[1],
+        )
     checkpoint = latest_checkpoint(run)
     first_step = 0 if checkpoint is None else checkpoint[1]
     trainer, recording, checkpoints, mirrors = assemble(config, run, built, max_steps)

@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
 
 from tutelage.data.base import DataModule
+from tutelage.data.image_files import Files
 from tutelage.data.image_set import ImageData
 from tutelage.data.splits import content_numbers
 from tutelage.engine.class_names import same_set
 
 LARGEST_BYTES = 4 * 2**30
 """Images of more bytes are not compared."""
+_JUDGED = ("validation", "test")
 
 
-def judged(images: np.ndarray, data: DataModule) -> np.ndarray:
-    """Return which of some images (n, ...) are, byte for byte, validation or test images of a set: (n,) bool.
+def judged(other: ImageData, index: np.ndarray, data: ImageData) -> np.ndarray:
+    """Return which images of another set are validation or test images of a set: (n,) bool for an index (n,).
 
-    None where the set's images do not lie in memory, or have another size or type.
+    By their bytes where those of both lie in memory, of one size; else, of two folders, by the bytes of their files. Of others nothing
+    is known.
     """
-    theirs = [found for split in ("validation", "test") if (found := _images(data, split)) is not None]
+    images = other.unlabelled_pixels()[index].numpy()
+    theirs = [found for split in _JUDGED if (found := _images(data, split)) is not None]
     same = [found for found in theirs if found.shape[1:] == images.shape[1:] and found.dtype == images.dtype]
-    if not same:
-        return np.zeros(len(images), dtype=bool)
-    numbers = content_numbers(np.concatenate([images, *same]))
-    return np.isin(numbers[: len(images)], numbers[len(images) :])
+    if same:
+        numbers = content_numbers(np.concatenate([images, *same]))
+        return np.isin(numbers[: len(images)], numbers[len(images) :])
+    first, second = getattr(other, "files_read", None), getattr(data, "files_read", None)
+    if first is None or second is None:
+        return np.zeros(len(index), dtype=bool)
+    places = np.concatenate([data.splits[split] for split in _JUDGED])
+    return _same_files(first, index, second, places)
+
+
+def _same_files(first: Files, index: np.ndarray, second: Files, places: np.ndarray) -> np.ndarray:
+    """Return which of some files are, byte for byte, among some of another folder; only files of one length are read."""
+    lengths = {second.stamp(int(place))[0] for place in places}
+    alike = [int(i) for i in index if first.stamp(int(i))[0] in lengths]
+    wanted = {first.stamp(i)[0] for i in alike}
+    theirs = {_digest(second, int(place)) for place in places if second.stamp(int(place))[0] in wanted}
+    found = {i for i in alike if _digest(first, i) in theirs}
+    return np.array([int(i) in found for i in index], dtype=bool)
+
+
+def _digest(files: Files, place: int) -> bytes:
+    return hashlib.sha256(files.bytes_of(place)).digest()
 
 
 def seen_in_training(its: DataModule, given: DataModule, split: str, unlabelled: str = "") -> int:

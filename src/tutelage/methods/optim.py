@@ -199,11 +199,14 @@ class OptimizerSpec:
         if not named:
             raise UserError("the network has no parameters to train")
         groups: Any = [parameter for _, parameter in named]
+        decay = self.options.get("weight_decay", _default(self._class, "weight_decay"))
+        if not self.decay_all and not decay:
+            log.warning("optimizer.decay_norms_and_biases=false has no effect: optimizer.weight_decay is 0")
         if self.lr_factors or self.layer_decay is not None or not self.decay_all:
             groups = grouped(
                 named,
                 lr=self.lr,
-                weight_decay=self.options.get("weight_decay", _default(self._class, "weight_decay")),
+                weight_decay=decay,
                 decay_all=self.decay_all,
                 layer_decay=self.layer_decay,
                 lr_factors=self.lr_factors,
@@ -217,7 +220,8 @@ class OptimizerSpec:
             ]:
                 known = set(inspect.signature(self._class).parameters) - {"params", "lr"}
                 raise UserError(
-                    f"optimizer {self.name} takes no '{unknown[0]}'; {choices(unknown[0], known)}"
+                    f"optimizer {self.name} takes no '{unknown[0]}'; {choices(unknown[0], known)}. optimizer=any begins without the "
+                    "settings of another"
                 ) from error
             raise UserError(f"optimizer {self.name} does not take {self.options}: {error}") from error
         if all(parameter.device.type == "cpu" for _, parameter in named):

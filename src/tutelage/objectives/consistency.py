@@ -119,9 +119,16 @@ class Consistency(Objective):
         """See `Objective.prepare`: find the unlabelled images."""
         if not isinstance(setup.task, Classification) or setup.example.inputs.ndim != 4:
             what = setup.task.name if setup.task else "no known kind"
-            raise UserError(f"P-SSL needs images with classes, got a task of {what}")
+            inputs = (
+                ""
+                if setup.example.inputs.ndim == 4
+                else f", of inputs {tuple(setup.example.inputs.shape[1:])}"
+            )
+            raise UserError(
+                f"'{self.name}' compares views of images with classes; texts, tables and series have none: got a task of {what}{inputs}"
+            )
         if setup.batch_size is None:
-            raise UserError("P-SSL needs to know the batch size")
+            raise UserError(f"'{self.name}' needs to know the batch size")
         if self.pseudo is None and setup.unlabelled is None:
             raise UserError(
                 f"'{self.name}' needs unlabelled images: say method.unlabelled=train (the training set, of which data.per_class or "

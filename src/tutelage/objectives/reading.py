@@ -82,6 +82,11 @@ class Reader:
 
     def remember(self, samples: TrainingSamples | None) -> None:
         """Run the network once for each training sample from now on. Raises UserError where that would change what is computed."""
+        if self.kind == OWN_INPUT:
+            raise UserError(
+                f"method.cache: the objective '{self.objectives[0].name}' shows '{self.name}' what it makes anew in each step, so that "
+                "nothing can be kept: set method.cache=[]"
+            )
         if self.kind != "batch" or isinstance(self.frozen.network, FeatureGuide):
             raise UserError(
                 f"method.cache: '{self.name}' must be a network that sees the batch (input=batch): noise is drawn anew each step, and a "

@@ -194,7 +194,7 @@ def test_ranks_are_started_with_the_words_of_the_command(root, monkeypatch, caps
         return {1: -9}, "torch's words"
 
     monkeypatch.setattr(ranks_module, "launched", launched)
-    words = ["gap", "small/plain", "data.eval_batch_size=50", "split=train", f"runs_dir={root}"]
+    words = ["gap", "small/plain", "data.eval_batch_size=50", "device=cpu", f"runs_dir={root}"]
     assert main(["analyse", *words, "hardware.devices=2"]) == 2
     (command, ranks), kept = started[0], started[:]
     assert command[:3] == ["-m", "tutelage", "analyse"] and set(command[3:]) == set(words) and ranks == 2

@@ -260,7 +260,8 @@ def said(text, words=(), error=ValueError):
         ("Could not override 'fit.max_stps'.", (),
          "there is no setting 'fit.max_stps' in this command; did you mean 'fit.max_steps'? Known: fit.epochs, fit.max_steps"),
         ("Could not override 'fit.zzzz'", (), "there is no setting 'fit.zzzz' in this command; known: fit.epochs, fit.max_steps"),
-        ("Could not override 'needs'", (), "'needs' holds named entries: give each by its name, +needs.<name>=<value>"),
+        ("Could not override 'needs'", (),
+         "'needs' holds named entries: give each by its name, +needs.<name>=<value>, or several as '+needs={<name>: <value>}'"),
         ("Could not override 'model@frozen.two'", (),
          "there is no network 'two' in this command: known are model@guide, model@teacher and model@source; "
          "another frozen one is added, +model@frozen.two=<model>"),

@@ -386,7 +386,7 @@ def test_so_many_of_each_class_a_smaller_choice_within_a_larger():
     )
     for wrong in (0, 4):
         said = refused(splits.take_per_class, np.arange(10), labels, wrong, seed=1)
-        assert said == f"per_class={wrong}: class 0 has 3 training samples; choose from 1 to 3"
+        assert said == f"`per_class`={wrong}: class 0 has 3 training samples; choose from 1 to 3"
 
 
 def test_an_index_is_in_one_split_once():

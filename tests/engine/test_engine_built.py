@@ -105,6 +105,8 @@ class Bench:
             "_warn_of_plain_labelled": lambda data, objectives: put(warned=True),
             "_warn_of_unread": lambda data, objectives: None,
             "check_patterns": lambda factors, names, where: put(patterns=(factors, names, where)),
+            "warn_of_resting": lambda factors, named: put(resting_of=factors),
+            "_warn_of_balanced_twice": lambda data, objectives: None,
             "_heads": lambda method, example: {"model": "head"},
         }.items():  # fmt: skip
             monkeypatch.setattr(build, name, part)

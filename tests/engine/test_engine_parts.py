@@ -103,6 +103,18 @@ def test_what_a_method_without_labels_does_not_read_of_the_data_is_said(method, 
     assert said == ([] if method == "supervised" else ["data.sampling", "data.augment's mixing"])
 
 
+@pytest.mark.parametrize(("words", "twice"), [
+    (["data.sampling=balanced", "task.class_weight=balanced"], True), (["data.sampling=balanced"], False),
+    (["task.class_weight=balanced"], False),
+    (["data.sampling=balanced", "task.class_weight=[1,1,1,1,1,1,1,1,1,2]"], False),
+])  # fmt: skip
+def test_rare_classes_that_are_made_up_for_twice_are_said(words, twice, tmp_path, caplog):
+    build.build(plan_of([*SMALL, "method=supervised", f"runs_dir={tmp_path}", *words]).config)
+    assert [
+        "data.sampling=balanced and method.objectives.task.class_weight=balanced make up for rare classes twice: give one of them"
+    ] * twice == [one for one in caplog.messages if "rare classes" in one]
+
+
 @pytest.mark.parametrize(("kind", "suffix", "metadata", "published", "expected", "noted"), [
     ("scratch", "", None, ([0.5], [1.0]), None, False), ("pretrained", "", None, ([0.5], [1.0]), ([0.5], [1.0]), False),
     ("path", ".pt", None, ([0.5], [1.0]), ([0.5], [1.0]), True), ("path", ".pt", None, None, None, False),

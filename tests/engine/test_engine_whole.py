@@ -105,6 +105,25 @@ def test_a_run_in_its_order(monkeypatch, tmp_path):
         assert splits["train"].tolist() == [0, 1, 2, 3, 4] and splits["test"].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(("optimizer", "said"), [
+    ({"schedule": "plateau", "patience": 2}, True), ({"schedule": "plateau"}, True), ({"schedule": "plateau", "patience": 1}, False),
+    ({"schedule": "cosine", "patience": 2}, False),
+])  # fmt: skip
+def test_a_rate_that_has_too_few_validations_to_fall_is_said(monkeypatch, tmp_path, caplog, optimizer, said):
+    course = Course(monkeypatch, tmp_path)
+    fit._fit(
+        {"optimizer": optimizer}, course.run, course.settings, SimpleNamespace(matmul_precision="highest")
+    )
+    assert (
+        caplog.messages
+        == [
+            "optimizer.schedule=plateau never lowers the rate of this training, which has 2 validations: lower optimizer.patience, or validate "
+            "more often"
+        ]
+        * said
+    )
+
+
 def test_a_run_that_is_resumed_ends_early_and_keeps_its_states(monkeypatch, tmp_path):
     reads = {"other": "digest"}
     course = Course(monkeypatch, tmp_path, resumed=True, patience=2, steps=7, reads=reads, keep=True)

@@ -53,6 +53,18 @@ def test_torch_may_choose_between_its_own_kernels():
     assert OptimizerSpec(name="adam", lr=0.1, fused=None, foreach=None).options["fused"] is None
 
 
+@pytest.mark.parametrize(("more", "said"), [
+    ({"decay_norms_and_biases": False}, True), ({"decay_norms_and_biases": False, "weight_decay": 0.1}, False), ({}, False),
+])  # fmt: skip
+def test_norms_without_a_decay_that_nothing_has_are_said(caplog, more, said):
+    spec = OptimizerSpec(name="adam", lr=0.1, **more)
+    spec.build([("w", torch.nn.Parameter(torch.zeros(1, 2)))], max_steps=3)
+    assert (
+        caplog.messages
+        == ["optimizer.decay_norms_and_biases=false has no effect: optimizer.weight_decay is 0"] * said
+    )
+
+
 @pytest.mark.parametrize(("steps", "said"), [(10, True), (11, False)])
 def test_a_rate_that_never_leaves_its_warm_up_is_said(caplog, steps, said):
     spec = OptimizerSpec(name="adam", lr=0.1, schedule="cosine", warmup_steps=10, betas=[0.9, 0.99])

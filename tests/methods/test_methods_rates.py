@@ -8,7 +8,14 @@ from torch import nn
 
 from tutelage.errors import UserError
 from tutelage.methods.optim import OptimizerSpec
-from tutelage.methods.parameter_groups import check_patterns, depths, freeze, grouped, part_of
+from tutelage.methods.parameter_groups import (
+    check_patterns,
+    depths,
+    freeze,
+    grouped,
+    part_of,
+    warn_of_resting,
+)
 from tutelage.methods.rates import Plateau, learning_rate_factor
 
 
@@ -201,6 +208,16 @@ def test_what_rests_is_in_evaluation_and_something_is_left_to_train():
         match=r"optimizer.frozen: no parameter's name matches 'bloks\.\*'; the network has stem\.\*, blocks\.0\.\*, .*head\.\*$",
     ):
         freeze(Net(), ["bloks.*"])
+
+
+def test_a_rate_of_what_rests_is_said(caplog):
+    network = Net()
+    freeze(network, ["head.*", "stem.bias"])
+    warn_of_resting(["head.*", "stem.*", "head.bias"], network.named_parameters())
+    assert caplog.messages == [
+        f"optimizer.lr_factors: '{pattern}' has no effect, for nothing that it matches is trained"
+        for pattern in ("head.*", "head.bias")
+    ]
 
 
 @pytest.mark.parametrize(("count", "more"), [(40, ""), (41, r" \.\.\. \(41 parts in all\)")])

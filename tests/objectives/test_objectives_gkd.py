@@ -184,7 +184,10 @@ def test_another_objective_of_the_same_teacher_sees_the_batch(tmp_path, text):
         ([f"{S}.on_policy=-0.1"], "on_policy must be from 0 to 1"),
         ([f"{S}.prompt=0"], "prompt must be a whole number of at least 1"),
         ([f"{S}.prompt=12"], "prompt=12 leaves nothing of texts of 12 tokens"),
-        (["method.cache=[teacher]"], "method.cache: 'teacher' must be a network that sees the batch"),
+        (
+            ["method.cache=[teacher]"],
+            "method.cache: the objective 'soft' shows 'teacher' what it makes anew in each step",
+        ),
     ],
 )
 def test_a_mistake_is_one_message(tmp_path, text, words, said):

@@ -478,7 +478,7 @@ def test_a_negative_weight_is_said_but_where_it_has_a_meaning(caplog):
     [
         (lambda: FixMatch(ratio=2.0), {}, "a step takes 6 unlabelled images, there are 4: lower `ratio`"),
         (FixMatch, {"batch_size": None}, "needs to know the batch size"),
-        (FixMatch, {"task": Regression(2)}, "needs images with classes, got a task of regression"),
+        (FixMatch, {"task": Regression(2)}, "compares views of images with classes; texts, .* have none: got a task of regression"),
         (FixMatch, {"images": torch.zeros(4, 1, 2, 2, dtype=torch.uint8)}, "have 1 channels, the labelled ones 3"),
         (lambda: FixMatch(weak_gradient=False), {"network": nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 2))},
          "Sequential has batch norms"),
@@ -497,7 +497,7 @@ def test_batch_norms_are_no_hindrance_where_the_parts_are_apart_or_there_is_one_
         )
     consistency(FixMatch(weak_gradient=False))
     sequences = FixMatch()
-    with pytest.raises(UserError, match="needs images with classes"):
+    with pytest.raises(UserError, match="compares views of images with classes"):
         sequences.prepare(setup(nn.Linear(3, 2), random(2, 5, 3), task=Classification(2), batch_size=2))
 
 

@@ -360,6 +360,19 @@ def test_a_schedule_leaves_something_for_what_follows(terms, max_steps, fits):
         made.start(start)
 
 
+@pytest.mark.parametrize(("name", "steps", "said"), [
+    ("until", 5, "never ends"), ("until", 4, ""), ("warm_up", 6, "never counts whole"), ("ramp_up", 5, "never counts whole"),
+    ("cosine", 9, ""), ("always", None, ""),
+])  # fmt: skip
+def test_a_schedule_longer_than_the_training_is_said(caplog, name, steps, said):
+    made = total({"a": Term(schedule=scheduled(name, steps)), "b": Term()})
+    for rank in (0, 1):
+        made.start(Start(5, 1, rank, 2, torch.device("cpu"), 3))
+    assert caplog.messages == [
+        f"objective 'a': schedule.name={name} with schedule.steps={steps} {said} in a training of 5 steps"
+    ] * bool(said)
+
+
 @pytest.mark.parametrize("name", ["loss", "a b", "2a", "", "training", "forward"])
 def test_a_name_that_cannot_be_is_refused(name):
     with pytest.raises(UserError, match=f"an objective cannot be named '{name}'"):

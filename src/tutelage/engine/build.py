@@ -29,7 +29,7 @@ from tutelage.errors import UserError
 from tutelage.generators.protocol import Generator
 from tutelage.methods.base import Method, own_name, step_seed
 from tutelage.methods.optim import OptimizerSpec
-from tutelage.methods.parameter_groups import check_patterns, freeze
+from tutelage.methods.parameter_groups import check_patterns, freeze, warn_of_resting
 from tutelage.models.forward_calls import Call, UnknownCall, undisturbed
 from tutelage.models.frozen import FrozenNetwork, channels_last
 from tutelage.models.heads import head_of
@@ -256,8 +256,9 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     _warn_of_plain_labelled(data, objectives)
     _warn_of_unread(data, objectives)
     _warn_of_balanced_twice(data, objectives)
-    named = [own_name(name) for name, _ in method.named_parameters()]
-    check_patterns(spec.lr_factors, named, "optimizer.lr_factors")
+    named = [(own_name(name), parameter) for name, parameter in method.named_parameters()]
+    check_patterns(spec.lr_factors, [name for name, _ in named], "optimizer.lr_factors")
+    warn_of_resting(spec.lr_factors, named)
     return Built(data=data, method=method, heads=_heads(method, example_of(data)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,11 @@ def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) ->
     reads = reads_of(config)
     built = build(config)
     max_steps, every = plan_steps(settings, built)
-    schedule = config["optimizer"].get("schedule"), config["optimizer"].get("patience", 5)
-    if schedule[0] == "plateau" and schedule[1] >= max_steps // every:
+    if _never_falls(config.get("optimizer") or {}, max_steps // every):
         log.warning(
-            "optimizer.schedule=plateau never lowers the rate of this training, which has %s and optimizer.patience=%d: give fewer, or "
-            "validate more often",
+            "optimizer.schedule=plateau never lowers the rate of this training, which has %s: lower optimizer.patience, or validate more "
+            "often",
             counted(max_steps // every, "validation"),
-            schedule[1],
         )
     checkpoint = latest_checkpoint(run)
     first_step = 0 if checkpoint is None else checkpoint[1]
@@ -122,6 +121,11 @@ def _fit(config: dict[str, Any], run: Run, settings: Fit, hardware: Hardware) ->
             built.method.release()
             built.data.teardown()
     return result
+
+
+def _never_falls(optimizer: Mapping[str, Any], validations: int) -> bool:
+    """Whether a rate that waits for a plateau has too few validations: the first sets the mark, and `patience` have to miss it."""
+    return optimizer.get("schedule") == "plateau" and validations <= optimizer.get("patience", 5)
 
 
 def plan_steps(settings: Fit, built: Built) -> tuple[int, int]:

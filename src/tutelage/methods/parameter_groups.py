@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -11,6 +12,7 @@ from torch import nn
 
 from tutelage.errors import UserError
 
+log = logging.getLogger("tutelage")
 Named = Sequence[tuple[str, nn.Parameter]]
 
 
@@ -24,6 +26,16 @@ def check_patterns(patterns: Iterable[str], names: Iterable[str], key: str) -> N
             raise UserError(
                 f"{key}: no parameter's name matches '{pattern}'; the network has {shown}"
                 + (f" ... ({len(parts)} parts in all)" if len(parts) > 40 else "")
+            )
+
+
+def warn_of_resting(patterns: Iterable[str], named: Iterable[tuple[str, nn.Parameter]]) -> None:
+    """Say which patterns of rates match nothing that is trained."""
+    named = list(named)
+    for pattern in patterns:
+        if not any(p.requires_grad for name, p in named if fnmatchcase(name, pattern)):
+            log.warning(
+                "optimizer.lr_factors: '%s' has no effect, for nothing that it matches is trained", pattern
             )
 
 

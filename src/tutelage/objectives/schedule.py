@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from tutelage.errors import UserError, choices
 
 NAMES = ("always", "until", "from", "warm_up", "ramp_up", "linear", "cosine", "alone_first", "until_opposed")
+_STEPS = {
+    "from": "the step from which it counts",
+    "until_opposed": "the number of updates over which its gradient and that of the others are compared",
+}
 _NEED_STEPS = ("until", "from", "warm_up", "ramp_up", "alone_first", "until_opposed")
 
 
@@ -34,7 +38,9 @@ class Schedule:
         if self.name not in NAMES:
             raise UserError(f"`name`={self.name!r} is no schedule; {choices(self.name, NAMES)}")
         if self.steps is None and self.name in _NEED_STEPS:
-            raise UserError(f"`name`={self.name} needs `steps`, the number of steps it lasts")
+            raise UserError(
+                f"`name`={self.name} needs `steps`, {_STEPS.get(self.name, 'the number of steps it lasts')}"
+            )
         if self.steps is not None and self.name == "always":
             raise UserError(
                 f"`steps`={self.steps} means nothing to `name`=always: drop it, or choose another schedule"

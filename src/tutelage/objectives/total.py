@@ -26,6 +26,13 @@ from tutelage.tasks import Batch
 
 log = logging.getLogger("tutelage")
 Run = Callable[[Tensor, Tensor | None], Tensor]
+_ENDS = {
+    "until": "never ends",
+    "until_opposed": "never ends",
+    "warm_up": "never counts whole",
+    "ramp_up": "never counts whole",
+}
+"""What a schedule does not come to that is longer than the training."""
 
 
 class Objectives(nn.Module):
@@ -310,6 +317,15 @@ class Objectives(nn.Module):
                 raise UserError(
                     f"objective '{objective.name}': schedule.steps={schedule.steps} with schedule.name={schedule.name} leaves none of "
                     f"fit.max_steps={start.max_steps} for what follows"
+                )
+            if schedule.name in _ENDS and 0 < start.max_steps <= (schedule.steps or 0) and not start.rank:
+                log.warning(
+                    "objective '%s': schedule.name=%s with schedule.steps=%d %s in a training of %d steps",
+                    objective.name,
+                    schedule.name,
+                    schedule.steps,
+                    _ENDS[schedule.name],
+                    start.max_steps,
                 )
             objective.start(start)
 

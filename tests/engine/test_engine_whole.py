@@ -117,8 +117,8 @@ def test_a_rate_that_has_too_few_validations_to_fall_is_said(monkeypatch, tmp_pa
     assert (
         caplog.messages
         == [
-            "optimizer.schedule=plateau never lowers the rate of this training, which has 2 validations: lower optimizer.patience, or validate "
-            "more often"
+            "optimizer.schedule=plateau never lowers the rate of this training, which has 2 validations: lower optimizer.patience, or "
+            "validate more often"
         ]
         * said
     )

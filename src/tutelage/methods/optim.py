@@ -29,6 +29,13 @@ SWITCHES = ("fused", "foreach", "amsgrad", "nesterov", "maximize", "capturable",
 NUMBERS = ("weight_decay", "momentum", "dampening", "eps")
 
 
+_NOT_HERE = {
+    "lbfgs": " here: it evaluates the loss several times a step, on batches that would have to stay the same",
+    "adahessian": " here: it needs gradients of gradients, which a step does not keep",
+    "sparseadam": " here: it takes sparse gradients alone",
+}
+
+
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     """Return what makes an optimiser: of PyTorch, else of timm, as timm's factory gives it. Raises UserError for an unknown name."""
     if name in OPTIMIZERS:
@@ -39,7 +46,11 @@ def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     left_out = ("fused", "bnb", "lookahead", "adahessian")
     known = [str(n) for n in list_optimizers() if not str(n).startswith(left_out)]
     if name not in known:
-        raise UserError(f"no optimizer is named {name!r}; {choices(name, [*OPTIMIZERS, *known])}")
+        more = _NOT_HERE.get(name.lower(), "")
+        known = [*OPTIMIZERS, *known]
+        raise UserError(
+            f"no optimizer is named {name!r}{more}; {choices(name, known, limit=100 if not more else 12)}"
+        )
     found: Callable[..., torch.optim.Optimizer] = get_optimizer_class(name)
     if get_optimizer_info(name).has_momentum and not _default(found, "momentum"):
         return functools.partial(found, momentum=0.9)  # the factory's; the class alone has none
@@ -223,7 +234,8 @@ class OptimizerSpec:
                     f"optimizer {self.name} takes no '{unknown[0]}'; {choices(unknown[0], known)}. optimizer=any begins without the "
                     "settings of another"
                 ) from error
-            raise UserError(f"optimizer {self.name} does not take {self.options}: {error}") from error
+            advice = ". Say optimizer.nesterov=false" if "Nesterov" in str(error) else ""
+            raise UserError(f"optimizer {self.name} does not take {self.options}: {error}{advice}") from error
         if all(parameter.device.type == "cpu" for _, parameter in named):
             # It asks the driver for a GPU at every step; no graph of one can be captured here.
             optimizer._accelerator_graph_capture_health_check = _nothing  # type: ignore[method-assign]

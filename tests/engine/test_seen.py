@@ -62,7 +62,7 @@ def test_samples_seen_without_labels_were_seen():
 
 
 @pytest.mark.parametrize("size", [8, 4])
-def test_images_of_a_folder_that_another_is_judged_on(tmp_path, size):
+def test_images_of_a_folder_that_another_is_judged_on(tmp_path, monkeypatch, size):
     """Of one size they are known by their pixels, of two by their files, of which another of the same length is no copy."""
     rng = np.random.default_rng(0)
 
@@ -90,6 +90,8 @@ def test_images_of_a_folder_that_another_is_judged_on(tmp_path, size):
     expected = [path in judged for path in copied] + [False]
     assert expected[:2] == [True, True]
     assert seen.judged(other, np.arange(4), own).tolist() == expected
+    monkeypatch.setattr(seen, "PART_BYTES", 200)  # of one image at a time, with 192 bytes
+    assert seen.judged(other, np.arange(4)[::-1], own).tolist() == expected[::-1]
 
 
 def test_images_of_another_set_are_known_by_their_bytes():

@@ -15,6 +15,8 @@ from tutelage.engine.class_names import same_set
 
 LARGEST_BYTES = 4 * 2**30
 """Images of more bytes are not compared."""
+PART_BYTES = 2**28
+"""So many of the images that may be copies are looked at together."""
 _JUDGED = ("validation", "test")
 
 
@@ -24,12 +26,18 @@ def judged(other: ImageData, index: np.ndarray, data: ImageData) -> np.ndarray:
     By their bytes where those of both lie in memory, of one size; else, of two folders, by the bytes of their files. Of others nothing
     is known.
     """
-    images = other.unlabelled_pixels()[index].numpy()
+    images = other.unlabelled_pixels().numpy()
     theirs = [found for split in _JUDGED if (found := _images(data, split)) is not None]
     same = [found for found in theirs if found.shape[1:] == images.shape[1:] and found.dtype == images.dtype]
     if same:
-        numbers = content_numbers(np.concatenate([images, *same]))
-        return np.isin(numbers[: len(images)], numbers[len(images) :])
+        parts = np.array_split(index, -(-len(index) * images[0].nbytes // PART_BYTES))  # each is copied
+        numbers = [content_numbers(np.concatenate([images[part], *same])) for part in parts]
+        return np.concatenate(
+            [
+                np.isin(found[: len(part)], found[len(part) :])
+                for part, found in zip(parts, numbers, strict=True)
+            ]
+        )
     first, second = getattr(other, "files_read", None), getattr(data, "files_read", None)
     if first is None or second is None:
         return np.zeros(len(index), dtype=bool)

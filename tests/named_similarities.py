@@ -6,6 +6,7 @@ SIMILARITIES = {
     "cka": CKA,
     "unbiased_cka": lambda: CKA(unbiased=True),
     "cka_bfloat16": lambda: CKA(precision="bfloat16"),
+    "cka, three at a time": lambda: CKA(block=3),
     "rsa": RSA,
     "rsa_whole": lambda: RSA(whole=True),
     "ridge": Ridge,

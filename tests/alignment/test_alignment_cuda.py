@@ -19,6 +19,9 @@ MEASURES = [
     GramSimilarity("unbiased_cka"),
     GramSimilarity("rsa"),
     GramSimilarity("cka", "bfloat16"),
+    GramSimilarity("cka", block=10),
+    GramSimilarity("unbiased_cka", block=10),
+    GramSimilarity("cka", "bfloat16", 10),
     TokenCKA(),
     TokenCKA(unbiased=True),
     Ridge(),
@@ -34,7 +37,7 @@ def scored(measure: Similarity, layers: list[Tensor], guides: list[Tensor]) -> t
 
 
 @pytest.mark.parametrize(
-    "measure", MEASURES, ids=lambda m: f"{type(m).__name__} {m.name} {getattr(m, 'precision', '')}"
+    "measure", MEASURES, ids=lambda m: f"{type(m).__name__} {m.name} {getattr(m, 'form', '')}"
 )
 @pytest.mark.parametrize(("mean", "scale"), [(0, 1), (300, 1), (1, 1e-20), (1, 1e19)])
 def test_scores_and_gradients_are_those_of_float64_on_the_cpu(
@@ -45,8 +48,8 @@ def test_scores_and_gradients_are_those_of_float64_on_the_cpu(
         pytest.skip("cosines near 1 are a matter of the features' own rounding")
     layers = [(torch.randn(48, d, generator=g) + mean) * scale for d in (30, 30, 4096)]
     guides = [torch.randn(48, 20, generator=g) + mean + layers[0][:, :20] / scale for _ in range(2)]
-    rounded = getattr(measure, "precision", "float32") == "bfloat16"
-    exact = GramSimilarity("cka") if rounded else measure
+    rounded = isinstance(measure, GramSimilarity) and measure.form.precision == "bfloat16"
+    exact = GramSimilarity("cka", block=measure.form.block) if rounded else measure
     expected = scored(exact, [x.double() / scale for x in layers], [y.double() for y in guides])
     got = scored(measure, [x.to(DEVICE) for x in layers], [y.to(DEVICE) for y in guides])
     torch.testing.assert_close(
@@ -58,7 +61,7 @@ def test_scores_and_gradients_are_those_of_float64_on_the_cpu(
 
 
 @pytest.mark.parametrize(
-    "measure", MEASURES, ids=lambda m: f"{type(m).__name__} {m.name} {getattr(m, 'precision', '')}"
+    "measure", MEASURES, ids=lambda m: f"{type(m).__name__} {m.name} {getattr(m, 'form', '')}"
 )
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e38])
 def test_constant_features_give_zero(measure: Similarity, value: float) -> None:

@@ -257,8 +257,8 @@ def test_value_and_gradient_are_the_same_without_onednn_but_for_the_last_bits(mo
     for enabled in (True, False):
         x = random(130, 140).requires_grad_()
         monkeypatch.setattr(torch.backends.mkldnn, "enabled", enabled)
-        reference = gram.embed(guide.unsqueeze(0), kind).unit[0]
-        score = gram.GramScores.apply(kind, "float32", [[reference]], [None], x)
+        reference = gram.embed(guide.unsqueeze(0), gram.Form(kind)).unit[0]
+        score = gram.GramScores.apply(gram.Form(kind), [[reference]], [None], x)
         score.sum().backward()
         found.append((score.detach(), x.grad))
     for one, other in zip(*found, strict=True):
@@ -294,7 +294,7 @@ def test_standardised_features_have_rows_of_mean_squared_length_1_and_rounding_i
     for still in (flat, torch.zeros(1, 5, 3)):
         found, scale = gram.standardise(still)
         assert not found.any() and float(scale) == 0
-        assert not gram.embed(still, "cka").unit.any()
+        assert not gram.embed(still, gram.Form("cka")).unit.any()
     flat[0, ::2, 0] += 1
     assert float(gram.standardise(flat)[1]) > 0
 
@@ -322,7 +322,7 @@ def test_features_are_centred_first_unless_their_values_show_that_it_makes_no_di
         x = torch.cat([x, 2 * x])
     if case == "device":
         monkeypatch.setattr(gram, "on_cpu", lambda _: False)
-    found = gram.embed(x, "cka")
+    found = gram.embed(x, gram.Form("cka"))
     assert isinstance(found.scale, float) is plain
     rows = x.double() - x.double().mean(1, keepdim=True)
     wanted = rows @ rows.mT
@@ -336,10 +336,15 @@ def test_cosines_of_directions_that_are_none_or_all_the_same_are_nothing():
     x = torch.tensor(
         [[[1.0, 0.0], [0.0, 2 * eps], [3 * eps, 0.0], [0.0, 1.0]]]
     )  # halved: a length of eps is none
-    assert (gram.embed(x, "rsa").inverse_lengths[0, :, 0] > 0).tolist() == [True, False, True, True]
+    assert (gram.embed(x, gram.Form("rsa")).inverse_lengths[0, :, 0] > 0).tolist() == [
+        True,
+        False,
+        True,
+        True,
+    ]
     same = (random(1, 1, 33) * torch.linspace(0.3, 7, 64)[None, :, None]).contiguous()
     for kind in ("rsa", "rsa_whole"):
-        assert not gram.embed(same, kind).unit.any()
+        assert not gram.embed(same, gram.Form(kind)).unit.any()
     assert float(rsa(same[0], random(64, 5))) == 0
 
 

@@ -90,6 +90,8 @@ FUNCTIONS = {
     "procrustes": Procrustes(),
     "gram": Gram(),
     "cka, bfloat16": CKA(precision="bfloat16"),
+    "cka, blocks": CKA(block=6),
+    "unbiased, blocks": CKA(unbiased=True, block=5),
 }
 
 
@@ -160,6 +162,74 @@ def test_cka_from_bfloat16_differs_where_it_should_and_nowhere_else() -> None:
         low.for_tokens()
     with pytest.raises(UserError, match=r"`precision`='half' is not known.*bfloat16, float32"):
         CKA(precision="half")  # type: ignore[arg-type]
+
+
+def reference_in_blocks(x: Tensor, y: Tensor, size: int, hsic) -> Tensor:
+    """Sums of HSIC over blocks, each by itself, in float64: one estimate for the numerator, two for the denominator."""
+    n, count = len(x), max(1, len(x) // size)
+    rows = n // count
+    parts = [slice(i * rows, (i + 1) * rows) for i in range(count)]
+    x, y = x.double(), y.double()
+    cross, own, other = (
+        sum(hsic(a[part] @ a[part].T, b[part] @ b[part].T) for part in parts)
+        for a, b in ((x, y), (x, x), (y, y))
+    )
+    return cross / (own * other) ** 0.5
+
+
+def biased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
+    h = torch.eye(len(k), dtype=torch.float64) - 1 / len(k)
+    return torch.trace(h @ k @ h @ h @ l @ h)
+
+
+@pytest.mark.usefixtures("road")
+@pytest.mark.parametrize("n, size", [(24, 6), (26, 6), (23, 5), (160, 128), (9, 20), (300, 128)])
+@pytest.mark.parametrize("d, e", [(700, 40), (12, 24), (4, 3)])
+@pytest.mark.parametrize("mean, scale", [(0, 1), (30, 1), (2000, 1e-3), (1, 1e-20), (5, 1e20)])
+def test_cka_in_blocks_sums_hsic_over_them(
+    n: int, size: int, d: int, e: int, mean: float, scale: float
+) -> None:
+    x, y = features(n, d, seed=1, mean=mean, scale=scale), features(n, e, seed=2, mean=-mean, scale=scale)
+    y[:, 0] = x[:, 0]
+    expected, slope = value_and_gradient(
+        lambda x, y: reference_in_blocks(x, y, size, biased_hsic), x.double() / scale, y.double() / scale
+    )
+    value, gradient = value_and_gradient(CKA(block=size), x, y)
+    assert abs(float(value - expected)) < 1e-5
+    assert relative(gradient.double() * scale, slope) < 1e-5
+    low, rough = value_and_gradient(CKA(block=size, precision="bfloat16"), x, y)
+    assert abs(float(low - expected)) < 2e-3
+    assert relative(rough.double() * scale, slope) < 2e-2
+
+
+@pytest.mark.usefixtures("road")
+@pytest.mark.parametrize("n", [12, 14])
+def test_unbiased_cka_in_blocks_equals_loops_over_index_tuples(n: int) -> None:
+    x, y = features(n, 9, seed=1), features(n, 30, seed=2)
+    y[:, :9] += x
+    looped = reference_in_blocks(x, y, 6, lambda k, l: looped_hsic1(k.numpy(), l.numpy()))  # noqa: E741
+    assert float(CKA(unbiased=True, block=6)(x, y)) == pytest.approx(float(looped), abs=1e-5)
+
+
+def test_what_a_block_cannot_hold_is_left_out_and_one_block_is_the_whole() -> None:
+    x, y = features(26, 9, seed=1), features(26, 30, seed=2)
+    value, gradient = value_and_gradient(CKA(block=6), x, y)  # four of six, two left
+    first, slope = value_and_gradient(CKA(block=6), x[:24], y[:24])
+    assert value == first and torch.equal(gradient[:24], slope) and not gradient[24:].any()
+    whole, block = (value_and_gradient(CKA(block=size), x, y) for size in (None, 14))
+    assert whole[0] == block[0] and torch.equal(whole[1], block[1])
+
+
+def test_blocks_have_samples_enough_and_are_not_for_tokens() -> None:
+    for block in (2, 0, -4, 2.5, "64"):
+        with pytest.raises(
+            UserError, match=r"`block`=.*cka compares at least 3 samples at a time; null: all"
+        ):
+            CKA(block=block)
+    with pytest.raises(UserError, match=r"unbiased_cka compares at least 4 samples"):
+        CKA(unbiased=True, block=3)
+    with pytest.raises(UserError, match=r"`block`=64 is for samples: tokens .* `tokens_per_step`"):
+        CKA(block=64).for_tokens()
 
 
 def test_unbiased_cka_equals_a_loop_over_index_tuples() -> None:

@@ -108,7 +108,7 @@ def test_the_method_composes_the_choices_and_ends_after_301_steps(tmp_path) -> N
     similarity = ["similarity@alignment.similarity=rsa", "alignment.similarity.whole=true"]
     method = build(compose([*SMALL, *words, *similarity])).method
     alignment = method.objectives["alignment"]
-    assert alignment.pairing == Pairing(**RELEASED) and alignment.similarity.kind == "rsa_whole"
+    assert alignment.pairing == Pairing(**RELEASED) and alignment.similarity.form.kind == "rsa_whole"
     assert [method.objectives.weights(step, 1000)["alignment"] for step in (0, 300, 301)] == [1, 1, 0]
     assert method.frozen["guide"].norm_mode == "eval"
 

@@ -5,13 +5,16 @@ double centring (biased CKA), U-centring (unbiased CKA), removal of the diagonal
 values (RSA over the whole matrix, as the code released with arXiv 2410.20035 takes it). The similarity is
 the inner product of both sides' images, each of unit norm. So a guide's features are encoded once, as one n x n matrix, and the
 gradient of the network's features is 2 dK X: one product forward, one backward.
+
+CKA over blocks of samples (minibatch CKA) keeps of K the squares along its diagonal, each centred by itself: (b, m, m) in place of (n, n),
+in all else the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,12 +25,29 @@ from tutelage.alignment.products import Precision, gram, half_gram, product_of, 
 Kind = Literal["cka", "unbiased_cka", "rsa", "rsa_whole"]
 
 
+class Form(NamedTuple):
+    """Which of the similarities, the precision of its products, and how many samples at a time are compared (CKA alone; None: all)."""
+
+    kind: Kind
+    precision: Precision = "float32"
+    block: int | None = None
+
+    def cut(self, features: Tensor) -> Tensor:
+        """Return (k, n, d) features as (k, b, m, d), b blocks of at least `block` samples, a view; unchanged where it would be one block.
+
+        The rest of a batch, fewer than b samples, is left out.
+        """
+        n = features.shape[1]
+        blocks = 1 if self.block is None else n // self.block
+        return features[:, : n - n % blocks].unflatten(1, (blocks, -1)) if blocks > 1 else features
+
+
 @dataclass
 class Embedding:
-    """What a batch of k feature matrices (k, n, d) became.
+    """What a batch of k feature matrices (k, n, d), or (k, b, m, d) in blocks, became.
 
-    unit: images of unit norm, (k, n, n); zero for features that do not vary. inverse_norm: 1 / norm before, (k, 1, 1), 0 there.
-    features: as they entered the Gram matrix, scale * (original - shift), (k, n, d). scale: (k, 1, 1), or 1.
+    unit: images of unit norm, (k, n, n) or (k, b, m, m); zero for features that do not vary. inverse_norm: 1 / norm before, (k, 1, 1) or
+    (k, 1, 1, 1), 0 there. features: as they entered the Gram matrix, scale * (original - shift). scale: as inverse_norm, or 1.
     cosines, inverse_lengths: RSA's, (k, n, n) and (k, n, 1).
     """
 
@@ -42,6 +62,7 @@ class Embedding:
 def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return (k, n, d) features centred over samples and scaled to a mean squared length of 1, and the scale, (k, 1, 1).
 
+    Those in blocks (k, b, m, d) are centred over each and scaled over all, (k, 1, 1, 1).
     Finite for any finite features of one sign, and others up to half the largest float. Features whose variation is below the rounding
     of their own values become zero. What rounding leaves of a large mean is for the centring of the Gram matrix.
     """
@@ -49,7 +70,8 @@ def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
     mean = features.mean(-2, keepdim=True, dtype=wide(features)).to(features.dtype)
     features = features - mean
     spread, level = (
-        torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide(x)) for x in (features, mean)
+        torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True, dtype=wide(x))
+        for x in (features, mean)
     )
     root = features.shape[-2] ** 0.5
     scale = (
@@ -58,21 +80,22 @@ def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
     return features * scale, bounded(scale)
 
 
-def embed(features: Tensor, kind: Kind, precision: Precision = "float32") -> Embedding:
-    """Map (k, n, d) features, float32 or float64, to unit matrices (k, n, n).
+def embed(features: Tensor, form: Form) -> Embedding:
+    """Map (k, n, d) features, float32 or float64, to unit matrices (k, n, n), or (k, b, m, m) of blocks.
 
     On the CPU the Gram matrix is centred, not the features, unless its values show that this would cost precision: a mean far above
     the spread, or a magnitude near the ends of the floating range. Elsewhere, where looking at values would wait for the device, the
-    features are centred first. precision: of CKA's products; for bfloat16 the mean of a few samples is taken off, which is near enough.
+    features are centred first. For bfloat16 the mean of a few samples is taken off, which is near enough.
     """
-    if kind in ("rsa", "rsa_whole"):
-        return _embed_cosines(features, whole=kind == "rsa_whole")
+    if form.kind in ("rsa", "rsa_whole"):
+        return _embed_cosines(features, whole=form.kind == "rsa_whole")
+    features = form.cut(features)
     n = features.shape[-2]
     product = rows = None
     scale: Tensor | float = 1.0
     if on_cpu(features) and len(features) == 1:
         level = 0.0
-        if precision == "bfloat16":
+        if form.precision == "bfloat16":
             low, level = shifted(features)
             product = half_gram(low, features.dtype)
         else:
@@ -83,10 +106,10 @@ def embed(features: Tensor, kind: Kind, precision: Precision = "float32") -> Emb
             product = None
     if product is None:
         features, scale = standardise(features)
-        product = gram(features, precision)
+        product = gram(features, form.precision)
         rows = product.mean(-1, keepdim=True)
     assert rows is not None
-    if kind == "unbiased_cka":
+    if form.kind == "unbiased_cka":
         diagonal = product.diagonal(dim1=-2, dim2=-1)
         rows = (rows * n - diagonal.unsqueeze(-1)) / (n - 2)
         mean = rows.sum(-2, keepdim=True) / (n - 1)
@@ -126,7 +149,7 @@ def _embed_cosines(features: Tensor, *, whole: bool) -> Embedding:
 def _normalise(image: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     # Row by row: in one sweep, float32 drifts where n is in the thousands.
     rows = torch.linalg.vector_norm(image, dim=-1, keepdim=True)
-    norm = torch.linalg.vector_norm(rows, dim=-2, keepdim=True)
+    norm = torch.linalg.vector_norm(rows, dim=tuple(range(1, rows.ndim - 1)), keepdim=True)
     if on_cpu(norm) and len(norm) == 1:
         inverse = 1 / norm if norm > floor else torch.zeros_like(norm)
     else:
@@ -152,16 +175,15 @@ def _to_gram(direction: Tensor, embedding: Embedding) -> Tensor:
 class GramScores(torch.autograd.Function):
     """Scores of network layers against encoded guide layers, (pairs,), differentiable in the network's features.
 
-    Arguments: the kind; the precision of its products; references, one list of unit matrices (n, n) per network layer; where each layer
-    has padding, which counts as zero (None: nowhere); then the features (n, d) of each layer.
+    Arguments: the form; references, one list of unit matrices (n, n), or (b, m, m) of blocks, per network layer; where each layer has
+    padding, which counts as zero (None: nowhere); then the features (n, d) of each layer.
     Layers of equal width share one batched product where that saves kernel launches (not on the CPU, where it would cost a copy).
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        kind: Kind,
-        precision: Precision,
+        form: Form,
         references: Sequence[Sequence[Tensor]],
         paddings: Sequence[Padding | None],
         *features: Tensor,
@@ -170,7 +192,7 @@ class GramScores(torch.autograd.Function):
         with torch.autocast(features[0].device.type, enabled=False):
             starts = _starts(references)
             scores = to_single(features[0]).new_empty(starts[-1])
-            ctx.groups, saved = [], []
+            ctx.groups, ctx.samples, saved = [], len(features[0]), []
             for layers in _groups(features):
                 stacked = (
                     torch.stack([to_single(features[i]) for i in layers])
@@ -178,7 +200,7 @@ class GramScores(torch.autograd.Function):
                     else to_single(features[layers[0]]).unsqueeze(0)
                 )
                 with emptied(paddings[layers[0]], stacked) as seen:
-                    embedding = embed(seen, kind, precision)
+                    embedding = embed(seen, form)
                 for j, i in enumerate(layers):
                     scores[starts[i] : starts[i + 1]] = (
                         _stack(references[i]).flatten(1) @ embedding.unit[j].flatten()
@@ -188,7 +210,7 @@ class GramScores(torch.autograd.Function):
                 extra = [x for x in (embedding.cosines, embedding.inverse_lengths) if x is not None]
                 ctx.groups.append((layers, embedding.scale, len(extra)))
                 saved += [*parts, *extra]
-            ctx.references, ctx.paddings, ctx.starts = references, paddings, starts
+            ctx.form, ctx.references, ctx.paddings, ctx.starts = form, references, paddings, starts
             ctx.save_for_backward(scores, *saved)
         return scores
 
@@ -212,14 +234,17 @@ class GramScores(torch.autograd.Function):
                 pull = _to_gram(pull.mul_(2 * inverse), embedding)
                 padding = ctx.paddings[layers[0]]
                 with emptied(None if isinstance(scale, Tensor) else padding, stacked) as seen:
-                    product = product_of(pull, seen)
+                    product = product_of(pull, seen if isinstance(scale, Tensor) else ctx.form.cut(seen))
                 if isinstance(scale, Tensor):
                     product *= scale
+                if product.ndim == 4:
+                    left_out = ctx.samples - product.shape[1] * product.shape[2]
+                    product = torch.nn.functional.pad(product.flatten(1, 2), (0, 0, 0, left_out))
                 if padding is not None:
                     padding.zero_(product)
                 for j, i in enumerate(layers):
                     result[i] = product[j]
-        return (None, None, None, None, *result)
+        return (None, None, None, *result)
 
 
 def _starts(references: Sequence[Sequence[Tensor]]) -> list[int]:

@@ -1,4 +1,7 @@
-"""Matrix products of features (k, n, d), each by the road that is shortest on its device: X X^T, and n x n times X."""
+"""Matrix products of features (k, n, d), each by the road that is shortest on its device: X X^T, and n x n times X.
+
+Features in blocks, (k, b, m, d), are as many small products, one batch.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,11 @@ def gram(features: Tensor, precision: Precision = "float32") -> Tensor:
     (numpy's `a @ a.T`, a symmetric update at half the cost, loses three times over inside a training step: its threads and torch's wait
     for each other's cores.) On a GPU the parts are a batch that fills the processors.
     """
-    k, n, d = features.shape
     if precision == "bfloat16":
         return half_gram(features.to(torch.bfloat16), features.dtype)
+    if features.ndim == 4:
+        return gram(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+    k, n, d = features.shape
     if not on_cpu(features):
         split = _split(features)
         return _summed(split @ split.mT)
@@ -68,6 +73,8 @@ def _summed(products: Tensor) -> Tensor:
 
 def half_gram(low: Tensor, dtype: torch.dtype) -> Tensor:
     """Return X X^T of (k, n, d) bfloat16 features, summed in float32; on the CPU each sum is rounded to bfloat16 in the end."""
+    if low.ndim == 4:
+        return half_gram(low.flatten(0, 1), dtype).unflatten(0, low.shape[:2])
     if low.device.type == "cuda":
         split = _split(low)
         flat = split.flatten(0, 1)
@@ -86,6 +93,9 @@ def shifted(features: Tensor) -> tuple[Tensor, float]:
 
     The Gram matrix is centred later, so any point near the mean does, and 32 samples are a small part of the time that reading all takes.
     """
+    if features.ndim == 4:
+        low, level = shifted(features.flatten(1, 2))
+        return low.view(features.shape), level
     rows = features[0]
     mean = rows[:: max(1, len(rows) // 32)].mean(0)
     low = torch.empty_like(rows, dtype=torch.bfloat16)
@@ -96,7 +106,9 @@ def shifted(features: Tensor) -> tuple[Tensor, float]:
 
 
 def product_of(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right of (k, n, m) and (k, m, d)."""
+    """Return left @ right of (k, n, m) and (k, m, d), or of blocks, (k, b, m, m) and (k, b, m, d)."""
+    if left.ndim == 4:
+        return product_of(left.flatten(0, 1), right.flatten(0, 1)).unflatten(0, left.shape[:2])
     by_onednn = _by_onednn(left, right.shape[-1])
     return _onednn(left[0], right[0].T).unsqueeze(0) if by_onednn else left @ right
 

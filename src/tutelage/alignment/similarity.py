@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tutelage.alignment import procrustes, token_cka
 from tutelage.alignment import ridge as ridge_regression
 from tutelage.alignment.feature_rows import Padding, to_single
-from tutelage.alignment.gram import GramScores, Kind, embed
+from tutelage.alignment.gram import Form, GramScores, Kind, embed
 from tutelage.alignment.products import Precision
 from tutelage.errors import UserError, choices
 
@@ -79,15 +79,15 @@ class Similarity(nn.Module, ABC):
 class GramSimilarity(Similarity):
     """A cosine between two n x n matrices: right where features outnumber samples. See `gram`."""
 
-    def __init__(self, kind: Kind, precision: Precision = "float32") -> None:
+    def __init__(self, kind: Kind, precision: Precision = "float32", block: int | None = None) -> None:
         super().__init__()
-        self.name, self.kind, self.precision = kind, kind, precision
+        self.name, self.form = kind, Form(kind, precision, block)
         self.minimum_rows = {"unbiased_cka": 4}.get(kind, 3)
 
     def encode(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """See `Similarity.encode`: a unit matrix (n, n)."""
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            return embed(_kept(to_single(features), mask).unsqueeze(0), self.kind, self.precision).unit[0]
+            return embed(_kept(to_single(features), mask).unsqueeze(0), self.form).unit[0]
 
     def encode_padded(self, features: Tensor, padding: Padding) -> Tensor:
         """See `Similarity.encode_padded`."""
@@ -99,7 +99,7 @@ class GramSimilarity(Similarity):
     ) -> Tensor:
         """See `Similarity.scores`."""
         kept = [_kept(x, mask) for x in features]
-        return GramScores.apply(self.kind, self.precision, references, [None] * len(kept), *kept)
+        return GramScores.apply(self.form, references, [None] * len(kept), *kept)
 
     def scores_padded(
         self,
@@ -108,7 +108,7 @@ class GramSimilarity(Similarity):
         paddings: Sequence[Padding | None],
     ) -> Tensor:
         """See `Similarity.scores_padded`."""
-        return GramScores.apply(self.kind, self.precision, references, paddings, *features)
+        return GramScores.apply(self.form, references, paddings, *features)
 
 
 class CKA(GramSimilarity):
@@ -116,19 +116,33 @@ class CKA(GramSimilarity):
 
     unbiased: with the estimator HSIC_1 of Song et al. 2012. precision: "float32", or "bfloat16": Gram matrices of values rounded to 8 bits,
     summed in float32, half of the time where a processor multiplies bfloat16; scores move by some 1e-4, gradients by 0.2 %.
+    block: compare so many samples at a time: a batch is cut into equal blocks of at least as many, and HSIC is summed over blocks before
+    the ratio (minibatch CKA, arXiv 2010.15327, there with the unbiased estimator). Costs n * block (d + e) for n samples, not
+    n^2 (d + e). None: all at a time. Biased CKA of fewer samples is nearer 1, whatever is compared.
     """
 
-    def __init__(self, *, unbiased: bool = False, precision: Precision = "float32") -> None:
+    def __init__(
+        self, *, unbiased: bool = False, precision: Precision = "float32", block: int | None = None
+    ) -> None:
         if precision not in get_args(Precision):
             raise UserError(
                 f"`precision`={precision!r} is not known; {choices(precision, get_args(Precision))}"
             )
-        super().__init__("unbiased_cka" if unbiased else "cka", precision)
+        super().__init__("unbiased_cka" if unbiased else "cka", precision, block)
         self.unbiased = unbiased
+        if block is not None and (not isinstance(block, int) or block < self.minimum_rows):
+            raise UserError(
+                f"`block`={block!r}: {self.name} compares at least {self.minimum_rows} samples at a time; null: all of a batch"
+            )
 
     def for_tokens(self) -> Similarity:
         """See `Similarity.for_tokens`: from d x d products, which have one precision."""
-        if self.precision != "float32":
+        if self.form.block is not None:
+            raise UserError(
+                f"`block`={self.form.block} is for samples: tokens are compared in products whose cost grows with "
+                "their number, not with its square; leave it at null, and draw fewer with `tokens_per_step`"
+            )
+        if self.form.precision != "float32":
             raise UserError(
                 "CKA from bfloat16 (cka_bfloat16) is for samples: tokens are compared in float32; choose the similarity cka"
             )

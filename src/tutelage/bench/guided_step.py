@@ -44,6 +44,11 @@ def rows(pairs: int = 7) -> list[Row]:
         (f"{what}, CKA from bfloat16", low | sizes, 1.15)
         for what, sizes in (("batch 512", {"batch": 512}), ("32 pixels", {"pixels": 32}))
     ]
+    parts: dict[str, Any] = {"block": 64}
+    varied += [
+        (f"{what}, 64 samples at a time", parts | sizes, 1.15)
+        for what, sizes in (("batch 512", {"batch": 512}), ("32 pixels", {"pixels": 32}))
+    ]
     varied += [  # the floor looks at the guide in each step
         (f"{what}, guide remembered", {"remembered": True} | sizes, 1.15)
         for what, sizes in (("64 pixels", {}), ("batch 512", {"batch": 512}), ("32 pixels", {"pixels": 32}))
@@ -91,17 +96,19 @@ def conv_to_fcn(
     width: int = 512,
     k: int | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
+    block: int | None = None,
     remembered: bool = False,
 ) -> Steps:
     """ResNet-18, frozen, guiding an FCN.
 
-    k: only the guide's first k layers, None: all 21. precision: of CKA's products. remembered: the guide ran once for each sample
+    k: only the guide's first k layers, None: all 21. precision, block: CKA's. remembered: the guide ran once for each sample
     (`method.cache=[guide]`), of which there are as many as in a batch.
     """
     import torch
     import torchvision
 
     from tutelage.alignment.pairing import Pairing
+    from tutelage.alignment.similarity import CKA
     from tutelage.models.fcn import FCN
 
     torch.manual_seed(0)
@@ -115,7 +122,7 @@ def conv_to_fcn(
         targets,
         device,
         pairing=pairing,
-        precision=precision,
+        similarity=CKA(precision=precision, block=block),
         remembered=remembered,
     )
 
@@ -160,13 +167,12 @@ def _steps(
     *,
     pairing: Any,
     per_token: bool = False,
-    precision: Literal["float32", "bfloat16"] = "float32",
+    similarity: Any = None,
     remembered: bool = False,
 ) -> Steps:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from tutelage.alignment.similarity import CKA
     from tutelage.alignment.taps import probe
     from tutelage.models.frozen import FrozenNetwork, channels_last
     from tutelage.objectives.alignment import Alignment
@@ -192,7 +198,7 @@ def _steps(
         network="guide",
         pairing=pairing,
         compare="tokens" if per_token else "samples",
-        similarity=CKA(precision=precision),
+        similarity=similarity,
     )
     total = Objectives(
         networks[1],

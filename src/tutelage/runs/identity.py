@@ -81,6 +81,7 @@ ABSENT_WHEN: dict[str, Any] = {
     "method.objectives.*.weak_gradient": True,
     "method.objectives.*.class_weight": None,
     "method.objectives.*.patches": 2,
+    "method.objectives.*.similarity.block": None,
     "hardware.channels_last": False,
     "hardware.fold_norms": False,
     "fit.metrics": [],

@@ -102,11 +102,9 @@ class Bench:
             "checked": lambda key, value, hint: f"{key}={value}",
             "_fold_norms": lambda networks, example: put(folded=sorted(networks)),
             "recompute": lambda network: put(recompute=network),
-            "_warn_of_plain_labelled": lambda data, objectives: put(warned=True),
-            "_warn_of_unread": lambda data, objectives: None,
+            "warn_of_conflicts": lambda data, objectives: put(warned=True),
             "check_patterns": lambda factors, names, where: put(patterns=(factors, names, where)),
             "warn_of_resting": lambda factors, named: put(resting_of=factors),
-            "_warn_of_balanced_twice": lambda data, objectives: None,
             "_heads": lambda method, example: {"model": "head"},
         }.items():  # fmt: skip
             monkeypatch.setattr(build, name, part)

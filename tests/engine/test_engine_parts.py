@@ -13,7 +13,7 @@ from torch import nn
 from expected import refused
 from small_runs import METHODS, SMALL
 from tutelage.config.planner import plan_of
-from tutelage.engine import build, inherited, mirror_kinds
+from tutelage.engine import build, conflicts, inherited, mirror_kinds
 from tutelage.errors import UserError
 
 
@@ -74,20 +74,20 @@ def test_labelled_images_that_are_seen_as_they_are_beside_augmented_ones(
 ):
     class Images:
         def __init__(self, **given):
-            self.__dict__.update({"augment": None, "mixer": None} | given)
+            self.__dict__.update({"augment": None, "mixer": None, "sampling": None} | given)
 
     class Same(Images):
         def __init__(self, **given):
             super().__init__(**{"weight": 1.0, "weak": {"flip": {}, "crop": {}}} | given)
 
-    monkeypatch.setattr(build, "ImageData", Images)
-    monkeypatch.setattr(build, "Consistency", Same)
-    given: Any = SimpleNamespace(augment=None, mixer=None) if data is None else Images(**data)
+    monkeypatch.setattr(conflicts, "ImageData", Images)
+    monkeypatch.setattr(conflicts, "Consistency", Same)
+    given: Any = SimpleNamespace(augment=None, mixer=None, sampling=None) if data is None else Images(**data)
     objectives: Any = {
         "plain": Images(),
         "same": Images(weight=1.0, weak={}) if objective is None else Same(**objective),
     }
-    build._warn_of_plain_labelled(given, objectives)
+    conflicts.warn_of_conflicts(given, objectives)
     assert [one.split(":")[0] for one in caplog.messages] == [
         "labelled images are seen as they are, unlabelled ones through method.objectives.same.weak (flip, crop)"
     ] * warned

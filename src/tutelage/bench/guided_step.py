@@ -44,10 +44,9 @@ def rows(pairs: int = 7) -> list[Row]:
         (f"{what}, CKA from bfloat16", low | sizes, 1.15)
         for what, sizes in (("batch 512", {"batch": 512}), ("32 pixels", {"pixels": 32}))
     ]
-    parts: dict[str, Any] = {"block": 64}
     varied += [
-        (f"{what}, 64 samples at a time", parts | sizes, 1.15)
-        for what, sizes in (("batch 512", {"batch": 512}), ("32 pixels", {"pixels": 32}))
+        (f"{what}, {block} samples at a time", {"block": block} | sizes, 1.15)
+        for what, block, sizes in (("batch 512", 64, {"batch": 512}), ("32 pixels", 32, {"pixels": 32}))
     ]
     varied += [  # the floor looks at the guide in each step
         (f"{what}, guide remembered", {"remembered": True} | sizes, 1.15)

@@ -12,8 +12,8 @@ from torch import nn
 
 from tutelage.alignment.guides import FeatureGuide
 from tutelage.data.base import DataModule
-from tutelage.data.image_set import ImageData
 from tutelage.engine.causality import check_causal
+from tutelage.engine.conflicts import warn_of_conflicts
 from tutelage.engine.data_sets import build_data, build_unlabelled, place
 from tutelage.engine.inherited import (
     check_architecture,
@@ -34,9 +34,6 @@ from tutelage.models.forward_calls import Call, UnknownCall, undisturbed
 from tutelage.models.frozen import FrozenNetwork, channels_last
 from tutelage.models.heads import head_of
 from tutelage.objectives.base import NotPrepared, Objective, missing
-from tutelage.objectives.consistency import Consistency
-from tutelage.objectives.pretext import Pretext
-from tutelage.objectives.task import Task
 from tutelage.objectives.total import Objectives
 from tutelage.runs.frozen_networks import (
     ROLES,
@@ -119,48 +116,6 @@ def _prepared(network: nn.Module, objectives: dict[str, Objective], **context: A
         arguments, _, _ = parameters_of(type(objectives[error.objective]))  # type: ignore[arg-type]
         said = in_keys(str(error), f"method.objectives.{error.objective}", arguments)
         raise UserError(said) from error
-
-
-def _warn_of_plain_labelled(data: DataModule, objectives: dict[str, Objective]) -> None:
-    """Say where unlabelled images are augmented and labelled ones are not: with few labels, answers collapsed to one class."""
-    if not isinstance(data, ImageData) or data.augment or data.mixer:
-        return
-    for name, objective in objectives.items():
-        if isinstance(objective, Consistency) and objective.weight and objective.weak:
-            log.warning(
-                "labelled images are seen as they are, unlabelled ones through method.objectives.%s.weak (%s): a network can tell them "
-                "apart and learn the few labelled ones by heart; give data.augment the same, such as +data.augment.%s={}",
-                name,
-                ", ".join(objective.weak),
-                next(iter(objective.weak)),
-            )
-
-
-def _warn_of_unread(data: DataModule, objectives: dict[str, Objective]) -> None:
-    """Say what of the data's settings has no effect: an objective without labels makes its own samples, each as often."""
-    name = next((name for name, objective in objectives.items() if isinstance(objective, Pretext)), None)
-    if name is None:
-        return
-    unread = ["data.sampling"] * bool(data.sampling)
-    unread += ["data.augment's mixing"] * (isinstance(data, ImageData) and bool(data.mixer))
-    for setting in unread:
-        log.warning(
-            "%s has no effect: method.objectives.%s makes its own of each sample, each as often, and reads no label",
-            setting,
-            name,
-        )
-
-
-def _warn_of_balanced_twice(data: DataModule, objectives: dict[str, Objective]) -> None:
-    """Say where rare classes are drawn as often as others and count more as well: one of the two is right, both overshoot."""
-    weighted = [
-        name for name, one in objectives.items() if isinstance(one, Task) and one.class_weight == "balanced"
-    ]
-    if data.sampling == "balanced" and weighted:
-        log.warning(
-            "data.sampling=balanced and method.objectives.%s.class_weight=balanced make up for rare classes twice: give one of them",
-            weighted[0],
-        )
 
 
 def _on_accelerator(name: str) -> bool:
@@ -253,9 +208,7 @@ def build(config: dict[str, Any], data: DataModule | None = None) -> Built:
     method.resting = resting
     if config["hardware"].get("recompute"):
         recompute(method.network)
-    _warn_of_plain_labelled(data, objectives)
-    _warn_of_unread(data, objectives)
-    _warn_of_balanced_twice(data, objectives)
+    warn_of_conflicts(data, objectives)
     named = [(own_name(name), parameter) for name, parameter in method.named_parameters()]
     check_patterns(spec.lr_factors, [name for name, _ in named], "optimizer.lr_factors")
     warn_of_resting(spec.lr_factors, named)

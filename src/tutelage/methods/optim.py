@@ -82,7 +82,7 @@ class OptimizerSpec:
         patience: int = 5,
         decay_norms_and_biases: bool = True,
         layer_decay: float | None = None,
-        lr_factors: Sequence[Sequence[Any]] = (),
+        lr_factors: Sequence[Any] = (),
         frozen: Sequence[str] = (),
         **options: Any,
     ) -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
 from tutelage.errors import UserError, choices
 
+log = logging.getLogger("tutelage")
 NAMES = ("always", "until", "from", "warm_up", "ramp_up", "linear", "cosine", "alone_first", "until_opposed")
 _STEPS = {
     "from": "the step from which it counts",
     "until_opposed": "the number of updates over which its gradient and that of the others are compared",
 }
 _NEED_STEPS = ("until", "from", "warm_up", "ramp_up", "alone_first", "until_opposed")
+_LATE = {
+    "until": "never ends",
+    "until_opposed": "never ends",
+    "warm_up": "never counts whole",
+    "ramp_up": "never counts whole",
+}
+"""What a schedule does not come to that is longer than the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +72,30 @@ class Schedule:
             progress = min(1.0, step / max(1, self.steps or max_steps))
             return 1.0 - progress if self.name == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
         return 1.0
+
+    def check_length(self, max_steps: int, objective: str, *, lasting: bool, quiet: bool) -> None:
+        """Raise UserError where a training of `max_steps` updates (0: unknown) ends before the objective, or its others, would begin.
+
+        objective: its name. lasting: whether another one goes on to the end. quiet: do not log what a long schedule does not come to.
+        """
+        if not 0 < max_steps <= (self.steps or 0):
+            return
+        # It may be there to be watched alone, beside others that go on.
+        watched = self.name == "from" and self.watched and lasting
+        if self.name in ("from", "alone_first") and not watched:
+            raise UserError(
+                f"objective '{objective}': schedule.steps={self.steps} with schedule.name={self.name} leaves none of "
+                f"fit.max_steps={max_steps} for what follows"
+            )
+        if self.name in _LATE and not quiet:
+            log.warning(
+                "objective '%s': schedule.name=%s with schedule.steps=%d %s in a training of %d steps",
+                objective,
+                self.name,
+                self.steps,
+                _LATE[self.name],
+                max_steps,
+            )
 
     def keeps_others_off(self, step: int) -> bool:
         """Say whether no other objective counts at this update."""

@@ -26,13 +26,6 @@ from tutelage.tasks import Batch
 
 log = logging.getLogger("tutelage")
 Run = Callable[[Tensor, Tensor | None], Tensor]
-_ENDS = {
-    "until": "never ends",
-    "until_opposed": "never ends",
-    "warm_up": "never counts whole",
-    "ramp_up": "never counts whole",
-}
-"""What a schedule does not come to that is longer than the training."""
 
 
 class Objectives(nn.Module):
@@ -309,24 +302,9 @@ class Objectives(nn.Module):
         """Get every objective ready for training. Raises UserError for one whose others, or which itself, would never begin."""
         lasting = any(o.schedule.name not in ("from", "until") and o.weight for o in self)
         for objective in self:
-            schedule = objective.schedule
-            # It may be there to be watched alone, beside others that go on.
-            watched = schedule.name == "from" and schedule.watched and lasting
-            waits = schedule.name in ("from", "alone_first") and not watched
-            if waits and 0 < start.max_steps <= (schedule.steps or 0):
-                raise UserError(
-                    f"objective '{objective.name}': schedule.steps={schedule.steps} with schedule.name={schedule.name} leaves none of "
-                    f"fit.max_steps={start.max_steps} for what follows"
-                )
-            if schedule.name in _ENDS and 0 < start.max_steps <= (schedule.steps or 0) and not start.rank:
-                log.warning(
-                    "objective '%s': schedule.name=%s with schedule.steps=%d %s in a training of %d steps",
-                    objective.name,
-                    schedule.name,
-                    schedule.steps,
-                    _ENDS[schedule.name],
-                    start.max_steps,
-                )
+            objective.schedule.check_length(
+                start.max_steps, objective.name, lasting=lasting, quiet=start.rank > 0
+            )
             objective.start(start)
 
     def updated(self, count: int) -> None:

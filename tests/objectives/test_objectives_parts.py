@@ -14,6 +14,7 @@ from torch import nn
 
 import tutelage.objectives
 from tutelage.alignment.pairing import Pairing
+from tutelage.alignment.similarity import CKA
 from tutelage.data.augment import build
 from tutelage.errors import UserError
 from tutelage.losses.distillation import soft_target
@@ -409,6 +410,21 @@ def test_guidance_says_its_pairs_once_and_what_accumulation_does_not_do(caplog, 
     assert objective.record() == {"similarity/01": 0.5, "similarity/02": 0.75} and objective.record() == {}
     objective._similarities, objective.name = [torch.tensor([1.0])], "early"
     assert objective.record() == {"similarity/early/01": 1.0}
+
+
+@pytest.mark.parametrize(("rows", "block", "warned"), [
+    (8, 4, False), (7, 4, True), (4, 4, True), (3, 9, True), (8, None, False), (None, 4, False),
+])  # fmt: skip
+def test_blocks_that_a_batch_does_not_fill_twice_are_said_to_do_nothing(caplog, rows, block, warned):
+    objective = Alignment(network="guide", similarity=CKA(block=block))
+    objective.name = "early"
+    guide, network = (FCN((3,), 2, depth=2, width=4) for _ in range(2))
+    objective.prepare(setup(network, random(4, 3), frozen={"guide": FrozenNetwork(guide)}, batch_size=rows))
+    objective.start(Start(9, 1, 0, 1, torch.device("cpu"), 0))
+    said = [one.split(" of a batch")[0] for one in caplog.messages if "no effect" in one]
+    assert (
+        said == [f"method.objectives.early.similarity.block={block} has no effect: the {rows} rows"] * warned
+    )
 
 
 # --- views and consistency

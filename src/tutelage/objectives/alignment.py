@@ -99,6 +99,16 @@ class Alignment(Objective):
         pairs = self.comparison.pairs
         log.info("%d layer pairs, %s to network (--verbose shows them)", len(pairs), self.network, extra=ONCE)
         log.debug("%s", table(pairs))
+        block = self.similarity.form.block if isinstance(self.similarity, CKA) else None
+        rows = (self._batch_size or 0) * (self.patches or 1) ** 2
+        if block is not None and 0 < rows < 2 * block:
+            log.warning(
+                "method.objectives.%s.similarity.block=%d has no effect: the %d rows of a batch are one block, of which %d or fewer make two",
+                self.name,
+                block,
+                rows,
+                rows // 2,
+            )
         if start.accumulate > 1:
             log.warning(
                 "fit.accumulate=%d enlarges the batch of the update, not that of the alignment: similarities are taken over each batch "

@@ -103,7 +103,7 @@ class Alignment(Objective):
         rows = (self._batch_size or 0) * (self.patches or 1) ** 2
         if block is not None and 0 < rows < 2 * block:
             log.warning(
-                "method.objectives.%s.similarity.block=%d has no effect: the %d rows of a batch are one block, of which %d or fewer make two",
+                "method.objectives.%s.similarity.block=%d has no effect: the %d rows of a batch are one block; of %d there are two",
                 self.name,
                 block,
                 rows,

@@ -221,12 +221,14 @@ def test_what_a_block_cannot_hold_is_left_out_and_one_block_is_the_whole() -> No
 
 
 def test_blocks_have_samples_enough_and_are_not_for_tokens() -> None:
-    for block in (2, 0, -4, 2.5, "64"):
+    for block in (2, 0, -4, 2.5, 16.0, "64", True):
         with pytest.raises(
-            UserError, match=r"`block`=.*cka compares at least 3 samples at a time; null: all"
+            UserError, match=r"`block`=.* whole number of at least 3, the fewest samples that cka"
         ):
             CKA(block=block)
-    with pytest.raises(UserError, match=r"unbiased_cka compares at least 4 samples"):
+    with pytest.raises(
+        UserError, match=r"at least 4, the fewest samples that unbiased_cka compares; null: all"
+    ):
         CKA(unbiased=True, block=3)
     with pytest.raises(UserError, match=r"`block`=64 is for samples: tokens .* `tokens_per_step`"):
         CKA(block=64).for_tokens()

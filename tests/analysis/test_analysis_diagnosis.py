@@ -7,6 +7,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,17 @@ from torch import nn
 
 from small_runs import METHODS, SMALL
 from tutelage.analysis import rate_range, trainability
-from tutelage.analysis.diagnosis import Probe, State, nearest_mean, ranked, state_of, told_apart
+from tutelage.analysis.diagnosis import (
+    Probe,
+    State,
+    apart_from_method,
+    nearest_mean,
+    ranked,
+    state_of,
+    told_apart,
+)
 from tutelage.cli.main import main
-from tutelage.config.compose import compose
+from tutelage.config.compose import compose, hydra_ready
 from tutelage.data.base import DataModule
 from tutelage.engine.data_sets import build_data
 from tutelage.engine.signal import mean_cosine, participation_ratio, signal
@@ -281,6 +290,7 @@ def test_a_range_test_is_of_the_commands_own_training_and_opens_no_test_set(
     assert "learning rate: over 24 steps" in " ".join(capfd.readouterr().out.split())
     found = json.loads(out.read_text())["rates"]
     assert found["rates"][0] == pytest.approx(1e-6) and 12 < len(found["losses"]) <= 24
+    assert found["of"] == {"supervised": None}.get(method, "task")
     if method == "supervised":
         assert found["losses"][0] == pytest.approx(math.log(10), abs=0.7)  # of a mean over the two batches
     assert not any(tmp_path.glob("*/*/config.yaml"))
@@ -296,6 +306,48 @@ def test_a_range_test_shorter_than_a_phase_of_the_training_is_of_that_phase(tmp_
     assert "learning rate: over 24 steps" in " ".join(capfd.readouterr().out.split())
 
 
+@pytest.mark.parametrize(("words", "kept", "left"), [
+    (["model=fcn", "method=guidance", "model@guide=vit", "guide.depth=2", "name=a"], ["model=fcn"], []),
+    (["method=distillation", "model@teacher=fcn", "teacher.weights=run", "model@frozen.a=fcn", "frozen.a.depth=2"], [], []),
+    (["similarity@method.objectives.alignment.similarity=ridge", "alignment.weight=0.5", "seed=1"], ["seed=1"],
+     ["similarity@method.objectives.alignment.similarity=ridge", "method.objectives.alignment.weight=0.5"]),
+    (["+objective@method.objectives.soft=soft_targets", "method.cache=[guide]"], [],
+     ["+objective@method.objectives.soft=soft_targets", "method.cache=[guide]"]),
+    (["method.objectives.task.label_smoothing=0.3", "task.class_weight=balanced", "method.ema_decay=0.9"],
+     ["method.objectives.task.label_smoothing=0.3", "method.objectives.task.class_weight=balanced", "method.ema_decay=0.9"], []),
+])  # fmt: skip
+def test_what_a_command_says_of_its_method_alone_is_left_out_of_the_probes(words, kept, left):
+    with hydra_ready():
+        assert apart_from_method(words) == (kept, left)
+
+
+@pytest.mark.parametrize("words", [
+    ["method=guidance", *METHODS["guidance"], "alignment.weight=0.5", "similarity@method.objectives.alignment.similarity=ridge"],
+    ["experiment=demo/distilled"],
+    ["method=guidance", *METHODS["guidance"], "model@teacher=convnet", "+objective@method.objectives.soft=soft_targets"],
+])  # fmt: skip
+def test_probes_of_a_command_with_objectives_of_its_own(words, tmp_path, capfd):
+    given = [*SMALL, *words, "steps=2", "guides=residual_convnet", f"runs_dir={tmp_path}"]
+    assert main(["diagnose", *given]) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert "not tried" not in out and "residual_convnet: loss" in out and "alone: loss" in out
+    assert ("of the method the probes leave out:" in out) == ("method=guidance" in words)
+
+
+def test_a_network_whose_answers_are_no_numbers_is_no_matter_of_rules():
+    seen = SimpleNamespace(gradient_ratio=math.nan, correlation=math.nan)
+    found = trainability.verdict(seen)
+    assert found.probability is None and found.sentence.startswith("its gradients are no numbers")
+    assert trainability.guide_sentence(math.nan) == "" and trainability.probability(math.inf) < 1e-300
+
+
+def test_where_no_guide_could_be_tried_it_is_not_said_to_be_behind(tmp_path, capfd):
+    words = [*SMALL, "steps=2", f"runs_dir={tmp_path}", "guides=transformer_encoder"]
+    assert main(["diagnose", *words]) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert "transformer_encoder: not tried" in out and "no guide was tried; to train it alone:" in out
+
+
 def test_what_cannot_be_diagnosed_is_a_message(capfd):
     for words, said in (
         (["steps=many"], "steps must be a whole number"),
@@ -303,6 +355,7 @@ def test_what_cannot_be_diagnosed_is_a_message(capfd):
         (["guides=residual_convnets"], "did you mean 'residual_convnet'"),
         (["model=generator/gan", "method=gan", "model@source=residual_convnet"], "learns a task"),
         (["model.depht=3"], "did you mean"),
+        (["steps=0", "out=."], "out=. is a folder: what is seen goes to a file, such as out=diagnosis.json"),
     ):
         assert main(["diagnose", *QUICK, "data=digits", *words]) == 2
         assert said in capfd.readouterr().err

@@ -273,11 +273,34 @@ def test_where_a_loss_falls_fastest_is_a_window_that_falls_for_certain(steps, se
     falls = 2.3 - 1.5 / (1 + np.exp(-4 * (np.log10(rates) + 3)))
     for scatter in (0.01, 0.3):
         losses = (falls + scatter * noise).tolist()
-        found = rate_range.read(rates, losses).steepest
-        near, far = (steepest_slowly(rates, losses, max(8, math.ceil(steps / part))) for part in (6, 3))
+        found = rate_range.read(rates, losses)
+        until = rates.tolist().index(found.lowest) + 1
+        windows = [max(8, math.ceil(steps / part)) for part in (6, 3)]
+        near, far = (steepest_slowly(rates[:until], losses[:until], window) for window in windows)
         wanted = near or far
-        assert found == (None if wanted is None else pytest.approx(wanted))
+        assert found.steepest == (None if wanted is None else pytest.approx(wanted))
     assert 2e-4 < rate_range.read(rates, (falls + 0.01 * noise).tolist()).steepest < 5e-3
+
+
+def test_what_falls_after_the_lowest_came_down_from_a_spike():
+    rates = np.geomspace(1e-6, 1.0, 60)
+    x = np.log10(rates)
+    falls = 2.3 - 0.5 / (1 + np.exp(-4 * (x + 4)))  # by 0.5 around 1e-4
+    spike = np.where(x > -1.5, 2.0 * np.exp(-8 * (x + 1.5)), 0)  # up at once at 0.03, down again after it
+    found = rate_range.read(rates, (falls + spike).tolist())
+    assert 2e-5 < found.steepest < 5e-4 < found.lowest < 0.04 and found.diverged is None
+
+
+def test_beside_other_objectives_the_loss_of_the_task_is_read_and_the_whole_one_diverges():
+    rates = np.geomspace(1e-6, 1.0, 60)
+    x = np.log10(rates)
+    task = (2.3 - 1.5 / (1 + np.exp(-4 * (x + 1)))).tolist()
+    whole = [15 - 9 / (1 + math.exp(-4 * (one + 4))) + part for one, part in zip(x, task, strict=True)]
+    assert rate_range.read(rates, whole).steepest < 1e-3
+    found = rate_range.read(rates, whole, "task", task)
+    assert 0.02 < found.steepest < 0.5 and found.of == "task" and found.losses[0] == task[0]
+    lost = rate_range.read(rates, [*whole[:58], math.inf, 1.0], "task", task)
+    assert lost.diverged == rates[58] and len(lost.losses) == 58
 
 
 def test_scatter_alone_is_no_fall():
@@ -316,7 +339,13 @@ def test_what_losses_at_rising_rates_say():
                 "ground at 2.0e-01. To choose from, on validation: optimizer.lr=3.0e-03,1.0e-02,3.0e-02"),
 ])  # fmt: skip
 def test_the_range_in_a_sentence(steepest, diverged, said):
-    assert rate_range.sentence(rate_range.RateRange((), (), steepest, 0.05, diverged), 40) == said
+    assert rate_range.sentence(rate_range.RateRange((0.1,), (2.3,), steepest, 0.05, diverged), 40) == said
+    of_task = rate_range.sentence(rate_range.RateRange((0.1,), (2.3,), steepest, 0.05, diverged, "task"), 40)
+    assert of_task == said.replace("the training loss", "the loss of the objective 'task' in training")
+    nothing = rate_range.sentence(rate_range.RateRange((), (), None, 0.05, diverged), 40)
+    assert (
+        nothing == "learning rate: the training loss is no finite number at the first step, whatever the rate"
+    )
 
 
 def test_rates_rise_update_by_update_and_losses_are_those_of_updates():
@@ -329,7 +358,12 @@ def test_rates_rise_update_by_update_and_losses_are_those_of_updates():
         assert [group["lr"] for group in groups] == [one.rates[step], 0.5 * one.rates[step]]
         one.on_train_batch_end(trainer, method, {"loss": loss}, None, 0)
         assert trainer.should_stop == (step == 3)
-    assert one.losses[:2] == [4.0, 6.0] and len(one.losses) == 3
+    assert one.losses[:2] == [4.0, 6.0] and len(one.losses) == 3 and not one.parts
+    two = rate_range._Rising(np.array([0.1, 0.2]), "task")
+    rows = [(0, ("alignment", "task"), torch.tensor([9.0, 7.0, 2.0]))]
+    method = SimpleNamespace(step=1, accumulate=1, history=SimpleNamespace(rows=rows))
+    two.on_train_batch_end(trainer, method, {"loss": 9.0}, None, 0)
+    assert (two.losses, two.parts) == ([9.0], [2.0])
 
 
 # --- maps -----------------------------------------------------------------------------------------------------

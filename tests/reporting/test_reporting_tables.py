@@ -222,6 +222,11 @@ def test_experiments_of_two_keys_and_odd_values(path):
             "published.Table 4 must be a mapping to a number or a list",
         ),
         ("[1.0e-2, 1.0e-3]", "1.0e-2", "list of values"),
+        (
+            "[experiment=guided]",
+            "[experiment=guided, optimizer.lr=1.0]",
+            "the arm 'guided' sets optimizer.lr=1.0, which its grid sets, too: .*words: .*, grid: ",
+        ),
         ("title: Guided learning", "- a list", "damaged"),
         ("[1.0e-2, 1.0e-3]", "[2024-01-01, 2024-01-02]", "a date in quotes"),
         ("percent: true", 'percent: "no"', "true or false"),

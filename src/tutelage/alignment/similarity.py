@@ -132,7 +132,8 @@ class CKA(GramSimilarity):
         self.unbiased = unbiased
         if block is not None and (not isinstance(block, int) or block < self.minimum_rows):
             raise UserError(
-                f"`block`={block!r}: {self.name} compares at least {self.minimum_rows} samples at a time; null: all of a batch"
+                f"`block`={block!r} must be a whole number of at least {self.minimum_rows}, the fewest samples that {self.name} compares; "
+                "null: all of a batch"
             )
 
     def for_tokens(self) -> Similarity:

@@ -49,6 +49,7 @@ GUIDES: dict[str, dict[str, list[str]]] = {
     "series": {"transformer": _ENCODER, "lstm": _LSTM},
 }  # fmt: skip
 """Guides that are tried where none are named, by the kind of data: small and untrained."""
+_FROZEN = ("guide.", "teacher.", "frozen.", "model@guide", "model@teacher", "model@frozen.")
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,12 @@ def probes(
     guides: words by label; no words: the guide of the command itself.
     Given again, the stored runs are read.
     """
-    alone = _without_guide(words)
-    dropped = [f"{role}=null" for role in ("guide", "teacher") if subject.config.get(role)]
-    yield _probe("alone", joined(alone, ["method=supervised", *dropped]), steps, subject)
-    for label, guide in guides.items():
+    alone, _ = apart_from_method(words)
+    guide, teacher = ([f"{role}=null"] if subject.config.get(role) else [] for role in ("guide", "teacher"))
+    yield _probe("alone", joined(alone, ["method=supervised", *guide, *teacher]), steps, subject)
+    for label, given in guides.items():
         try:
-            own = [*joined(alone, ["method=guidance"]), *guide] if guide else list(words)
+            own = [*joined(alone, ["method=guidance", *teacher]), *given] if given else list(words)
             yield _probe(label, own, steps, subject)
         except UserError as error:
             yield label, str(error).splitlines()[0]
@@ -161,9 +162,24 @@ def ranked(found: Sequence[Probe]) -> list[Probe]:
     return sorted(found, key=lambda p: -p.state.depth_read if p.state.readable else p.state.loss)
 
 
-def _without_guide(words: Sequence[str]) -> list[str]:
-    groups, settings = ("method", "model@guide", "model@teacher", "name"), ("guide.", "teacher.", "method.")
-    return [word for word in words if key_of(word) not in groups and not key_of(word).startswith(settings)]
+def apart_from_method(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words of a command without its method, frozen networks and name, and those left out that set anything of the method.
+
+    What every method on the task has stays: the task's own settings, and the moving average.
+    """
+    from tutelage.config.shorthand import written_out
+
+    kept: list[str] = []
+    left: list[str] = []
+    for word in written_out(words):
+        key = key_of(word)
+        if key.startswith(("method.objectives.task.", "method.ema_decay")):
+            kept.append(word)
+        elif key.startswith("method.") or "@method." in key:
+            left.append(word)
+        elif key not in ("method", "name", "guide", "teacher") and not key.startswith(_FROZEN):
+            kept.append(word)
+    return kept, left
 
 
 def _probe(label: str, words: Sequence[str], steps: int, subject: Subject) -> Probe:

@@ -1,6 +1,7 @@
 """A learning-rate range test: how the training loss answers a rate that rises from step to step (Smith 2015, arXiv 1506.01186).
 
-Of training batches alone; nothing is selected, kept or evaluated.
+Of training batches alone; nothing is selected, kept or evaluated. Beside other objectives it is the task's own loss that is read: layers
+align at rates at which nothing is learned.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from tutelage.config.settings import Fit
 from tutelage.engine.build import build
 from tutelage.engine.fit import plan_steps
 from tutelage.engine.trainer import make_trainer, quiet_lightning
+from tutelage.methods.base import Method
+from tutelage.objectives.task import Task
 from tutelage.typed import read as settings_of
 
 if TYPE_CHECKING:
@@ -38,9 +41,10 @@ class RateRange:
     """What came of it.
 
     rates, losses: by step; losses are running means, corrected for their beginning.
-    steepest: the middle of the window of rates in which the loss falls most per factor of the rate; None where it falls in none by more
-    than its scatter from batch to batch. lowest: where the running mean is lowest, of one window or more.
-    diverged: where it left the ground again, or was no number; None where it did not.
+    steepest: the middle of the window of rates, up to `lowest`, in which the loss falls most per factor of the rate (what falls after it
+    came down from where a too high rate had thrown it); None where it falls in none by more than its scatter from batch to batch.
+    lowest: where the running mean is lowest, of one window or more. diverged: where the whole loss left the ground again, or was no
+    number; None where it did not. of: the objective whose loss this is; None: all of them together.
     """
 
     rates: tuple[float, ...]
@@ -48,11 +52,15 @@ class RateRange:
     steepest: float | None
     lowest: float
     diverged: float | None
+    of: str | None = None
 
 
 class _Rising(pl.Callback):
-    def __init__(self, rates: np.ndarray) -> None:
-        self.rates, self.losses = rates, list[float]()
+    """Raises the rate, and keeps the whole loss of each update, and the part of it that one objective has."""
+
+    def __init__(self, rates: np.ndarray, part: str | None = None) -> None:
+        self.rates, self.part = rates, part
+        self.losses, self.parts = list[float](), list[float]()
 
     def on_train_batch_start(self, trainer: pl.Trainer, method: Any, batch: Any, batch_idx: int) -> None:
         for group in trainer.optimizers[0].param_groups:
@@ -63,6 +71,9 @@ class _Rising(pl.Callback):
     ) -> None:
         if method.step > len(self.losses):  # once an update, however many batches that took
             self.losses.append(float(outputs["loss"]) * method.accumulate)
+            if self.part is not None:
+                _, names, values = method.history.rows[-1]
+                self.parts.append(float(values[1 + names.index(self.part)]))
             trainer.should_stop = _ending(self.losses, len(self.rates)) is not None
 
 
@@ -79,7 +90,7 @@ def range_test(subject: Subject, *, steps: int) -> RateRange:
     # Phases of objectives begin and end as in the training itself.
     planned, _ = plan_steps(settings_of(Fit, config["fit"], "fit"), built)
     method.max_steps = max(planned, steps)
-    rising = _Rising(np.geomspace(LOW, HIGH, steps))
+    rising = _Rising(np.geomspace(LOW, HIGH, steps), _task_beside_others(method))
     quiet_lightning()
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(config, Path(folder), [rising], steps)
@@ -89,23 +100,35 @@ def range_test(subject: Subject, *, steps: int) -> RateRange:
             trainer.fit(method, stream)
         finally:
             method.release()
-    return read(rising.rates, rising.losses)
+    return read(rising.rates, rising.losses, rising.part, rising.parts)
 
 
-def read(rates: np.ndarray, losses: list[float]) -> RateRange:
-    """Return what the losses (steps,) at rising rates (at least as many) say."""
+def _task_beside_others(method: Method) -> str | None:
+    """Return the objective that is the task, where it counts throughout, and not alone; else None."""
+    tasks = [o for o in method.objectives if isinstance(o, Task) and o.weight and o.schedule.never_off]
+    alone_first = any(o.schedule.name == "alone_first" for o in method.objectives)
+    return tasks[0].name if tasks and len(list(method.objectives)) > 1 and not alone_first else None
+
+
+def read(
+    rates: np.ndarray, losses: list[float], of: str | None = None, parts: list[float] | None = None
+) -> RateRange:
+    """Return what the losses (steps,) at rising rates (at least as many) say; parts: of them, those of the objective `of`."""
     end, windows = _ending(losses, len(rates)), [max(8, math.ceil(len(rates) / part)) for part in (6, 3)]
+    losses = losses if of is None else list(parts or ())
     kept = _smoothed(losses)[:end]
     used = rates[: len(kept)]
     settled = min(windows[0], len(kept)) - 1  # before it few batches make the mean
     # One power of ten tells the rate well; where batches scatter too much for it, two may tell it at all.
-    falls = [_steepest(used, np.array(losses[:end]), window) for window in windows]
+    low = settled + int(np.argmin(kept[settled:])) if len(kept) else 0
+    falls = [_steepest(used[: low + 1], np.array(losses[: low + 1]), window) for window in windows]
     return RateRange(
         rates=tuple(float(rate) for rate in used),
         losses=tuple(float(loss) for loss in kept),
         steepest=next((rate for rate in falls if rate is not None), None),
-        lowest=float(used[settled + int(np.argmin(kept[settled:]))]) if len(kept) else float(rates[0]),
+        lowest=float(rates[low]),
         diverged=None if end is None else float(rates[end]),
+        of=of,
     )
 
 
@@ -145,9 +168,12 @@ def _ending(losses: list[float], steps: int) -> int | None:
 
 def sentence(found: RateRange, steps: int) -> str:
     """Say what was found, and what to try."""
+    if not found.losses:
+        return "learning rate: the training loss is no finite number at the first step, whatever the rate"
+    loss = "the training loss" if found.of is None else f"the loss of the objective '{found.of}' in training"
     if found.steepest is None:
         return (
-            f"learning rate: over {steps} steps from {LOW:g} to {HIGH:g} the training loss never fell by more than its scatter from batch "
+            f"learning rate: over {steps} steps from {LOW:g} to {HIGH:g} {loss} never fell by more than its scatter from batch "
             f"to batch; more steps (rates={3 * steps}) or a larger data.batch_size may tell"
         )
     ends = "it did not diverge" if found.diverged is None else f"it left the ground at {found.diverged:.1e}"
@@ -155,6 +181,6 @@ def sentence(found: RateRange, steps: int) -> str:
         f"{found.steepest * factor:.1e}" for factor in (0.3, 1, 3) if LOW <= found.steepest * factor <= HIGH
     )
     return (
-        f"learning rate: over {steps} steps from {LOW:g} to {HIGH:g} the training loss fell fastest at {found.steepest:.1e} and was "
+        f"learning rate: over {steps} steps from {LOW:g} to {HIGH:g} {loss} fell fastest at {found.steepest:.1e} and was "
         f"lowest at {found.lowest:.1e}; {ends}. To choose from, on validation: optimizer.lr={grid}"
     )

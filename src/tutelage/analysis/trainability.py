@@ -42,9 +42,9 @@ def probability(gradient_ratio: float) -> float | None:
 
     0 where no gradient reaches the first layer, None where the rule does not know.
     """
-    if not gradient_ratio > 0:
+    if gradient_ratio <= 0:
         return 0.0
-    if gradient_ratio < LEAST:
+    if math.isnan(gradient_ratio) or gradient_ratio < LEAST:
         return None
     odds = INTERCEPT + SLOPE * math.log10(gradient_ratio)
     return 1 / (1 + math.exp(min(700.0, -odds)))
@@ -70,6 +70,11 @@ def calibrate(
 def verdict(seen: Signal) -> Verdict:
     """Say whether a network trains alone."""
     ratio, chance = seen.gradient_ratio, probability(seen.gradient_ratio)
+    if math.isnan(ratio):
+        return Verdict(
+            None,
+            "its gradients are no numbers before any training: look at the network's outputs and the data",
+        )
     factor = max(ratio, 1 / max(ratio, 1e-30))
     many = f"gradients are {factor:.3g} times {'larger' if ratio >= 1 else 'smaller'} at the first layer than at the last"
     if chance is None:
@@ -86,7 +91,7 @@ def verdict(seen: Signal) -> Verdict:
 
 def guide_sentence(gradient_ratio: float) -> str:
     """Return what the diagram says of a guide for such a network; nothing where it does not know."""
-    if gradient_ratio < LEAST:
+    if math.isnan(gradient_ratio) or gradient_ratio < LEAST:
         return ""
     if gradient_ratio > GUIDED:
         return "on digits an untrained convolutional guide helped 31 of 33 networks with such a gradient ratio (above 10)"

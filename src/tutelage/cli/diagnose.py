@@ -29,6 +29,7 @@ def run(given: Given) -> int:
     from tutelage.config.compose import hydra_ready
 
     steps, rates = (_steps(given.options[name], name) for name in ("steps", "rates"))
+    out = _file(given.options["out"])
     words = given.as_settings("runs_dir")
     with hydra_ready():
         subject = diagnosis.opened(words)
@@ -43,7 +44,12 @@ def run(given: Given) -> int:
                 [
                     *_findings(seen, state),
                     verdict.sentence,
-                    *filter(None, [trainability.guide_sentence(seen.gradient_ratio)]),
+                    *filter(
+                        None,
+                        [trainability.guide_sentence(seen.gradient_ratio)]
+                        if len(subject.data.input_shape) == 3
+                        else [],
+                    ),
                 ]
             )
         )
@@ -51,8 +57,18 @@ def run(given: Given) -> int:
         found = [*_probed(words, guides, steps, subject)] if steps else []
         if found:
             say("\n" + "\n".join(_advice(found, words, subject)))
-    _write(given.options["out"], seen, state, verdict, found, ranged)
+    if out is not None:
+        _write(out, seen, state, verdict, found, ranged)
     return 0
+
+
+def _file(out: str) -> Path | None:
+    path = Path(out).expanduser()
+    if out and path.is_dir():
+        raise UserError(
+            f"out={out} is a folder: what is seen goes to a file, such as out={path / 'diagnosis.json'}"
+        )
+    return path if out else None
 
 
 def _steps(text: str, name: str) -> int:
@@ -124,9 +140,11 @@ def _findings(seen: Signal, state: State) -> list[str]:
 def _probed(
     words: Sequence[str], guides: Mapping[str, Sequence[str]], steps: int, subject: Subject
 ) -> list[Probe]:
-    from tutelage.analysis.diagnosis import probes
+    from tutelage.analysis.diagnosis import apart_from_method, probes
 
     found = []
+    if left := apart_from_method(words)[1]:
+        say(f"of the method the probes leave out: {shlex.join(left)}")
     for one in probes(words, guides, steps=steps, subject=subject):
         if isinstance(one, tuple):
             say(f"{one[0]}: not tried, {one[1]}")
@@ -151,7 +169,9 @@ def _advice(found: Sequence[Probe], words: Sequence[str], subject: Subject) -> l
         )
     alone = next(probe for probe in found if probe.label == "alone")
     best = order[0]
-    if best is alone:
+    if len(found) == 1:
+        lines.append("no guide was tried; to train it alone:")
+    elif best is alone:
         lines.append("no guide of these is ahead of training alone; to try first:")
     elif told_apart(best, alone):
         lines.append(f"ahead after these steps: {best.label}; to try, beside the network alone:")
@@ -165,14 +185,11 @@ def _advice(found: Sequence[Probe], words: Sequence[str], subject: Subject) -> l
 
 
 def _write(
-    out: str, seen: Signal, state: State, verdict: Any, found: Sequence[Probe], ranged: RateRange | None
+    path: Path, seen: Signal, state: State, verdict: Any, found: Sequence[Probe], ranged: RateRange | None
 ) -> None:
-    if not out:
-        return
     from tutelage.runs.folders import make_folder
     from tutelage.runs.records import write_json
 
-    path = Path(out).expanduser()
     make_folder(path.parent)
     record: dict[str, Any] = {"signal": asdict(seen), "state": asdict(state), "verdict": asdict(verdict)}
     record["probes"] = [asdict(probe) for probe in found]

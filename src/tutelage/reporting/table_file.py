@@ -147,7 +147,14 @@ def _arms(file: _File, name: str) -> tuple[Arm, ...]:
             else _ArmEntry(entry, file.grid)
         )
         grid = own.grid if not isinstance(entry, Mapping) or "grid" in entry else file.grid
-        words = joined(base, _words(own.words, f"arms.{label}"))
+        own_words = _words(own.words, f"arms.{label}")
+        for key in grid or {}:
+            if (value := value_of(own_words, key)) is not None:
+                raise UserError(
+                    f"the arm '{label}' sets {key}={value}, which its grid sets, too: leave it out of the arm's words, or give the arm a "
+                    f"grid of its own, '{label}: {{words: [...], grid: {{}}}}'"
+                )
+        words = joined(base, own_words)
         if value_of(words, "name") is None:
             words.append(f"name={name}/{_folder(label)}")
         arm = Arm(label, tuple(words), _points(grid or {}, label), published.get(label))

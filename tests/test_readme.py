@@ -14,6 +14,8 @@ import torch
 import tutelage
 from tutelage.cli.commands import COMMANDS
 from tutelage.cli.main import main
+from tutelage.config.planner import plan_of
+from tutelage.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -50,7 +52,8 @@ def own_folder(tmp_path, monkeypatch):
         "conf/objective/norm_penalty.yaml": block("# conf/objective/norm_penalty.yaml"),
         "conf/method/restrained.yaml": block("# conf/method/restrained.yaml"),
         "my_guides.py": block("# my_guides.py"),
-        "conf/experiment/mine/guided.yaml": block("# @package _global_"),
+        "conf/experiment/mine/guided.yaml": block("# @package _global_\n# conf/experiment/"),
+        "conf/chain/mine.yaml": block("# @package _global_\n# conf/chain/"),
         "my_networks.py": NETWORK,
         "conf/model/mine.yaml": block("# conf/model/mine.yaml"),
     }.items():
@@ -96,6 +99,15 @@ def test_own_guide_and_own_experiment(own_folder):
     assert " ".join(["tutelage", *words]) in README.replace("\\\n  ", "")
     assert main([*words, "model.width=16", *QUICK]) == 0
     assert main(["train", "experiment=mine/guided", "model.depth=3", "guide.width=4", *QUICK]) == 0
+
+
+def test_own_chain_is_another_with_parts_of_its_own(own_folder):
+    plan = plan_of(["experiment=transfer/pp-p-ssl", "chain=mine"])
+    assert plan.config["model"]["_target_"].endswith("FCN") and plan.name.startswith("transfer/mine/")
+    with pytest.raises(
+        UserError, match=r"chain\.parts\.network=fcn: .* conf/chain/mine\.yaml for chain=mine"
+    ):
+        plan_of(["experiment=transfer/pp-p-ssl", "chain=digits", "chain.parts.network=fcn"])
 
 
 def test_an_experiment_whose_first_line_is_another_is_told_so(own_folder, capsys):

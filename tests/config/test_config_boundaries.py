@@ -489,6 +489,18 @@ def test_a_chain_names_its_parts(tmp_path, monkeypatch, text):
         resolvers._chain_part("mine", "network")
     (tmp_path / "conf/chain/mine.yaml").write_text("chain: {parts: {network: fcn}}")
     assert resolvers._chain_part("mine", "network") == "fcn"
+
+
+def test_a_chain_that_is_made_from_others_has_their_parts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf/chain").mkdir(parents=True)
+    for name, text in (
+        ("mine", "defaults: [digits, own, override /logger: none]\nchain: {parts: {network: fcn}}"),
+        ("own", "defaults: [mine]\nchain: {parts: {source: mine/set, network: lstm}}"),
+    ):
+        (tmp_path / f"conf/chain/{name}.yaml").write_text(text)
+    found = {part: resolvers._chain_part("mine", part) for part in ("network", "source", "target")}
+    assert found == {"network": "fcn", "source": "mine/set", "target": "digits"}
     with pytest.raises(UserError, match=r"^there is no chain 'mien'; did you mean 'mine'"):
         resolvers._chain_part("mien", "network")
     with pytest.raises(UserError, match=r"^a transfer experiment needs its chain: add chain=cifar10 \| "):

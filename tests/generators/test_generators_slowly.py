@@ -321,6 +321,8 @@ def test_what_a_set_is_made_of_is_refused_where_it_does_not_fit(tmp_path):
             synthesize(tmp_path / "a", domain, labelling="soft", count=2, **more)
     with pytest.raises(UserError, match="`micro_batch` must be at least 1 image, got 0"):
         synthesize(tmp_path / "a", domain, labelling="uniform", count=2, micro_batch=0)
+    with pytest.raises(UserError, match="`shard_size` must be at least 1 image, got 0"):
+        synthesize(tmp_path / "a", domain, labelling="uniform", count=2, shard_size=0)
     with pytest.raises(UserError, match="a count of at least 1 image, got 0"):
         recipe(domain, Conditioning("uniform", classes=3, seed=0), count=0, seed=0)
     made = synthesize(

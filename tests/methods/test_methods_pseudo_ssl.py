@@ -248,7 +248,7 @@ def test_the_weight_rises_and_the_record_names_what_was_read(tmp_path, folder, m
 
 
 def test_wrong_input_is_named(tmp_path, folder):
-    with pytest.raises(UserError, match="no complete pseudo data set"):
+    with pytest.raises(UserError, match=r"no complete pseudo data set .*give the folder of the run"):
         made(tmp_path, tmp_path / "none")
     with pytest.raises(UserError, match="numbers"):
         made(tmp_path, folder, "uda", "data.normalization=train")

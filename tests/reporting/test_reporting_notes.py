@@ -427,6 +427,9 @@ def test_what_the_comparisons_rest_on_is_said_for_one_and_for_many():
         f"{begin} No p values: in the exact sign-flip test of 6 pairs in 2 comparisons, p is at least 0.062, "
         f"so it could not decide at 0.05. {end}"
     )
+    assert "of 3 pairs, p is at least 0.25" in render.comparisons_explained(
+        report(3, 3, 0)
+    )  # one is not tested
     assert render.comparisons_explained(report(6, 6)) == (
         f"{begin} p is that of the exact two-sided sign-flip test; p (Holm) is corrected for the number of comparisons. {end}"
     )

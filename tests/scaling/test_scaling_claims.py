@@ -251,8 +251,10 @@ def test_what_a_report_is_of(monkeypatch, tmp_path):
         lambda configs: ([one["case"] for one in configs if one["case"] != "none"], []),
     )
 
-    def asking(*cases, overrides=(), layers=(), config=str):
-        return SimpleNamespace(cases=cases, overrides=overrides, layers=layers, config=config)
+    def asking(*cases, overrides=(), layers=(), config=str, settings=()):
+        return SimpleNamespace(
+            cases=cases, overrides=overrides, layers=layers, config=config, settings=settings
+        )
 
     assert measure_command.report(asking("mine")) == 7 and finished.pop() == (["mine"], "r")
     measure_command.report(asking("mine", str(tmp_path)))
@@ -265,8 +267,8 @@ def test_what_a_report_is_of(monkeypatch, tmp_path):
         (asking(str(tmp_path), overrides=["d=3"]), f"the results under {tmp_path} are as they are: d=3 cannot change them"),
         (asking("mint"), "there is no case or folder 'mint'; did you mean 'mine'? Known: mine"),
         (asking("mine", config=lambda what: "none"), "nothing of mine is stored in r: run `tutelage scale measure mine` first"),
-        (asking("x", layers=["dense:N"], config=lambda what: "none"),
-         "nothing of dense:N is stored in r: run `tutelage scale measure dense:N` first"),
+        (asking("x", layers=["dense:N"], config=lambda what: "none", settings=["N=1"]),
+         "nothing of dense:N is stored in r: run `tutelage scale measure dense:N N=1` first"),
     ):  # fmt: skip
         with pytest.raises(UserError) as error:
             measure_command.report(request)

@@ -766,6 +766,16 @@ def test_where_a_report_goes():
     assert measure_command._folder(Request("report", ["x"], [], options={"out": "here"}), one, "r") == Path(
         "here"
     )
+    described = [
+        measure_command._folder(Request("measure", ["described"], words, layers=layers), one, "r")
+        for layers, words in (
+            (["dense:N"], ["N=1"]),
+            (["dense:N"], ["N=2"]),
+            (["dense:N", "dense:M"], ["N=1"]),
+        )
+    ]
+    assert len({*described}) == 3 and {folder.parent for folder in described} == {Path("r/scale/a")}
+    assert re.fullmatch(r"dense_N-dense_M-[0-9a-f]{6}", described[2].name)
     assert measure_command.finish(request, [], "r") == 0
     table = plain_table([{"a": "1", "b": "", "c": ""}, {"a": "2", "b": "x", "c": ""}], "t")
     assert [column.header for column in table.columns] == ["a", "b"] and plain_table([]).columns == []

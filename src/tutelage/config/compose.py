@@ -74,7 +74,9 @@ def readable(overrides: Sequence[str], primary: str = PRIMARY) -> list[str]:
     for word in overrides:
         if word.lstrip("+~").startswith("chain.parts"):
             raise UserError(
-                f"{word}: a chain's parts are chosen by its file; say model=... or data=... for this stage"
+                f"{word}: a chain's parts are chosen by its file. One of your own is made from another, conf/chain/mine.yaml for "
+                "chain=mine: the line '# @package _global_', then 'defaults: [digits]' and 'chain: {set: mine, parts: {network: fcn}}'. "
+                "For one stage alone say model=... or data=..."
             )
     if primary == PRIMARY:
         overrides = written_out(overrides)

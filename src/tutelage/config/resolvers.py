@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def _word(key: str, under: str | None = None, *, _root_: DictConfig) -> str:
 def _chain_part(chain: str | None, part: str) -> str:
     """Return the file that a transfer's chain names for a part of it: `${chain_part:${chain},network}`, in a list of defaults.
 
-    Groups are chosen before any value is known, so the part is read in the chain's file.
+    Groups are chosen before any value is known, so the part is read in the chain's file, or in one of the chains that it is made from.
 
     Raises:
         UserError: there is no such chain, or it has no such part.
@@ -143,14 +143,27 @@ def _chain_part(chain: str | None, part: str) -> str:
         raise UserError(f"a transfer experiment needs its chain: add chain={' | '.join(offered)}")
     if chain not in offered:
         raise UserError(f"there is no chain '{chain}'; {choices(chain, offered)}")
-    content = load_yaml(offered[chain])
-    of_chain = content.get("chain") if isinstance(content, dict) else None
-    parts = of_chain.get("parts") if isinstance(of_chain, dict) else None
-    if not isinstance(parts, dict) or not isinstance(parts.get(part), str):
+    found = _part_in(offered, chain, part)
+    if not isinstance(found, str):
         raise UserError(
             f"{offered[chain]}: chain.parts must name its '{part}', a file of conf/data or conf/model"
         )
-    return str(parts[part])
+    return found
+
+
+def _part_in(offered: Mapping[str, Path], chain: str, part: str) -> Any:
+    """Return what a chain's file says of a part, or else the last of those that its list of defaults names."""
+    content = load_yaml(offered[chain])
+    content = content if isinstance(content, dict) else {}
+    of_chain = content.get("chain")
+    parts = of_chain.get("parts") if isinstance(of_chain, dict) else None
+    if isinstance(parts, dict) and part in parts:
+        return parts[part]
+    defaults = content.get("defaults")
+    bases = [one for one in defaults if isinstance(one, str)] if isinstance(defaults, list) else []
+    others = {name: path for name, path in offered.items() if name != chain}
+    inherited = (_part_in(others, base, part) for base in reversed(bases) if base in others)
+    return next((one for one in inherited if one is not None), None)
 
 
 _RESOLVERS: dict[str, Callable[..., Any]] = {

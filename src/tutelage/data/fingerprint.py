@@ -109,6 +109,7 @@ def pseudo_fingerprint(root: str | os.PathLike[str]) -> str:
     path = pseudo_manifest(root)
     if not path.is_file():
         raise UserError(
-            f"there is no complete pseudo data set in {root} (no {path.name}): `tutelage synthesize` makes one"
+            f"there is no complete pseudo data set in {root} (no {path.name}): give the folder of the run that made it, "
+            "runs/<name>/<identity>; `tutelage synthesize` makes one"
         )
     return file_digest(path)

@@ -41,6 +41,8 @@ def synthesize(
         raise UserError(
             "labelling=uniform reads neither a source classifier nor target data: give none, or choose soft, sampled or argmax"
         )
+    if shard_size < 1:
+        raise UserError(f"`shard_size` must be at least 1 image, got {shard_size}")
     if micro_batch is not None:
         if micro_batch < 1:
             raise UserError(f"`micro_batch` must be at least 1 image, got {micro_batch}")

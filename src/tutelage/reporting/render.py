@@ -60,7 +60,8 @@ def comparisons_explained(report: Report) -> str:
         item for item in report.comparisons if len(item.seeds) >= FEWEST_SEEDS and item.p == item.p
     ]:
         pairs = max(len(item.seeds) for item in tested)
-        many = f" in {len(report.comparisons)} comparisons" if len(report.comparisons) > 1 else ""
+        count = sum(item.p == item.p for item in report.comparisons)  # one without pairs is not tested
+        many = f" in {count} comparisons" if count > 1 else ""
         said.append(
             f"No p values: in the exact sign-flip test of {pairs} pairs{many}, p is at least "
             f"{smallest_corrected_p(report.comparisons):.2g}, so it could not decide at {LEVEL:g}."

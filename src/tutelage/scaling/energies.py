@@ -299,7 +299,7 @@ def _exponents_of(scales: Mapping[str, Any], sizes: Sequence[str]) -> dict[str, 
     missing = [name for name in sizes if name not in scales]
     if missing:
         raise UserError(
-            f"no exponent given for {', '.join(missing)}: give one for each of {', '.join(sizes)}, "
+            f"no exponent given for {', '.join(missing)}: give one for each of {', '.join(x for x in sizes if x != 'd')}, "
             f"e.g. {missing[0]}=1 for proportional to d, 0 for constant"
         )
     return {name: Fraction(scales[name]).limit_denominator(1000) for name in sizes}

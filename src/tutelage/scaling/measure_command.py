@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import shlex
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -223,9 +224,10 @@ def report(request: Request) -> int:
         for run in missing:
             log.info("%s: %s", run.key, run.state)
         if not results:
-            words = " ".join(request.layers or request.cases)
+            asked = request.layers or request.cases
+            words = shlex.join([*asked, *request.settings])
             raise UserError(
-                f"nothing of {words} is stored in {root}: run `tutelage scale measure {words}` first"
+                f"nothing of {' '.join(asked)} is stored in {root}: run `tutelage scale measure {words}` first"
             )
     return finish(request, results, root)
 
@@ -261,4 +263,8 @@ def _folder(request: Request, results: Sequence[Mapping[str, Any]], root: str) -
         return Path(request.options["out"]).expanduser()
     experiments = {result["experiment"] for result in results}
     folder = Path(root) / "scale"
-    return folder / experiments.pop() if len(experiments) == 1 else folder
+    if len(experiments) > 1:
+        return folder
+    folder /= experiments.pop()
+    # Networks that commands describe share an experiment: each has a folder of its own.
+    return folder / f"{request.label}{request.digest}" if request.layers else folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import itertools
 from collections.abc import Mapping, Sequence
@@ -220,6 +219,4 @@ def _fraction(name: str, power: Any) -> Any:
 def _folder(request: Request, config: dict[str, Any]) -> Path:
     if request.options.get("out"):
         return Path(request.options["out"]).expanduser()
-    words = sorted(request.overrides) + [f"{k}={v}" for k, v in sorted(request.options.items())]
-    digest = "-" + hashlib.sha256("\n".join(words).encode()).hexdigest()[:6] if words else ""
-    return Path(config["runs_dir"]) / "scale" / "predict" / f"{request.label}{digest}"
+    return Path(config["runs_dir"]) / "scale" / "predict" / f"{request.label}{request.digest}"

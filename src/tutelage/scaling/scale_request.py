@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,10 @@ ROOTS = (
 
 @dataclass
 class Request:
-    """A command's words, read. overrides: for Hydra, with `measure.` or `predict.` before a case's own settings."""
+    """A command's words, read.
+
+    overrides: for Hydra, with `measure.` or `predict.` before a case's own settings; settings: the same words as they were given.
+    """
 
     verb: str
     cases: list[str]
@@ -41,11 +45,18 @@ class Request:
     options: dict[str, str] = field(default_factory=dict)
     flags: set[str] = field(default_factory=set)
     layers: list[str] = field(default_factory=list)
+    settings: list[str] = field(default_factory=list)
 
     @property
     def label(self) -> str:
-        """What a prediction's folder is called."""
+        """What the folder of layers, or of a case's prediction, is called."""
         return "-".join(self.layers).replace(":", "_").replace(",", "_") if self.layers else self.cases[0]
+
+    @property
+    def digest(self) -> str:
+        """What tells the words apart from others on the same layers or case: six digits after a dash, or nothing where there are none."""
+        words = sorted(self.overrides) + [f"{k}={v}" for k, v in sorted(self.options.items())]
+        return "-" + hashlib.sha256("\n".join(words).encode()).hexdigest()[:6] if words else ""
 
     def config(self, case: str) -> dict[str, Any]:
         """Return the resolved configuration of a case."""
@@ -77,6 +88,7 @@ def read(
         request.cases = [OWN]
         listed = ",".join("{" + ",".join(f"{key}:{value}" for key, value in n.items()) + "}" for n in nodes)
         request.overrides.append(f"predict.layers=[{listed}]")
+    request.settings = list(settings)
     request.overrides += [_placed(word, request, sizes) for word in settings]
     return request
 

@@ -182,7 +182,7 @@ def collapse(
         with contextlib.suppress(UserError):  # no power under which the curves share a range
             alpha, best = best_collapse(curves(own), np.arange(0.2, 2.51, 0.05).tolist())
             note += f"; best single power of d: {alpha:.2f} ({best:.3f})"
-    measured = Estimate(score, score, score, np.array([score]))
+    measured = Estimate(score, np.nan, np.nan, np.array([score]))  # of all points together: no interval
     where = ", ".join(f"{name} {size_range([r['sizes'][name] for r in own])}" for name in own[0]["sizes"])
     verdict = "agrees" if score < max(0.05, 3 * floor) else "disagrees"
     if not floor <= 0.1 or not critical(own):

@@ -25,11 +25,11 @@ MOST_LAYERS = 16
 
 def run(given: Given) -> int:
     """Run the command; return its exit code."""
+    steps, rates = (_steps(given.options[name], name) for name in ("steps", "rates"))
+    out = _file(given.options["out"])
     from tutelage.analysis import diagnosis, trainability
     from tutelage.config.compose import hydra_ready
 
-    steps, rates = (_steps(given.options[name], name) for name in ("steps", "rates"))
-    out = _file(given.options["out"])
     words = given.as_settings("runs_dir")
     with hydra_ready():
         subject = diagnosis.opened(words)

@@ -172,7 +172,7 @@ def test_the_words_of_a_command_without_its_guide():
     words = ["method=guidance", "model@guide=fcn", "guide.width=4", "model=cnn", "name=x", "+model@teacher=a", "method.x=1",
      "teacher.a=1", "seed=3",
              "guided=1"]  # fmt: skip
-    assert diagnosis._without_guide(words) == ["model=cnn", "seed=3", "guided=1"]
+    assert diagnosis.apart_from_method(words) == (["model=cnn", "seed=3", "guided=1"], ["method.x=1"])
 
 
 def test_probes_are_of_the_network_alone_and_under_each_guide(monkeypatch):

@@ -432,10 +432,9 @@ def test_what_diagnose_found_is_written(tmp_path, capsys):
         sentence: str = "fine"
 
     seen, state = Signal((layer(),), 1.0, 1.0), State(1.0, 0.5, ())
-    diagnose._write("", seen, state, Verdict(), [], None)
-    assert capsys.readouterr().out == ""
     path = tmp_path / "new" / "found.json"
-    diagnose._write(str(path), seen, state, Verdict(), [probe("alone", 2.0)], Verdict("rates"))
+    assert diagnose._file("") is None and diagnose._file(str(path)) == path
+    diagnose._write(path, seen, state, Verdict(), [probe("alone", 2.0)], Verdict("rates"))
     record = json.loads(path.read_text())
     assert (
         capsys.readouterr().out == f"written: {path}\n"

@@ -313,6 +313,8 @@ def test_a_range_test_shorter_than_a_phase_of_the_training_is_of_that_phase(tmp_
      ["similarity@method.objectives.alignment.similarity=ridge", "method.objectives.alignment.weight=0.5"]),
     (["+objective@method.objectives.soft=soft_targets", "method.cache=[guide]"], [],
      ["+objective@method.objectives.soft=soft_targets", "method.cache=[guide]"]),
+    (["task.weight=0", "method.objectives.task.schedule.name=from"], [],
+     ["method.objectives.task.weight=0", "method.objectives.task.schedule.name=from"]),
     (["method.objectives.task.label_smoothing=0.3", "task.class_weight=balanced", "method.ema_decay=0.9"],
      ["method.objectives.task.label_smoothing=0.3", "method.objectives.task.class_weight=balanced", "method.ema_decay=0.9"], []),
 ])  # fmt: skip
@@ -332,6 +334,14 @@ def test_probes_of_a_command_with_objectives_of_its_own(words, tmp_path, capfd):
     out = " ".join(capfd.readouterr().out.split())
     assert "not tried" not in out and "residual_convnet: loss" in out and "alone: loss" in out
     assert ("of the method the probes leave out:" in out) == ("method=guidance" in words)
+
+
+def test_the_probe_of_the_commands_own_guide_leaves_nothing_out(tmp_path, capfd):
+    words = [*SMALL, "method=guidance", *METHODS["guidance"], "alignment.weight=0.5", f"runs_dir={tmp_path}"]
+    assert main(["diagnose", *words, "steps=2"]) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert "the probes, but for yours, leave out: method.objectives.alignment.weight=0.5" in out
+    assert "yours: loss" in out
 
 
 def test_a_network_whose_answers_are_no_numbers_is_no_matter_of_rules():

@@ -49,6 +49,9 @@ GUIDES: dict[str, dict[str, list[str]]] = {
     "series": {"transformer": _ENCODER, "lstm": _LSTM},
 }  # fmt: skip
 """Guides that are tried where none are named, by the kind of data: small and untrained."""
+_OF_EVERY_METHOD = ("method.objectives.task.", "method.ema_decay")
+_AMONG_OTHERS = ("method.objectives.task.weight", "method.objectives.task.schedule")
+"""What says how much the task counts beside other objectives, and when; 0 of it alone would be nothing."""
 _FROZEN = ("guide.", "teacher.", "frozen.", "model@guide", "model@teacher", "model@frozen.")
 
 
@@ -165,7 +168,7 @@ def ranked(found: Sequence[Probe]) -> list[Probe]:
 def apart_from_method(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the words of a command without its method, frozen networks and name, and those left out that set anything of the method.
 
-    What every method on the task has stays: the task's own settings, and the moving average.
+    What every method on the task has stays: the task's own settings, but for how much it counts, and the moving average.
     """
     from tutelage.config.shorthand import written_out
 
@@ -173,7 +176,7 @@ def apart_from_method(words: Sequence[str]) -> tuple[list[str], list[str]]:
     left: list[str] = []
     for word in written_out(words):
         key = key_of(word)
-        if key.startswith(("method.objectives.task.", "method.ema_decay")):
+        if key.startswith(_OF_EVERY_METHOD) and not key.startswith(_AMONG_OTHERS):
             kept.append(word)
         elif key.startswith("method.") or "@method." in key:
             left.append(word)

@@ -38,21 +38,9 @@ def run(given: Given) -> int:
         state = subject.state([layer.name for layer in seen.layers])
         verdict = trainability.verdict(seen)
         console().print(_layer_table(seen, state))
-        say(
-            "\n"
-            + "\n".join(
-                [
-                    *_findings(seen, state),
-                    verdict.sentence,
-                    *filter(
-                        None,
-                        [trainability.guide_sentence(seen.gradient_ratio)]
-                        if len(subject.data.input_shape) == 3
-                        else [],
-                    ),
-                ]
-            )
-        )
+        images = len(subject.data.input_shape) == 3  # what a convolutional guide can look at
+        of_guide = trainability.guide_sentence(seen.gradient_ratio) if images else ""
+        say("\n" + "\n".join(filter(None, [*_findings(seen, state), verdict.sentence, of_guide])))
         ranged = _ranged(subject, rates) if rates else None
         found = [*_probed(words, guides, steps, subject)] if steps else []
         if found:
@@ -144,7 +132,8 @@ def _probed(
 
     found = []
     if left := apart_from_method(words)[1]:
-        say(f"of the method the probes leave out: {shlex.join(left)}")
+        own = ", but for yours," if "yours" in guides else ""
+        say(f"of the method the probes{own} leave out: {shlex.join(left)}")
     for one in probes(words, guides, steps=steps, subject=subject):
         if isinstance(one, tuple):
             say(f"{one[0]}: not tried, {one[1]}")
